@@ -1,0 +1,4 @@
+//! flockd: file locks for a flock of agents.
+pub mod limits;
+pub mod model;
+pub mod scope;

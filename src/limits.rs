@@ -1,0 +1,124 @@
+//! Every bound of flockd with its reason; nothing that can grow is without one.
+//!
+//! Durations are milliseconds, sizes are bytes. Relations between bounds are asserted at compile time at the foot.
+
+/// One second, in the unit of this file.
+pub const SECOND: u64 = 1_000;
+/// One minute, in the unit of this file.
+pub const MINUTE: u64 = 60 * SECOND;
+/// One hour, in the unit of this file.
+pub const HOUR: u64 = 60 * MINUTE;
+
+// ── Leases ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Longest lease. A day covers any unattended task; a longer one is a forgotten lock.
+pub const TTL_MAX: u64 = 24 * HOUR;
+/// Lease of a one-shot lock (CLI, hook, MCP call) that names none: longer than any single tool call, short enough
+/// that a vanished agent does not cost its fellows an afternoon.
+pub const TTL_ONE_SHOT: u64 = 10 * MINUTE;
+/// Longest time a one-shot lock is held, however often it is renewed: nothing watches its holder.
+pub const MAX_HOLD: u64 = 60 * MINUTE;
+/// How long a live but silent session keeps its ttl-0 locks after a restart of the daemon: clients reconnect within
+/// milliseconds, so a minute of silence from a running process means that it has forgotten us.
+pub const SESSION_SILENCE: u64 = 60 * SECOND;
+/// How long a restored waiter keeps its place until its client asks again.
+pub const WAITER_ABSENCE: u64 = 10 * SECOND;
+
+// ── Waiting ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Default wait of `lock`: tool calls are commonly cut at 60 s, and the answer must come well before that.
+pub const WAIT_DEFAULT: u64 = 25 * SECOND;
+/// Longest finite wait; longer ones should say `forever`.
+pub const WAIT_MAX: u64 = 24 * HOUR;
+
+// ── Memory of what ended ────────────────────────────────────────────────────────────────────────────────────────────
+
+/// How long an ended lock is remembered: retries of its request are recognised, and a late release is answered
+/// with when and why it ended.
+pub const ENDED_KEPT: u64 = 10 * MINUTE;
+/// How many ended locks are remembered at most; beyond it the oldest goes. At 300 bytes each this is 6 MB.
+pub const ENDED_MAX: usize = 20_000;
+/// How long the notice of a loss waits for its agent. An agent that has not called for a week is gone.
+pub const NOTICE_KEPT: u64 = 7 * 24 * HOUR;
+/// How many notices wait at most; beyond it the oldest goes.
+pub const NOTICES_MAX: usize = 4_096;
+
+// ── Counts ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Most locks in one home. At about 600 bytes each the table stays below 150 MB.
+pub const LOCKS_MAX: usize = 200_000;
+/// Most waiting requests in one home.
+pub const WAITERS_MAX: usize = 50_000;
+/// Most sessions in one home.
+pub const SESSIONS_MAX: usize = 20_000;
+/// Most holders that one refusal names; the rest is a count.
+pub const HOLDERS_NAMED: usize = 64;
+/// Most of an agent's own locks that are looked through for waiters when it is answered.
+pub const WANTED_LOOKED_AT: usize = 16;
+/// Fences and event numbers reserved at a time: one synced write for each 65,536 grants, and a restart skips at most
+/// one block, so 2^53 lasts for 2^37 restarts.
+pub const NUMBERS_RESERVED: u64 = 65_536;
+/// No fence reaches this: JSON numbers are exact only below it.
+pub const FENCE_END: u64 = 1 << 53;
+/// Events kept for later readers; beyond it the oldest go at the next fold.
+pub const EVENTS_KEPT: u64 = 10_000;
+
+// ── Words ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Longest agent name: it stands in every row, refusal and event.
+pub const AGENT_MAX: usize = 128;
+/// Longest note ("why"): one sentence for whoever waits.
+pub const NOTE_MAX: usize = 500;
+/// Longest request id.
+pub const REQUEST_ID_MAX: usize = 128;
+/// Longest resource name after its `@`.
+pub const RESOURCE_MAX: usize = 255;
+/// Longest path: PATH_MAX of Linux less its terminating zero.
+pub const PATH_MAX: usize = 4_095;
+/// Longest component of a path: NAME_MAX of Linux.
+pub const NAME_MAX: usize = 255;
+
+// ── Wire ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Longest line of a request: scope, working directory and workspace at PATH_MAX, every byte escaped fourfold, and
+/// room for the rest.
+pub const LINE_MAX: usize = 64 * 1024;
+/// Longest line of an answer. `status` lists everything, so it may be long; a client reads no further.
+pub const ANSWER_MAX: usize = 256 * 1024 * 1024;
+/// Most bytes of answers kept for a peer that does not read; beyond it the peer is cut off, nobody waits for it.
+pub const OUTBOX_MAX: usize = 1024 * 1024;
+/// Most connections at once; each costs a descriptor and about a kilobyte.
+pub const CONNECTIONS_MAX: usize = 8_192;
+/// How long a new connection may take to say hello.
+pub const HELLO_WITHIN: u64 = 10 * SECOND;
+/// How long a client waits for the answer to a request that does not wait for a lock.
+pub const ANSWER_WITHIN: u64 = 30 * SECOND;
+/// How long a client waits for a daemon it started to become ready: loading 200,000 locks takes under two seconds,
+/// a cold and busy machine ten times that.
+pub const READY_WITHIN: u64 = 30 * SECOND;
+
+// ── Daemon ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// How long a daemon without locks, waiters and connections stays before it exits.
+pub const IDLE_EXIT: u64 = 10 * MINUTE;
+/// Largest journal segment before it is folded into the store.
+pub const SEGMENT_MAX: u64 = 4 * 1024 * 1024;
+/// Largest daemon log; then it is renamed to `daemon.log.1` and begun anew.
+pub const DAEMON_LOG_MAX: u64 = 1024 * 1024;
+/// How long after a failed write or sync the journal is tried again.
+pub const JOURNAL_RETRY: u64 = SECOND;
+/// Threads that touch workspace files. Each can hang on a dead mount; the loop never does.
+pub const FILE_THREADS: usize = 4;
+/// Path look-ups that wait for a file thread at most; beyond it the answer is `unavailable`.
+pub const FILE_QUEUE: usize = 1_024;
+/// How long a path look-up may take before its request is answered `unavailable`.
+pub const FILE_WITHIN: u64 = 10 * SECOND;
+/// Fold jobs that may wait for the fold thread; one at a time is in flight, the next segment simply grows.
+pub const FOLD_QUEUE: usize = 4;
+
+const _: () = assert!(TTL_ONE_SHOT <= MAX_HOLD && MAX_HOLD <= TTL_MAX);
+const _: () = assert!(WAIT_DEFAULT < 60 * SECOND);
+const _: () = assert!(WAITER_ABSENCE < SESSION_SILENCE);
+const _: () = assert!(3 * 4 * PATH_MAX + 4 * (NOTE_MAX + REQUEST_ID_MAX + AGENT_MAX) < LINE_MAX);
+const _: () = assert!(LINE_MAX < OUTBOX_MAX && OUTBOX_MAX < ANSWER_MAX);
+const _: () = assert!(WAITER_ABSENCE < ENDED_KEPT);

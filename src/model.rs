@@ -1,0 +1,788 @@
+//! The nouns of flockd: ids, modes, rows of the table, what is asked of it and what it answers.
+//!
+//! Pure data: no I/O, no clock, no serde. Disk bytes are made in `journal/codec.rs`, wire messages in `wire/`.
+
+use crate::limits;
+use crate::scope::{Scope, Target};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+// ── Time ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// A point of the monotonic clock, milliseconds since boot without suspend. The only time that decides anything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Moment(pub u64);
+
+impl Moment {
+    /// The moment `ms` milliseconds later.
+    pub fn after(self, ms: u64) -> Moment {
+        Moment(self.0.saturating_add(ms))
+    }
+
+    /// Milliseconds from `now` until this moment; zero if it has passed.
+    pub fn left(self, now: Moment) -> u64 {
+        self.0.saturating_sub(now.0)
+    }
+}
+
+/// Milliseconds since 1970 by the wall clock. Shown to people, never compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Wall(pub u64);
+
+/// The time of one turn, by both clocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    /// What decides.
+    pub mono: Moment,
+    /// What is shown.
+    pub wall: Wall,
+}
+
+// ── Ids ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Crockford's base 32 in lower case: no letter that reads as a digit, so an id survives being read aloud.
+const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+
+/// Writes `number` in base 32 without leading zeros.
+pub(crate) fn base32(mut number: u64) -> String {
+    let mut digits = Vec::with_capacity(13);
+    loop {
+        digits.push(DIGITS[(number % 32) as usize]);
+        number /= 32;
+        if number == 0 {
+            break;
+        }
+    }
+    digits.reverse();
+    String::from_utf8(digits).expect("the digits are ASCII")
+}
+
+fn from_base32(text: &str) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
+    text.bytes().try_fold(0u64, |number, byte| {
+        let digit = DIGITS.iter().position(|&digit| digit == byte)?;
+        number.checked_mul(32)?.checked_add(digit as u64)
+    })
+}
+
+macro_rules! prefixed_id {
+    ($name:ident, $prefix:literal, $doc:literal) => {
+        #[doc = $doc]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(pub u64);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($prefix, "{}"), base32(self.0))
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Invalid;
+
+            fn from_str(text: &str) -> Result<Self, Invalid> {
+                text.strip_prefix($prefix)
+                    .and_then(from_base32)
+                    .map($name)
+                    .ok_or_else(|| Invalid(format!(concat!("`{}` is no id: expected ", $prefix, "…"), text)))
+            }
+        }
+    };
+}
+
+prefixed_id!(LockId, "lk_", "Names a lock for life: the number of its first fence, so no home gives it out twice.");
+prefixed_id!(SessionId, "se_", "Names a session; a random number, so that no other home's session is mistaken for it.");
+
+/// The fencing token: one counter for the whole home, growing with every grant, below 2^53.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Fence(pub u64);
+
+/// Place in the order of arrival; also names a waiting request inside the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WaiterId(pub u64);
+
+/// Where an answer goes: a connection and the number the client gave its request. Opaque to the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Caller {
+    /// Number of the connection, never reused while the daemon runs.
+    pub conn: u64,
+    /// The client's number for the request.
+    pub id: u64,
+}
+
+/// A value that a caller gave and that cannot be used; the text says why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invalid(pub String);
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Invalid {}
+
+/// Checks a word that people choose: not empty, bounded, no control characters, no spaces.
+fn word(what: &str, text: &str, max: usize) -> Result<Arc<str>, Invalid> {
+    if text.is_empty() {
+        return Err(Invalid(format!("the {what} is empty")));
+    }
+    if text.len() > max {
+        return Err(Invalid(format!("the {what} is {} bytes long; at most {max} are allowed", text.len())));
+    }
+    if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        return Err(Invalid(format!("the {what} {text:?} has a space or a control character in it")));
+    }
+    Ok(text.into())
+}
+
+/// An actor's name, `claw-456`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Agent(Arc<str>);
+
+impl Agent {
+    /// Checks and takes a name: 1 to 128 bytes, no spaces, no control characters.
+    pub fn new(name: &str) -> Result<Agent, Invalid> {
+        word("agent name", name, limits::AGENT_MAX).map(Agent)
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Agent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A client's own name for a request; a retry with it gets the same grant. Meant together with the agent.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(Arc<str>);
+
+impl RequestId {
+    /// Checks and takes an id: 1 to 128 bytes, no spaces, no control characters.
+    pub fn new(id: &str) -> Result<RequestId, Invalid> {
+        word("request id", id, limits::REQUEST_ID_MAX).map(RequestId)
+    }
+
+    /// The id.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Checks a resource name, given without its `@`.
+pub fn resource(name: &str) -> Result<Scope, Invalid> {
+    word("resource name", name, limits::RESOURCE_MAX).map(|name| Scope::Resource((*name).into()))
+}
+
+/// Checks a note: at most 500 bytes, no control characters.
+pub fn note(text: &str) -> Result<Arc<str>, Invalid> {
+    if text.len() > limits::NOTE_MAX {
+        return Err(Invalid(format!("the note is {} bytes long; at most {} are allowed", text.len(), limits::NOTE_MAX)));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(Invalid("the note has a control character in it".into()));
+    }
+    Ok(text.into())
+}
+
+// ── Who ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// A process that cannot be mistaken for a later one with its number, as long as the boot is the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Process {
+    /// Process id.
+    pub pid: u32,
+    /// Start time in clock ticks since boot, field 22 of `/proc/PID/stat`.
+    pub start: u64,
+}
+
+/// What kind of client a session belongs to; it decides who counts as waiting in a deadlock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionKind {
+    /// A library client: its threads hold guards, so each session is an actor of its own.
+    Library,
+    /// `flockd run` and the like: the agent itself is the actor.
+    Command,
+}
+
+/// One live connection that holds guards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// Its name.
+    pub id: SessionId,
+    /// Proof that a reconnecting client is the same one.
+    pub secret: u128,
+    /// Whose locks it holds.
+    pub agent: Agent,
+    /// The process at the other end, as the kernel told it.
+    pub process: Option<Process>,
+    /// Actor or not.
+    pub kind: SessionKind,
+    /// Set after a restart until the client is back: when the session is given up.
+    pub away_until: Option<Moment>,
+}
+
+/// Who asks: an agent, and the session if the request belongs to one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Who {
+    /// The owner.
+    pub agent: Agent,
+    /// The custodian; none for a one-shot.
+    pub session: Option<SessionId>,
+}
+
+/// Who waits or is waited for, in the search for deadlocks.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Actor {
+    /// One-shots, commands and detached locks of this agent.
+    Agent(Agent),
+    /// The guards of one library session.
+    Session(SessionId),
+}
+
+/// A named directory tree. It names things and groups events; it does not narrow exclusion.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Workspace {
+    /// Canonical path of its root.
+    pub root: Arc<[u8]>,
+}
+
+impl Workspace {
+    /// Stable id of the root path, by FNV-1a: the same tree has the same id in every home and release.
+    pub fn id(&self) -> String {
+        let hash = self.root.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        format!("ws_{}", base32(hash))
+    }
+}
+
+// ── Locks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// How a lock excludes others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Mode {
+    /// Many readers.
+    Shared,
+    /// One holder, nobody beside it.
+    Exclusive,
+}
+
+impl Mode {
+    /// The mode matrix of DESIGN 3.1: only shared goes with shared.
+    pub fn excludes(self, other: Mode) -> bool {
+        self == Mode::Exclusive || other == Mode::Exclusive
+    }
+
+    /// Its word on the wire and in the CLI.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Mode::Shared => "shared",
+            Mode::Exclusive => "exclusive",
+        }
+    }
+}
+
+/// How long a lock outlives whoever keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Milliseconds that the lock lives on after its session, or, for a one-shot, after its last renewal.
+    pub ttl: u64,
+    /// Milliseconds after which a lock without a session ends, renewed or not.
+    pub max_hold: Option<u64>,
+}
+
+/// A request for a lock, kept with the lock it becomes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// What.
+    pub target: Target,
+    /// How.
+    pub mode: Mode,
+    /// For whom.
+    pub who: Who,
+    /// For how long.
+    pub lease: Lease,
+    /// Why, in the holder's words.
+    pub note: Option<Arc<str>>,
+    /// The process that asked, as the kernel told it.
+    pub process: Option<Process>,
+    /// The client's name for this request.
+    pub request: Option<RequestId>,
+    /// What names the scope in answers and events.
+    pub workspace: Workspace,
+}
+
+/// What keeps a lock alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Custody {
+    /// Only its lease.
+    Detached,
+    /// A live session.
+    Session(SessionId),
+    /// A process: the command of `flockd run`, which may outlive `run` itself.
+    Process(Process),
+}
+
+/// A granted request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lock {
+    /// Its name for life.
+    pub id: LockId,
+    /// What was asked. Replaced as a whole when a session resumes the lock.
+    pub ask: Arc<Ask>,
+    /// The token of its latest grant.
+    pub fence: Fence,
+    /// What keeps it alive.
+    pub custody: Custody,
+    /// When it was first granted.
+    pub since: Now,
+    /// When its lease runs out; none while something keeps it alive.
+    pub expires: Option<Moment>,
+    /// When it ends however often it is renewed, unless something keeps it alive.
+    pub hold_until: Option<Moment>,
+}
+
+impl Lock {
+    /// Whether this lock answers a request of its own agent for `scope` in `mode`.
+    pub fn answers(&self, scope: &Scope, mode: Mode) -> bool {
+        self.ask.mode >= mode && self.ask.target.scope.covers(scope)
+    }
+}
+
+/// A request in the queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiter {
+    /// Its place in the order of arrival.
+    pub id: WaiterId,
+    /// What it waits for.
+    pub ask: Arc<Ask>,
+    /// False for `flockd wait`, which takes nothing and keeps nobody waiting.
+    pub takes: bool,
+    /// When it began.
+    pub since: Now,
+    /// When it gives up; none for ever.
+    pub deadline: Option<Moment>,
+    /// Where its answer goes; none after a restart until the client asks again.
+    pub caller: Option<Caller>,
+    /// Set while `caller` is none: when the place is given up.
+    pub absent_until: Option<Moment>,
+}
+
+/// Why a lock ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndReason {
+    /// Its agent released it.
+    Released,
+    /// Its lease ran out.
+    Expired,
+    /// Its session, or the process it was bound to, ended.
+    SessionEnded,
+    /// Somebody broke it.
+    Broken {
+        /// Who.
+        by: Agent,
+        /// Why.
+        reason: Arc<str>,
+    },
+    /// After a restart of the daemon its session stayed silent.
+    Silent,
+    /// The machine was restarted.
+    Rebooted,
+}
+
+/// A lock that was: kept so that retries are recognised, late releases answered and losses told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Which lock.
+    pub id: LockId,
+    /// What it was.
+    pub ask: Arc<Ask>,
+    /// Its last fence.
+    pub fence: Fence,
+    /// Why it ended.
+    pub why: EndReason,
+    /// When it ended.
+    pub at: Now,
+    /// The agent does not know yet and is to be told.
+    pub untold: bool,
+}
+
+// ── Events ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Number of an event; reserved like fences, so none is used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EventSeq(pub u64);
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// A lock was granted; `resumed` when a session took up its agent's detached lock.
+    Acquired {
+        /// A detached lock taken up again, with a new fence.
+        resumed: bool,
+    },
+    /// Somebody queues behind this lock.
+    Waiting {
+        /// Who.
+        waiter: Agent,
+    },
+    /// The session ended, the lease is running.
+    Detached,
+    /// The lock is gone.
+    Released(EndReason),
+}
+
+/// A change that others may want to hear of, about one lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Its number.
+    pub seq: EventSeq,
+    /// When.
+    pub time: Wall,
+    /// What.
+    pub kind: EventKind,
+    /// Which lock.
+    pub lock: LockId,
+    /// The lock's request: scope, mode, agent, workspace.
+    pub ask: Arc<Ask>,
+    /// The lock's fence at the time.
+    pub fence: Fence,
+}
+
+// ── Rows ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// One change of state. The table is the fold of its records: loading, applying and undoing are the same fold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// A lock is as given, or gone.
+    Lock(LockId, Option<Lock>),
+    /// A waiter is as given, or gone.
+    Waiter(WaiterId, Option<Waiter>),
+    /// A session is as given, or gone.
+    Session(SessionId, Option<Session>),
+    /// An ended lock is remembered as given, or forgotten.
+    Ended(LockId, Option<Ended>),
+    /// Something happened. Not part of the table's state.
+    Event(Event),
+    /// Fences and event numbers below these may be given out from now on.
+    Reserve {
+        /// First fence that is not reserved.
+        fences: u64,
+        /// First event number that is not reserved.
+        events: u64,
+    },
+}
+
+// ── Commands and answers ────────────────────────────────────────────────────────────────────────────────────────────
+
+/// How long a request waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Not at all.
+    Try,
+    /// Until this moment.
+    Until(Moment),
+    /// For ever.
+    Forever,
+}
+
+/// Which locks are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// The one with this id.
+    Id(LockId),
+    /// The agent's own on exactly this scope.
+    Scope(Scope),
+    /// All of the agent's.
+    All,
+}
+
+/// What is asked of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// A client wants a session. Id and secret are random numbers of the caller's.
+    OpenSession {
+        /// Where the answer goes.
+        caller: Caller,
+        /// The session to be.
+        session: Session,
+    },
+    /// A client is back after a restart.
+    ReturnSession {
+        /// Where the answer goes.
+        caller: Caller,
+        /// Which session.
+        id: SessionId,
+        /// Proof.
+        secret: u128,
+        /// The process at the other end; it must be the session's.
+        process: Option<Process>,
+    },
+    /// The connection of a session closed or its process died.
+    EndSession(SessionId),
+    /// Lock it.
+    Lock {
+        /// Where the answer goes.
+        caller: Caller,
+        /// What.
+        ask: Arc<Ask>,
+        /// How long to wait.
+        wait: Wait,
+    },
+    /// Tell me when I could have it; take nothing.
+    WaitFree {
+        /// Where the answer goes.
+        caller: Caller,
+        /// What would be taken.
+        ask: Arc<Ask>,
+        /// How long to wait.
+        wait: Wait,
+    },
+    /// Release.
+    Unlock {
+        /// Where the answer goes; none if nobody listens for it.
+        caller: Option<Caller>,
+        /// Who releases.
+        who: Who,
+        /// What.
+        which: Which,
+    },
+    /// Start the lease anew.
+    Renew {
+        /// Where the answer goes.
+        caller: Caller,
+        /// Who renews.
+        who: Who,
+        /// What.
+        which: Which,
+        /// New ttl; none keeps the old one.
+        ttl: Option<u64>,
+    },
+    /// May this agent write now?
+    Check {
+        /// Where the answer goes.
+        caller: Caller,
+        /// Who asks.
+        who: Who,
+        /// Where.
+        target: Target,
+        /// Under which fence, if it matters.
+        fence: Option<Fence>,
+    },
+    /// End somebody's lock.
+    Break {
+        /// Where the answer goes.
+        caller: Caller,
+        /// Who breaks.
+        who: Who,
+        /// Which lock, exactly.
+        id: LockId,
+        /// Why, for the holder.
+        reason: Arc<str>,
+    },
+    /// Who holds, who waits.
+    Status {
+        /// Where the answer goes.
+        caller: Caller,
+        /// Who asks, if it says; its losses are told.
+        who: Option<Who>,
+        /// Only what overlaps this.
+        target: Option<Target>,
+    },
+    /// The lock lives as long as this process from now on.
+    Bind {
+        /// Where the answer goes.
+        caller: Caller,
+        /// Who holds it.
+        who: Who,
+        /// Which lock.
+        id: LockId,
+        /// The process.
+        process: Process,
+    },
+    /// A process that keeps locks alive is dead.
+    ProcessGone(Process),
+    /// A connection closed: its waiting requests are cancelled.
+    CallerGone {
+        /// Number of the connection.
+        conn: u64,
+    },
+    /// The client does not want this waiting request any more.
+    Cancel {
+        /// Where the answer of the cancel goes.
+        caller: Caller,
+        /// The waiting request, by its own caller.
+        waiting: Caller,
+    },
+    /// Nothing is asked; what is due is done.
+    Tick,
+}
+
+/// What a granted request is answered with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// The lock as it is.
+    pub lock: Lock,
+    /// It was held before by the same agent.
+    pub already_held: bool,
+    /// It is a detached lock, taken up again.
+    pub resumed: bool,
+}
+
+/// Why a request was not granted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RefusedFor {
+    /// It would have to wait, and was not to.
+    Held,
+    /// The agent or session itself holds what is in the way; waiting would be for itself.
+    OwnLock,
+    /// It waited in vain.
+    Timeout,
+    /// To wait would close this cycle: each waits for the next, the last for the first. The first is the requester.
+    Deadlock(Vec<Link>),
+}
+
+/// One step of a cycle of waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Who waits.
+    pub waits: Agent,
+    /// For what scope.
+    pub wants: Scope,
+    /// Whose lock or earlier request is in the way.
+    pub behind: Agent,
+    /// Whether `behind` holds it, or is queued before.
+    pub held: bool,
+}
+
+/// A refusal: an answer, not an error. It names everybody in the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Why.
+    pub why: RefusedFor,
+    /// Holders in the way, by age, at most [`limits::HOLDERS_NAMED`].
+    pub holders: Vec<Lock>,
+    /// How many more there are.
+    pub more: usize,
+    /// Place in the queue that it had or would have had, from 1.
+    pub position: usize,
+}
+
+/// A waiting request as `status` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Queued {
+    /// The request.
+    pub waiter: Waiter,
+    /// Its place, from 1: one more than the earlier requests it waits behind.
+    pub position: usize,
+    /// Holders in the way, by age, at most [`limits::HOLDERS_NAMED`].
+    pub behind: Vec<Lock>,
+}
+
+/// Why a command that needs a certain lock or session failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Such a lock, or one on that scope, does not exist.
+    NotFound,
+    /// It exists and belongs to others.
+    NotHolder(Vec<Lock>),
+    /// It was lost or had ended before.
+    Lost(Box<Ended>, Vec<Lock>),
+    /// What was given does not fit.
+    Invalid(String),
+    /// A bound of [`limits`] is reached; the text says which.
+    TooMany(String),
+    /// The session or its secret is unknown.
+    UnknownSession,
+    /// The journal cannot be written; grants stop until it can.
+    Unavailable(String),
+    /// The agent may not do that.
+    Denied(String),
+}
+
+/// The answer to a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// The session is open, or known again.
+    SessionOpen(SessionId),
+    /// The lock is held.
+    Granted(Box<Granted>),
+    /// The lock is not held.
+    Refused(Box<Refused>),
+    /// Nothing is in the way.
+    Free,
+    /// These were released.
+    Released(Vec<Lock>),
+    /// These were renewed.
+    Renewed(Vec<Lock>),
+    /// `check`: the lock that allows it, or those in the way.
+    Checked(Result<Box<Lock>, Vec<Lock>>),
+    /// The lock was broken.
+    Broken(Box<Ended>),
+    /// Who holds, who waits.
+    Status {
+        /// Locks by age.
+        locks: Vec<Lock>,
+        /// Waiting requests by arrival.
+        waiters: Vec<Queued>,
+    },
+    /// The lock is bound to the process.
+    Bound(LockId),
+    /// The waiting request is gone, or had been answered before.
+    Cancelled(bool),
+    /// It could not be done.
+    Failed(Fault),
+}
+
+/// A reply with what its agent should hear along with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The reply.
+    pub reply: Reply,
+    /// Locks that the agent lost and has not been told of.
+    pub lost: Vec<Ended>,
+    /// Waiting requests that one of the agent's locks is in the way of.
+    pub wanted: Vec<Waiter>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_reads_back_as_it_was_written() {
+        for number in [0, 1, 31, 32, 1 << 20, (1 << 53) - 1, u64::MAX] {
+            assert_eq!(LockId(number).to_string().parse(), Ok(LockId(number)));
+        }
+        for text in ["", "lk_", "se_1", "lk_u", "lk_zzzzzzzzzzzzzzzz", "1"] {
+            assert!(text.parse::<LockId>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_with_spaces_or_too_long_are_refused_by_name() {
+        assert!(Agent::new("claw-456/worker-1").is_ok());
+        for bad in ["", "two words", "tab\t", &"x".repeat(129)] {
+            assert!(Agent::new(bad).unwrap_err().0.contains("agent name"), "{bad}");
+        }
+        assert!(note("why, in a sentence").is_ok());
+        assert!(note("two\nlines").is_err());
+    }
+
+    #[test]
+    fn only_shared_goes_with_shared() {
+        assert!(!Mode::Shared.excludes(Mode::Shared));
+        assert!(Mode::Shared.excludes(Mode::Exclusive));
+        assert!(Mode::Exclusive.excludes(Mode::Shared));
+        assert!(Mode::Exclusive.excludes(Mode::Exclusive));
+    }
+}
