@@ -185,7 +185,11 @@ pub fn resource(name: &str) -> Result<Scope, Invalid> {
 /// Checks a note: at most 500 bytes, no control characters.
 pub fn note(text: &str) -> Result<Arc<str>, Invalid> {
     if text.len() > limits::NOTE_MAX {
-        return Err(Invalid(format!("the note is {} bytes long; at most {} are allowed", text.len(), limits::NOTE_MAX)));
+        return Err(Invalid(format!(
+            "the note is {} bytes long; at most {} are allowed",
+            text.len(),
+            limits::NOTE_MAX
+        )));
     }
     if text.chars().any(char::is_control) {
         return Err(Invalid("the note has a control character in it".into()));
@@ -258,9 +262,10 @@ pub struct Workspace {
 impl Workspace {
     /// Stable id of the root path, by FNV-1a: the same tree has the same id in every home and release.
     pub fn id(&self) -> String {
-        let hash = self.root.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let hash = self
+            .root
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
         format!("ws_{}", base32(hash))
     }
 }
@@ -352,6 +357,15 @@ pub struct Lock {
 }
 
 impl Lock {
+    /// The session whose guard this lock is, if any: the one that keeps it, or `run` whose command keeps it.
+    pub fn keeper(&self) -> Option<SessionId> {
+        match self.custody {
+            Custody::Detached => None,
+            Custody::Session(session) => Some(session),
+            Custody::Process(_) => self.ask.who.session,
+        }
+    }
+
     /// Whether this lock answers a request of its own agent for `scope` in `mode`.
     pub fn answers(&self, scope: &Scope, mode: Mode) -> bool {
         self.ask.mode >= mode && self.ask.target.scope.covers(scope)
@@ -501,7 +515,7 @@ pub enum Which {
     /// The one with this id.
     Id(LockId),
     /// The agent's own on exactly this scope.
-    Scope(Scope),
+    Scope(Target),
     /// All of the agent's.
     All,
 }

@@ -5,13 +5,16 @@
 
 use std::fmt;
 
-/// Identity of a file or directory: device and inode. Two paths with one identity are one file.
+/// Identity of a file or directory. Two paths with one identity are one file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileId {
     /// Device number, as `st_dev`.
     pub device: u64,
     /// Inode number, as `st_ino`.
     pub inode: u64,
+    /// Time of birth in nanoseconds since 1970, or 0 where the file system keeps none. File systems hand a freed
+    /// inode number to the next new file; without this the old holder of a replaced file would seem to hold that one.
+    pub birth: u64,
 }
 
 /// What is locked. Paths are absolute, canonical bytes: no empty, `.` or `..` component, no trailing slash but in `/`.
@@ -120,7 +123,7 @@ mod tests {
 
     #[test]
     fn the_own_identity_is_there_only_when_the_whole_path_exists() {
-        let id = |inode| FileId { device: 1, inode };
+        let id = |inode| FileId { device: 1, inode, birth: 0 };
         let whole = Target { scope: file("/a/b"), ids: [id(1), id(2), id(3)].into() };
         let part = Target { scope: file("/a/b"), ids: [id(1), id(2)].into() };
         assert_eq!(whole.own_id(), Some(id(3)));

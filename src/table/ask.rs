@@ -1,0 +1,339 @@
+//! Asking for a lock: a retry of what was granted, a lock of one's own, a grant, a place in the queue, or a refusal.
+
+use super::state::Fate;
+use super::{LockTable, Step, with_session};
+use crate::limits;
+use crate::model::*;
+use std::sync::Arc;
+
+/// What a request comes to right now.
+pub(super) enum Verdict {
+    /// Something is in the way.
+    Blocked,
+    /// The agent holds it already.
+    Mine(LockId),
+    /// The agent's detached lock becomes this session's.
+    Resume(LockId),
+    /// Nothing is in the way.
+    Clear,
+}
+
+impl LockTable {
+    pub(super) fn lock(&mut self, now: Now, step: &mut Step, caller: Caller, ask: Arc<Ask>, wait: Wait) {
+        if let Err(fault) = self.is_sound(&ask) {
+            return self.fail(step, caller, fault);
+        }
+        let again = ask.request.clone().and_then(|id| self.state.requests.get(&(ask.who.agent.clone(), id)));
+        match again.copied() {
+            Some(fate) => self.asked_again(now, step, caller, ask, fate),
+            None => self.ask(now, step, Waiting { caller, ask, wait, takes: true }),
+        }
+    }
+
+    pub(super) fn wait_free(&mut self, now: Now, step: &mut Step, caller: Caller, ask: Arc<Ask>, wait: Wait) {
+        self.ask(now, step, Waiting { caller, ask, wait, takes: false });
+    }
+
+    /// What no request may be.
+    fn is_sound(&self, ask: &Ask) -> Result<(), Fault> {
+        match ask.who.session {
+            Some(id) if !self.state.sessions.contains_key(&id) => Err(Fault::UnknownSession),
+            None if ask.lease.ttl == 0 => Err(Fault::Invalid(
+                "a lock without a session needs a ttl above 0: nothing else would keep it".to_owned(),
+            )),
+            _ if ask.lease.ttl > limits::TTL_MAX => Err(Fault::Invalid("the ttl is above 24 h".to_owned())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Grants, queues or refuses a new request.
+    fn ask(&mut self, now: Now, step: &mut Step, request: Waiting) {
+        let Waiting { caller, ask, wait, takes } = &request;
+        let at = WaiterId(self.next_waiter);
+        if let Some(why) = &self.paused {
+            let fault = Fault::Unavailable(why.clone());
+            return self.fail(step, *caller, fault);
+        }
+        match self.verdict(ask, at) {
+            Verdict::Blocked => {}
+            Verdict::Clear if *takes && self.state.locks.len() >= limits::LOCKS_MAX => {
+                let fault = Fault::TooMany(format!("this home holds {} locks, the most it may", limits::LOCKS_MAX));
+                return self.fail(step, *caller, fault);
+            }
+            verdict => return self.settle(now, step, *caller, ask, *takes, verdict),
+        }
+        if let Some(own) = self.own_obstacle(ask) {
+            let holders = vec![self.state.locks[&own].clone()];
+            let refused = Refused { why: RefusedFor::OwnLock, holders, more: 0, position: 1 };
+            return self.refuse(step, *caller, ask, refused);
+        }
+        if *wait == Wait::Try {
+            return self.refuse_for(step, *caller, ask, at, RefusedFor::Held);
+        }
+        if let Some(cycle) = self.cycle(ask, at) {
+            return self.refuse_for(step, *caller, ask, at, RefusedFor::Deadlock(cycle));
+        }
+        if self.state.waiters.len() >= limits::WAITERS_MAX {
+            let fault = Fault::TooMany(format!("{} requests wait here, the most that may", limits::WAITERS_MAX));
+            return self.fail(step, *caller, fault);
+        }
+        self.enqueue(now, step, request);
+    }
+
+    /// Whether a request can be granted, by what, if it stands at `at` in the order of arrival.
+    pub(super) fn verdict(&self, ask: &Ask, at: WaiterId) -> Verdict {
+        if let Some(mine) = self.already_held(ask) {
+            return Verdict::Mine(mine);
+        }
+        if let Some(detached) = self.own_detached(ask) {
+            // It is held, so nobody can be before us in line for it; only a fellow session's guard can be in the way.
+            return if self.is_held_against(ask) { Verdict::Blocked } else { Verdict::Resume(detached) };
+        }
+        // A weaker lock of one's own on the same scope is to be released first: nothing is granted beside it.
+        if self.is_held_against(ask) || self.has_earlier(ask, at) || self.own_obstacle(ask).is_some() {
+            return Verdict::Blocked;
+        }
+        Verdict::Clear
+    }
+
+    /// A one-shot's request for what its agent holds is answered by that lock. A session's is not: it wants a guard.
+    fn already_held(&self, ask: &Ask) -> Option<LockId> {
+        match ask.who.session {
+            None => self.own_covering(&ask.who.agent, &ask.target, ask.mode).first().copied(),
+            Some(_) => None,
+        }
+    }
+
+    /// Does what a verdict other than `Blocked` says and answers.
+    pub(super) fn settle(
+        &mut self,
+        now: Now,
+        step: &mut Step,
+        caller: Caller,
+        ask: &Arc<Ask>,
+        takes: bool,
+        verdict: Verdict,
+    ) {
+        let reply = match verdict {
+            Verdict::Blocked => unreachable!("a blocked request is not settled"),
+            _ if !takes => Reply::Free,
+            Verdict::Mine(id) => {
+                self.renew_lock(now, step, id, Some(ask.lease.ttl));
+                let lock = self.state.locks[&id].clone();
+                Reply::Granted(Box::new(Granted { lock, already_held: true, resumed: false }))
+            }
+            Verdict::Resume(id) => {
+                let lock = self.take_up(step, id, ask);
+                Reply::Granted(Box::new(Granted { lock, already_held: false, resumed: true }))
+            }
+            Verdict::Clear => {
+                let lock = self.grant(now, step, ask);
+                Reply::Granted(Box::new(Granted { lock, already_held: false, resumed: false }))
+            }
+        };
+        self.answer_about(step, caller, reply, Some(&ask.who), Some(&ask.target));
+    }
+
+    fn grant(&mut self, now: Now, step: &mut Step, ask: &Arc<Ask>) -> Lock {
+        assert!(self.paused.is_none(), "nothing is granted while grants are stopped");
+        let fence = self.fresh_fence();
+        let custody = ask.who.session.map_or(Custody::Detached, Custody::Session);
+        let hold_until = ask.lease.max_hold.map(|most| now.mono.after(most));
+        let mut lock =
+            Lock { id: LockId(fence.0), ask: ask.clone(), fence, custody, since: now, expires: None, hold_until };
+        if custody == Custody::Detached {
+            lock.expires = Some(lease_end(&lock, now));
+        }
+        self.put_lock(step, lock.clone());
+        self.tell(step, EventKind::Acquired { resumed: false }, &lock);
+        lock
+    }
+
+    /// A session takes up its agent's detached lock: same lock, same mode, new fence, the session's own terms.
+    fn take_up(&mut self, step: &mut Step, id: LockId, ask: &Arc<Ask>) -> Lock {
+        let old = self.state.locks[&id].clone();
+        assert!(old.custody == Custody::Detached && old.ask.who.agent == ask.who.agent);
+        let session = ask.who.session.expect("only sessions take locks up");
+        let lock = Lock {
+            ask: Arc::new(Ask { mode: old.ask.mode, target: old.ask.target.clone(), ..(**ask).clone() }),
+            fence: self.fresh_fence(),
+            custody: Custody::Session(session),
+            expires: None,
+            hold_until: None,
+            ..old
+        };
+        self.put_lock(step, lock.clone());
+        self.tell(step, EventKind::Acquired { resumed: true }, &lock);
+        lock
+    }
+
+    /// A request whose id is known: the same grant, the same place, or the word that it is over.
+    fn asked_again(&mut self, now: Now, step: &mut Step, caller: Caller, ask: Arc<Ask>, fate: Fate) {
+        let before = match fate {
+            Fate::Waiting(id) => &self.state.waiters[&id].ask,
+            Fate::Holding(id) => &self.state.locks[&id].ask,
+            Fate::Ended(id) => &self.state.ended[&id].ask,
+        };
+        if !is_same_request(before, &ask) {
+            let text = "this request id was used for another scope, mode, ttl or session; use a fresh one";
+            return self.fail(step, caller, Fault::Invalid(text.to_owned()));
+        }
+        match fate {
+            Fate::Waiting(id) => self.back_in_line(now, step, caller, id),
+            Fate::Holding(id) => {
+                let lock = self.state.locks[&id].clone();
+                let reply = Reply::Granted(Box::new(Granted { lock, already_held: false, resumed: false }));
+                self.answer_about(step, caller, reply, Some(&ask.who), Some(&ask.target));
+            }
+            Fate::Ended(id) => {
+                let ended = Box::new(self.state.ended[&id].clone());
+                let holders = self.holders_over(&ask.target).0;
+                let reply = Reply::Failed(Fault::Lost(ended, holders));
+                self.answer_about(step, caller, reply, Some(&ask.who), Some(&ask.target));
+            }
+        }
+    }
+
+    /// The client of a waiting request asks again: its answer goes there from now on.
+    fn back_in_line(&mut self, now: Now, step: &mut Step, caller: Caller, id: WaiterId) {
+        let old = self.state.waiters[&id].clone();
+        let was_absent = old.caller.is_none();
+        if let Some(before) = old.caller {
+            let text = "asked again with the same request id; the answer goes to the later request";
+            self.fail(step, before, Fault::Invalid(text.to_owned()));
+        }
+        let waiter = Waiter { caller: Some(caller), absent_until: None, ..old };
+        let ask = waiter.ask.clone();
+        self.set(step, Record::Waiter(id, Some(waiter)));
+        if !was_absent {
+            return;
+        }
+        match self.verdict(&ask, id) {
+            Verdict::Blocked => {
+                if let Some(cycle) = self.cycle(&ask, id) {
+                    self.set(step, Record::Waiter(id, None));
+                    self.refuse_for(step, caller, &ask, id, RefusedFor::Deadlock(cycle));
+                    self.serve(now, step, &ask.target);
+                }
+            }
+            _ if self.paused.is_some() => {}
+            verdict => {
+                self.set(step, Record::Waiter(id, None));
+                self.settle(now, step, caller, &ask, true, verdict);
+                self.serve(now, step, &ask.target);
+            }
+        }
+    }
+
+    fn enqueue(&mut self, now: Now, step: &mut Step, request: Waiting) {
+        let Waiting { caller, ask, wait, takes } = request;
+        let deadline = match wait {
+            Wait::Until(deadline) => Some(deadline),
+            Wait::Forever => None,
+            Wait::Try => unreachable!("a try never queues"),
+        };
+        let id = WaiterId(self.next_waiter);
+        self.next_waiter += 1;
+        if takes {
+            for lock in self.in_the_way(&ask).0 {
+                self.tell(step, EventKind::Waiting { waiter: ask.who.agent.clone() }, &lock);
+            }
+        }
+        let waiter = Waiter { id, ask, takes, since: now, deadline, caller: Some(caller), absent_until: None };
+        self.set(step, Record::Waiter(id, Some(waiter)));
+    }
+
+    pub(super) fn refuse_for(&mut self, step: &mut Step, to: Caller, ask: &Arc<Ask>, at: WaiterId, why: RefusedFor) {
+        let (holders, more) = self.in_the_way(ask);
+        let position = self.position(ask, at);
+        self.refuse(step, to, ask, Refused { why, holders, more, position });
+    }
+
+    fn refuse(&mut self, step: &mut Step, to: Caller, ask: &Arc<Ask>, refused: Refused) {
+        self.answer_about(step, to, Reply::Refused(Box::new(refused)), Some(&ask.who), Some(&ask.target));
+    }
+
+    // ── Renewal ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// A call of its agent touched this lock: a running lease starts anew.
+    pub(super) fn touch(&mut self, now: Now, step: &mut Step, id: LockId) {
+        self.renew_lock(now, step, id, None);
+    }
+
+    /// Starts a lease anew, from now and never added up, with a new ttl if one is given.
+    pub(super) fn renew_lock(&mut self, now: Now, step: &mut Step, id: LockId, ttl: Option<u64>) {
+        let mut lock = self.state.locks[&id].clone();
+        if let Some(ttl) = ttl.filter(|ttl| *ttl != lock.ask.lease.ttl && lock.custody == Custody::Detached) {
+            let lease = Lease { ttl, ..lock.ask.lease };
+            lock.ask = Arc::new(Ask { lease, ..(*lock.ask).clone() });
+        }
+        if lock.custody == Custody::Detached {
+            lock.expires = Some(lease_end(&lock, now));
+        }
+        if lock != self.state.locks[&id] {
+            self.put_lock(step, lock);
+        }
+    }
+
+    pub(super) fn renew(
+        &mut self,
+        now: Now,
+        step: &mut Step,
+        caller: Caller,
+        who: Who,
+        which: Which,
+        ttl: Option<u64>,
+    ) {
+        if ttl.is_some_and(|ttl| ttl == 0 || ttl > limits::TTL_MAX) {
+            let fault = Fault::Invalid("a lease is renewed for more than 0 s and at most 24 h".to_owned());
+            return self.fail(step, caller, fault);
+        }
+        match self.chosen(&who, &which) {
+            Err(fault) => self.answer_which(step, caller, Reply::Failed(fault), &who, &which),
+            Ok(ids) => {
+                for id in &ids {
+                    self.renew_lock(now, step, *id, ttl);
+                }
+                let locks = ids.iter().map(|id| self.state.locks[id].clone()).collect();
+                self.answer_which(step, caller, Reply::Renewed(locks), &who, &which);
+            }
+        }
+    }
+
+    /// The lock belongs to a process from now on, whatever becomes of the session that asked for it.
+    pub(super) fn bind(&mut self, step: &mut Step, caller: Caller, who: Who, id: LockId, process: Process) {
+        let which = Which::Id(id);
+        match self.chosen(&who, &which) {
+            Err(fault) => self.answer_which(step, caller, Reply::Failed(fault), &who, &which),
+            Ok(_) => {
+                let old = self.state.locks[&id].clone();
+                let ask = with_session(&old.ask, who.session);
+                let lock = Lock { ask, custody: Custody::Process(process), expires: None, ..old };
+                self.put_lock(step, lock);
+                self.answer_which(step, caller, Reply::Bound(id), &who, &which);
+            }
+        }
+    }
+}
+
+/// A request on its way into the queue.
+pub(super) struct Waiting {
+    caller: Caller,
+    ask: Arc<Ask>,
+    wait: Wait,
+    takes: bool,
+}
+
+/// When the lease of a lock ends if it starts now.
+pub(super) fn lease_end(lock: &Lock, now: Now) -> Moment {
+    let end = now.mono.after(lock.ask.lease.ttl);
+    lock.hold_until.map_or(end, |most| end.min(most))
+}
+
+/// Whether a retry asks for the same thing. The note and the process may differ: they change no one's rights.
+fn is_same_request(before: &Ask, now: &Ask) -> bool {
+    before.target.scope == now.target.scope
+        && before.mode == now.mode
+        && before.who == now.who
+        && before.lease == now.lease
+}

@@ -1,0 +1,220 @@
+//! How locks and sessions end: released, run out, broken, given up; and what is remembered and told of it.
+
+use super::ask::lease_end;
+use super::{LockTable, Step};
+use crate::limits;
+use crate::model::*;
+use std::sync::Arc;
+
+impl LockTable {
+    /// Ends a lock and serves those who waited for it.
+    fn end(&mut self, now: Now, step: &mut Step, id: LockId, why: EndReason, untold: bool) -> Ended {
+        let lock = self.state.locks[&id].clone();
+        let ended = Ended { id, ask: lock.ask.clone(), fence: lock.fence, why: why.clone(), at: now, untold };
+        self.set(step, Record::Lock(id, None));
+        self.remember(step, ended.clone());
+        self.tell(step, EventKind::Released(why), &lock);
+        self.serve(now, step, &lock.ask.target);
+        ended
+    }
+
+    /// Keeps what ended, and lets the oldest go where there is too much of it.
+    fn remember(&mut self, step: &mut Step, ended: Ended) {
+        let (kept, most) = match ended.untold {
+            true => (&self.state.untold_by_age, limits::NOTICES_MAX),
+            false => (&self.state.told_by_age, limits::ENDED_MAX),
+        };
+        if kept.len() >= most
+            && let Some(&(_, oldest)) = kept.first()
+        {
+            self.set(step, Record::Ended(oldest, None));
+        }
+        self.set(step, Record::Ended(ended.id, Some(ended)));
+    }
+
+    pub(super) fn end_by_reboot(&mut self, now: Now, step: &mut Step, id: LockId) {
+        self.end(now, step, id, EndReason::Rebooted, true);
+    }
+
+    pub(super) fn lease_ran_out(&mut self, now: Now, step: &mut Step, id: LockId) {
+        self.end(now, step, id, EndReason::Expired, true);
+    }
+
+    /// What kept this lock alive is gone: its lease runs from now on, or it ends.
+    fn let_go(&mut self, now: Now, step: &mut Step, id: LockId, why: &EndReason) {
+        let old = self.state.locks[&id].clone();
+        if old.ask.lease.ttl == 0 {
+            // Whoever is dead needs no notice; whoever was only silent does.
+            self.end(now, step, id, why.clone(), *why == EndReason::Silent);
+            return;
+        }
+        let mut lock = Lock { custody: Custody::Detached, ..old };
+        // After a restart the lease is running already; it is not given twice.
+        lock.expires = lock.expires.or_else(|| Some(lease_end(&lock, now)));
+        self.put_lock(step, lock.clone());
+        self.tell(step, EventKind::Detached, &lock);
+        // A fellow session may take it up now.
+        self.serve(now, step, &lock.ask.target);
+    }
+
+    // ── Sessions and processes ──────────────────────────────────────────────────────────────────────────────────────
+
+    pub(super) fn open_session(&mut self, step: &mut Step, caller: Caller, session: Session) {
+        if let Some(why) = &self.paused {
+            let fault = Fault::Unavailable(why.clone());
+            return self.fail(step, caller, fault);
+        }
+        if self.state.sessions.len() >= limits::SESSIONS_MAX {
+            let fault = Fault::TooMany(format!("this home has {} sessions, the most it may", limits::SESSIONS_MAX));
+            return self.fail(step, caller, fault);
+        }
+        let id = session.id;
+        assert!(!self.state.sessions.contains_key(&id), "session ids are random and 64 bits long");
+        self.set(step, Record::Session(id, Some(session)));
+        self.answer(step, caller, Reply::SessionOpen(id));
+    }
+
+    /// The same client is back: nothing changes but that it is here.
+    pub(super) fn return_session(
+        &mut self,
+        step: &mut Step,
+        caller: Caller,
+        id: SessionId,
+        secret: u128,
+        process: Option<Process>,
+    ) {
+        let known = self.state.sessions.get(&id).filter(|session| session.secret == secret);
+        let Some(session) = known.filter(|session| session.process == process).cloned() else {
+            return self.fail(step, caller, Fault::UnknownSession);
+        };
+        let locks = self.state.locks_of_session.get(&id).into_iter().flatten().copied().collect::<Vec<_>>();
+        for lock in locks {
+            let lock = Lock { expires: None, ..self.state.locks[&lock].clone() };
+            self.put_lock(step, lock);
+        }
+        self.set(step, Record::Session(id, Some(Session { away_until: None, ..session })));
+        self.answer(step, caller, Reply::SessionOpen(id));
+    }
+
+    pub(super) fn end_session(&mut self, now: Now, step: &mut Step, id: SessionId, why: EndReason) {
+        if !self.state.sessions.contains_key(&id) {
+            return;
+        }
+        let waits = self.state.waits_of_session.get(&id).into_iter().flatten().copied().collect::<Vec<_>>();
+        let mut freed = Vec::new();
+        for waiter in waits {
+            freed.push(self.state.waiters[&waiter].ask.target.clone());
+            self.set(step, Record::Waiter(waiter, None));
+        }
+        let locks = self.state.locks_of_session.get(&id).into_iter().flatten().copied().collect::<Vec<_>>();
+        for lock in locks {
+            self.let_go(now, step, lock, &why);
+        }
+        self.set(step, Record::Session(id, None));
+        for target in freed {
+            self.serve(now, step, &target);
+        }
+    }
+
+    pub(super) fn process_gone(&mut self, now: Now, step: &mut Step, process: Process) {
+        let sessions = self.state.sessions_of_process.get(&process).into_iter().flatten().copied().collect::<Vec<_>>();
+        for session in sessions {
+            self.end_session(now, step, session, EndReason::SessionEnded);
+        }
+        let locks = self.state.locks_of_process.get(&process).into_iter().flatten().copied().collect::<Vec<_>>();
+        for lock in locks {
+            self.let_go(now, step, lock, &EndReason::SessionEnded);
+        }
+    }
+
+    // ── Release and break ───────────────────────────────────────────────────────────────────────────────────────────
+
+    pub(super) fn unlock(&mut self, now: Now, step: &mut Step, caller: Option<Caller>, who: Who, which: Which) {
+        let reply = match self.chosen(&who, &which) {
+            Err(fault) => Reply::Failed(fault),
+            Ok(ids) => {
+                let locks: Vec<Lock> = ids.iter().map(|id| self.state.locks[id].clone()).collect();
+                for lock in &locks {
+                    // A guard whose lock is released over its head has lost it.
+                    let over_head = lock.keeper().is_some() && lock.keeper() != who.session;
+                    self.end(now, step, lock.id, EndReason::Released, over_head);
+                }
+                Reply::Released(locks)
+            }
+        };
+        if let Some(caller) = caller {
+            self.answer_which(step, caller, reply, &who, &which);
+        }
+    }
+
+    /// The locks that an agent means and may do something with.
+    pub(super) fn chosen(&self, who: &Who, which: &Which) -> Result<Vec<LockId>, Fault> {
+        match which {
+            Which::All => Ok(self.state.locks_of_agent.get(&who.agent).into_iter().flatten().copied().collect()),
+            Which::Id(id) => match self.state.locks.get(id) {
+                Some(lock) if lock.ask.who.agent == who.agent => Ok(vec![*id]),
+                Some(lock) => Err(Fault::NotHolder(vec![lock.clone()])),
+                None => Err(match self.state.ended.get(id) {
+                    Some(ended) if ended.ask.who.agent == who.agent => self.lost(ended),
+                    _ => Fault::NotFound,
+                }),
+            },
+            Which::Scope(target) => {
+                let ids = self.own_exactly(&who.agent, target);
+                if !ids.is_empty() {
+                    return Ok(ids);
+                }
+                let mut ended: Vec<&Ended> = self.ended_of(&who.agent).collect();
+                ended.retain(|ended| ended.ask.target.scope == target.scope && ended.why != EndReason::Released);
+                if let Some(ended) = ended.into_iter().max_by_key(|ended| (ended.at.mono, ended.id)) {
+                    return Err(self.lost(ended));
+                }
+                let holders = self.holders_over(target).0;
+                Err(if holders.is_empty() { Fault::NotFound } else { Fault::NotHolder(holders) })
+            }
+        }
+    }
+
+    fn lost(&self, ended: &Ended) -> Fault {
+        Fault::Lost(Box::new(ended.clone()), self.holders_over(&ended.ask.target).0)
+    }
+
+    fn ended_of(&self, agent: &Agent) -> impl Iterator<Item = &Ended> {
+        self.state.ended_of_agent.get(agent).into_iter().flatten().map(|id| &self.state.ended[id])
+    }
+
+    /// Answers a command about certain locks.
+    pub(super) fn answer_which(&mut self, step: &mut Step, to: Caller, reply: Reply, who: &Who, which: &Which) {
+        match which {
+            Which::All => self.answer_about(step, to, reply, Some(who), None),
+            Which::Scope(target) => self.answer_about(step, to, reply, Some(who), Some(target)),
+            Which::Id(id) => {
+                let target = match (self.state.locks.get(id), self.state.ended.get(id)) {
+                    (Some(lock), _) => Some(lock.ask.target.clone()),
+                    (None, Some(ended)) => Some(ended.ask.target.clone()),
+                    (None, None) => return self.answer(step, to, reply),
+                };
+                self.answer_about(step, to, reply, Some(who), target.as_ref());
+            }
+        }
+    }
+
+    /// Ends somebody's lock, by its exact id and with a reason; the holder is told.
+    pub(super) fn break_lock(
+        &mut self,
+        now: Now,
+        step: &mut Step,
+        caller: Caller,
+        who: Who,
+        id: LockId,
+        reason: Arc<str>,
+    ) {
+        if !self.state.locks.contains_key(&id) {
+            let fault = self.state.ended.get(&id).map_or(Fault::NotFound, |ended| self.lost(ended));
+            return self.fail(step, caller, fault);
+        }
+        let why = EndReason::Broken { by: who.agent, reason };
+        let ended = self.end(now, step, id, why, true);
+        self.answer(step, caller, Reply::Broken(Box::new(ended)));
+    }
+}

@@ -1,0 +1,348 @@
+//! The lock table: pure, deterministic, owner of all rules. `apply(now, command)` answers with a [`Step`].
+//!
+//! It knows no file system, socket, clock or random number: times, ids and identities come in with the command.
+//!
+//! The rules, each in one place:
+//! - who excludes whom, and what an agent's own locks mean to it: `own.rs`
+//! - asking: a retry, an own lock, a grant, a place in the queue or a refusal: `ask.rs`
+//! - who is next when something becomes free: `queue.rs`
+//! - who waits for whom, and cycles: `waits.rs`
+//! - how locks and sessions end, and what is told of it: `ending.rs`
+//! - what overlaps what: `index.rs`; what a change means to the rows: `state.rs`; after a restart: `restore.rs`
+
+mod ask;
+mod ending;
+mod index;
+mod own;
+mod queue;
+mod restore;
+mod state;
+mod step;
+mod waits;
+
+pub use step::{Outgoing, Step};
+
+use crate::limits;
+use crate::model::*;
+use crate::scope::Target;
+use state::{State, Timer};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// The lock table.
+#[derive(Debug)]
+pub struct LockTable {
+    state: State,
+    next_fence: u64,
+    next_event: u64,
+    next_waiter: u64,
+    /// Numbers below these are reserved in the journal.
+    fences_reserved: u64,
+    events_reserved: u64,
+    /// Why grants have stopped, while they have.
+    paused: Option<String>,
+}
+
+impl LockTable {
+    /// An empty table that gives out fences and event numbers from these on.
+    pub fn new(fences_from: u64, events_from: u64) -> LockTable {
+        LockTable {
+            state: State::new(),
+            next_fence: fences_from,
+            next_event: events_from,
+            next_waiter: 1,
+            fences_reserved: fences_from,
+            events_reserved: events_from,
+            paused: None,
+        }
+    }
+
+    /// Carries out one command at one time, what is due before it included.
+    ///
+    /// `now` never goes back. The step's records must be written before its answers are sent; if they cannot be,
+    /// [`LockTable::undo`] takes the step back.
+    pub fn apply(&mut self, now: Now, command: Command) -> Step {
+        let mut step = Step { wall: now.wall, ..Step::default() };
+        self.expire(now, &mut step);
+        match command {
+            Command::OpenSession { caller, session } => self.open_session(&mut step, caller, session),
+            Command::ReturnSession { caller, id, secret, process } => {
+                self.return_session(&mut step, caller, id, secret, process)
+            }
+            Command::EndSession(id) => self.end_session(now, &mut step, id, EndReason::SessionEnded),
+            Command::Lock { caller, ask, wait } => self.lock(now, &mut step, caller, ask, wait),
+            Command::WaitFree { caller, ask, wait } => self.wait_free(now, &mut step, caller, ask, wait),
+            Command::Unlock { caller, who, which } => self.unlock(now, &mut step, caller, who, which),
+            Command::Renew { caller, who, which, ttl } => self.renew(now, &mut step, caller, who, which, ttl),
+            Command::Check { caller, who, target, fence } => self.check(now, &mut step, caller, who, target, fence),
+            Command::Break { caller, who, id, reason } => self.break_lock(now, &mut step, caller, who, id, reason),
+            Command::Status { caller, who, target } => self.status(&mut step, caller, who, target),
+            Command::Bind { caller, who, id, process } => self.bind(&mut step, caller, who, id, process),
+            Command::ProcessGone(process) => self.process_gone(now, &mut step, process),
+            Command::CallerGone { conn } => self.caller_gone(now, &mut step, conn),
+            Command::Cancel { caller, waiting } => self.cancel(now, &mut step, caller, waiting),
+            Command::Tick => {}
+        }
+        self.reserve(&mut step);
+        step
+    }
+
+    /// Takes a step back whose records could not be written. Steps go back newest first.
+    pub fn undo(&mut self, step: Step) {
+        for record in step.undo.into_iter().rev() {
+            self.state.fold(record);
+        }
+        // Numbers once given out are not given out again, and a reservation that was not written does not count.
+        self.fences_reserved = self.next_fence;
+        self.events_reserved = self.next_event;
+    }
+
+    /// When [`Command::Tick`] has something to do next.
+    pub fn next_deadline(&self) -> Option<Moment> {
+        self.state.timers.first().map(|(due, _)| *due)
+    }
+
+    /// Stops grants: requests are answered `unavailable`, nobody in the queue is served, releases go on.
+    pub fn pause(&mut self, why: String) {
+        self.paused = Some(why);
+    }
+
+    /// Lets grants go on and serves everybody who could have been served meanwhile.
+    pub fn resume(&mut self, now: Now) -> Step {
+        let mut step = Step { wall: now.wall, ..Step::default() };
+        self.paused = None;
+        self.serve_all(now, &mut step);
+        self.reserve(&mut step);
+        step
+    }
+
+    /// All rows and the numbers reserved: what a new journal must hold to be this table.
+    pub fn rows(&mut self) -> Vec<Record> {
+        self.fences_reserved = self.next_fence + limits::NUMBERS_RESERVED;
+        self.events_reserved = self.next_event + limits::NUMBERS_RESERVED;
+        let mut rows = self.state.rows();
+        rows.push(Record::Reserve { fences: self.fences_reserved, events: self.events_reserved });
+        rows
+    }
+
+    /// How many locks are held.
+    pub fn locks(&self) -> usize {
+        self.state.locks.len()
+    }
+
+    /// How many requests wait.
+    pub fn waiters(&self) -> usize {
+        self.state.waiters.len()
+    }
+
+    /// How many sessions are open or expected back.
+    pub fn sessions(&self) -> usize {
+        self.state.sessions.len()
+    }
+
+    /// The processes that sessions and locks hang on: to be watched after a restart.
+    pub fn processes(&self) -> impl Iterator<Item = Process> + '_ {
+        self.state.sessions_of_process.keys().chain(self.state.locks_of_process.keys()).copied()
+    }
+
+    // ── Changes ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The only way anything changes.
+    fn set(&mut self, step: &mut Step, record: Record) {
+        step.undo.push(self.state.fold(record.clone()));
+        step.records.push(record);
+    }
+
+    fn put_lock(&mut self, step: &mut Step, lock: Lock) {
+        self.set(step, Record::Lock(lock.id, Some(lock)));
+    }
+
+    fn tell(&mut self, step: &mut Step, kind: EventKind, lock: &Lock) {
+        let event = Event {
+            seq: EventSeq(self.next_event),
+            time: step.wall,
+            kind,
+            lock: lock.id,
+            ask: lock.ask.clone(),
+            fence: lock.fence,
+        };
+        self.next_event += 1;
+        step.records.push(Record::Event(event));
+    }
+
+    fn fresh_fence(&mut self) -> Fence {
+        assert!(self.next_fence < limits::FENCE_END, "the home has given out all 2^53 fences");
+        self.next_fence += 1;
+        Fence(self.next_fence - 1)
+    }
+
+    /// Reserves the next block of numbers if this step went beyond the last one.
+    fn reserve(&mut self, step: &mut Step) {
+        if self.next_fence > self.fences_reserved || self.next_event > self.events_reserved {
+            self.fences_reserved = self.next_fence + limits::NUMBERS_RESERVED;
+            self.events_reserved = self.next_event + limits::NUMBERS_RESERVED;
+            step.records.push(Record::Reserve { fences: self.fences_reserved, events: self.events_reserved });
+        }
+    }
+
+    /// Does everything whose time has come.
+    fn expire(&mut self, now: Now, step: &mut Step) {
+        while let Some(&(due, timer)) = self.state.timers.first() {
+            if due > now.mono {
+                return;
+            }
+            match timer {
+                Timer::Lease(id) => self.lease_ran_out(now, step, id),
+                Timer::Waiter(id) => self.waited_enough(now, step, id),
+                Timer::Session(id) => self.end_session(now, step, id, EndReason::Silent),
+                Timer::Ended(id) => self.set(step, Record::Ended(id, None)),
+            }
+            assert_ne!(self.state.timers.first(), Some(&(due, timer)), "what was due is done");
+        }
+    }
+
+    // ── Answers ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn answer(&mut self, step: &mut Step, to: Caller, reply: Reply) {
+        self.answer_about(step, to, reply, None, None);
+    }
+
+    /// Answers `who` about `target`: what it lost there, and who waits for its locks, is told along with it.
+    fn answer_about(&mut self, step: &mut Step, to: Caller, reply: Reply, who: Option<&Who>, target: Option<&Target>) {
+        let synced = matches!(&reply, Reply::Granted(granted) if granted.lock.ask.lease.ttl > 0);
+        let lost = who.map(|who| self.losses(step, who, target)).unwrap_or_default();
+        let wanted = who.map(|who| self.wanted(who)).unwrap_or_default();
+        step.replies.push(Outgoing { to, answer: Answer { reply, lost, wanted }, synced });
+    }
+
+    fn fail(&mut self, step: &mut Step, to: Caller, fault: Fault) {
+        self.answer(step, to, Reply::Failed(fault));
+    }
+
+    /// The losses that `who` has not heard of and hears of now: all of its session's, and of the agent's those that
+    /// the call names, or all if it names nothing.
+    fn losses(&mut self, step: &mut Step, who: &Who, target: Option<&Target>) -> Vec<Ended> {
+        let Some(untold) = self.state.untold_of_agent.get(&who.agent) else { return Vec::new() };
+        let is_meant = |ended: &&Ended| {
+            let of_session = ended.ask.who.session.is_some() && ended.ask.who.session == who.session;
+            let named = target.is_none_or(|target| {
+                target.scope.covers(&ended.ask.target.scope) || ended.ask.target.scope.covers(&target.scope)
+            });
+            of_session || named
+        };
+        let lost: Vec<Ended> = untold.iter().map(|id| &self.state.ended[id]).filter(is_meant).cloned().collect();
+        for ended in &lost {
+            let told = Ended { untold: false, ..ended.clone() };
+            self.set(step, Record::Ended(ended.id, Some(told)));
+        }
+        lost
+    }
+
+    /// One waiting request for each of the agent's locks that is in somebody's way. Guards hear of it by events.
+    fn wanted(&self, who: &Who) -> Vec<Waiter> {
+        if who.session.is_some() {
+            return Vec::new();
+        }
+        let mut wanted: Vec<WaiterId> = Vec::new();
+        let ids = self.state.locks_of_agent.get(&who.agent).into_iter().flatten().take(limits::WANTED_LOOKED_AT);
+        for lock in ids.map(|id| &self.state.locks[id]) {
+            let first = self.state.index.overlapping(&lock.ask.target, &mut |_, slot| {
+                let mut queued = slot.queued_for(lock.ask.mode).map(|id| &self.state.waiters[&id]);
+                match queued.find(|waiter| self.stands_in_the_way(&waiter.ask.who, lock)) {
+                    Some(waiter) => ControlFlow::Break(waiter.id),
+                    None => ControlFlow::Continue(()),
+                }
+            });
+            wanted.extend(first.break_value());
+        }
+        wanted.sort_unstable();
+        wanted.dedup();
+        wanted.iter().map(|id| self.state.waiters[id].clone()).collect()
+    }
+
+    // ── Questions ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn check(&mut self, now: Now, step: &mut Step, caller: Caller, who: Who, target: Target, fence: Option<Fence>) {
+        let mine = self.own_covering(&who.agent, &target, Mode::Exclusive).into_iter().find(|id| {
+            let lock = &self.state.locks[id];
+            fence.is_none_or(|fence| fence == lock.fence)
+        });
+        let reply = match mine {
+            Some(id) => {
+                self.touch(now, step, id);
+                Reply::Checked(Ok(Box::new(self.state.locks[&id].clone())))
+            }
+            None => Reply::Checked(Err(self.holders_over(&target).0)),
+        };
+        self.answer_about(step, caller, reply, Some(&who), Some(&target));
+    }
+
+    fn status(&mut self, step: &mut Step, caller: Caller, who: Option<Who>, target: Option<Target>) {
+        let (mut locks, mut waiters) = (Vec::new(), Vec::new());
+        match &target {
+            None => {
+                locks.extend(self.state.locks.keys().copied());
+                waiters.extend(self.state.waiters.keys().copied());
+            }
+            Some(target) => {
+                let _ = self.state.index.overlapping::<()>(target, &mut |_, slot| {
+                    locks.extend(slot.holders());
+                    for line in [index::Line::Shared, index::Line::Exclusive, index::Line::Watching] {
+                        waiters.extend(slot.line(line));
+                    }
+                    ControlFlow::Continue(())
+                });
+            }
+        }
+        locks.sort_unstable();
+        waiters.sort_unstable();
+        let reply = Reply::Status {
+            locks: locks.iter().map(|id| self.state.locks[id].clone()).collect(),
+            waiters: waiters.iter().map(|id| self.queued(&self.state.waiters[id])).collect(),
+        };
+        self.answer_about(step, caller, reply, who.as_ref(), target.as_ref());
+    }
+
+    fn queued(&self, waiter: &Waiter) -> Queued {
+        let (behind, _) = self.in_the_way(&waiter.ask);
+        Queued { waiter: waiter.clone(), position: self.position(&waiter.ask, waiter.id), behind }
+    }
+
+    /// The place in the queue of a request that stands, or would stand, at `at`.
+    fn position(&self, ask: &Ask, at: WaiterId) -> usize {
+        1 + self.earlier(ask, at).len()
+    }
+
+    /// The holders in the way of a request by age, at most [`limits::HOLDERS_NAMED`], and how many more there are.
+    fn in_the_way(&self, ask: &Ask) -> (Vec<Lock>, usize) {
+        let mut ids = Vec::new();
+        let _ = self.state.index.overlapping::<()>(&ask.target, &mut |_, slot| {
+            let locks = slot.holders_against(ask.mode).map(|id| &self.state.locks[&id]);
+            ids.extend(locks.filter(|lock| self.stands_in_the_way(&ask.who, lock)).map(|lock| lock.id));
+            ControlFlow::Continue(())
+        });
+        self.named(ids)
+    }
+
+    /// All holders of something that overlaps `target`, as [`LockTable::in_the_way`].
+    fn holders_over(&self, target: &Target) -> (Vec<Lock>, usize) {
+        let mut ids = Vec::new();
+        let _ = self.state.index.overlapping::<()>(target, &mut |_, slot| {
+            ids.extend(slot.holders());
+            ControlFlow::Continue(())
+        });
+        self.named(ids)
+    }
+
+    fn named(&self, mut ids: Vec<LockId>) -> (Vec<Lock>, usize) {
+        ids.sort_unstable();
+        let more = ids.len().saturating_sub(limits::HOLDERS_NAMED);
+        ids.truncate(limits::HOLDERS_NAMED);
+        (ids.iter().map(|id| self.state.locks[id].clone()).collect(), more)
+    }
+}
+
+/// A copy of a request that is custody of somebody else from now on.
+fn with_session(ask: &Ask, session: Option<SessionId>) -> Arc<Ask> {
+    Arc::new(Ask { who: Who { agent: ask.who.agent.clone(), session }, ..ask.clone() })
+}

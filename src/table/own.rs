@@ -1,0 +1,98 @@
+//! Who excludes whom, and what an agent's own locks mean to it.
+//!
+//! Locks are owned by the agent; a session is custody. What an agent holds never stands in its own way, with one
+//! exception: two sessions of one agent both hold guards, and guards exclude each other, or two threads would both
+//! believe that they hold the lock.
+
+use super::LockTable;
+use crate::model::*;
+use crate::scope::Target;
+use std::ops::ControlFlow;
+
+/// How a request stands to somebody's lock or earlier request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kin {
+    /// Another agent's, or another session's guard: excluded by mode.
+    Stranger,
+    /// The same agent's, and not two guards: no obstacle.
+    Own,
+    /// The very same session's.
+    Itself,
+}
+
+fn kin(who: &Who, agent: &Agent, session: Option<SessionId>) -> Kin {
+    match (who.session, session) {
+        _ if who.agent != *agent => Kin::Stranger,
+        (Some(a), Some(b)) if a == b => Kin::Itself,
+        (Some(_), Some(_)) => Kin::Stranger,
+        _ => Kin::Own,
+    }
+}
+
+impl LockTable {
+    /// Whether a request of `who` must wait for `lock`, given that scope and mode clash.
+    pub(super) fn stands_in_the_way(&self, who: &Who, lock: &Lock) -> bool {
+        kin(who, &lock.ask.who.agent, lock.keeper()) != Kin::Own
+    }
+
+    /// Whether a request of `who` must let `waiter` go first, given that it is earlier and scope and mode clash.
+    pub(super) fn comes_before(&self, who: &Who, waiter: &Waiter) -> bool {
+        waiter.takes && kin(who, &waiter.ask.who.agent, waiter.ask.who.session) != Kin::Own
+    }
+
+    /// The agent's own locks that answer a request for `target` in `mode`, by age.
+    pub(super) fn own_covering(&self, agent: &Agent, target: &Target, mode: Mode) -> Vec<LockId> {
+        let mut ids = Vec::new();
+        if !self.state.locks_of_agent.contains_key(agent) {
+            return ids;
+        }
+        let _ = self.state.index.covering::<()>(target, &mut |_, slot| {
+            let locks = slot.holders().map(|id| &self.state.locks[&id]);
+            ids.extend(locks.filter(|l| l.ask.who.agent == *agent && l.ask.mode >= mode).map(|l| l.id));
+            ControlFlow::Continue(())
+        });
+        ids.sort_unstable();
+        ids
+    }
+
+    /// The agent's own locks on exactly this scope, by age.
+    pub(super) fn own_exactly(&self, agent: &Agent, target: &Target) -> Vec<LockId> {
+        let mut ids = Vec::new();
+        self.state.index.exactly(target, &mut |slot| {
+            ids.extend(slot.holders().filter(|id| self.state.locks[id].ask.who.agent == *agent));
+        });
+        ids.sort_unstable();
+        ids
+    }
+
+    /// The lock of its own that keeps a request from ever being granted: the same session's, since it would wait for
+    /// itself, or a weaker one of the agent's on the same scope, since it cannot be strengthened while it is held.
+    pub(super) fn own_obstacle(&self, ask: &Ask) -> Option<LockId> {
+        let who = &ask.who;
+        if !self.state.locks_of_agent.contains_key(&who.agent) {
+            return None;
+        }
+        let mut weaker = self.own_exactly(&who.agent, &ask.target);
+        weaker.retain(|id| {
+            let lock = &self.state.locks[id];
+            lock.ask.mode < ask.mode && kin(who, &who.agent, lock.keeper()) == Kin::Own
+        });
+        let itself = self.state.index.overlapping(&ask.target, &mut |_, slot| {
+            let mut locks = slot.holders_against(ask.mode).map(|id| &self.state.locks[&id]);
+            match locks.find(|lock| kin(who, &lock.ask.who.agent, lock.keeper()) == Kin::Itself) {
+                Some(lock) => ControlFlow::Break(lock.id),
+                None => ControlFlow::Continue(()),
+            }
+        });
+        itself.break_value().or(weaker.first().copied())
+    }
+
+    /// The detached lock that a session's request takes up again: its agent's, on the same scope, no weaker.
+    pub(super) fn own_detached(&self, ask: &Ask) -> Option<LockId> {
+        ask.who.session?;
+        self.own_exactly(&ask.who.agent, &ask.target).into_iter().find(|id| {
+            let lock = &self.state.locks[id];
+            lock.custody == Custody::Detached && lock.ask.mode >= ask.mode
+        })
+    }
+}

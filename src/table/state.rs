@@ -1,0 +1,292 @@
+//! The rows of the table and everything derived from them: one fold keeps them in step.
+//!
+//! Every change of state is a [`Record`], and [`State::fold`] is the only function that changes anything. It answers
+//! with the record that would undo it. So loading a journal, applying a command and taking a failed batch back are
+//! the same code, and no index can be forgotten in one of them.
+
+use super::index::{Index, Line};
+use crate::limits;
+use crate::model::*;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// What becomes due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    /// A lease runs out.
+    Lease(LockId),
+    /// A request has waited long enough, or was absent for too long.
+    Waiter(WaiterId),
+    /// A session did not come back.
+    Session(SessionId),
+    /// An ended lock may be forgotten.
+    Ended(LockId),
+}
+
+/// What became of a request with an id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    Waiting(WaiterId),
+    Holding(LockId),
+    Ended(LockId),
+}
+
+/// Rows and indexes.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) locks: HashMap<LockId, Lock>,
+    pub(super) waiters: BTreeMap<WaiterId, Waiter>,
+    pub(super) sessions: HashMap<SessionId, Session>,
+    pub(super) ended: HashMap<LockId, Ended>,
+    /// Locks and waiters by what they overlap.
+    pub(super) index: Index,
+    /// What is due when. A row has at most one timer, derived from the row alone.
+    pub(super) timers: BTreeSet<(Moment, Timer)>,
+    pub(super) locks_of_agent: HashMap<Agent, BTreeSet<LockId>>,
+    pub(super) waits_of_agent: HashMap<Agent, BTreeSet<WaiterId>>,
+    pub(super) locks_of_session: HashMap<SessionId, BTreeSet<LockId>>,
+    pub(super) waits_of_session: HashMap<SessionId, BTreeSet<WaiterId>>,
+    pub(super) locks_of_process: HashMap<Process, BTreeSet<LockId>>,
+    pub(super) sessions_of_process: HashMap<Process, BTreeSet<SessionId>>,
+    pub(super) waits_of_caller: BTreeMap<Caller, WaiterId>,
+    pub(super) requests: HashMap<(Agent, RequestId), Fate>,
+    pub(super) ended_of_agent: HashMap<Agent, BTreeSet<LockId>>,
+    pub(super) untold_of_agent: HashMap<Agent, BTreeSet<LockId>>,
+    /// Ended locks whose agents know of it, oldest first, so that the oldest can go when there are too many.
+    pub(super) told_by_age: BTreeSet<(Moment, LockId)>,
+    /// Those whose agents do not know yet; bounded apart, so that no flood of releases washes a notice away.
+    pub(super) untold_by_age: BTreeSet<(Moment, LockId)>,
+}
+
+impl State {
+    pub(super) fn new() -> State {
+        State {
+            locks: HashMap::new(),
+            waiters: BTreeMap::new(),
+            sessions: HashMap::new(),
+            ended: HashMap::new(),
+            index: Index::new(),
+            timers: BTreeSet::new(),
+            locks_of_agent: HashMap::new(),
+            waits_of_agent: HashMap::new(),
+            locks_of_session: HashMap::new(),
+            waits_of_session: HashMap::new(),
+            locks_of_process: HashMap::new(),
+            sessions_of_process: HashMap::new(),
+            waits_of_caller: BTreeMap::new(),
+            requests: HashMap::new(),
+            ended_of_agent: HashMap::new(),
+            untold_of_agent: HashMap::new(),
+            told_by_age: BTreeSet::new(),
+            untold_by_age: BTreeSet::new(),
+        }
+    }
+
+    /// Brings the state to what `record` says; answers with what it was.
+    pub(super) fn fold(&mut self, record: Record) -> Record {
+        match record {
+            Record::Lock(id, new) => {
+                let old = self.locks.remove(&id);
+                if let Some(old) = &old {
+                    self.unlink_lock(old);
+                }
+                if let Some(new) = new {
+                    assert_eq!(new.id, id);
+                    self.link_lock(&new);
+                    self.locks.insert(id, new);
+                }
+                Record::Lock(id, old)
+            }
+            Record::Waiter(id, new) => {
+                let old = self.waiters.remove(&id);
+                if let Some(old) = &old {
+                    self.unlink_waiter(old);
+                }
+                if let Some(new) = new {
+                    assert_eq!(new.id, id);
+                    self.link_waiter(&new);
+                    self.waiters.insert(id, new);
+                }
+                Record::Waiter(id, old)
+            }
+            Record::Session(id, new) => {
+                let old = self.sessions.remove(&id);
+                if let Some(old) = &old {
+                    self.unlink_session(old);
+                }
+                if let Some(new) = new {
+                    assert_eq!(new.id, id);
+                    self.link_session(&new);
+                    self.sessions.insert(id, new);
+                }
+                Record::Session(id, old)
+            }
+            Record::Ended(id, new) => {
+                let old = self.ended.remove(&id);
+                if let Some(old) = &old {
+                    self.unlink_ended(old);
+                }
+                if let Some(new) = new {
+                    assert_eq!(new.id, id);
+                    self.link_ended(&new);
+                    self.ended.insert(id, new);
+                }
+                Record::Ended(id, old)
+            }
+            Record::Event(_) | Record::Reserve { .. } => record,
+        }
+    }
+
+    fn link_lock(&mut self, lock: &Lock) {
+        let agent = &lock.ask.who.agent;
+        self.index.add_lock(&lock.ask.target, lock.ask.mode, lock.id);
+        self.locks_of_agent.entry(agent.clone()).or_default().insert(lock.id);
+        match lock.custody {
+            Custody::Detached => {}
+            Custody::Session(session) => {
+                self.locks_of_session.entry(session).or_default().insert(lock.id);
+            }
+            Custody::Process(process) => {
+                self.locks_of_process.entry(process).or_default().insert(lock.id);
+            }
+        }
+        if let Some(due) = lock.expires {
+            self.timers.insert((due, Timer::Lease(lock.id)));
+        }
+        if let Some(request) = &lock.ask.request {
+            self.requests.insert((agent.clone(), request.clone()), Fate::Holding(lock.id));
+        }
+    }
+
+    fn unlink_lock(&mut self, lock: &Lock) {
+        let agent = &lock.ask.who.agent;
+        self.index.remove_lock(&lock.ask.target, lock.ask.mode, lock.id);
+        drop_entry(&mut self.locks_of_agent, agent, &lock.id);
+        match lock.custody {
+            Custody::Detached => {}
+            Custody::Session(session) => drop_entry(&mut self.locks_of_session, &session, &lock.id),
+            Custody::Process(process) => drop_entry(&mut self.locks_of_process, &process, &lock.id),
+        }
+        if let Some(due) = lock.expires {
+            self.timers.remove(&(due, Timer::Lease(lock.id)));
+        }
+        self.drop_request(agent, &lock.ask.request, Fate::Holding(lock.id));
+    }
+
+    fn link_waiter(&mut self, waiter: &Waiter) {
+        let who = &waiter.ask.who;
+        self.index.add_waiter(&waiter.ask.target, Line::of(waiter.ask.mode, waiter.takes), waiter.id);
+        self.waits_of_agent.entry(who.agent.clone()).or_default().insert(waiter.id);
+        if let Some(session) = who.session {
+            self.waits_of_session.entry(session).or_default().insert(waiter.id);
+        }
+        if let Some(caller) = waiter.caller {
+            let before = self.waits_of_caller.insert(caller, waiter.id);
+            assert!(before.is_none(), "{caller:?} waits twice");
+        }
+        if let Some(due) = due_of_waiter(waiter) {
+            self.timers.insert((due, Timer::Waiter(waiter.id)));
+        }
+        if let Some(request) = &waiter.ask.request {
+            self.requests.insert((who.agent.clone(), request.clone()), Fate::Waiting(waiter.id));
+        }
+    }
+
+    fn unlink_waiter(&mut self, waiter: &Waiter) {
+        let who = &waiter.ask.who;
+        self.index.remove_waiter(&waiter.ask.target, Line::of(waiter.ask.mode, waiter.takes), waiter.id);
+        drop_entry(&mut self.waits_of_agent, &who.agent, &waiter.id);
+        if let Some(session) = who.session {
+            drop_entry(&mut self.waits_of_session, &session, &waiter.id);
+        }
+        if let Some(caller) = waiter.caller {
+            self.waits_of_caller.remove(&caller);
+        }
+        if let Some(due) = due_of_waiter(waiter) {
+            self.timers.remove(&(due, Timer::Waiter(waiter.id)));
+        }
+        self.drop_request(&who.agent, &waiter.ask.request, Fate::Waiting(waiter.id));
+    }
+
+    fn link_session(&mut self, session: &Session) {
+        if let Some(process) = session.process {
+            self.sessions_of_process.entry(process).or_default().insert(session.id);
+        }
+        if let Some(due) = session.away_until {
+            self.timers.insert((due, Timer::Session(session.id)));
+        }
+    }
+
+    fn unlink_session(&mut self, session: &Session) {
+        if let Some(process) = session.process {
+            drop_entry(&mut self.sessions_of_process, &process, &session.id);
+        }
+        if let Some(due) = session.away_until {
+            self.timers.remove(&(due, Timer::Session(session.id)));
+        }
+    }
+
+    fn link_ended(&mut self, ended: &Ended) {
+        let agent = &ended.ask.who.agent;
+        self.timers.insert((due_of_ended(ended), Timer::Ended(ended.id)));
+        self.ended_of_agent.entry(agent.clone()).or_default().insert(ended.id);
+        if let Some(request) = &ended.ask.request {
+            self.requests.entry((agent.clone(), request.clone())).or_insert(Fate::Ended(ended.id));
+        }
+        if ended.untold {
+            self.untold_by_age.insert((ended.at.mono, ended.id));
+            self.untold_of_agent.entry(agent.clone()).or_default().insert(ended.id);
+        } else {
+            self.told_by_age.insert((ended.at.mono, ended.id));
+        }
+    }
+
+    fn unlink_ended(&mut self, ended: &Ended) {
+        let agent = &ended.ask.who.agent;
+        self.timers.remove(&(due_of_ended(ended), Timer::Ended(ended.id)));
+        drop_entry(&mut self.ended_of_agent, agent, &ended.id);
+        self.drop_request(agent, &ended.ask.request, Fate::Ended(ended.id));
+        if ended.untold {
+            self.untold_by_age.remove(&(ended.at.mono, ended.id));
+            drop_entry(&mut self.untold_of_agent, agent, &ended.id);
+        } else {
+            self.told_by_age.remove(&(ended.at.mono, ended.id));
+        }
+    }
+
+    /// Forgets what became of a request, unless something newer stands there.
+    fn drop_request(&mut self, agent: &Agent, request: &Option<RequestId>, fate: Fate) {
+        let Some(request) = request else { return };
+        let key = (agent.clone(), request.clone());
+        if self.requests.get(&key) == Some(&fate) {
+            self.requests.remove(&key);
+        }
+    }
+
+    /// All rows, so that a journal can be written anew.
+    pub(super) fn rows(&self) -> Vec<Record> {
+        let mut rows: Vec<Record> =
+            self.sessions.values().map(|row| Record::Session(row.id, Some(row.clone()))).collect();
+        rows.extend(self.ended.values().map(|row| Record::Ended(row.id, Some(row.clone()))));
+        rows.extend(self.locks.values().map(|row| Record::Lock(row.id, Some(row.clone()))));
+        rows.extend(self.waiters.values().map(|row| Record::Waiter(row.id, Some(row.clone()))));
+        rows
+    }
+}
+
+fn due_of_waiter(waiter: &Waiter) -> Option<Moment> {
+    [waiter.deadline, waiter.absent_until].into_iter().flatten().min()
+}
+
+fn due_of_ended(ended: &Ended) -> Moment {
+    ended.at.mono.after(if ended.untold { limits::NOTICE_KEPT } else { limits::ENDED_KEPT })
+}
+
+/// Takes one value out of a map of sets, and the set with its last value: no map grows by names that are gone.
+fn drop_entry<K: Eq + std::hash::Hash, V: Ord>(map: &mut HashMap<K, BTreeSet<V>>, key: &K, value: &V) {
+    let set = map.get_mut(key).expect("what was linked is found again");
+    let was_there = set.remove(value);
+    assert!(was_there, "what was linked is found again");
+    if set.is_empty() {
+        map.remove(key);
+    }
+}

@@ -1,0 +1,27 @@
+//! What a command leads to, as data: records to write, then answers to send. Nothing here is done yet.
+
+use crate::model::{Answer, Caller, Record, Wall};
+
+/// An answer that may be sent once the records of its step are written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Where it goes.
+    pub to: Caller,
+    /// What it says.
+    pub answer: Answer,
+    /// It promises something that must outlive a power cut: it waits for the sync as well.
+    pub synced: bool,
+}
+
+/// The outcome of one command.
+#[derive(Debug, Default)]
+pub struct Step {
+    /// Changes of state and events, in order. Written before anything else happens.
+    pub records: Vec<Record>,
+    /// Answers, in order. Sent after the records are written.
+    pub replies: Vec<Outgoing>,
+    /// What takes the changes back, newest last; see [`super::LockTable::undo`].
+    pub(super) undo: Vec<Record>,
+    /// The wall clock that events of this step carry.
+    pub(super) wall: Wall,
+}

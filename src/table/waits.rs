@@ -1,0 +1,171 @@
+//! Who waits for whom: the search for a cycle that a new wait would close.
+//!
+//! Actors are agents, or sessions where each of an agent's sessions acts for itself. An actor waits for the holders
+//! in the way of its requests and for the earlier requests that come before them. A request of a client that has not
+//! come back after a restart waits for nobody, since nobody knows whether it still wants anything.
+
+use super::LockTable;
+use super::index::SlotId;
+use crate::model::*;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::ops::ControlFlow;
+
+/// One wait of one actor for another.
+struct Edge {
+    to: Actor,
+    agent: Agent,
+    held: bool,
+}
+
+/// The breadth-first search: nearest first, so the cycle that is named is a shortest one.
+struct Search<'a> {
+    table: &'a LockTable,
+    /// The requester; reached again, it closes a cycle.
+    goal: Actor,
+    /// How each actor was reached.
+    reached: HashMap<Actor, (Actor, Link)>,
+    frontier: VecDeque<(Actor, Agent)>,
+    /// Up to where a queue was looked through for requests against a mode: its earlier part need not be seen twice,
+    /// so a search costs the number of waiting requests and not its square.
+    seen: HashMap<(SlotId, Mode), WaiterId>,
+    /// Slots whose holders were looked through against a mode.
+    seen_holders: HashSet<(SlotId, Mode)>,
+}
+
+impl LockTable {
+    /// The cycle that is closed if this request waits at `at` in the order of arrival.
+    pub(super) fn cycle(&self, ask: &Ask, at: WaiterId) -> Option<Vec<Link>> {
+        let goal = self.actor(&ask.who);
+        if !self.is_waited_for(&ask.who) {
+            return None;
+        }
+        let mut search = Search {
+            table: self,
+            goal: goal.clone(),
+            reached: HashMap::new(),
+            frontier: VecDeque::new(),
+            seen: HashMap::new(),
+            seen_holders: HashSet::new(),
+        };
+        search.expand(&goal, ask, at).or_else(|| search.run())
+    }
+
+    /// Whether anybody could wait for this actor at all. Most requests come from agents that hold nothing yet, and
+    /// those can close no cycle.
+    fn is_waited_for(&self, who: &Who) -> bool {
+        self.state.locks_of_agent.contains_key(&who.agent) || self.state.waits_of_agent.contains_key(&who.agent)
+    }
+
+    fn actor(&self, who: &Who) -> Actor {
+        self.actor_of(&who.agent, who.session)
+    }
+
+    fn actor_of(&self, agent: &Agent, session: Option<SessionId>) -> Actor {
+        match session.and_then(|id| self.state.sessions.get(&id)) {
+            Some(session) if session.kind == SessionKind::Library => Actor::Session(session.id),
+            _ => Actor::Agent(agent.clone()),
+        }
+    }
+
+    fn waits_of(&self, actor: &Actor, agent: &Agent) -> impl Iterator<Item = &Waiter> {
+        let ids = match actor {
+            Actor::Session(session) => self.state.waits_of_session.get(session),
+            Actor::Agent(_) => self.state.waits_of_agent.get(agent),
+        };
+        let waiters = ids.into_iter().flatten().map(|id| &self.state.waiters[id]);
+        waiters.filter(move |waiter| waiter.caller.is_some() && self.actor(&waiter.ask.who) == *actor)
+    }
+}
+
+impl Search<'_> {
+    fn run(&mut self) -> Option<Vec<Link>> {
+        while let Some((actor, agent)) = self.frontier.pop_front() {
+            let waits: Vec<_> = self.table.waits_of(&actor, &agent).map(|w| (w.ask.clone(), w.id)).collect();
+            for (ask, at) in waits {
+                if let Some(cycle) = self.expand(&actor, &ask, at) {
+                    return Some(cycle);
+                }
+            }
+        }
+        None
+    }
+
+    /// Follows one request of an actor to all that it waits for.
+    fn expand(&mut self, from: &Actor, ask: &Ask, at: WaiterId) -> Option<Vec<Link>> {
+        for edge in self.edges(from, ask, at) {
+            // An agent's own sessions may keep each other waiting; each of them goes on by itself.
+            if edge.to == *from {
+                continue;
+            }
+            let link = Link {
+                waits: ask.who.agent.clone(),
+                wants: ask.target.scope.clone(),
+                behind: edge.agent.clone(),
+                held: edge.held,
+            };
+            if edge.to == self.goal {
+                return Some(self.trace(from, link));
+            }
+            if !self.reached.contains_key(&edge.to) {
+                self.reached.insert(edge.to.clone(), (from.clone(), link));
+                self.frontier.push_back((edge.to, edge.agent));
+            }
+        }
+        None
+    }
+
+    /// All that one request waits for, holders first, each by age.
+    fn edges(&mut self, from: &Actor, ask: &Ask, at: WaiterId) -> Vec<Edge> {
+        let (table, state) = (self.table, &self.table.state);
+        let (mut holders, mut earlier) = (Vec::new(), Vec::new());
+        let _ = state.index.overlapping::<()>(&ask.target, &mut |slot_id, slot| {
+            let key = (slot_id, ask.mode);
+            let mut passed_over = *from == self.goal;
+            if !self.seen_holders.contains(&key) {
+                for id in slot.holders_against(ask.mode) {
+                    let in_the_way = table.stands_in_the_way(&ask.who, &state.locks[&id]);
+                    passed_over |= !in_the_way;
+                    holders.extend(in_the_way.then_some(id));
+                }
+            }
+            let seen_to = self.seen.get(&key).copied();
+            for id in slot.queued_against(ask.mode, at).filter(|id| seen_to.is_none_or(|seen| *id >= seen)) {
+                let before = table.comes_before(&ask.who, &state.waiters[&id]);
+                passed_over |= !before;
+                earlier.extend(before.then_some(id));
+            }
+            // What this request may pass over can still stand in another's way, so only a complete look counts.
+            if !passed_over {
+                self.seen_holders.insert(key);
+                let seen = self.seen.entry(key).or_insert(at);
+                *seen = (*seen).max(at);
+            }
+            ControlFlow::Continue(())
+        });
+        holders.sort_unstable();
+        earlier.sort_unstable();
+        let holders = holders.into_iter().map(|id| {
+            let lock = &state.locks[&id];
+            let agent = lock.ask.who.agent.clone();
+            Edge { to: table.actor_of(&agent, lock.keeper()), agent, held: true }
+        });
+        let earlier = earlier.into_iter().map(|id| {
+            let who = &state.waiters[&id].ask.who;
+            Edge { to: table.actor(who), agent: who.agent.clone(), held: false }
+        });
+        holders.chain(earlier).collect()
+    }
+
+    /// The links from the requester to `last`, which leads back to it.
+    fn trace(&self, from: &Actor, last: Link) -> Vec<Link> {
+        let mut links = vec![last];
+        let mut actor = from;
+        while *actor != self.goal {
+            let (before, link) = &self.reached[actor];
+            links.push(link.clone());
+            actor = before;
+        }
+        links.reverse();
+        links
+    }
+}
