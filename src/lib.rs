@@ -3,3 +3,4 @@ pub mod limits;
 pub mod model;
 pub mod scope;
 pub mod table;
+pub mod wire;

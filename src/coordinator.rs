@@ -1,0 +1,349 @@
+//! The only owner of state: commands in, apply, one append, answers out.
+//!
+//! [`Coordinator::turn`] is the whole behaviour given commands and a time. It starts no thread and reads no clock, so
+//! the daemon's loop and a simulator drive the same code.
+//!
+//! Nothing is answered before it is written; what must outlive a power cut not before it is synced. While the disk
+//! syncs quickly that happens within the turn, which saves two hand-overs between threads. Once a sync was slow they
+//! go to a thread of their own: answers that need one are held back, all others go out, and nobody waits who need not.
+
+use crate::journal::{Journal, JournalError, Syncer};
+use crate::limits;
+use crate::model::*;
+use crate::table::{LockTable, Outgoing, Step};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use std::collections::VecDeque;
+use std::thread::JoinHandle;
+
+/// A sync at least this long, in milliseconds, moves syncing to its thread; a shorter one moves it back.
+const SLOW_SYNC: u64 = 2;
+
+/// An answer on its way out.
+pub type Addressed = (Caller, Answer);
+
+/// Asks for monotonic milliseconds while a turn lasts; a simulator's stands still.
+pub type Stopwatch = Box<dyn Fn() -> u64 + Send>;
+
+/// Wakes whoever runs the turns: a sync is done, see [`Coordinator::sync_done`].
+pub type Wake = Box<dyn Fn() + Send>;
+
+/// The owner of table and journal.
+pub struct Coordinator {
+    table: LockTable,
+    journal: Journal,
+    stopwatch: Stopwatch,
+    syncing: Syncing,
+    /// Answers that wait for a sync, with the record that must be synced, oldest first.
+    held_back: VecDeque<(u64, Outgoing)>,
+    /// Set while the journal cannot be written.
+    trouble: Option<Trouble>,
+}
+
+/// What is kept while the journal cannot be written.
+struct Trouble {
+    why: String,
+    retry_at: Moment,
+    /// Events of this time; state is rewritten from the table, events are not in it.
+    events: Vec<Record>,
+}
+
+impl Coordinator {
+    /// Takes over a loaded journal: `rows` become the table, and what the restart changes is written and synced.
+    ///
+    /// # Errors
+    /// As [`Journal::append`]: a home that cannot be written is not served.
+    pub fn new(
+        mut journal: Journal,
+        rows: Vec<Record>,
+        numbers: (u64, u64),
+        rebooted: bool,
+        now: Now,
+        stopwatch: Stopwatch,
+        wake: Wake,
+    ) -> Result<Coordinator, JournalError> {
+        let (table, step) = LockTable::restore(rows, now, rebooted, numbers.0, numbers.1);
+        if !step.records.is_empty() {
+            journal.append(&step.records)?;
+            journal.sync()?;
+        }
+        let syncing = Syncing::new(journal.syncer(), wake);
+        Ok(Coordinator { table, journal, stopwatch, syncing, held_back: VecDeque::new(), trouble: None })
+    }
+
+    /// Carries out commands in order and answers whoever may be answered now.
+    pub fn turn(&mut self, now: Now, commands: Vec<Command>) -> Vec<Addressed> {
+        let mut out = Vec::new();
+        self.try_again(now, &mut out);
+        if self.trouble.is_some() {
+            self.turn_in_trouble(now, commands, &mut out);
+            return out;
+        }
+        let mut steps: Vec<Step> = Vec::with_capacity(commands.len());
+        for command in &commands {
+            steps.push(self.table.apply(now, command.clone()));
+        }
+        let records: Vec<Record> = steps.iter_mut().flat_map(|step| std::mem::take(&mut step.records)).collect();
+        let wants_sync = steps.iter().flat_map(|step| &step.replies).any(|reply| reply.synced);
+        match self.write(&records, wants_sync) {
+            Ok(written) => {
+                let replies = steps.into_iter().flat_map(|step| step.replies);
+                self.send(replies, written, &mut out);
+            }
+            Err(error) => {
+                for step in steps.into_iter().rev() {
+                    self.table.undo(step);
+                }
+                self.into_trouble(now, &error, &mut out);
+                self.turn_in_trouble(now, commands, &mut out);
+            }
+        }
+        out
+    }
+
+    /// Takes up what the sync thread has done since; to be called when [`Wake`] was.
+    pub fn sync_done(&mut self, now: Now) -> Vec<Addressed> {
+        let mut out = Vec::new();
+        while let Some(done) = self.syncing.finished() {
+            match done.result {
+                Ok(()) => {
+                    self.journal.note_synced(done.through);
+                    self.release_held_back(&mut out);
+                }
+                Err(_) if self.trouble.is_some() => {}
+                Err(error) => self.into_trouble(now, &error, &mut out),
+            }
+        }
+        self.ask_for_sync();
+        out
+    }
+
+    /// When [`Coordinator::turn`] has something to do without a command.
+    pub fn next_deadline(&self) -> Option<Moment> {
+        let retry = self.trouble.as_ref().map(|trouble| trouble.retry_at);
+        [self.table.next_deadline(), retry].into_iter().flatten().min()
+    }
+
+    /// Why grants have stopped, while they have.
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_ref().map(|trouble| trouble.why.as_str())
+    }
+
+    /// The table, to look at.
+    pub fn table(&self) -> &LockTable {
+        &self.table
+    }
+
+    /// Whether nothing is held, waited for or still to be told.
+    pub fn is_idle(&self) -> bool {
+        self.table.locks() == 0 && self.table.waiters() == 0 && self.table.sessions() == 0 && self.held_back.is_empty()
+    }
+
+    /// Ends in order: everything is folded into the store and synced.
+    ///
+    /// # Errors
+    /// As [`Journal::close`]; the log then still holds what the store does not.
+    pub fn close(self) -> Result<(), JournalError> {
+        self.syncing.stop();
+        self.journal.close()
+    }
+
+    // ── Writing ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Writes a batch and, if something in it must outlive a power cut and the disk is quick, syncs it.
+    fn write(&mut self, records: &[Record], wants_sync: bool) -> Result<Written, JournalError> {
+        if records.is_empty() {
+            return Ok(Written { through: self.journal.appended(), synced: self.journal.synced() });
+        }
+        let through = self.journal.append(records)?;
+        if wants_sync && !self.syncing.is_slow {
+            let begun = (self.stopwatch)();
+            self.journal.sync()?;
+            self.syncing.took((self.stopwatch)().saturating_sub(begun));
+        }
+        Ok(Written { through, synced: self.journal.synced() })
+    }
+
+    /// Sends what may be sent and holds back what must wait for a sync: promises that outlive a power cut, and any
+    /// answer that could name a holder whose own grant is not yet told.
+    fn send(&mut self, replies: impl Iterator<Item = Outgoing>, written: Written, out: &mut Vec<Addressed>) {
+        for reply in replies {
+            let unsynced = written.synced < written.through;
+            let names_holders = !self.held_back.is_empty() && names_holders(&reply.answer);
+            if unsynced && (reply.synced || names_holders) {
+                self.held_back.push_back((written.through, reply));
+            } else {
+                out.push((reply.to, reply.answer));
+            }
+        }
+        self.ask_for_sync();
+    }
+
+    fn ask_for_sync(&mut self) {
+        if let Some((through, _)) = self.held_back.back() {
+            self.syncing.ask(*through);
+        }
+    }
+
+    fn release_held_back(&mut self, out: &mut Vec<Addressed>) {
+        let synced = self.journal.synced();
+        while let Some((_, reply)) = self.held_back.pop_front_if(|(through, _)| *through <= synced) {
+            out.push((reply.to, reply.answer));
+        }
+    }
+
+    // ── Trouble ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The journal failed: grants stop, and those that were not told yet are taken back.
+    fn into_trouble(&mut self, now: Now, error: &JournalError, out: &mut Vec<Addressed>) {
+        let why = format!("the journal cannot be written, so nothing is granted until it can: {error}");
+        self.table.pause(why.clone());
+        let retry_at = now.mono.after(limits::JOURNAL_RETRY);
+        self.trouble = Some(Trouble { why: why.clone(), retry_at, events: Vec::new() });
+        for (_, reply) in std::mem::take(&mut self.held_back) {
+            if let Reply::Granted(granted) = &reply.answer.reply
+                && !granted.already_held
+            {
+                let who = granted.lock.ask.who.clone();
+                let release = Command::Unlock { caller: None, who, which: Which::Id(granted.lock.id) };
+                self.turn_in_trouble(now, vec![release], out);
+            }
+            let fault = Reply::Failed(Fault::Unavailable(why.clone()));
+            out.push((reply.to, Answer { reply: fault, ..reply.answer }));
+        }
+    }
+
+    /// Releases go on in memory. A crash now would bring a released lock back: held for too long, never twice.
+    fn turn_in_trouble(&mut self, now: Now, commands: Vec<Command>, out: &mut Vec<Addressed>) {
+        for command in commands {
+            let step = self.table.apply(now, command);
+            let trouble = self.trouble.as_mut().expect("called in trouble only");
+            let events = step.records.into_iter().filter(|record| matches!(record, Record::Event(_)));
+            trouble.events.extend(events);
+            let over = trouble.events.len().saturating_sub(limits::EVENTS_KEPT as usize);
+            trouble.events.drain(..over);
+            out.extend(step.replies.into_iter().map(|reply| (reply.to, reply.answer)));
+        }
+    }
+
+    /// Writes everything anew from memory when it is time to; grants go on if that succeeds.
+    fn try_again(&mut self, now: Now, out: &mut Vec<Addressed>) {
+        let Some(trouble) = self.trouble.as_mut().filter(|trouble| trouble.retry_at <= now.mono) else { return };
+        let mut rows = self.table.rows();
+        rows.extend(trouble.events.iter().cloned());
+        if let Err(error) = self.journal.rewrite(&rows) {
+            trouble.retry_at = now.mono.after(limits::JOURNAL_RETRY);
+            trouble.why = format!("the journal cannot be written, so nothing is granted until it can: {error}");
+            return;
+        }
+        self.trouble = None;
+        self.syncing.renew(self.journal.syncer());
+        let step = self.table.resume(now);
+        let wants_sync = step.replies.iter().any(|reply| reply.synced);
+        match self.write(&step.records, wants_sync) {
+            Ok(written) => self.send(step.replies.into_iter(), written, out),
+            Err(error) => {
+                self.table.undo(step);
+                self.into_trouble(now, &error, out);
+            }
+        }
+    }
+}
+
+/// How far the journal is.
+#[derive(Clone, Copy)]
+struct Written {
+    through: u64,
+    synced: u64,
+}
+
+fn names_holders(answer: &Answer) -> bool {
+    match &answer.reply {
+        Reply::Refused(_) | Reply::Status { .. } | Reply::Checked(_) | Reply::Renewed(_) => true,
+        Reply::Failed(fault) => matches!(fault, Fault::NotHolder(_) | Fault::Lost(..)),
+        _ => !answer.wanted.is_empty(),
+    }
+}
+
+// ── The sync thread ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+struct Done {
+    through: u64,
+    took: u64,
+    result: Result<(), JournalError>,
+}
+
+/// Syncs in a thread of its own while the disk is slow; the thread exists only once it was needed.
+struct Syncing {
+    is_slow: bool,
+    syncer: Syncer,
+    wake: Option<Wake>,
+    thread: Option<SyncThread>,
+    /// How far the sync in flight goes; one at a time, whatever comes meanwhile shares the next.
+    in_flight: Option<u64>,
+}
+
+struct SyncThread {
+    ask: Sender<(Syncer, u64)>,
+    done: Receiver<Done>,
+    handle: JoinHandle<()>,
+}
+
+impl Syncing {
+    fn new(syncer: Syncer, wake: Wake) -> Syncing {
+        Syncing { is_slow: false, syncer, wake: Some(wake), thread: None, in_flight: None }
+    }
+
+    fn renew(&mut self, syncer: Syncer) {
+        self.syncer = syncer;
+    }
+
+    fn took(&mut self, ms: u64) {
+        self.is_slow = ms >= SLOW_SYNC;
+    }
+
+    fn ask(&mut self, through: u64) {
+        if self.in_flight.is_some() {
+            return;
+        }
+        let (syncer, wake) = (self.syncer.clone(), &mut self.wake);
+        let thread = self.thread.get_or_insert_with(|| SyncThread::start(wake.take().expect("one thread, one wake")));
+        thread.ask.send((syncer, through)).expect("the thread ends only after its channel");
+        self.in_flight = Some(through);
+    }
+
+    fn finished(&mut self) -> Option<Done> {
+        let done = self.thread.as_ref()?.done.try_recv().ok()?;
+        self.in_flight = None;
+        self.took(done.took);
+        Some(done)
+    }
+
+    fn stop(self) {
+        if let Some(SyncThread { ask, done, handle }) = self.thread {
+            drop(ask);
+            for _ in done {}
+            handle.join().expect("the sync thread does not panic");
+        }
+    }
+}
+
+impl SyncThread {
+    fn start(wake: Wake) -> SyncThread {
+        // One in flight at a time: neither channel ever holds more.
+        let (ask, asked) = bounded::<(Syncer, u64)>(1);
+        let (tell, done) = bounded(1);
+        let run = move || {
+            for (syncer, through) in asked {
+                let begun = crate::clock::now().mono;
+                let result = syncer.sync(through);
+                let took = crate::clock::now().mono.0 - begun.0;
+                if tell.send(Done { through, took, result }).is_err() {
+                    return;
+                }
+                wake();
+            }
+        };
+        let handle = std::thread::Builder::new().name("flockd-sync".into()).spawn(run).expect("a thread can be started");
+        SyncThread { ask, done, handle }
+    }
+}

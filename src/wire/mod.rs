@@ -1,0 +1,537 @@
+//! The messages on the socket: one JSON document a line, both ways. PROTOCOL.md shows an example of each.
+//!
+//! These are the serde twins of the model; conversions stand in `render.rs`. Field names are a contract with scripts
+//! and with clients in other languages: they are only added to.
+
+mod escape;
+pub mod render;
+
+pub use escape::{escape, unescape};
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The protocol spoken here. Raised when an old peer would misunderstand; additions do not raise it.
+pub const PROTOCOL: u32 = 1;
+/// This program's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+// ── Hello ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// The first line of a client: `{"hello":{…}}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HelloLine {
+    /// The greeting.
+    pub hello: Hello,
+}
+
+/// Who calls and from where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`PROTOCOL`] of the client.
+    pub protocol: u32,
+    /// Version of the client, three numbers.
+    pub version: String,
+    /// Whose locks are meant; reading needs none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// Working directory, escaped; relative scopes begin there.
+    pub cwd: String,
+    /// Root of the workspace, escaped; none means the working directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<String>,
+    /// A session to open or to return to; none for one-shots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionWish>,
+}
+
+/// What a client wants of sessions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SessionWish {
+    /// A new one, acting for itself in deadlocks.
+    Library,
+    /// A new one, acting for its agent.
+    Command,
+    /// The one that it had before the connection broke.
+    Return(SessionProof),
+}
+
+/// A session and the secret that proves it. Compared, never logged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionProof {
+    /// `se_…`
+    pub id: String,
+    /// 32 hexadecimal digits.
+    pub secret: String,
+}
+
+/// The daemon's greeting: `{"hello":{…}}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// [`PROTOCOL`] of the daemon.
+    pub protocol: u32,
+    /// Version of the daemon.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// The session, if one was wished for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionProof>,
+}
+
+// ── Requests ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Op {
+    /// Take a lock: `scope`, `mode`, `wait_ms`, `ttl_ms`, `max_hold_ms`, `note`, `request_id`.
+    Lock,
+    /// Release: `lock_id`, `scope` or `all`.
+    Unlock,
+    /// Start a lease anew: `lock_id`, `scope` or `all`; `ttl_ms`.
+    Renew,
+    /// May I write now? `scope`, `fence`.
+    Check,
+    /// Wait until `scope` could be had in `mode`; take nothing. `wait_ms`.
+    Wait,
+    /// End somebody's lock: `lock_id`, `reason`.
+    Break,
+    /// Who holds, who waits: `scope`, or everything.
+    Status,
+    /// Bind a lock to the process whose pidfd comes with the line: `lock_id`.
+    Bind,
+    /// Withdraw a waiting request of this connection: `of`.
+    Cancel,
+    /// About the daemon itself.
+    Daemon,
+    /// End the daemon in order; `version` if a newer one is to replace it.
+    Stop,
+}
+
+/// One request. Which fields an operation takes stands at [`Op`]; all are optional on the wire.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// Chosen by the client; the answer carries it. Without one there is no answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<u64>,
+    /// What.
+    pub op: Op,
+    /// A path as typed, escaped; `@name` for a resource; a trailing `/` for a subtree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+    /// `shared` or `exclusive`; exclusive if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// Milliseconds to wait: 0 tries, absent waits for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_ms: Option<u64>,
+    /// Milliseconds that the lock outlives what keeps it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_ms: Option<u64>,
+    /// Milliseconds that a lock without a session is held at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_hold_ms: Option<u64>,
+    /// Why, for whoever waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// The client's name for the request, so that it can be repeated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// `lk_…`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock_id: Option<String>,
+    /// All of the agent's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all: bool,
+    /// The fence that must be current.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence: Option<u64>,
+    /// Why a lock is broken, for its holder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The id of the waiting request that is meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<u64>,
+    /// The version that takes over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+}
+
+impl Request {
+    /// A request with nothing but its operation.
+    pub fn new(op: Op) -> Request {
+        Request {
+            id: None,
+            op,
+            scope: None,
+            mode: None,
+            wait_ms: None,
+            ttl_ms: None,
+            max_hold_ms: None,
+            note: None,
+            request_id: None,
+            lock_id: None,
+            all: false,
+            fence: None,
+            reason: None,
+            of: None,
+            version: None,
+        }
+    }
+}
+
+/// [`crate::model::Mode`] on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Many readers.
+    Shared,
+    /// One holder.
+    Exclusive,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Mode::Shared => "shared",
+            Mode::Exclusive => "exclusive",
+        })
+    }
+}
+
+// ── Answers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// One line of the daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Line {
+    /// The greeting.
+    Hello(Welcome),
+    /// The daemon stops; it will not answer what is still open.
+    Bye(String),
+    /// An answer.
+    #[serde(untagged)]
+    Answer(Box<Answer>),
+}
+
+/// The answer to a request: exactly one of `ok` and `error` is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The request's id; none if it could not be read.
+    pub id: Option<u64>,
+    /// What came of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ok: Option<Body>,
+    /// Why nothing came of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<WireError>,
+    /// Locks that this agent lost and had not heard of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<Loss>,
+    /// Requests that wait for locks of this agent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wanted: Vec<Wanted>,
+}
+
+/// The body of an answer, named by what it is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Body {
+    /// To `lock`: held or not.
+    Lock(Box<LockBody>),
+    /// To `unlock`.
+    Released(Vec<Held>),
+    /// To `renew`.
+    Renewed(Vec<Held>),
+    /// To `check`.
+    Check(CheckBody),
+    /// To `wait`: free or not.
+    Wait(WaitBody),
+    /// To `break`.
+    Broken(Loss),
+    /// To `status`.
+    Status(StatusBody),
+    /// To `bind`: the lock.
+    Bound(String),
+    /// To `cancel`: whether the request was still waiting.
+    Cancelled(bool),
+    /// To `daemon`.
+    Daemon(DaemonBody),
+    /// To `stop`.
+    Stopping(bool),
+}
+
+/// Stable error codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    /// Somebody holds it.
+    Held,
+    /// Waited in vain.
+    Timeout,
+    /// To wait would close a cycle.
+    Deadlock,
+    /// The lock was lost before.
+    Lost,
+    /// Others hold it.
+    NotHolder,
+    /// There is no such lock.
+    NotFound,
+    /// The request makes no sense.
+    Invalid,
+    /// The scope lies outside the workspace that was given.
+    OutsideWorkspace,
+    /// Not now: the journal or the file system does not answer.
+    Unavailable,
+    /// A bound is reached.
+    TooMany,
+    /// Client and daemon do not fit.
+    Version,
+    /// Not allowed.
+    Denied,
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Code::Held => "held",
+            Code::Timeout => "timeout",
+            Code::Deadlock => "deadlock",
+            Code::Lost => "lost",
+            Code::NotHolder => "not_holder",
+            Code::NotFound => "not_found",
+            Code::Invalid => "invalid",
+            Code::OutsideWorkspace => "outside_workspace",
+            Code::Unavailable => "unavailable",
+            Code::TooMany => "too_many",
+            Code::Version => "version",
+            Code::Denied => "denied",
+        })
+    }
+}
+
+/// Why nothing came of a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WireError {
+    /// For programs.
+    pub code: Code,
+    /// For people: what happened and what to do.
+    pub message: String,
+    /// Who holds it, where that is the reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holders: Vec<Held>,
+    /// What became of the lock that was meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<Box<Loss>>,
+}
+
+/// A lock as others see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Whose.
+    pub agent: String,
+    /// How.
+    pub mode: Mode,
+    /// `lk_…`
+    pub lock_id: String,
+    /// `ws_…`
+    pub workspace_id: String,
+    /// The scope within its workspace, or absolute.
+    pub file_id: String,
+    /// The fencing token.
+    pub fence: u64,
+    /// When it was granted, RFC 3339, UTC.
+    pub since: String,
+    /// The lease.
+    pub ttl_ms: u64,
+    /// What is left of the lease; none while something keeps the lock alive.
+    pub expires_in_ms: Option<u64>,
+    /// Why.
+    pub note: Option<String>,
+    /// The process that asked for it.
+    pub pid: Option<u32>,
+    /// What keeps it alive.
+    pub kept_by: KeptBy,
+}
+
+/// What keeps a lock alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeptBy {
+    /// Its lease alone.
+    Lease,
+    /// A live session.
+    Session,
+    /// A process.
+    Process,
+}
+
+/// The answer to `lock`. Without a lock the fields about one are null.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockBody {
+    /// The lock is held now.
+    pub acquired: bool,
+    /// Why not: `held`, `timeout` or `deadlock`.
+    pub code: Option<Code>,
+    /// `lk_…`
+    pub lock_id: Option<String>,
+    /// `ws_…`
+    pub workspace_id: String,
+    /// The scope within the workspace, or absolute.
+    pub file_id: String,
+    /// The mode in force, or the one asked for.
+    pub mode: Mode,
+    /// Whose.
+    pub agent: String,
+    /// The fencing token.
+    pub fence: Option<u64>,
+    /// The lease.
+    pub ttl_ms: Option<u64>,
+    /// What is left of it; null while a session or process keeps the lock.
+    pub expires_in_ms: Option<u64>,
+    /// The same agent held it before.
+    pub already_held: bool,
+    /// A detached lock of the agent, taken up again.
+    pub resumed: bool,
+    /// Programs that only know flock(1) are kept out, too.
+    pub os_lock: bool,
+    /// Who is in the way.
+    pub holders: Vec<Held>,
+    /// How many more there are than are named.
+    pub more_holders: usize,
+    /// Place in the queue, from 1.
+    pub position: Option<usize>,
+    /// Proof of a kept place.
+    pub ticket: Option<String>,
+    /// The cycle of waits, in words, one a step.
+    pub cycle: Vec<String>,
+    /// What to do.
+    pub advice: Option<String>,
+}
+
+/// The answer to `check`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckBody {
+    /// This agent may write now.
+    pub allowed: bool,
+    /// The lock that allows it.
+    pub lock: Option<Held>,
+    /// Who holds it otherwise.
+    pub holders: Vec<Held>,
+}
+
+/// The answer to `wait`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitBody {
+    /// It could be had when this was written.
+    pub free: bool,
+    /// Why not.
+    pub code: Option<Code>,
+    /// Who is in the way.
+    pub holders: Vec<Held>,
+    /// The cycle of waits, in words.
+    pub cycle: Vec<String>,
+    /// What to do.
+    pub advice: Option<String>,
+}
+
+/// The answer to `status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusBody {
+    /// Locks by age.
+    pub locks: Vec<Held>,
+    /// Requests by arrival.
+    pub waiters: Vec<WaiterBody>,
+}
+
+/// A waiting request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaiterBody {
+    /// Who waits.
+    pub agent: String,
+    /// How it wants to lock.
+    pub mode: Mode,
+    /// `ws_…`
+    pub workspace_id: String,
+    /// What it wants.
+    pub file_id: String,
+    /// Since when, RFC 3339, UTC.
+    pub since: String,
+    /// How long it goes on waiting; null for ever.
+    pub wait_left_ms: Option<u64>,
+    /// Place in the queue, from 1.
+    pub position: usize,
+    /// Who is in the way.
+    pub holders: Vec<Held>,
+    /// Why.
+    pub note: Option<String>,
+    /// The process that asked.
+    pub pid: Option<u32>,
+    /// Its client has not come back after a restart of the daemon yet.
+    pub absent: bool,
+}
+
+/// A lock that ended without its agent's doing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loss {
+    /// `lk_…`
+    pub lock_id: String,
+    /// `ws_…`
+    pub workspace_id: String,
+    /// What was locked.
+    pub file_id: String,
+    /// Whose it was.
+    pub agent: String,
+    /// Its last fencing token.
+    pub fence: u64,
+    /// `released`, `expired`, `session_ended`, `broken`, `silent` or `rebooted`.
+    pub reason: String,
+    /// Who broke it.
+    pub by: Option<String>,
+    /// Why it was broken.
+    pub note: Option<String>,
+    /// When, RFC 3339, UTC.
+    pub at: String,
+}
+
+/// Somebody waits for a lock of yours.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// Who.
+    pub agent: String,
+    /// What it wants.
+    pub file_id: String,
+    /// How.
+    pub mode: Mode,
+    /// Why.
+    pub note: Option<String>,
+}
+
+/// About the daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DaemonBody {
+    /// Its process.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+    /// Its home.
+    pub home: String,
+    /// Its socket.
+    pub socket: String,
+    /// How long it has run.
+    pub uptime_ms: u64,
+    /// Locks held.
+    pub locks: usize,
+    /// Requests waiting.
+    pub waiters: usize,
+    /// Sessions open or expected back.
+    pub sessions: usize,
+    /// Connections, this one included.
+    pub connections: usize,
+    /// Why grants have stopped, while they have.
+    pub trouble: Option<String>,
+}

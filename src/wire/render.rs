@@ -1,0 +1,348 @@
+//! Answers of the table as messages, and the sentences in them: what happened, who holds it, what to do next.
+
+use super::{Answer, Body, CheckBody, Code, Held, KeptBy, LockBody, Loss, StatusBody, WaitBody, Wanted, WaiterBody};
+use super::{Mode, WireError, escape};
+use crate::model::{self, Custody, EndReason, Ended, Fault, Lock, Moment, Now, Queued, Refused, RefusedFor, Reply};
+use crate::scope::Scope;
+use std::time::{Duration, UNIX_EPOCH};
+
+/// What an answer is about, where the reply alone does not say.
+#[derive(Clone, Debug)]
+pub enum About {
+    /// A request for a lock, or with `takes` false a wait.
+    Ask {
+        /// The request.
+        ask: std::sync::Arc<model::Ask>,
+        /// Whether it takes the lock.
+        takes: bool,
+    },
+    /// Anything else.
+    Other,
+}
+
+/// The message that an answer is sent as.
+pub fn answer(id: u64, answer: &model::Answer, about: &About, now: Now) -> Answer {
+    let result = body(&answer.reply, about, now);
+    let (ok, error) = match result {
+        Ok(body) => (Some(body), None),
+        Err(error) => (None, Some(error)),
+    };
+    Answer {
+        id: Some(id),
+        ok,
+        error,
+        lost: answer.lost.iter().map(loss).collect(),
+        wanted: answer.wanted.iter().map(wanted).collect(),
+    }
+}
+
+/// An answer that is nothing but an error.
+pub fn failure(id: Option<u64>, code: Code, message: impl Into<String>) -> Answer {
+    let error = WireError { code, message: message.into(), holders: Vec::new(), loss: None };
+    Answer { id, ok: None, error: Some(error), lost: Vec::new(), wanted: Vec::new() }
+}
+
+fn body(reply: &Reply, about: &About, now: Now) -> Result<Body, WireError> {
+    let takes = !matches!(about, About::Ask { takes: false, .. });
+    Ok(match reply {
+        Reply::Granted(granted) => Body::Lock(Box::new(granted_body(granted, now))),
+        Reply::Refused(refused) if takes => Body::Lock(Box::new(refused_body(refused, about, now))),
+        Reply::Refused(refused) => Body::Wait(WaitBody {
+            free: false,
+            code: Some(code_of(&refused.why)),
+            holders: held_all(&refused.holders, now),
+            cycle: cycle(&refused.why),
+            advice: Some(advice(refused, about, now)),
+        }),
+        Reply::Free => Body::Wait(WaitBody {
+            free: true,
+            code: None,
+            holders: Vec::new(),
+            cycle: Vec::new(),
+            advice: None,
+        }),
+        Reply::Released(locks) => Body::Released(held_all(locks, now)),
+        Reply::Renewed(locks) => Body::Renewed(held_all(locks, now)),
+        Reply::Checked(Ok(lock)) => {
+            Body::Check(CheckBody { allowed: true, lock: Some(held(lock, now)), holders: Vec::new() })
+        }
+        Reply::Checked(Err(holders)) => {
+            Body::Check(CheckBody { allowed: false, lock: None, holders: held_all(holders, now) })
+        }
+        Reply::Broken(ended) => Body::Broken(loss(ended)),
+        Reply::Status { locks, waiters } => Body::Status(StatusBody {
+            locks: held_all(locks, now),
+            waiters: waiters.iter().map(|queued| waiter(queued, now)).collect(),
+        }),
+        Reply::Bound(id) => Body::Bound(id.to_string()),
+        Reply::Cancelled(was_waiting) => Body::Cancelled(*was_waiting),
+        Reply::SessionOpen(id) => unreachable!("{id} is answered by the greeting"),
+        Reply::Failed(fault) => return Err(error(fault, now)),
+    })
+}
+
+fn granted_body(granted: &model::Granted, now: Now) -> LockBody {
+    let lock = &granted.lock;
+    LockBody {
+        acquired: true,
+        code: None,
+        lock_id: Some(lock.id.to_string()),
+        workspace_id: lock.ask.workspace.id(),
+        file_id: file_id(&lock.ask),
+        mode: mode(lock.ask.mode),
+        agent: lock.ask.who.agent.to_string(),
+        fence: Some(lock.fence.0),
+        ttl_ms: Some(lock.ask.lease.ttl),
+        expires_in_ms: left(lock.expires, now),
+        already_held: granted.already_held,
+        resumed: granted.resumed,
+        os_lock: false,
+        holders: Vec::new(),
+        more_holders: 0,
+        position: None,
+        ticket: None,
+        cycle: Vec::new(),
+        advice: None,
+    }
+}
+
+fn refused_body(refused: &Refused, about: &About, now: Now) -> LockBody {
+    let About::Ask { ask, .. } = about else { unreachable!("only requests for locks are refused") };
+    LockBody {
+        acquired: false,
+        code: Some(code_of(&refused.why)),
+        lock_id: None,
+        workspace_id: ask.workspace.id(),
+        file_id: file_id(ask),
+        mode: mode(ask.mode),
+        agent: ask.who.agent.to_string(),
+        fence: None,
+        ttl_ms: None,
+        expires_in_ms: None,
+        already_held: false,
+        resumed: false,
+        os_lock: false,
+        holders: held_all(&refused.holders, now),
+        more_holders: refused.more,
+        position: Some(refused.position),
+        ticket: None,
+        cycle: cycle(&refused.why),
+        advice: Some(advice(refused, about, now)),
+    }
+}
+
+fn code_of(why: &RefusedFor) -> Code {
+    match why {
+        RefusedFor::Held | RefusedFor::OwnLock => Code::Held,
+        RefusedFor::Timeout => Code::Timeout,
+        RefusedFor::Deadlock(_) => Code::Deadlock,
+    }
+}
+
+// ── Sentences ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+fn cycle(why: &RefusedFor) -> Vec<String> {
+    let RefusedFor::Deadlock(links) = why else { return Vec::new() };
+    let step = |link: &model::Link| {
+        let held = if link.held { "holds it" } else { "is queued for it before" };
+        format!("{} wants {}: {} {held}", link.waits, link.wants, link.behind)
+    };
+    links.iter().map(step).collect()
+}
+
+/// What to do about a refusal, in one sentence or two.
+fn advice(refused: &Refused, about: &About, now: Now) -> String {
+    let file = match about {
+        About::Ask { ask, .. } => file_id(ask),
+        About::Other => "it".to_owned(),
+    };
+    match &refused.why {
+        RefusedFor::OwnLock => match refused.holders.first() {
+            Some(own) => format!(
+                "you hold {} {} yourself ({}); release it first, then ask again",
+                file_id(&own.ask),
+                own.ask.mode.as_str(),
+                own.id
+            ),
+            None => "release your own lock first, then ask again".to_owned(),
+        },
+        RefusedFor::Deadlock(_) => {
+            format!("release what you hold, so that the others can go on, then ask for {file} again")
+        }
+        RefusedFor::Held | RefusedFor::Timeout => match refused.holders.first() {
+            Some(first) => {
+                let when = match left(first.expires, now) {
+                    Some(ms) => format!("its lease has {} left", duration(ms)),
+                    None => "it is kept while its session lives".to_owned(),
+                };
+                format!("wait longer (--wait), do other work first, or ask {} to release {file}; {when}", first.ask.who.agent)
+            }
+            None => "others asked before you; wait longer (--wait) or do other work first".to_owned(),
+        },
+    }
+}
+
+fn error(fault: &Fault, now: Now) -> WireError {
+    let plain = |code, message: String| WireError { code, message, holders: Vec::new(), loss: None };
+    match fault {
+        Fault::NotFound => plain(Code::NotFound, "no such lock is held; `flockd ls` shows what is".to_owned()),
+        Fault::NotHolder(holders) => WireError {
+            holders: held_all(holders, now),
+            ..plain(Code::NotHolder, format!("you do not hold it; {}", who_holds(holders)))
+        },
+        Fault::Lost(ended, holders) => WireError {
+            holders: held_all(holders, now),
+            loss: Some(Box::new(loss(ended))),
+            ..plain(Code::Lost, format!("{}; {}", how_it_ended(ended), who_holds(holders)))
+        },
+        Fault::Invalid(text) => plain(Code::Invalid, text.clone()),
+        Fault::TooMany(text) => plain(Code::TooMany, text.clone()),
+        Fault::UnknownSession => plain(
+            Code::Lost,
+            "this session is not known any more: it ended, or stayed silent for too long; connect anew".to_owned(),
+        ),
+        Fault::Unavailable(text) => plain(Code::Unavailable, text.clone()),
+        Fault::Denied(text) => plain(Code::Denied, text.clone()),
+    }
+}
+
+fn who_holds(holders: &[Lock]) -> String {
+    match holders {
+        [] => "nobody holds it now".to_owned(),
+        [one] => format!("{} holds it {} ({})", one.ask.who.agent, one.ask.mode.as_str(), one.id),
+        [one, rest @ ..] => format!("{} and {} more hold it", one.ask.who.agent, rest.len()),
+    }
+}
+
+fn how_it_ended(ended: &Ended) -> String {
+    let what = format!("{} on {}", ended.id, file_id(&ended.ask));
+    let at = time(ended.at.wall);
+    match &ended.why {
+        EndReason::Released => format!("{what} was released at {at}"),
+        EndReason::Expired => format!("{what} was lost: its lease ran out at {at}"),
+        EndReason::SessionEnded => format!("{what} ended with its session at {at}"),
+        EndReason::Broken { by, reason } => format!("{what} was lost: {by} broke it at {at} ({reason})"),
+        EndReason::Silent => format!("{what} was lost: its session did not return after a restart of the daemon, {at}"),
+        EndReason::Rebooted => format!("{what} was lost: the machine was restarted before {at}"),
+    }
+}
+
+/// A duration for people: `850ms`, `12s`, `9m 59s`.
+pub fn duration(ms: u64) -> String {
+    let rounded = if ms < 1_000 { ms } else { ms / 1_000 * 1_000 };
+    humantime::format_duration(Duration::from_millis(rounded)).to_string()
+}
+
+fn time(wall: model::Wall) -> String {
+    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(wall.0)).to_string()
+}
+
+// ── Parts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// The name of a scope within its workspace: relative where it lies inside, else absolute; a subtree ends in `/`.
+pub fn file_id(ask: &model::Ask) -> String {
+    let (path, slash) = match &ask.target.scope {
+        Scope::Resource(name) => return format!("@{name}"),
+        Scope::File(path) => (path, ""),
+        Scope::Subtree(path) => (path, "/"),
+    };
+    let root = &*ask.workspace.root;
+    let below = path.strip_prefix(root).and_then(|rest| if root == b"/" { Some(rest) } else { rest.strip_prefix(b"/") });
+    match below {
+        Some(rest) if !rest.is_empty() => format!("{}{slash}", escape(rest)),
+        _ if &**path == root && !slash.is_empty() => "./".to_owned(),
+        _ if &**path == b"/" => "/".to_owned(),
+        _ => format!("{}{slash}", escape(path)),
+    }
+}
+
+fn mode(mode: model::Mode) -> Mode {
+    match mode {
+        model::Mode::Shared => Mode::Shared,
+        model::Mode::Exclusive => Mode::Exclusive,
+    }
+}
+
+fn left(expires: Option<Moment>, now: Now) -> Option<u64> {
+    expires.map(|end| end.left(now.mono))
+}
+
+fn held_all(locks: &[Lock], now: Now) -> Vec<Held> {
+    locks.iter().map(|lock| held(lock, now)).collect()
+}
+
+fn held(lock: &Lock, now: Now) -> Held {
+    Held {
+        agent: lock.ask.who.agent.to_string(),
+        mode: mode(lock.ask.mode),
+        lock_id: lock.id.to_string(),
+        workspace_id: lock.ask.workspace.id(),
+        file_id: file_id(&lock.ask),
+        fence: lock.fence.0,
+        since: time(lock.since.wall),
+        ttl_ms: lock.ask.lease.ttl,
+        expires_in_ms: left(lock.expires, now),
+        note: lock.ask.note.as_deref().map(str::to_owned),
+        pid: lock.ask.process.map(|process| process.pid),
+        kept_by: match lock.custody {
+            Custody::Detached => KeptBy::Lease,
+            Custody::Session(_) => KeptBy::Session,
+            Custody::Process(_) => KeptBy::Process,
+        },
+    }
+}
+
+fn waiter(queued: &Queued, now: Now) -> WaiterBody {
+    let waiter = &queued.waiter;
+    WaiterBody {
+        agent: waiter.ask.who.agent.to_string(),
+        mode: mode(waiter.ask.mode),
+        workspace_id: waiter.ask.workspace.id(),
+        file_id: file_id(&waiter.ask),
+        since: time(waiter.since.wall),
+        wait_left_ms: left(waiter.deadline, now),
+        position: queued.position,
+        holders: held_all(&queued.behind, now),
+        note: waiter.ask.note.as_deref().map(str::to_owned),
+        pid: waiter.ask.process.map(|process| process.pid),
+        absent: waiter.caller.is_none(),
+    }
+}
+
+fn loss(ended: &Ended) -> Loss {
+    let (by, note) = match &ended.why {
+        EndReason::Broken { by, reason } => (Some(by.to_string()), Some(reason.to_string())),
+        _ => (None, None),
+    };
+    Loss {
+        lock_id: ended.id.to_string(),
+        workspace_id: ended.ask.workspace.id(),
+        file_id: file_id(&ended.ask),
+        agent: ended.ask.who.agent.to_string(),
+        fence: ended.fence.0,
+        reason: reason(&ended.why).to_owned(),
+        by,
+        note,
+        at: time(ended.at.wall),
+    }
+}
+
+fn reason(why: &EndReason) -> &'static str {
+    match why {
+        EndReason::Released => "released",
+        EndReason::Expired => "expired",
+        EndReason::SessionEnded => "session_ended",
+        EndReason::Broken { .. } => "broken",
+        EndReason::Silent => "silent",
+        EndReason::Rebooted => "rebooted",
+    }
+}
+
+fn wanted(waiter: &model::Waiter) -> Wanted {
+    Wanted {
+        agent: waiter.ask.who.agent.to_string(),
+        file_id: file_id(&waiter.ask),
+        mode: mode(waiter.ask.mode),
+        note: waiter.ask.note.as_deref().map(str::to_owned),
+    }
+}
