@@ -1,1 +1,3 @@
-fn main(){}
+//! The program: nothing yet but a door into the library.
+
+fn main() {}
