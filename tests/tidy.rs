@@ -64,7 +64,7 @@ const PARTS: &[Part] = &[
     part("lib", "*", ""),
 ];
 
-/// What has one home, where that is, and why. A path that ends in `/` is a folder, every other one a file, below `src/`. Code under
+/// What has one home, where that is below `src/`, and why. A path that ends in `/` is a folder. Code under
 /// `#[cfg(test)]` and outside `src/` is free: a test may look at the store's bytes or parse an answer.
 const HOMES: &[(&str, &str, &str)] = &[
     ("bincode", "journal/codec.rs", "it is unmaintained: one file to replace"),
