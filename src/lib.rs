@@ -1,4 +1,14 @@
 //! flockd: file locks for a flock of agents.
+
+// What only a library owes; lints for every target stand in Cargo.toml.
+#![warn(
+    clippy::unwrap_used,  // `expect` says why it cannot fail
+    clippy::print_stdout, // stdout belongs to the caller: only cli/ and sim/ speak there
+    clippy::print_stderr, // so does stderr: a library returns its errors
+)]
+// The bans of clippy.toml are judged in the build without tests: a test may ask std for what ours is compared with.
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "a test compares with std's own answer"))]
+
 pub mod limits;
 pub mod model;
 pub mod scope;

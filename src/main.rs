@@ -1,1 +1,3 @@
+//! The program: nothing yet but a door into the library.
+
 fn main() {}

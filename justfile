@@ -1,0 +1,48 @@
+# Shortcuts; each is a plain command, so that nobody needs just(1). `.ci/run` is what decides.
+
+# What there is.
+default:
+    @just --list
+
+# The tests, at the scale of CI (under 8 minutes cold on 2 cores).
+test *ARGS:
+    cargo test --locked {{ ARGS }}
+
+# One test binary at full scale; a piece stays under 10 minutes, or it is ended.
+piece NAME SCALE="100":
+    FLOCKD_SCALE={{ SCALE }} timeout --kill-after=10 600 cargo test --locked --test {{ NAME }} -- --nocapture
+
+# The figures of docs/PROOF.md: the unit tests and then every test binary, one piece after the other.
+full SCALE="100":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    FLOCKD_SCALE={{ SCALE }} timeout --kill-after=10 600 cargo test --locked --lib -- --nocapture
+    for file in tests/*.rs; do
+        just piece "$(basename "$file" .rs)" {{ SCALE }}
+    done
+
+# Latency and throughput, as ratios to their floors.
+bench *ARGS:
+    cargo bench --locked {{ ARGS }}
+
+# A flock of claws on one file, without and with locks.
+sim *ARGS:
+    cargo run --locked --release -- sim {{ ARGS }}
+
+# Format and lints, as CI asks for them.
+lint:
+    cargo fmt --check
+    cargo clippy --locked --all-targets --all-features -- -D warnings
+    cargo clippy --locked --lib --no-default-features -- -D warnings
+
+# The library's documentation, with every warning an error.
+docs:
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+
+# Licences, advisories, banned crates and sources of the dependencies, if cargo-deny is installed.
+deny:
+    @if cargo deny --version >/dev/null 2>&1; then cargo deny check; else echo "cargo-deny is not installed: cargo install --locked cargo-deny"; fi
+
+# Everything that must hold before a merge.
+ci:
+    .ci/run
