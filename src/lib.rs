@@ -1,4 +1,6 @@
 //! flockd: file locks for a flock of agents.
+pub mod clock;
 pub mod limits;
 pub mod model;
+pub mod os;
 pub mod scope;
