@@ -9,8 +9,10 @@
 // The bans of clippy.toml are judged in the build without tests: a test may ask std for what ours is compared with.
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "a test compares with std's own answer"))]
 
+pub mod clock;
 pub mod limits;
 pub mod model;
+pub mod os;
 pub mod scope;
 pub mod table;
 pub mod wire;

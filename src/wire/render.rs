@@ -1,6 +1,6 @@
 //! Answers of the table as messages, and the sentences in them: what happened, who holds it, what to do next.
 
-use super::{Answer, Body, CheckBody, Code, Held, KeptBy, LockBody, Loss, StatusBody, WaitBody, Wanted, WaiterBody};
+use super::{Answer, Body, CheckBody, Code, Held, KeptBy, LockBody, Loss, StatusBody, WaitBody, WaiterBody, Wanted};
 use super::{Mode, WireError, escape};
 use crate::model::{self, Custody, EndReason, Ended, Fault, Lock, Moment, Now, Queued, Refused, RefusedFor, Reply};
 use crate::scope::Scope;
@@ -54,13 +54,9 @@ fn body(reply: &Reply, about: &About, now: Now) -> Result<Body, WireError> {
             cycle: cycle(&refused.why),
             advice: Some(advice(refused, about, now)),
         }),
-        Reply::Free => Body::Wait(WaitBody {
-            free: true,
-            code: None,
-            holders: Vec::new(),
-            cycle: Vec::new(),
-            advice: None,
-        }),
+        Reply::Free => {
+            Body::Wait(WaitBody { free: true, code: None, holders: Vec::new(), cycle: Vec::new(), advice: None })
+        }
         Reply::Released(locks) => Body::Released(held_all(locks, now)),
         Reply::Renewed(locks) => Body::Renewed(held_all(locks, now)),
         Reply::Checked(Ok(lock)) => {
@@ -175,7 +171,10 @@ fn advice(refused: &Refused, about: &About, now: Now) -> String {
                     Some(ms) => format!("its lease has {} left", duration(ms)),
                     None => "it is kept while its session lives".to_owned(),
                 };
-                format!("wait longer (--wait), do other work first, or ask {} to release {file}; {when}", first.ask.who.agent)
+                format!(
+                    "wait longer (--wait), do other work first, or ask {} to release {file}; {when}",
+                    first.ask.who.agent
+                )
             }
             None => "others asked before you; wait longer (--wait) or do other work first".to_owned(),
         },
@@ -247,7 +246,8 @@ pub fn file_id(ask: &model::Ask) -> String {
         Scope::Subtree(path) => (path, "/"),
     };
     let root = &*ask.workspace.root;
-    let below = path.strip_prefix(root).and_then(|rest| if root == b"/" { Some(rest) } else { rest.strip_prefix(b"/") });
+    let below =
+        path.strip_prefix(root).and_then(|rest| if root == b"/" { Some(rest) } else { rest.strip_prefix(b"/") });
     match below {
         Some(rest) if !rest.is_empty() => format!("{}{slash}", escape(rest)),
         _ if &**path == root && !slash.is_empty() => "./".to_owned(),
