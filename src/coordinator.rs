@@ -27,10 +27,24 @@ pub type Stopwatch = Box<dyn Fn() -> u64 + Send>;
 /// Wakes whoever runs the turns: a sync is done, see [`Coordinator::sync_done`].
 pub type Wake = Box<dyn Fn() + Send>;
 
+/// Says why the home is not ours any more, if it is not: asked before each append.
+pub type HomeGuard = Box<dyn Fn() -> Result<(), JournalError> + Send>;
+
+/// What a coordinator is given to touch the world with, little as that is.
+pub struct Surroundings {
+    /// Measures how long a sync takes.
+    pub stopwatch: Stopwatch,
+    /// Called by the sync thread.
+    pub wake: Wake,
+    /// Asked before each append.
+    pub guard: HomeGuard,
+}
+
 /// The owner of table and journal.
 pub struct Coordinator {
     table: LockTable,
     journal: Journal,
+    guard: HomeGuard,
     stopwatch: Stopwatch,
     syncing: Syncing,
     /// Answers that wait for a sync, with the record that must be synced, oldest first.
@@ -58,16 +72,16 @@ impl Coordinator {
         numbers: (u64, u64),
         rebooted: bool,
         now: Now,
-        stopwatch: Stopwatch,
-        wake: Wake,
+        surroundings: Surroundings,
     ) -> Result<Coordinator, JournalError> {
+        let Surroundings { stopwatch, wake, guard } = surroundings;
         let (table, step) = LockTable::restore(rows, now, rebooted, numbers.0, numbers.1);
         if !step.records.is_empty() {
             journal.append(&step.records)?;
             journal.sync()?;
         }
         let syncing = Syncing::new(journal.syncer(), wake);
-        Ok(Coordinator { table, journal, stopwatch, syncing, held_back: VecDeque::new(), trouble: None })
+        Ok(Coordinator { table, journal, guard, stopwatch, syncing, held_back: VecDeque::new(), trouble: None })
     }
 
     /// Carries out commands in order and answers whoever may be answered now.
@@ -154,6 +168,7 @@ impl Coordinator {
         if records.is_empty() {
             return Ok(Written { through: self.journal.appended(), synced: self.journal.synced() });
         }
+        (self.guard)()?;
         let through = self.journal.append(records)?;
         if wants_sync && !self.syncing.is_slow {
             let begun = (self.stopwatch)();
@@ -230,7 +245,7 @@ impl Coordinator {
         let Some(trouble) = self.trouble.as_mut().filter(|trouble| trouble.retry_at <= now.mono) else { return };
         let mut rows = self.table.rows();
         rows.extend(trouble.events.iter().cloned());
-        if let Err(error) = self.journal.rewrite(&rows) {
+        if let Err(error) = (self.guard)().and_then(|()| self.journal.rewrite(&rows)) {
             trouble.retry_at = now.mono.after(limits::JOURNAL_RETRY);
             trouble.why = format!("the journal cannot be written, so nothing is granted until it can: {error}");
             return;

@@ -16,6 +16,8 @@ pub const TTL_MAX: u64 = 24 * HOUR;
 /// Lease of a one-shot lock (CLI, hook, MCP call) that names none: longer than any single tool call, short enough
 /// that a vanished agent does not cost its fellows an afternoon.
 pub const TTL_ONE_SHOT: u64 = 10 * MINUTE;
+/// Lease of a session's lock that names none: a restarted agent is back within it, a dead one blocks no longer.
+pub const TTL_SESSION: u64 = MINUTE;
 /// Longest time a one-shot lock is held, however often it is renewed: nothing watches its holder.
 pub const MAX_HOLD: u64 = 60 * MINUTE;
 /// How long a live but silent session keeps its ttl-0 locks after a restart of the daemon: clients reconnect within

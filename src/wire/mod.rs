@@ -4,9 +4,11 @@
 //! and with clients in other languages: they are only added to.
 
 mod escape;
+mod lines;
 pub mod render;
 
 pub use escape::{escape, unescape};
+pub use lines::{decode_hello, decode_line, decode_request, encode, encode_into};
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -15,6 +17,16 @@ use std::fmt;
 pub const PROTOCOL: u32 = 1;
 /// This program's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Whether version `a` is newer than `b`. One that is not three numbers is newer than none.
+pub fn is_newer(a: &str, b: &str) -> bool {
+    fn numbers(version: &str) -> Option<[u64; 3]> {
+        let mut parts = version.split(['-', '+']).next()?.split('.').map(|part| part.parse().ok());
+        let numbers = [parts.next()??, parts.next()??, parts.next()??];
+        parts.next().is_none().then_some(numbers)
+    }
+    numbers(a).is_some_and(|a| numbers(b).is_none_or(|b| a > b))
+}
 
 // ── Hello ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -534,4 +546,18 @@ pub struct DaemonBody {
     pub connections: usize,
     /// Why grants have stopped, while they have.
     pub trouble: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        assert!(is_newer("0.10.0", "0.9.9"));
+        assert!(is_newer("1.0.0-rc.1", "0.9.9"));
+        assert!(!is_newer("0.1.0", "0.1.0"));
+        assert!(!is_newer("0.1.0", "0.2.0"));
+        assert!(!is_newer("new", "0.1.0"));
+    }
 }

@@ -1,0 +1,760 @@
+//! The one readiness loop: it owns the sockets and the coordinator, and waits for nothing but readiness.
+//!
+//! Each round reads what has arrived, turns lines into commands, hands all of them to the coordinator as one batch,
+//! and writes the answers out. Workspace files are looked up from the kernel's memory here, or else by file threads;
+//! the loop itself never waits for a disk that is not the journal's, nor for a peer.
+
+mod peer;
+mod request;
+mod watch;
+
+use crate::clock;
+use crate::coordinator::{Addressed, Coordinator};
+use crate::limits;
+use crate::model::*;
+use crate::os::files::{self, FilePool, Looked, Lookup};
+use crate::os::paths::{self, Look, PathError};
+use crate::os::{self, process};
+use crate::scope::Target;
+use crate::wire::render::{self, About};
+use crate::wire::{self, Answer as Message, Body, Code, DaemonBody, Hello, Line, Op, Request, SessionWish, Welcome};
+use crossbeam_channel::{Receiver, bounded};
+use mio::net::UnixListener;
+use mio::{Events, Interest, Poll, Token, Waker};
+use peer::{Peer, Read, Stage};
+use request::{Sender, Unfit};
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+use watch::Watches;
+
+const LISTENER: Token = Token(0);
+const WAKER: Token = Token(1);
+const STOP: Token = Token(2);
+/// Tokens of connections and watches begin here and are never used twice.
+const FIRST_FREE: usize = 16;
+/// The id under which the table answers a greeting; clients may not use it.
+const GREETING: u64 = u64::MAX;
+/// Out of descriptors: when to try to accept again. Somebody has to close one first, which nothing tells us.
+const ACCEPT_AGAIN: u64 = 100;
+
+/// What a server is told about itself.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Its home, for people.
+    pub home: String,
+    /// Its socket, for people.
+    pub socket: String,
+    /// Milliseconds without locks, waiters and connections after which it ends; none never.
+    pub idle_exit: Option<u64>,
+}
+
+/// Why a server ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to, by signal or by a client.
+    Stopped,
+    /// Nobody needed it for a while.
+    Idle,
+}
+
+/// A request that waits for its path.
+struct Pending {
+    conn: u64,
+    request: Request,
+    until: Moment,
+}
+
+/// The loop and all that it owns.
+pub struct Server {
+    poll: Poll,
+    listener: UnixListener,
+    stop: mio::net::UnixStream,
+    coordinator: Coordinator,
+    about: Identity,
+    files: FilePool<Lookup>,
+    looked: Receiver<Looked>,
+    peers: HashMap<u64, Peer>,
+    watches: Watches,
+    sessions: HashMap<SessionId, u64>,
+    pending: HashMap<u64, Pending>,
+    /// Peers that have not said hello, in the order of their deadlines.
+    silent: VecDeque<(Moment, u64)>,
+    /// Peers with something to read or in the inbox.
+    ready: Vec<u64>,
+    /// Peers with something to send.
+    dirty: Vec<u64>,
+    commands: Vec<Command>,
+    /// Questions about the daemon itself, answered after the batch they came with.
+    own_questions: Vec<(u64, Request)>,
+    next_token: usize,
+    accept_again: Option<Moment>,
+    begun: Moment,
+    idle_since: Option<Moment>,
+    stopping: bool,
+}
+
+impl Server {
+    /// Builds the loop. The caller brings everything: a bound listener, a stream that becomes readable when it is
+    /// time to stop, and the coordinator, made with a wake from `waker`.
+    ///
+    /// # Errors
+    /// When the system gives no more descriptors.
+    pub fn new(
+        poll: Poll,
+        waker: &Arc<Waker>,
+        listener: std::os::unix::net::UnixListener,
+        stop: UnixStream,
+        coordinator: Coordinator,
+        about: Identity,
+    ) -> io::Result<Server> {
+        listener.set_nonblocking(true)?;
+        stop.set_nonblocking(true)?;
+        let mut listener = UnixListener::from_std(listener);
+        let mut stop = mio::net::UnixStream::from_std(stop);
+        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        poll.registry().register(&mut stop, STOP, Interest::READABLE)?;
+        let wake = waker.clone();
+        // Room for every look-up there can be, so that no file thread waits for the loop.
+        let (answers, looked) = bounded(limits::FILE_QUEUE + limits::FILE_THREADS);
+        let files = files::lookups(limits::FILE_THREADS, limits::FILE_QUEUE, answers, move || wake_up(&wake));
+        let now = clock::now().mono;
+        Ok(Server {
+            poll,
+            listener,
+            stop,
+            coordinator,
+            about,
+            files,
+            looked,
+            peers: HashMap::new(),
+            watches: Watches::default(),
+            sessions: HashMap::new(),
+            pending: HashMap::new(),
+            silent: VecDeque::new(),
+            ready: Vec::new(),
+            dirty: Vec::new(),
+            commands: Vec::new(),
+            own_questions: Vec::new(),
+            next_token: FIRST_FREE,
+            accept_again: None,
+            begun: now,
+            idle_since: Some(now),
+            stopping: false,
+        })
+    }
+
+    /// The token under which a [`Waker`] for this loop is to be registered.
+    pub const fn waker_token() -> Token {
+        WAKER
+    }
+
+    /// Serves until told to stop, then ends in order.
+    ///
+    /// # Errors
+    /// When the system refuses to wait for readiness, or the journal cannot be closed.
+    pub fn run(mut self) -> io::Result<Ended> {
+        self.watch_restored();
+        let mut events = Events::with_capacity(1024);
+        let ended = loop {
+            self.round(clock::now());
+            if self.stopping {
+                break Ended::Stopped;
+            }
+            if self.is_idle_for_long(clock::now().mono) {
+                break Ended::Idle;
+            }
+            match self.poll.poll(&mut events, self.timeout(clock::now().mono)) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            }
+            for event in &events {
+                self.take_event(event.token(), event.is_readable() || event.is_read_closed());
+            }
+        };
+        self.farewell();
+        self.coordinator.close().map_err(|error| io::Error::other(error.to_string()))?;
+        Ok(ended)
+    }
+
+    // ── Rounds ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Reads, decides, answers: one batch.
+    fn round(&mut self, now: Now) {
+        for conn in std::mem::take(&mut self.ready) {
+            self.read_from(conn, now);
+        }
+        self.give_up_on_silent(now.mono);
+        self.give_up_on_lookups(now.mono);
+        let is_due = self.coordinator.next_deadline().is_some_and(|due| due <= now.mono);
+        if is_due {
+            self.commands.push(Command::Tick);
+        }
+        if !self.commands.is_empty() {
+            let commands = std::mem::take(&mut self.commands);
+            let answers = self.coordinator.turn(now, commands);
+            self.deliver(answers, now);
+        }
+        for (conn, request) in std::mem::take(&mut self.own_questions) {
+            self.answer_myself(conn, &request, now);
+        }
+        for conn in std::mem::take(&mut self.dirty) {
+            self.flush(conn);
+        }
+        // Answers to a peer that has gone become releases; they are not left lying until something else happens.
+        if !self.commands.is_empty() {
+            self.round(now);
+        }
+    }
+
+    fn take_event(&mut self, token: Token, is_readable: bool) {
+        match token {
+            LISTENER => self.accept(clock::now().mono),
+            WAKER => self.take_results(clock::now()),
+            STOP => self.stopping = true,
+            Token(number) => {
+                let conn = number as u64;
+                if let Some(peer) = self.peers.get_mut(&conn) {
+                    peer.is_readable |= is_readable;
+                    self.ready.push(conn);
+                    self.dirty.push(conn);
+                } else if let Some(process) = self.watches.ended(self.poll.registry(), token) {
+                    self.commands.push(Command::ProcessGone(process));
+                }
+            }
+        }
+    }
+
+    fn timeout(&self, now: Moment) -> Option<Duration> {
+        if !self.ready.is_empty() || !self.commands.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let idle = self.about.idle_exit.and_then(|ms| Some(self.idle_since?.after(ms)));
+        let silent = self.silent.front().map(|(until, _)| *until);
+        let lookup = self.pending.values().map(|pending| pending.until).min();
+        let next = [self.coordinator.next_deadline(), idle, silent, lookup, self.accept_again];
+        let next = next.into_iter().flatten().min()?;
+        // A millisecond more: the clock is cut to milliseconds, and to wake early is to wake twice.
+        Some(Duration::from_millis(next.left(now) + u64::from(next > now)))
+    }
+
+    fn is_idle_for_long(&mut self, now: Moment) -> bool {
+        if !self.peers.is_empty() || !self.coordinator.is_idle() {
+            self.idle_since = None;
+            return false;
+        }
+        let since = *self.idle_since.get_or_insert(now);
+        self.about.idle_exit.is_some_and(|ms| since.after(ms) <= now)
+    }
+
+    /// Results of other threads.
+    fn take_results(&mut self, now: Now) {
+        let answers = self.coordinator.sync_done(now);
+        self.deliver(answers, now);
+        while let Ok(looked) = self.looked.try_recv() {
+            if let Some(pending) = self.pending.remove(&looked.token) {
+                self.lookup_ended(pending, looked.result, now);
+            }
+        }
+    }
+
+    // ── Connections ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn accept(&mut self, now: Moment) {
+        self.accept_again = None;
+        loop {
+            match self.listener.accept() {
+                Ok((stream, _)) => self.welcome(stream, now),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+                Err(_) => {
+                    self.accept_again = Some(now.after(ACCEPT_AGAIN));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn welcome(&mut self, stream: mio::net::UnixStream, now: Moment) {
+        let known = process::peer(&stream);
+        let conn = self.fresh_token();
+        let process = known.as_ref().ok().and_then(|peer| peer.process.as_ref().map(|(process, _)| *process));
+        let mut peer = Peer::new(stream, process, now.after(limits::HELLO_WITHIN));
+        let registered =
+            self.poll.registry().register(&mut peer.stream, conn, Interest::READABLE | Interest::WRITABLE);
+        if registered.is_err() {
+            return;
+        }
+        let refusal = match known {
+            Ok(peer) if peer.uid != os::own_uid() => {
+                Some((Code::Denied, "this home belongs to another user; set FLOCKD_HOME to one of your own".to_owned()))
+            }
+            Ok(_) if self.peers.len() >= limits::CONNECTIONS_MAX => {
+                let text = format!("{} clients are connected, the most that may; try again", limits::CONNECTIONS_MAX);
+                Some((Code::TooMany, text))
+            }
+            Ok(_) => None,
+            Err(error) => Some((Code::Unavailable, format!("the kernel does not say who calls: {error}"))),
+        };
+        let conn = conn.0 as u64;
+        self.silent.push_back((now.after(limits::HELLO_WITHIN), conn));
+        self.peers.insert(conn, peer);
+        self.ready.push(conn);
+        if let Some((code, text)) = refusal {
+            self.refuse_and_close(conn, code, text);
+        }
+    }
+
+    fn fresh_token(&mut self) -> Token {
+        self.next_token += 1;
+        Token(self.next_token)
+    }
+
+    fn read_from(&mut self, conn: u64, now: Now) {
+        let Some(peer) = self.peers.get_mut(&conn) else { return };
+        if peer.is_readable && peer.read() == Read::Gone {
+            self.take_lines(conn, now);
+            self.close(conn);
+            return;
+        }
+        self.take_lines(conn, now);
+        let Some(peer) = self.peers.get_mut(&conn) else { return };
+        if peer.is_readable && !peer.is_looking_up {
+            self.ready.push(conn);
+        }
+        if peer.is_overlong() && !matches!(peer.stage, Stage::Closing) {
+            let text = format!("a line is longer than {} bytes", limits::LINE_MAX);
+            self.refuse_and_close(conn, Code::Invalid, text);
+        }
+    }
+
+    fn take_lines(&mut self, conn: u64, now: Now) {
+        while let Some(peer) = self.peers.get_mut(&conn) {
+            let is_open = match peer.stage {
+                Stage::New { .. } => false,
+                Stage::Open if !peer.is_looking_up => true,
+                Stage::Open | Stage::Greeting | Stage::Closing => return,
+            };
+            let Some(line) = peer.next_line() else { return };
+            if line.len() > limits::LINE_MAX {
+                let text = format!("a line is longer than {} bytes", limits::LINE_MAX);
+                self.refuse_and_close(conn, Code::Invalid, text);
+            } else if is_open {
+                self.take_request(conn, &line, now);
+            } else {
+                self.take_hello(conn, &line);
+            }
+        }
+    }
+
+    fn give_up_on_silent(&mut self, now: Moment) {
+        while let Some((until, conn)) = self.silent.front().copied().filter(|(until, _)| *until <= now) {
+            self.silent.pop_front();
+            let is_new = |peer: &Peer| matches!(peer.stage, Stage::New { until: mine } if mine == until);
+            if self.peers.get(&conn).is_some_and(is_new) {
+                self.refuse_and_close(conn, Code::Invalid, "no hello came within 10 s".to_owned());
+            }
+        }
+        if self.accept_again.is_some_and(|again| again <= now) {
+            self.accept(now);
+        }
+    }
+
+    /// Says why and takes nothing more from this peer.
+    fn refuse_and_close(&mut self, conn: u64, code: Code, text: String) {
+        self.send(conn, &Line::Answer(Box::new(render::failure(None, code, text))));
+        if let Some(peer) = self.peers.get_mut(&conn) {
+            peer.stage = Stage::Closing;
+        }
+        self.dirty.push(conn);
+    }
+
+    /// A connection is over: what waited is withdrawn, what was not delivered is taken back, its session ends.
+    fn close(&mut self, conn: u64) {
+        let Some(mut peer) = self.peers.remove(&conn) else { return };
+        // Closing the descriptor ends the registration anyway.
+        let _ = self.poll.registry().deregister(&mut peer.stream);
+        if !peer.open.is_empty() {
+            self.commands.push(Command::CallerGone { conn });
+        }
+        for (who, lock) in std::mem::take(&mut peer.undelivered) {
+            self.commands.push(Command::Unlock { caller: None, who, which: Which::Id(lock) });
+        }
+        if let Some(session) = peer.session
+            && self.sessions.get(&session) == Some(&conn)
+        {
+            self.sessions.remove(&session);
+            self.commands.push(Command::EndSession(session));
+        }
+        if let (Some(process), Some(_)) = (peer.process, peer.session) {
+            self.watches.release(self.poll.registry(), process);
+        }
+    }
+
+    fn flush(&mut self, conn: u64) {
+        let Some(peer) = self.peers.get_mut(&conn) else { return };
+        let result = peer.flush();
+        let is_over = matches!(peer.stage, Stage::Closing) && peer.has_sent_all();
+        if result.is_err() || is_over {
+            self.close(conn);
+        }
+    }
+
+    fn send(&mut self, conn: u64, line: &Line) {
+        let Some(peer) = self.peers.get_mut(&conn) else { return };
+        let has_room = peer.push(line);
+        self.dirty.push(conn);
+        if !has_room {
+            // It does not read: nobody waits for it.
+            self.close(conn);
+        }
+    }
+
+    fn fail(&mut self, conn: u64, id: Option<u64>, (code, text): Unfit) {
+        self.send(conn, &Line::Answer(Box::new(render::failure(id, code, text))));
+    }
+
+    /// Tells everybody that the daemon ends, so that clients do not start it again at once.
+    fn farewell(&mut self) {
+        let bye = Line::Bye("the daemon stops; locks stay in its journal".to_owned());
+        for conn in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.send(conn, &bye);
+            self.flush(conn);
+        }
+    }
+
+    // ── Hello ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn take_hello(&mut self, conn: u64, line: &[u8]) {
+        let hello = match wire::decode_hello(line) {
+            Ok(line) => line.hello,
+            Err(text) => return self.refuse_and_close(conn, Code::Invalid, text),
+        };
+        if hello.protocol != wire::PROTOCOL {
+            let text = format!(
+                "this daemon (flockd {}) speaks protocol {}, the client (flockd {}) speaks {}; \
+                 let the newer program run `flockd daemon stop`, then try again",
+                wire::VERSION,
+                wire::PROTOCOL,
+                hello.version,
+                hello.protocol
+            );
+            return self.refuse_and_close(conn, Code::Version, text);
+        }
+        let Some(peer) = self.peers.get_mut(&conn) else { return };
+        match caller_of(&hello) {
+            Ok(caller) => peer.caller = Some(caller),
+            Err((code, text)) => return self.refuse_and_close(conn, code, text),
+        }
+        match hello.session {
+            None => {
+                peer.stage = Stage::Open;
+                self.send(conn, &Line::Hello(welcome(None)));
+            }
+            Some(wish) => self.wish_session(conn, wish),
+        }
+    }
+
+    fn wish_session(&mut self, conn: u64, wish: SessionWish) {
+        let caller = Caller { conn, id: GREETING };
+        let peer = self.peers.get_mut(&conn).expect("the greeting came from a peer");
+        let agent = peer.caller.as_ref().and_then(|caller| caller.agent.clone());
+        let Some(agent) = agent else {
+            let text = "a session belongs to an agent: give --agent NAME or set FLOCKD_AGENT".to_owned();
+            return self.refuse_and_close(conn, Code::Invalid, text);
+        };
+        let (id, kind) = match wish {
+            SessionWish::Library => (SessionId(os::random_u64()), SessionKind::Library),
+            SessionWish::Command => (SessionId(os::random_u64()), SessionKind::Command),
+            SessionWish::Return(proof) => {
+                let id = proof.id.parse::<SessionId>();
+                let secret = u128::from_str_radix(&proof.secret, 16);
+                let (Ok(id), Ok(secret)) = (id, secret) else {
+                    let text = "the session's id or secret is malformed".to_owned();
+                    return self.refuse_and_close(conn, Code::Invalid, text);
+                };
+                peer.stage = Stage::Greeting;
+                peer.session = Some(id);
+                let process = peer.process;
+                self.commands.push(Command::ReturnSession { caller, id, secret, process });
+                self.watch_peer(conn);
+                return;
+            }
+        };
+        let (secret, process) = (os::random_u128(), peer.process);
+        peer.stage = Stage::Greeting;
+        peer.session = Some(id);
+        peer.secret = Some(secret);
+        let session = Session { id, secret, agent, process, kind, away_until: None };
+        self.commands.push(Command::OpenSession { caller, session });
+        self.watch_peer(conn);
+    }
+
+    /// Watches the process of a session's connection, so that its death counts even where a child keeps the socket.
+    fn watch_peer(&mut self, conn: u64) {
+        let peer = &self.peers[&conn];
+        let Ok(process::Peer { process: Some((process, pidfd)), .. }) = process::peer(&peer.stream) else { return };
+        if Some(process) == peer.process {
+            self.watch(process, pidfd);
+        }
+    }
+
+    fn watch(&mut self, process: Process, pidfd: OwnedFd) {
+        let token = self.fresh_token();
+        if self.watches.add(self.poll.registry(), process, pidfd, token).is_err() {
+            // Out of descriptors: the end of the connection still tells of most deaths.
+            self.accept_again.get_or_insert(clock::now().mono.after(ACCEPT_AGAIN));
+        }
+    }
+
+    /// Finds the processes that restored locks and sessions hang on; those that are dead end now.
+    fn watch_restored(&mut self) {
+        let processes: Vec<Process> = self.coordinator.table().processes().collect();
+        for process in processes {
+            match process::open_process(process) {
+                Ok(Some(pidfd)) => self.watch(process, pidfd),
+                Ok(None) => self.commands.push(Command::ProcessGone(process)),
+                // Death that cannot be proved is life: the session's own time-out decides.
+                Err(_) => {}
+            }
+        }
+    }
+
+    // ── Requests ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn take_request(&mut self, conn: u64, line: &[u8], now: Now) {
+        let request = match wire::decode_request(line) {
+            Ok(request) => request,
+            Err((id, text)) => return self.fail(conn, id, (Code::Invalid, text)),
+        };
+        let peer = &self.peers[&conn];
+        if let Some(id) = request.id
+            && (id == GREETING || peer.open.contains_key(&id))
+        {
+            return self.fail(conn, Some(id), (Code::Invalid, "this id is in use; number requests upwards".to_owned()));
+        }
+        match request::scope_bytes(&request) {
+            Err(unfit) => self.fail(conn, request.id, unfit),
+            Ok(None) => self.carry_out(conn, request, None, now),
+            Ok(Some(raw)) => {
+                let cwd = &peer.caller.as_ref().expect("requests come after the greeting").cwd;
+                match paths::target(cwd, &raw, Look::CachedOnly) {
+                    Err(PathError::WouldBlock) => self.look_up(conn, request, raw, now),
+                    result => self.looked_up(conn, request, result, now),
+                }
+            }
+        }
+    }
+
+    /// Gives a path to the file threads; the peer's later requests wait behind it.
+    fn look_up(&mut self, conn: u64, request: Request, raw: Vec<u8>, now: Now) {
+        let peer = self.peers.get_mut(&conn).expect("the request came from a peer");
+        let cwd = peer.caller.as_ref().expect("requests come after the greeting").cwd.clone();
+        let token = self.next_token as u64;
+        self.next_token += 1;
+        if self.files.submit(Lookup { token, cwd, raw: raw.into() }).is_err() {
+            let text = "too many path look-ups wait: a file system does not answer".to_owned();
+            return self.fail(conn, request.id, (Code::Unavailable, text));
+        }
+        peer.is_looking_up = true;
+        let until = now.mono.after(limits::FILE_WITHIN);
+        self.pending.insert(token, Pending { conn, request, until });
+    }
+
+    fn lookup_ended(&mut self, pending: Pending, result: Result<Target, PathError>, now: Now) {
+        let Pending { conn, request, .. } = pending;
+        if let Some(peer) = self.peers.get_mut(&conn) {
+            peer.is_looking_up = false;
+            self.looked_up(conn, request, result, now);
+            self.ready.push(conn);
+        }
+    }
+
+    fn give_up_on_lookups(&mut self, now: Moment) {
+        let late = self.pending.iter().filter(|(_, pending)| pending.until <= now).map(|(token, _)| *token);
+        for token in late.collect::<Vec<_>>() {
+            let pending = self.pending.remove(&token).expect("it was found just now");
+            let text = "the file system of this path does not answer; nothing was locked".to_owned();
+            let now = Now { mono: now, ..clock::now() };
+            self.lookup_ended(pending, Err(PathError::Io(text)), now);
+        }
+    }
+
+    fn looked_up(&mut self, conn: u64, request: Request, result: Result<Target, PathError>, now: Now) {
+        match result {
+            Ok(target) => self.carry_out(conn, request, Some(target), now),
+            Err(error) => {
+                let code = match &error {
+                    PathError::Invalid(_) => Code::Invalid,
+                    PathError::Denied(_) => Code::Denied,
+                    PathError::Io(_) | PathError::WouldBlock => Code::Unavailable,
+                };
+                self.fail(conn, request.id, (code, error.to_string()));
+            }
+        }
+    }
+
+    fn carry_out(&mut self, conn: u64, request: Request, target: Option<Target>, now: Now) {
+        if matches!(request.op, Op::Daemon | Op::Stop) {
+            self.own_questions.push((conn, request));
+            return;
+        }
+        let peer = self.peers.get_mut(&conn).expect("the request came from a peer");
+        let caller = request.id.map(|id| Caller { conn, id });
+        let info = peer.caller.clone().expect("requests come after the greeting");
+        let sender = Sender { info, session: peer.session, process: peer.process };
+        let made = match request.op {
+            Op::Bind => match caller {
+                Some(caller) => self.bind(caller, &sender, &request),
+                None => Err((Code::Invalid, "bind needs an id".to_owned())),
+            },
+            _ => request::command(&request, caller, &sender, target, now),
+        };
+        match made {
+            Ok((command, about)) => {
+                if let (Some(id), Some(peer)) = (request.id, self.peers.get_mut(&conn)) {
+                    peer.open.insert(id, about);
+                }
+                self.commands.push(command);
+            }
+            Err(unfit) => self.fail(conn, request.id, unfit),
+        }
+    }
+
+    /// A lock is bound to the process whose pidfd came with the request: a number would prove nothing.
+    fn bind(&mut self, caller: Caller, sender: &Sender, request: &Request) -> Result<(Command, About), Unfit> {
+        let id = request::lock_id(request)?;
+        let invalid = |text: &str| (Code::Invalid, text.to_owned());
+        let who = match (&sender.info.agent, sender.session) {
+            (Some(agent), Some(session)) => Who { agent: agent.clone(), session: Some(session) },
+            _ => return Err(invalid("only a session binds locks to processes")),
+        };
+        let peer = self.peers.get_mut(&caller.conn).expect("the request came from a peer");
+        let pidfd = peer.passed_fd().ok_or_else(|| invalid("bind needs a pidfd, passed along with the line"))?;
+        let process = process::process_of_pidfd(&pidfd)
+            .map_err(|error| (Code::Invalid, format!("the descriptor passed along is no living process: {error}")))?;
+        self.watch(process, pidfd);
+        Ok((Command::Bind { caller, who, id, process }, About::Other))
+    }
+
+    // ── Answers ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn deliver(&mut self, answers: Vec<Addressed>, now: Now) {
+        for (to, answer) in answers {
+            if to.id == GREETING {
+                self.greet(to.conn, &answer.reply, now);
+                continue;
+            }
+            let grant = match &answer.reply {
+                Reply::Granted(granted) if !granted.already_held => {
+                    Some((granted.lock.ask.who.clone(), granted.lock.id))
+                }
+                _ => None,
+            };
+            let Some(peer) = self.peers.get_mut(&to.conn) else {
+                if let Some((who, lock)) = grant {
+                    self.commands.push(Command::Unlock { caller: None, who, which: Which::Id(lock) });
+                }
+                continue;
+            };
+            let about = peer.open.remove(&to.id).unwrap_or(About::Other);
+            peer.undelivered.extend(grant);
+            let message = render::answer(to.id, &answer, &about, now);
+            self.send(to.conn, &Line::Answer(Box::new(message)));
+        }
+    }
+
+    fn greet(&mut self, conn: u64, reply: &Reply, now: Now) {
+        let Some(peer) = self.peers.get_mut(&conn) else { return };
+        match reply {
+            Reply::SessionOpen(id) => {
+                peer.stage = Stage::Open;
+                let proof = peer.secret.take().map(|secret| wire::SessionProof {
+                    id: id.to_string(),
+                    secret: format!("{secret:032x}"),
+                });
+                self.sessions.insert(*id, conn);
+                self.send(conn, &Line::Hello(welcome(proof)));
+                self.ready.push(conn);
+            }
+            reply => {
+                let fault = Answer { reply: reply.clone(), lost: Vec::new(), wanted: Vec::new() };
+                let mut message = render::answer(0, &fault, &About::Other, now);
+                message.id = None;
+                peer.session = None;
+                peer.stage = Stage::Closing;
+                self.send(conn, &Line::Answer(Box::new(message)));
+            }
+        }
+    }
+
+    /// What only the server knows.
+    fn answer_myself(&mut self, conn: u64, request: &Request, now: Now) {
+        let Some(id) = request.id else { return };
+        let body = match request.op {
+            Op::Daemon => {
+                let table = self.coordinator.table();
+                Ok(Body::Daemon(DaemonBody {
+                    pid: std::process::id(),
+                    version: wire::VERSION.to_owned(),
+                    home: self.about.home.clone(),
+                    socket: self.about.socket.clone(),
+                    uptime_ms: now.mono.0.saturating_sub(self.begun.0),
+                    locks: table.locks(),
+                    waiters: table.waiters(),
+                    sessions: table.sessions(),
+                    connections: self.peers.len(),
+                    trouble: self.coordinator.trouble().map(str::to_owned),
+                }))
+            }
+            Op::Stop => match &request.version {
+                Some(version) if !wire::is_newer(version, wire::VERSION) => {
+                    let text = format!("flockd {version} is not newer than this daemon, {}", wire::VERSION);
+                    Err((Code::Version, text))
+                }
+                _ => {
+                    self.stopping = true;
+                    Ok(Body::Stopping(true))
+                }
+            },
+            op => unreachable!("{op:?} is the table's"),
+        };
+        match body {
+            Ok(body) => {
+                let message = Message { id: Some(id), ok: Some(body), error: None, lost: vec![], wanted: vec![] };
+                self.send(conn, &Line::Answer(Box::new(message)));
+            }
+            Err(unfit) => self.fail(conn, Some(id), unfit),
+        }
+    }
+}
+
+/// Wakes a loop from another thread.
+pub fn wake_up(waker: &Waker) {
+    waker.wake().expect("an eventfd takes a wake at any time");
+}
+
+fn welcome(session: Option<wire::SessionProof>) -> Welcome {
+    Welcome { protocol: wire::PROTOCOL, version: wire::VERSION.to_owned(), pid: std::process::id(), session }
+}
+
+/// Who calls, checked.
+fn caller_of(hello: &Hello) -> Result<peer::Caller, Unfit> {
+    let invalid = |text: String| (Code::Invalid, text);
+    let agent = hello.agent.as_deref().map(Agent::new).transpose().map_err(|error| invalid(error.0))?;
+    let absolute = |what: &str, text: &str| match wire::unescape(text) {
+        Some(path) if path.first() == Some(&b'/') && path.len() <= limits::PATH_MAX => Ok(path),
+        _ => Err(invalid(format!("the {what} {text:?} is no absolute path"))),
+    };
+    let cwd = absolute("working directory", &hello.cwd)?;
+    let root = match &hello.workspace {
+        Some(text) => absolute("workspace", text)?,
+        None => cwd.clone(),
+    };
+    Ok(peer::Caller { agent, cwd: cwd.into(), workspace: Workspace { root: root.into() } })
+}

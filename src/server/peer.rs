@@ -1,0 +1,176 @@
+//! One connection: bytes in become lines, answers become bytes out, and no peer is ever waited for.
+
+use crate::limits;
+use crate::model::{Agent, LockId, Moment, Process, SessionId, Who, Workspace};
+use crate::os::process;
+use crate::wire::render::About;
+use crate::wire::{self, Line};
+use mio::net::UnixStream;
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::OwnedFd;
+
+/// Most bytes taken from one peer before the others have their turn.
+const READ_AT_ONCE: usize = 64 * 1024;
+/// Most passed descriptors kept for requests to come; a client sends each with the line that wants it.
+const PASSED_KEPT: usize = 4;
+
+/// Where a conversation stands.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// Nothing was said yet; until when that may be.
+    New { until: Moment },
+    /// The greeting waits for the table's word on the session.
+    Greeting,
+    /// Requests are taken.
+    Open,
+    /// No more is taken; what is in the outbox is still sent.
+    Closing,
+}
+
+/// Who calls and from where, as said in the greeting.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    pub(super) agent: Option<Agent>,
+    pub(super) cwd: Box<[u8]>,
+    pub(super) workspace: Workspace,
+}
+
+/// A connection.
+pub(super) struct Peer {
+    pub(super) stream: UnixStream,
+    pub(super) stage: Stage,
+    /// The process at the other end.
+    pub(super) process: Option<Process>,
+    pub(super) caller: Option<Caller>,
+    pub(super) session: Option<SessionId>,
+    /// The secret of a session that is being opened, for the greeting.
+    pub(super) secret: Option<u128>,
+    /// A request of this peer is being looked up; those behind it wait, so that they stay in order.
+    pub(super) is_looking_up: bool,
+    /// Requests that are not answered yet and what they are about.
+    pub(super) open: HashMap<u64, About>,
+    /// Grants whose answers are still in the outbox: if the peer goes before it has them, they are taken back.
+    pub(super) undelivered: Vec<(Who, LockId)>,
+    /// More may be there to read.
+    pub(super) is_readable: bool,
+    inbox: Vec<u8>,
+    /// Up to where the inbox was searched for a newline.
+    searched: usize,
+    outbox: Vec<u8>,
+    passed: VecDeque<OwnedFd>,
+}
+
+/// What reading came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Read {
+    /// There may be more.
+    More,
+    /// Nothing more for now.
+    Drained,
+    /// The peer has gone.
+    Gone,
+}
+
+impl Peer {
+    pub(super) fn new(stream: UnixStream, process: Option<Process>, until: Moment) -> Peer {
+        Peer {
+            stream,
+            stage: Stage::New { until },
+            process,
+            caller: None,
+            session: None,
+            secret: None,
+            is_looking_up: false,
+            open: HashMap::new(),
+            undelivered: Vec::new(),
+            is_readable: true,
+            inbox: Vec::new(),
+            searched: 0,
+            outbox: Vec::new(),
+            passed: VecDeque::new(),
+        }
+    }
+
+    /// Takes what has arrived, but not so much that others would wait for it.
+    pub(super) fn read(&mut self) -> Read {
+        let begin = self.inbox.len();
+        self.inbox.resize(begin + READ_AT_ONCE, 0);
+        let (read, result) = loop {
+            match process::recv_with_fds(&self.stream, &mut self.inbox[begin..]) {
+                Ok((0, _)) => break (0, Read::Gone),
+                Ok((read, fds)) => {
+                    self.passed.extend(fds);
+                    self.passed.drain(..self.passed.len().saturating_sub(PASSED_KEPT));
+                    break (read, if read == READ_AT_ONCE { Read::More } else { Read::Drained });
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break (0, Read::Drained),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => break (0, Read::Gone),
+            }
+        };
+        self.inbox.truncate(begin + read);
+        self.is_readable = result == Read::More;
+        result
+    }
+
+    /// The next whole line, without its newline.
+    pub(super) fn next_line(&mut self) -> Option<Vec<u8>> {
+        let found = self.inbox[self.searched..].iter().position(|&byte| byte == b'\n');
+        let Some(end) = found.map(|at| self.searched + at) else {
+            self.searched = self.inbox.len();
+            return None;
+        };
+        let mut line: Vec<u8> = self.inbox.drain(..=end).collect();
+        line.pop();
+        self.searched = 0;
+        Some(line)
+    }
+
+    /// Whether the line that is still arriving is longer than any may be.
+    pub(super) fn is_overlong(&self) -> bool {
+        self.searched > limits::LINE_MAX
+    }
+
+    pub(super) fn passed_fd(&mut self) -> Option<OwnedFd> {
+        self.passed.pop_front()
+    }
+
+    /// Puts a message into the outbox; false if the peer has left too much unread already.
+    pub(super) fn push(&mut self, message: &Line) -> bool {
+        if self.outbox.len() > limits::OUTBOX_MAX {
+            return false;
+        }
+        wire::encode_into(&mut self.outbox, message);
+        true
+    }
+
+    /// Sends what can be sent now.
+    ///
+    /// # Errors
+    /// The peer has gone.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        let mut sent = 0;
+        let result = loop {
+            if sent == self.outbox.len() {
+                break Ok(());
+            }
+            match self.stream.write(&self.outbox[sent..]) {
+                Ok(written) => sent += written,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => break Err(error),
+            }
+        };
+        self.outbox.drain(..sent);
+        if self.outbox.is_empty() {
+            self.undelivered.clear();
+            self.outbox.shrink_to(4 * READ_AT_ONCE);
+        }
+        result
+    }
+
+    pub(super) fn has_sent_all(&self) -> bool {
+        self.outbox.is_empty()
+    }
+}

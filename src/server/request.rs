@@ -1,0 +1,164 @@
+//! Requests as commands: every field is checked here, so that the table sees only what makes sense.
+
+use super::peer::Caller as CallerInfo;
+use crate::limits;
+use crate::model::{
+    self, Agent, Ask, Caller, Command, Fence, Lease, LockId, Now, Process, RequestId, SessionId, Wait, Which, Who,
+};
+use crate::scope::Target;
+use crate::wire::render::About;
+use crate::wire::{Code, Op, Request, unescape};
+use std::sync::Arc;
+
+/// Who sent a request.
+#[derive(Clone, Debug)]
+pub(super) struct Sender {
+    pub(super) info: CallerInfo,
+    pub(super) session: Option<SessionId>,
+    pub(super) process: Option<Process>,
+}
+
+/// Why a request cannot be carried out.
+pub(super) type Unfit = (Code, String);
+
+fn invalid(text: impl Into<String>) -> Unfit {
+    (Code::Invalid, text.into())
+}
+
+impl Sender {
+    fn agent(&self) -> Result<Agent, Unfit> {
+        self.info.agent.clone().ok_or_else(|| {
+            invalid("whose lock? give --agent NAME or set FLOCKD_AGENT, so that nobody is taken for somebody else")
+        })
+    }
+
+    fn who(&self) -> Result<Who, Unfit> {
+        Ok(Who { agent: self.agent()?, session: self.session })
+    }
+}
+
+/// The bytes of the scope of a request that names one.
+pub(super) fn scope_bytes(request: &Request) -> Result<Option<Vec<u8>>, Unfit> {
+    let Some(scope) = &request.scope else { return Ok(None) };
+    let Some(bytes) = unescape(scope) else {
+        return Err(invalid("the scope has a backslash that begins nothing: a backslash itself is written twice"));
+    };
+    Ok(Some(bytes))
+}
+
+/// The command that a request stands for, and what its answer is about. `target` is its scope, looked up.
+pub(super) fn command(
+    request: &Request,
+    caller: Option<Caller>,
+    sender: &Sender,
+    target: Option<Target>,
+    now: Now,
+) -> Result<(Command, About), Unfit> {
+    if request.op == Op::Unlock {
+        let command = Command::Unlock { caller, who: sender.who()?, which: which(request, target)? };
+        return Ok((command, About::Other));
+    }
+    let caller = caller.ok_or_else(|| invalid("only a release may go without an id: nothing else can be unanswered"))?;
+    let command = match request.op {
+        Op::Lock | Op::Wait => return ask(request, caller, sender, target, now),
+        Op::Renew => Command::Renew {
+            caller,
+            who: sender.who()?,
+            which: which(request, target)?,
+            ttl: request.ttl_ms,
+        },
+        Op::Check => Command::Check {
+            caller,
+            who: sender.who()?,
+            target: target.ok_or_else(|| invalid("check needs a scope"))?,
+            fence: request.fence.map(Fence),
+        },
+        Op::Break => Command::Break { caller, who: sender.who()?, id: lock_id(request)?, reason: reason(request)? },
+        Op::Status => Command::Status { caller, who: sender.who().ok(), target },
+        Op::Cancel => {
+            let of = request.of.ok_or_else(|| invalid("cancel needs `of`, the id of a waiting request"))?;
+            Command::Cancel { caller, waiting: Caller { conn: caller.conn, id: of } }
+        }
+        Op::Unlock | Op::Bind | Op::Daemon | Op::Stop => unreachable!("{:?} is no command of this kind", request.op),
+    };
+    Ok((command, About::Other))
+}
+
+fn ask(
+    request: &Request,
+    caller: Caller,
+    sender: &Sender,
+    target: Option<Target>,
+    now: Now,
+) -> Result<(Command, About), Unfit> {
+    let takes = request.op == Op::Lock;
+    let wait = match request.wait_ms {
+        None => Wait::Forever,
+        Some(0) => Wait::Try,
+        Some(ms) if ms <= limits::WAIT_MAX => Wait::Until(now.mono.after(ms)),
+        Some(_) => return Err(invalid("the wait is above 24 h; to wait for ever, leave wait_ms out")),
+    };
+    let note = request.note.as_deref().map(model::note).transpose().map_err(|error| invalid(error.0))?;
+    let id = request.request_id.as_deref().map(RequestId::new).transpose().map_err(|error| invalid(error.0))?;
+    // Who only waits takes nothing in custody: it needs no name.
+    let who = match takes {
+        true => sender.who()?,
+        false => Who { agent: sender.agent().unwrap_or_else(|_| nobody()), session: None },
+    };
+    let ask = Arc::new(Ask {
+        target: target.ok_or_else(|| invalid("lock and wait need a scope"))?,
+        mode: match request.mode {
+            Some(crate::wire::Mode::Shared) => model::Mode::Shared,
+            Some(crate::wire::Mode::Exclusive) | None => model::Mode::Exclusive,
+        },
+        lease: lease(request, who.session.is_some()),
+        who,
+        note,
+        process: sender.process,
+        request: id.filter(|_| takes),
+        workspace: sender.info.workspace.clone(),
+    });
+    let about = About::Ask { ask: ask.clone(), takes };
+    let command = match takes {
+        true => Command::Lock { caller, ask, wait },
+        false => Command::WaitFree { caller, ask, wait },
+    };
+    Ok((command, about))
+}
+
+/// The name under which somebody waits who takes nothing and gave none. It holds nothing and nobody waits for it.
+fn nobody() -> Agent {
+    Agent::new("(nobody)").expect("the name is short and has no spaces")
+}
+
+fn lease(request: &Request, has_session: bool) -> Lease {
+    match has_session {
+        true => Lease { ttl: request.ttl_ms.unwrap_or(limits::TTL_SESSION), max_hold: request.max_hold_ms },
+        false => Lease {
+            ttl: request.ttl_ms.unwrap_or(limits::TTL_ONE_SHOT),
+            max_hold: Some(request.max_hold_ms.unwrap_or(limits::MAX_HOLD)),
+        },
+    }
+}
+
+fn which(request: &Request, target: Option<Target>) -> Result<Which, Unfit> {
+    match (&request.lock_id, target, request.all) {
+        (Some(_), None, false) => lock_id(request).map(Which::Id),
+        (None, Some(target), false) => Ok(Which::Scope(target)),
+        (None, None, true) => Ok(Which::All),
+        _ => Err(invalid("name exactly one of `lock_id`, `scope` and `all`")),
+    }
+}
+
+/// The lock that a request names by its id.
+pub(super) fn lock_id(request: &Request) -> Result<LockId, Unfit> {
+    let text = request.lock_id.as_deref().ok_or_else(|| invalid("this needs the lock's exact id: lock_id"))?;
+    text.parse().map_err(|error: model::Invalid| invalid(error.0))
+}
+
+fn reason(request: &Request) -> Result<Arc<str>, Unfit> {
+    match request.reason.as_deref().map(str::trim) {
+        None | Some("") => Err(invalid("a break needs a reason: the holder is told of it")),
+        Some(text) => model::note(text).map_err(|error| invalid(error.0)),
+    }
+}
