@@ -98,6 +98,8 @@ pub const ANSWER_WITHIN: u64 = 30 * SECOND;
 /// How long a client waits for a daemon it started to become ready: loading 200,000 locks takes under two seconds,
 /// a cold and busy machine ten times that.
 pub const READY_WITHIN: u64 = 30 * SECOND;
+/// How long a client waits for others that start a daemon: two starts of the longest kind.
+pub const START_WITHIN: u64 = 2 * READY_WITHIN;
 
 // ── Daemon ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -1,0 +1,447 @@
+//! Who is at the other end of a socket, and whether a process still lives: by what the kernel says, never by numbers
+//! that a client sends.
+
+use crate::model::Process;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+};
+use rustix::process::{Pid, PidfdFlags};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+
+/// Most descriptors taken from one message: a client passes one.
+const PASSED_MAX: usize = 4;
+
+/// The process that made the connection at the other end of a socket.
+#[derive(Debug)]
+pub struct Peer {
+    /// Its user at the time.
+    pub uid: u32,
+    /// Its number at the time, for messages; 0 if it lives where this process cannot see it.
+    pub pid: u32,
+    /// The process itself and a descriptor that tells of its end. None if it ended already, or cannot be seen.
+    pub process: Option<(Process, OwnedFd)>,
+}
+
+/// Asks the kernel who is at the other end of a Unix socket.
+///
+/// # Errors
+///
+/// When `stream` is no connected Unix socket, or the process is there and cannot be looked at.
+pub fn peer(stream: &impl AsFd) -> io::Result<Peer> {
+    let stream = stream.as_fd();
+    let [pid, uid, _gid] = socket_option(stream, SO_PEERCRED, [0u32; 3])?;
+    let process = match peer_pidfd(stream, pid)? {
+        Some(pidfd) => match process_of_pidfd(&pidfd) {
+            Ok(process) => Some((process, pidfd)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        },
+        None => None,
+    };
+    Ok(Peer { uid, pid, process })
+}
+
+/// The user at the other end of a Unix socket, when only that matters.
+///
+/// # Errors
+///
+/// When `stream` is no connected Unix socket.
+pub fn peer_uid(stream: &impl AsFd) -> io::Result<u32> {
+    let [_pid, uid, _gid] = socket_option(stream.as_fd(), SO_PEERCRED, [0u32; 3])?;
+    Ok(uid)
+}
+
+/// The peer's pidfd; none if the peer is gone or cannot be seen.
+///
+/// Kernels before 6.5 have no such socket option. There the number is looked up, and a peer that ended before it was
+/// asked for, with its number given to another process by then, is mistaken for that one. Nothing better exists
+/// there, and the end of its connection ends its session all the same.
+fn peer_pidfd(stream: BorrowedFd<'_>, pid: u32) -> io::Result<Option<OwnedFd>> {
+    match socket_option(stream, SO_PEERPIDFD, -1i32) {
+        Ok(fd) if fd >= 0 => {
+            // SAFETY: the kernel has just made this descriptor for this call, so nobody else owns it.
+            Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) }))
+        }
+        Ok(_) => Ok(None),
+        Err(Errno::NOPROTOOPT) => match number(pid) {
+            Some(pid) => gone_is_none(rustix::process::pidfd_open(pid, PidfdFlags::empty())),
+            None => Ok(None),
+        },
+        Err(errno) => gone_is_none(Err(errno)),
+    }
+}
+
+/// The errors with which the kernel says that there is no such process any more are no errors here.
+fn gone_is_none(found: Result<OwnedFd, Errno>) -> io::Result<Option<OwnedFd>> {
+    match found {
+        Ok(fd) => Ok(Some(fd)),
+        Err(Errno::SRCH | Errno::INVAL | Errno::NODATA | Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// A number that can be a process.
+fn number(pid: u32) -> Option<Pid> {
+    i32::try_from(pid).ok().and_then(Pid::from_raw)
+}
+
+/// Which process a pidfd belongs to.
+///
+/// # Errors
+///
+/// `NotFound` if the process has ended and been collected, or lives in another pid namespace; `InvalidInput` if the
+/// descriptor is no pidfd; others if `/proc` cannot be read.
+pub fn process_of_pidfd(pidfd: &impl AsFd) -> io::Result<Process> {
+    let pid = pid_of(pidfd.as_fd())?;
+    let start = start_of(pid)?;
+    // The number was this process's before and after its start was read, hence all the time in between.
+    if pid_of(pidfd.as_fd())? != pid {
+        return Err(ended());
+    }
+    Ok(Process { pid, start })
+}
+
+fn pid_of(pidfd: BorrowedFd<'_>) -> io::Result<u32> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")).map(str::trim);
+    match pid.map(str::parse::<i64>) {
+        None => Err(io::Error::new(io::ErrorKind::InvalidInput, "the descriptor is no pidfd: pass one of pidfd_open")),
+        Some(Ok(-1 | 0)) => Err(ended()),
+        Some(pid) => pid.ok().and_then(|pid| u32::try_from(pid).ok()).ok_or_else(|| unreadable("fdinfo of a pidfd")),
+    }
+}
+
+fn ended() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "the process has ended, or is out of sight in another pid namespace")
+}
+
+fn unreadable(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{what} reads unlike any known kernel's"))
+}
+
+/// Start of a process in clock ticks since boot. `NotFound` if there is none with this number.
+fn start_of(pid: u32) -> io::Result<u64> {
+    match std::fs::read(format!("/proc/{pid}/stat")) {
+        Ok(stat) => start_in(&stat).ok_or_else(|| unreadable("/proc/PID/stat")),
+        // Collected between open and read.
+        Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => Err(ended()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Field 22. The name in field 2 may hold blanks and brackets, so fields are counted from its last bracket.
+fn start_in(stat: &[u8]) -> Option<u64> {
+    let after_name = &stat[stat.iter().rposition(|&byte| byte == b')')? + 1..];
+    std::str::from_utf8(after_name).ok()?.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
+}
+
+/// A pidfd of exactly this process, or none if it is proved dead: its number is free, or another process has it.
+///
+/// A process that has ended and was not yet collected by its parent is still found; [`is_dead`] says that it ended.
+///
+/// # Errors
+///
+/// When neither life nor death can be proved; the process must be taken for alive then.
+pub fn open_process(process: Process) -> io::Result<Option<OwnedFd>> {
+    let Some(pid) = number(process.pid) else {
+        let text = format!("{} is no process number", process.pid);
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    };
+    let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(pidfd) => pidfd,
+        // The number is free, is being freed, or belongs to a mere thread now; the kernel's version decides which word.
+        Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(errno.into()),
+    };
+    match process_of_pidfd(&pidfd) {
+        Ok(found) => Ok((found == process).then_some(pidfd)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && proc_is_mounted() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a missing `/proc/PID` means anything.
+fn proc_is_mounted() -> bool {
+    std::path::Path::new("/proc/self/stat").exists()
+}
+
+/// Whether the process of a pidfd has ended, collected or not.
+///
+/// # Errors
+///
+/// When the kernel does not say; the process must be taken for alive then.
+pub fn is_dead(pidfd: &impl AsFd) -> io::Result<bool> {
+    let mut polled = [PollFd::new(pidfd, PollFlags::IN)];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, Some(&at_once)))?;
+    let told = polled[0].revents();
+    if told.contains(PollFlags::NVAL) {
+        return Err(Errno::BADF.into());
+    }
+    Ok(told.intersects(PollFlags::IN | PollFlags::HUP))
+}
+
+// ── Passing descriptors ─────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Sends all of `bytes` over a blocking Unix socket, and `fd` with the first of them.
+///
+/// # Errors
+///
+/// `InvalidInput` if there are no bytes for the descriptor to travel with; whatever the socket says.
+pub fn send_with_fd(stream: &impl AsFd, bytes: &[u8], fd: BorrowedFd<'_>) -> io::Result<()> {
+    if bytes.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a descriptor cannot be sent without a byte"));
+    }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd];
+    let fits = ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    assert!(fits, "the space is made for one descriptor");
+    let mut sent = rustix::io::retry_on_intr(|| {
+        rustix::net::sendmsg(stream, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)
+    })?;
+    while sent < bytes.len() {
+        sent += rustix::io::retry_on_intr(|| rustix::net::send(stream, &bytes[sent..], SendFlags::NOSIGNAL))?;
+    }
+    Ok(())
+}
+
+/// Receives bytes, and the descriptors that came with them: at most 4, closed on exec; any more are closed at once.
+/// No bytes mean that the other end has closed.
+///
+/// # Errors
+///
+/// Whatever the socket says, `WouldBlock` among it.
+pub fn recv_with_fds(stream: &impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PASSED_MAX))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = rustix::io::retry_on_intr(|| {
+        rustix::net::recvmsg(stream, &mut [IoSliceMut::new(buffer)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+    })?;
+    let mut fds = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(passed) = message {
+            fds.extend(passed);
+        }
+    }
+    // Alignment may leave room for one more than was planned for.
+    fds.truncate(PASSED_MAX);
+    Ok((received.bytes, fds))
+}
+
+// ── Socket options ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+#[cfg(any(target_arch = "mips", target_arch = "mips64", target_arch = "sparc", target_arch = "sparc64"))]
+compile_error!("the numbers of the socket options differ on this architecture; add them in os/process.rs");
+
+const SOL_SOCKET: i32 = 1;
+const SO_PEERCRED: i32 = if cfg!(any(target_arch = "powerpc", target_arch = "powerpc64")) { 21 } else { 17 };
+const SO_PEERPIDFD: i32 = 77;
+
+unsafe extern "C" {
+    fn getsockopt(socket: i32, level: i32, name: i32, value: *mut u8, length: *mut u32) -> i32;
+}
+
+/// Plain integers as the kernel fills them in.
+trait Filled: Copy {}
+impl Filled for i32 {}
+impl Filled for [u32; 3] {}
+
+/// Reads an option of a socket. rustix has none for `SO_PEERPIDFD`, and its credentials cannot hold the process number
+/// 0 with which the kernel says that the peer is out of sight.
+fn socket_option<T: Filled>(socket: BorrowedFd<'_>, name: i32, mut value: T) -> Result<T, Errno> {
+    let size = u32::try_from(size_of::<T>()).expect("a few integers");
+    let mut length = size;
+    // SAFETY: `value` is `length` bytes long, and any bytes are valid integers.
+    let status = unsafe { getsockopt(socket.as_raw_fd(), SOL_SOCKET, name, (&raw mut value).cast(), &raw mut length) };
+    if status != 0 {
+        return Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO));
+    }
+    if length == size { Ok(value) } else { Err(Errno::PROTO) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::process::{Child, Command, Stdio};
+
+    /// Set in a child of this test program: the socket to connect to.
+    const CONNECT_TO: &str = "FLOCKD_TEST_CONNECT_TO";
+
+    /// Runs in a child process only: connects, says so, and stays until its standard input closes.
+    #[test]
+    fn child_that_connects() {
+        let Some(path) = std::env::var_os(CONNECT_TO) else { return };
+        let mut stream = UnixStream::connect(path).unwrap();
+        stream.write_all(b"!").unwrap();
+        let _ = std::io::stdin().read(&mut [0]);
+    }
+
+    fn connecting_child(path: &std::path::Path) -> Child {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "os::process::tests::child_that_connects", "--nocapture"])
+            .env(CONNECT_TO, path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+
+    fn this_process() -> Process {
+        let pid = std::process::id();
+        Process { pid, start: start_of(pid).unwrap() }
+    }
+
+    fn sleeper() -> Child {
+        Command::new("sleep").arg("600").spawn().unwrap()
+    }
+
+    fn pidfd_of(child: &Child) -> OwnedFd {
+        rustix::process::pidfd_open(Pid::from_child(child), PidfdFlags::empty()).unwrap()
+    }
+
+    fn wait_until_ended(pidfd: &OwnedFd) {
+        let mut polled = [PollFd::new(pidfd, PollFlags::IN)];
+        assert_eq!(rustix::event::poll(&mut polled, Some(&Timespec { tv_sec: 60, tv_nsec: 0 })), Ok(1));
+    }
+
+    #[test]
+    fn the_peer_is_the_process_at_the_other_end_until_it_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut child = connecting_child(&path);
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+
+        let found = peer(&stream).unwrap();
+        assert_eq!((found.pid, found.uid), (child.id(), rustix::process::geteuid().as_raw()));
+        let (process, pidfd) = found.process.unwrap();
+        assert_eq!(process.pid, child.id());
+        assert!(!is_dead(&pidfd).unwrap());
+        assert!(open_process(process).unwrap().is_some());
+
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(is_dead(&pidfd).unwrap());
+        assert!(open_process(process).unwrap().is_none());
+        assert_eq!(process_of_pidfd(&pidfd).unwrap_err().kind(), io::ErrorKind::NotFound);
+        let late = peer(&stream).unwrap();
+        assert_eq!(late.pid, child.id());
+        assert!(late.process.is_none());
+    }
+
+    #[test]
+    fn a_socket_pair_is_this_process() {
+        let (stream, _other) = UnixStream::pair().unwrap();
+        assert_eq!(peer(&stream).unwrap().process.unwrap().0, this_process());
+    }
+
+    #[test]
+    fn what_is_no_unix_socket_has_no_peer() {
+        assert!(peer(&std::fs::File::open("/dev/null").unwrap()).is_err());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(peer(&listener).map(|peer| peer.process.is_none()).unwrap_or(true));
+    }
+
+    #[test]
+    fn a_number_with_another_start_is_another_process() {
+        let this = this_process();
+        assert!(open_process(this).unwrap().is_some());
+        assert!(open_process(Process { start: this.start + 1, ..this }).unwrap().is_none());
+        assert!(open_process(Process { pid: i32::MAX as u32, start: 1 }).unwrap().is_none());
+        for pid in [0, u32::MAX] {
+            assert_eq!(open_process(Process { pid, start: 1 }).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        }
+    }
+
+    #[test]
+    fn a_number_that_a_thread_has_now_is_free_of_its_process() {
+        let thread = std::fs::read_link("/proc/thread-self").unwrap();
+        let tid: u32 = thread.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        assert_ne!(tid, std::process::id(), "tests run in threads of their own");
+        for start in [1, start_of(tid).unwrap()] {
+            assert!(open_process(Process { pid: tid, start }).unwrap().is_none());
+        }
+    }
+
+    #[test]
+    fn a_process_that_ended_uncollected_is_found_and_dead() {
+        let mut child = sleeper();
+        let pidfd = pidfd_of(&child);
+        let process = process_of_pidfd(&pidfd).unwrap();
+        child.kill().unwrap();
+        wait_until_ended(&pidfd);
+        let zombie = open_process(process).unwrap().expect("not collected yet");
+        assert!(is_dead(&zombie).unwrap());
+        child.wait().unwrap();
+        assert!(open_process(process).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_name_with_brackets_and_blanks_does_not_shift_the_fields() {
+        let fields: Vec<String> = (3..60).map(|number| (number * 100).to_string()).collect();
+        for name in ["sh", "a) R 1 2 3", "((", "))", "\u{fffd} x"] {
+            let stat = format!("7 ({name}) {}\n", fields.join(" "));
+            assert_eq!(start_in(stat.as_bytes()), Some(2200), "{name}");
+        }
+        assert_eq!(start_in(b"7 (\xff\xfe) S 1"), None);
+        assert_eq!(start_in(b""), None);
+    }
+
+    #[test]
+    fn a_descriptor_of_another_kind_is_no_pidfd() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert_eq!(process_of_pidfd(&file).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn a_passed_pidfd_names_its_process_at_the_other_end() {
+        let (near, far) = UnixStream::pair().unwrap();
+        let mut child = sleeper();
+        let pidfd = pidfd_of(&child);
+        send_with_fd(&near, b"bind\n", pidfd.as_fd()).unwrap();
+        let mut buffer = [0; 16];
+        let (count, fds) = recv_with_fds(&far, &mut buffer).unwrap();
+        assert_eq!(&buffer[..count], b"bind\n");
+        assert_eq!(process_of_pidfd(&fds[0]).unwrap().pid, child.id());
+        assert!(rustix::io::fcntl_getfd(&fds[0]).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(is_dead(&fds[0]).unwrap());
+    }
+
+    #[test]
+    fn bytes_without_a_descriptor_and_the_end_are_received_as_such() {
+        let (mut near, far) = UnixStream::pair().unwrap();
+        near.write_all(b"x").unwrap();
+        let (count, fds) = recv_with_fds(&far, &mut [0; 8]).unwrap();
+        assert_eq!((count, fds.len()), (1, 0));
+        assert!(send_with_fd(&near, b"", far.as_fd()).is_err());
+        drop(near);
+        assert_eq!(recv_with_fds(&far, &mut [0; 8]).unwrap().0, 0);
+    }
+
+    #[test]
+    fn descriptors_beyond_the_fourth_are_closed() {
+        let (near, far) = UnixStream::pair().unwrap();
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(9))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let fds = [writer.as_fd(); 9];
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(&fds)));
+        rustix::net::sendmsg(&near, &[IoSlice::new(b"x")], &mut ancillary, SendFlags::empty()).unwrap();
+        drop(writer);
+        let (count, kept) = recv_with_fds(&far, &mut [0; 8]).unwrap();
+        assert_eq!((count, kept.len()), (1, PASSED_MAX));
+        drop(kept);
+        // The pipe ends only when every copy of its other end is closed.
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+    }
+}
