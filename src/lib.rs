@@ -10,6 +10,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "a test compares with std's own answer"))]
 
 pub mod clock;
+pub mod journal;
 pub mod limits;
 pub mod model;
 pub mod os;

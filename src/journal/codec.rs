@@ -1,0 +1,610 @@
+//! Bytes of the journal: records, and the labels that begin every file of it.
+//!
+//! Everything here is frozen: a change of any layout is a new version beside the old one.
+//!
+//! # Records
+//!
+//! ```text
+//! version   1 byte, now 1
+//! checksum  4 bytes, little endian: CRC-32 (IEEE) of the version byte and the body
+//! body      the rest, at most 64 KiB
+//! ```
+//!
+//! Version and checksum stay where they are in all versions, so that damage is never mistaken for the future. The body
+//! of version 1 is the `RecordV1` below, field after field in the order written there, in the standard configuration of
+//! bincode 2, which is simple enough for anybody to read:
+//!
+//! - unsigned integers: below 251 one byte; else a byte 251, 252, 253 or 254 and then 2, 4, 8 or 16 bytes, little endian;
+//! - byte strings, text (UTF-8) and lists: the count as such an integer, then the items; items that are bytes are raw;
+//! - optional values: a byte 0, or a byte 1 and the value; truth values: a byte 0 or 1;
+//! - alternatives: the place of the alternative in its list, from 0, as such an integer, then its fields.
+//!
+//! # Labels
+//!
+//! ```text
+//! magic     8 bytes, another for each kind of file
+//! version   4 bytes, little endian
+//! checksum  4 bytes, little endian: CRC-32 of magic, version and fields
+//! fields    little endian integers of fixed size, named where the label is made
+//! ```
+//!
+//! bincode checks nothing: nine of ten flipped bits decode to another lock, and a lying length asks for terabytes. Hence
+//! checksum, size limit, and the rule that a body must be used up to its last byte.
+
+use crate::model::{
+    Agent, Ask, Custody, EndReason, Ended, Event, EventKind, EventSeq, Fence, Lease, Lock, LockId, Mode, Moment, Now,
+    Process, Record, RequestId, Session, SessionId, SessionKind, Waiter, WaiterId, Wall, Who, Workspace,
+};
+use crate::scope::{FileId, Scope, Target};
+use bincode::config;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// What is wrong with bytes; the caller knows whose they are.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Whole, and of a version that we do not know.
+    Future(u32),
+    /// Not what was written; the text says how that shows.
+    Damaged(String),
+    /// Not of this kind at all.
+    Foreign,
+}
+
+impl Fault {
+    fn damaged(found: impl Into<String>) -> Fault {
+        Fault::Damaged(found.into())
+    }
+}
+
+// ── Labels ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Bytes of a label before its fields.
+pub(super) const LABEL_HEAD: usize = 16;
+
+/// Makes a label.
+pub(super) fn label(magic: &[u8; 8], version: u32, fields: &[u8]) -> Vec<u8> {
+    let version = version.to_le_bytes();
+    let mut bytes = Vec::with_capacity(LABEL_HEAD + fields.len());
+    bytes.extend_from_slice(magic);
+    bytes.extend_from_slice(&version);
+    bytes.extend_from_slice(&crc32(&[magic, &version, fields]).to_le_bytes());
+    bytes.extend_from_slice(fields);
+    bytes
+}
+
+/// Takes a label apart that is exactly `bytes`, and returns its fields.
+pub(super) fn read_label<'a, const FIELDS: usize>(
+    magic: &[u8; 8],
+    version: u32,
+    bytes: &'a [u8],
+) -> Result<&'a [u8; FIELDS], Fault> {
+    if bytes.is_empty() {
+        return Err(Fault::damaged("it is empty"));
+    }
+    if bytes.len() < LABEL_HEAD {
+        return Err(Fault::damaged(format!("it ends after {} bytes", bytes.len())));
+    }
+    if bytes[..8] != *magic {
+        return Err(Fault::Foreign);
+    }
+    let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes are four bytes"));
+    let (found, checksum, fields) = (number(8), number(12), &bytes[LABEL_HEAD..]);
+    // A newer label may have another length, so that version is looked at before length; a label of ours whose length
+    // changed fails by its checksum.
+    if checksum != crc32(&[&bytes[..12], fields]) {
+        return Err(Fault::damaged("its label does not agree with its checksum"));
+    }
+    if found != version {
+        return Err(Fault::Future(found));
+    }
+    fields.try_into().map_err(|_| Fault::damaged(format!("its label has {} bytes of fields", fields.len())))
+}
+
+/// CRC-32 of parts as if they were one.
+pub(super) fn crc32(parts: &[&[u8]]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    parts.iter().for_each(|part| hasher.update(part));
+    hasher.finalize()
+}
+
+// ── Records ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+const VERSION: u8 = 1;
+const RECORD_HEAD: usize = 5;
+const BODY_MAX: usize = 64 * 1024;
+
+fn bincode_config() -> impl config::Config {
+    config::standard().with_limit::<BODY_MAX>()
+}
+
+/// Appends a record to `out`; on an error `out` is as it was.
+///
+/// # Errors
+/// The record is larger than 64 KiB. With paths, words and notes within their limits none is.
+pub(super) fn encode(record: &Record, out: &mut Vec<u8>) -> Result<(), String> {
+    let start = out.len();
+    out.extend_from_slice(&[VERSION, 0, 0, 0, 0]);
+    let written = bincode::serde::encode_into_std_write(RecordV1::from(record), out, bincode_config());
+    let size = out.len() - start - RECORD_HEAD;
+    if written.is_err() || size > BODY_MAX {
+        out.truncate(start);
+        return Err(format!("a record of {size} bytes is larger than {BODY_MAX}"));
+    }
+    let checksum = crc32(&[&[VERSION], &out[start + RECORD_HEAD..]]);
+    out[start + 1..start + RECORD_HEAD].copy_from_slice(&checksum.to_le_bytes());
+    Ok(())
+}
+
+/// Reads a record that is exactly `bytes`. A waiter comes back without its caller.
+pub(super) fn decode(bytes: &[u8]) -> Result<Record, Fault> {
+    let Some((head, body)) = bytes.split_at_checked(RECORD_HEAD) else {
+        return Err(Fault::damaged(format!("a record is {} bytes long", bytes.len())));
+    };
+    let checksum = u32::from_le_bytes(head[1..].try_into().expect("the head is five bytes"));
+    if checksum != crc32(&[&head[..1], body]) {
+        return Err(Fault::damaged("a record does not agree with its checksum"));
+    }
+    if head[0] != VERSION {
+        return Err(Fault::Future(head[0].into()));
+    }
+    if body.len() > BODY_MAX {
+        return Err(Fault::damaged(format!("a record of {} bytes is larger than {BODY_MAX}", body.len())));
+    }
+    let (record, used) = bincode::serde::borrow_decode_from_slice::<RecordV1<'_>, _>(body, bincode_config())
+        .map_err(|error| Fault::damaged(format!("a record cannot be read: {error}")))?;
+    if used != body.len() {
+        return Err(Fault::damaged(format!("a record has {} bytes too many", body.len() - used)));
+    }
+    Record::try_from(record)
+}
+
+#[derive(Serialize, Deserialize)]
+enum RecordV1<'a> {
+    Lock(u64, #[serde(borrow)] Option<LockV1<'a>>),
+    Waiter(u64, #[serde(borrow)] Option<WaiterV1<'a>>),
+    Session(u64, #[serde(borrow)] Option<SessionV1<'a>>),
+    Ended(u64, #[serde(borrow)] Option<EndedV1<'a>>),
+    Event(#[serde(borrow)] EventV1<'a>),
+    Reserve { fences: u64, events: u64 },
+}
+
+#[derive(Serialize, Deserialize)]
+struct LockV1<'a> {
+    #[serde(borrow)]
+    ask: AskV1<'a>,
+    fence: u64,
+    custody: CustodyV1,
+    since: NowV1,
+    expires: Option<u64>,
+    hold_until: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WaiterV1<'a> {
+    #[serde(borrow)]
+    ask: AskV1<'a>,
+    takes: bool,
+    since: NowV1,
+    deadline: Option<u64>,
+    absent_until: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SessionV1<'a> {
+    secret: u128,
+    agent: &'a str,
+    process: Option<ProcessV1>,
+    kind: SessionKindV1,
+    away_until: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct EndedV1<'a> {
+    #[serde(borrow)]
+    ask: AskV1<'a>,
+    fence: u64,
+    why: EndReasonV1<'a>,
+    at: NowV1,
+    untold: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct EventV1<'a> {
+    seq: u64,
+    time: u64,
+    #[serde(borrow)]
+    kind: EventKindV1<'a>,
+    lock: u64,
+    ask: AskV1<'a>,
+    fence: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AskV1<'a> {
+    #[serde(borrow)]
+    scope: ScopeV1<'a>,
+    /// Device and inode of each component from the root.
+    ids: Vec<(u64, u64)>,
+    mode: ModeV1,
+    agent: &'a str,
+    session: Option<u64>,
+    ttl: u64,
+    max_hold: Option<u64>,
+    note: Option<&'a str>,
+    process: Option<ProcessV1>,
+    request: Option<&'a str>,
+    workspace: &'a [u8],
+}
+
+#[derive(Serialize, Deserialize)]
+enum ScopeV1<'a> {
+    File(&'a [u8]),
+    Subtree(&'a [u8]),
+    Resource(&'a str),
+}
+
+#[derive(Serialize, Deserialize)]
+enum ModeV1 {
+    Shared,
+    Exclusive,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ProcessV1 {
+    pid: u32,
+    start: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct NowV1 {
+    mono: u64,
+    wall: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+enum CustodyV1 {
+    Detached,
+    Session(u64),
+    Process(ProcessV1),
+}
+
+#[derive(Serialize, Deserialize)]
+enum SessionKindV1 {
+    Library,
+    Command,
+}
+
+#[derive(Serialize, Deserialize)]
+enum EndReasonV1<'a> {
+    Released,
+    Expired,
+    SessionEnded,
+    Broken { by: &'a str, reason: &'a str },
+    Silent,
+    Rebooted,
+}
+
+#[derive(Serialize, Deserialize)]
+enum EventKindV1<'a> {
+    Acquired {
+        resumed: bool,
+    },
+    Waiting {
+        waiter: &'a str,
+    },
+    Detached,
+    #[serde(borrow)]
+    Released(EndReasonV1<'a>),
+}
+
+// ── From the model ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+impl<'a> From<&'a Record> for RecordV1<'a> {
+    /// A row carries its id twice, as key and inside; only the key is stored, so they must agree.
+    fn from(record: &'a Record) -> Self {
+        match record {
+            Record::Lock(id, lock) => {
+                assert!(lock.as_ref().is_none_or(|lock| lock.id == *id), "{id} is recorded under another id");
+                RecordV1::Lock(id.0, lock.as_ref().map(Into::into))
+            }
+            Record::Waiter(id, waiter) => {
+                assert!(waiter.as_ref().is_none_or(|waiter| waiter.id == *id), "{id:?} is recorded under another id");
+                RecordV1::Waiter(id.0, waiter.as_ref().map(Into::into))
+            }
+            Record::Session(id, session) => {
+                assert!(session.as_ref().is_none_or(|session| session.id == *id), "{id} is recorded under another id");
+                RecordV1::Session(id.0, session.as_ref().map(Into::into))
+            }
+            Record::Ended(id, ended) => {
+                assert!(ended.as_ref().is_none_or(|ended| ended.id == *id), "{id} is recorded under another id");
+                RecordV1::Ended(id.0, ended.as_ref().map(Into::into))
+            }
+            Record::Event(event) => RecordV1::Event(event.into()),
+            &Record::Reserve { fences, events } => RecordV1::Reserve { fences, events },
+        }
+    }
+}
+
+impl<'a> From<&'a Lock> for LockV1<'a> {
+    fn from(lock: &'a Lock) -> Self {
+        LockV1 {
+            ask: (&*lock.ask).into(),
+            fence: lock.fence.0,
+            custody: match lock.custody {
+                Custody::Detached => CustodyV1::Detached,
+                Custody::Session(id) => CustodyV1::Session(id.0),
+                Custody::Process(process) => CustodyV1::Process(process.into()),
+            },
+            since: lock.since.into(),
+            expires: lock.expires.map(|moment| moment.0),
+            hold_until: lock.hold_until.map(|moment| moment.0),
+        }
+    }
+}
+
+impl<'a> From<&'a Waiter> for WaiterV1<'a> {
+    fn from(waiter: &'a Waiter) -> Self {
+        WaiterV1 {
+            ask: (&*waiter.ask).into(),
+            takes: waiter.takes,
+            since: waiter.since.into(),
+            deadline: waiter.deadline.map(|moment| moment.0),
+            absent_until: waiter.absent_until.map(|moment| moment.0),
+        }
+    }
+}
+
+impl<'a> From<&'a Session> for SessionV1<'a> {
+    fn from(session: &'a Session) -> Self {
+        SessionV1 {
+            secret: session.secret,
+            agent: session.agent.as_str(),
+            process: session.process.map(Into::into),
+            kind: match session.kind {
+                SessionKind::Library => SessionKindV1::Library,
+                SessionKind::Command => SessionKindV1::Command,
+            },
+            away_until: session.away_until.map(|moment| moment.0),
+        }
+    }
+}
+
+impl<'a> From<&'a Ended> for EndedV1<'a> {
+    fn from(ended: &'a Ended) -> Self {
+        EndedV1 {
+            ask: (&*ended.ask).into(),
+            fence: ended.fence.0,
+            why: (&ended.why).into(),
+            at: ended.at.into(),
+            untold: ended.untold,
+        }
+    }
+}
+
+impl<'a> From<&'a Event> for EventV1<'a> {
+    fn from(event: &'a Event) -> Self {
+        EventV1 {
+            seq: event.seq.0,
+            time: event.time.0,
+            kind: match &event.kind {
+                &EventKind::Acquired { resumed } => EventKindV1::Acquired { resumed },
+                EventKind::Waiting { waiter } => EventKindV1::Waiting { waiter: waiter.as_str() },
+                EventKind::Detached => EventKindV1::Detached,
+                EventKind::Released(why) => EventKindV1::Released(why.into()),
+            },
+            lock: event.lock.0,
+            ask: (&*event.ask).into(),
+            fence: event.fence.0,
+        }
+    }
+}
+
+impl<'a> From<&'a Ask> for AskV1<'a> {
+    fn from(ask: &'a Ask) -> Self {
+        AskV1 {
+            scope: match &ask.target.scope {
+                Scope::File(path) => ScopeV1::File(path),
+                Scope::Subtree(path) => ScopeV1::Subtree(path),
+                Scope::Resource(name) => ScopeV1::Resource(name),
+            },
+            ids: ask.target.ids.iter().map(|id| (id.device, id.inode)).collect(),
+            mode: match ask.mode {
+                Mode::Shared => ModeV1::Shared,
+                Mode::Exclusive => ModeV1::Exclusive,
+            },
+            agent: ask.who.agent.as_str(),
+            session: ask.who.session.map(|id| id.0),
+            ttl: ask.lease.ttl,
+            max_hold: ask.lease.max_hold,
+            note: ask.note.as_deref(),
+            process: ask.process.map(Into::into),
+            request: ask.request.as_ref().map(RequestId::as_str),
+            workspace: &ask.workspace.root,
+        }
+    }
+}
+
+impl<'a> From<&'a EndReason> for EndReasonV1<'a> {
+    fn from(why: &'a EndReason) -> Self {
+        match why {
+            EndReason::Released => EndReasonV1::Released,
+            EndReason::Expired => EndReasonV1::Expired,
+            EndReason::SessionEnded => EndReasonV1::SessionEnded,
+            EndReason::Broken { by, reason } => EndReasonV1::Broken { by: by.as_str(), reason },
+            EndReason::Silent => EndReasonV1::Silent,
+            EndReason::Rebooted => EndReasonV1::Rebooted,
+        }
+    }
+}
+
+impl From<Process> for ProcessV1 {
+    fn from(process: Process) -> Self {
+        ProcessV1 { pid: process.pid, start: process.start }
+    }
+}
+
+impl From<Now> for NowV1 {
+    fn from(now: Now) -> Self {
+        NowV1 { mono: now.mono.0, wall: now.wall.0 }
+    }
+}
+
+// ── To the model ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+impl TryFrom<RecordV1<'_>> for Record {
+    type Error = Fault;
+
+    fn try_from(record: RecordV1<'_>) -> Result<Record, Fault> {
+        Ok(match record {
+            RecordV1::Lock(id, lock) => {
+                Record::Lock(LockId(id), lock.map(|lock| lock.into_model(LockId(id))).transpose()?)
+            }
+            RecordV1::Waiter(id, waiter) => {
+                Record::Waiter(WaiterId(id), waiter.map(|waiter| waiter.into_model(WaiterId(id))).transpose()?)
+            }
+            RecordV1::Session(id, session) => {
+                Record::Session(SessionId(id), session.map(|session| session.into_model(SessionId(id))).transpose()?)
+            }
+            RecordV1::Ended(id, ended) => {
+                Record::Ended(LockId(id), ended.map(|ended| ended.into_model(LockId(id))).transpose()?)
+            }
+            RecordV1::Event(event) => Record::Event(event.into_model()?),
+            RecordV1::Reserve { fences, events } => Record::Reserve { fences, events },
+        })
+    }
+}
+
+impl LockV1<'_> {
+    fn into_model(self, id: LockId) -> Result<Lock, Fault> {
+        Ok(Lock {
+            id,
+            ask: self.ask.into_model()?,
+            fence: Fence(self.fence),
+            custody: match self.custody {
+                CustodyV1::Detached => Custody::Detached,
+                CustodyV1::Session(id) => Custody::Session(SessionId(id)),
+                CustodyV1::Process(process) => Custody::Process(process.into()),
+            },
+            since: self.since.into(),
+            expires: self.expires.map(Moment),
+            hold_until: self.hold_until.map(Moment),
+        })
+    }
+}
+
+impl WaiterV1<'_> {
+    fn into_model(self, id: WaiterId) -> Result<Waiter, Fault> {
+        Ok(Waiter {
+            id,
+            ask: self.ask.into_model()?,
+            takes: self.takes,
+            since: self.since.into(),
+            deadline: self.deadline.map(Moment),
+            caller: None,
+            absent_until: self.absent_until.map(Moment),
+        })
+    }
+}
+
+impl SessionV1<'_> {
+    fn into_model(self, id: SessionId) -> Result<Session, Fault> {
+        Ok(Session {
+            id,
+            secret: self.secret,
+            agent: agent(self.agent)?,
+            process: self.process.map(Into::into),
+            kind: match self.kind {
+                SessionKindV1::Library => SessionKind::Library,
+                SessionKindV1::Command => SessionKind::Command,
+            },
+            away_until: self.away_until.map(Moment),
+        })
+    }
+}
+
+impl EndedV1<'_> {
+    fn into_model(self, id: LockId) -> Result<Ended, Fault> {
+        Ok(Ended {
+            id,
+            ask: self.ask.into_model()?,
+            fence: Fence(self.fence),
+            why: self.why.into_model()?,
+            at: self.at.into(),
+            untold: self.untold,
+        })
+    }
+}
+
+impl EventV1<'_> {
+    fn into_model(self) -> Result<Event, Fault> {
+        Ok(Event {
+            seq: EventSeq(self.seq),
+            time: Wall(self.time),
+            kind: match self.kind {
+                EventKindV1::Acquired { resumed } => EventKind::Acquired { resumed },
+                EventKindV1::Waiting { waiter } => EventKind::Waiting { waiter: agent(waiter)? },
+                EventKindV1::Detached => EventKind::Detached,
+                EventKindV1::Released(why) => EventKind::Released(why.into_model()?),
+            },
+            lock: LockId(self.lock),
+            ask: self.ask.into_model()?,
+            fence: Fence(self.fence),
+        })
+    }
+}
+
+impl AskV1<'_> {
+    fn into_model(self) -> Result<Arc<Ask>, Fault> {
+        let request = self.request.map(RequestId::new).transpose();
+        Ok(Arc::new(Ask {
+            target: Target {
+                scope: match self.scope {
+                    ScopeV1::File(path) => Scope::File(path.into()),
+                    ScopeV1::Subtree(path) => Scope::Subtree(path.into()),
+                    ScopeV1::Resource(name) => Scope::Resource(name.into()),
+                },
+                ids: self.ids.into_iter().map(|(device, inode)| FileId { device, inode }).collect(),
+            },
+            mode: match self.mode {
+                ModeV1::Shared => Mode::Shared,
+                ModeV1::Exclusive => Mode::Exclusive,
+            },
+            who: Who { agent: agent(self.agent)?, session: self.session.map(SessionId) },
+            lease: Lease { ttl: self.ttl, max_hold: self.max_hold },
+            note: self.note.map(Into::into),
+            process: self.process.map(Into::into),
+            request: request.map_err(|invalid| Fault::Damaged(invalid.0))?,
+            workspace: Workspace { root: self.workspace.into() },
+        }))
+    }
+}
+
+impl EndReasonV1<'_> {
+    fn into_model(self) -> Result<EndReason, Fault> {
+        Ok(match self {
+            EndReasonV1::Released => EndReason::Released,
+            EndReasonV1::Expired => EndReason::Expired,
+            EndReasonV1::SessionEnded => EndReason::SessionEnded,
+            EndReasonV1::Broken { by, reason } => EndReason::Broken { by: agent(by)?, reason: reason.into() },
+            EndReasonV1::Silent => EndReason::Silent,
+            EndReasonV1::Rebooted => EndReason::Rebooted,
+        })
+    }
+}
+
+impl From<ProcessV1> for Process {
+    fn from(process: ProcessV1) -> Self {
+        Process { pid: process.pid, start: process.start }
+    }
+}
+
+impl From<NowV1> for Now {
+    fn from(now: NowV1) -> Self {
+        Now { mono: Moment(now.mono), wall: Wall(now.wall) }
+    }
+}
+
+fn agent(name: &str) -> Result<Agent, Fault> {
+    Agent::new(name).map_err(|invalid| Fault::Damaged(invalid.0))
+}

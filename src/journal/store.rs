@@ -1,0 +1,369 @@
+//! The store that the log is folded into: one redb file, one synced transaction a fold.
+//!
+//! Tables by number (id or event number) with records as `codec.rs` makes them, and `meta.v1` with one label. The
+//! suffix is part of the name: a table of a later layout is another table, and one that we do not know is refused.
+//!
+//! redb checks its pages only when told to, takes an empty file for a new database, and can panic on a damaged one.
+//! So every open checks all of it, looks at the file before redb does, and turns a panic into a sentence.
+
+use super::codec::{self, Fault};
+use super::disk::{Disk, DiskFile};
+use super::error::JournalError;
+use crate::limits;
+use crate::model::{Event, Record};
+use redb::{Builder, Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableHandle};
+use redb::{StorageBackend, TableDefinition, WriteTransaction};
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::{fmt, io};
+
+/// Its name in the home.
+pub(super) const NAME: &str = "journal.redb";
+/// Its name until it is complete, so that a crash while it is made leaves nothing that looks like a damaged journal.
+pub(super) const UNFINISHED: &str = "journal.new";
+
+/// Nothing here needs more, and a small cache makes the check on opening faster.
+const CACHE: usize = 1024 * 1024;
+/// What every redb file begins with.
+const REDB_MAGIC: &[u8] = b"redb\x1A\x0A\xA9\x0D\x0A";
+
+type Rows = TableDefinition<'static, u64, &'static [u8]>;
+
+/// State rows, then events; in the order of [`place`].
+const TABLES: [Rows; 5] = [
+    Rows::new("locks.v1"),
+    Rows::new("waiters.v1"),
+    Rows::new("sessions.v1"),
+    Rows::new("ended.v1"),
+    Rows::new("events.v1"),
+];
+const EVENTS: usize = 4;
+const META: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("meta.v1");
+const META_KEY: &str = "journal";
+const META_MAGIC: &[u8; 8] = b"flockd.M";
+const META_VERSION: u32 = 1;
+
+/// What the journal knows about itself. Stored as a label with these fields in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Meta {
+    /// The home's instance.
+    pub instance: u64,
+    /// The boot in which the journal was last opened.
+    pub boot_id: u128,
+    /// Number of the last record that is folded in.
+    pub folded: u64,
+    /// The first segment that is not folded in; it must be there.
+    pub active: u64,
+    /// First fence that was not reserved.
+    pub fences: u64,
+    /// First event number that was not reserved.
+    pub events: u64,
+}
+
+impl Meta {
+    fn to_label(self) -> Vec<u8> {
+        let mut fields = Vec::with_capacity(56);
+        fields.extend_from_slice(&self.instance.to_le_bytes());
+        fields.extend_from_slice(&self.boot_id.to_le_bytes());
+        for number in [self.folded, self.active, self.fences, self.events] {
+            fields.extend_from_slice(&number.to_le_bytes());
+        }
+        codec::label(META_MAGIC, META_VERSION, &fields)
+    }
+
+    fn from_label(bytes: &[u8]) -> Result<Meta, Fault> {
+        let fields: &[u8; 56] = codec::read_label(META_MAGIC, META_VERSION, bytes)?;
+        let number = |at: usize| u64::from_le_bytes(fields[at..at + 8].try_into().expect("eight bytes"));
+        Ok(Meta {
+            instance: number(0),
+            boot_id: u128::from_le_bytes(fields[8..24].try_into().expect("sixteen bytes")),
+            folded: number(24),
+            active: number(32),
+            fences: number(40),
+            events: number(48),
+        })
+    }
+}
+
+/// Everything that is stored.
+#[derive(Debug, Default)]
+pub(super) struct Content {
+    /// State rows.
+    pub rows: Vec<Record>,
+    /// Kept events, oldest first.
+    pub events: Vec<Event>,
+}
+
+/// An open store.
+pub(super) struct Store {
+    file: String,
+    database: Database,
+}
+
+impl Store {
+    /// Makes a new store beside nothing; it has its name, durably, when this returns.
+    pub(super) fn create(disk: &dyn Disk, meta: &Meta) -> Result<(), JournalError> {
+        let file = super::path(disk, NAME);
+        let failed = |error| JournalError::io(format!("create {file}"), error);
+        match disk.remove(UNFINISHED) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let pages = disk.create(UNFINISHED).map_err(failed)?;
+        let store = Store { database: database(pages).map_err(|error| refused(&file, error))?, file: file.clone() };
+        store.write(meta, |_| Ok(()))?;
+        store.close()?;
+        disk.rename(UNFINISHED, NAME).map_err(failed)
+    }
+
+    /// Opens the store after looking through all of it.
+    pub(super) fn open(disk: &dyn Disk) -> Result<(Store, Meta), JournalError> {
+        let file = super::path(disk, NAME);
+        let pages = disk.open(NAME).map_err(|error| not_opened(&file, error))?;
+        check_magic(&file, &*pages)?;
+        guarded(&file, || {
+            let store = Store { database: database(pages).map_err(|error| refused(&file, error))?, file: file.clone() };
+            let meta = store.meta()?;
+            Ok((store, meta))
+        })
+    }
+
+    /// Everything stored.
+    pub(super) fn load(&self) -> Result<Content, JournalError> {
+        guarded(&self.file, || {
+            let mut content = Content::default();
+            for (place, table) in TABLES.iter().enumerate() {
+                self.load_table(place, table, &mut content)?;
+            }
+            Ok(content)
+        })
+    }
+
+    fn load_table(&self, expected: usize, table: &Rows, content: &mut Content) -> Result<(), JournalError> {
+        let stored = self.refused(self.database.begin_read())?;
+        let stored = self.refused(stored.open_table(*table))?;
+        for row in self.refused(stored.iter())? {
+            let (key, value) = self.refused(row)?;
+            let record = codec::decode(value.value())
+                .map_err(|fault| super::refuse(&self.file, fault, "it is no journal of flockd"))?;
+            match (place(&record), record) {
+                (Some((EVENTS, number)), Record::Event(event)) if expected == EVENTS && number == key.value() => {
+                    content.events.push(event);
+                }
+                (Some((found, number)), record) if found == expected && number == key.value() && is_some(&record) => {
+                    content.rows.push(record);
+                }
+                _ => {
+                    let found = format!("row {} of {} is another row", key.value(), table.name());
+                    return Err(JournalError::damaged(&self.file, found));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Folds records in, the last one of each row counting, and replaces `meta`. Durable when it returns.
+    pub(super) fn fold(&self, records: &[Record], meta: &Meta) -> Result<(), JournalError> {
+        let latest: BTreeMap<(usize, u64), &Record> =
+            records.iter().filter_map(|record| Some((place(record)?, record))).collect();
+        self.write(meta, |transaction| self.put(transaction, &latest))
+    }
+
+    /// Replaces all state rows; events are kept, and those among `rows` are added. Durable when it returns.
+    pub(super) fn rewrite(&self, rows: &[Record], meta: &Meta) -> Result<(), JournalError> {
+        let latest: BTreeMap<(usize, u64), &Record> =
+            rows.iter().filter_map(|record| Some((place(record)?, record))).collect();
+        self.write(meta, |transaction| {
+            for table in &TABLES[..EVENTS] {
+                self.refused(transaction.delete_table(*table))?;
+            }
+            self.put(transaction, &latest)
+        })
+    }
+
+    /// Closes the file; what was not durable before is lost with an error only if the disk fails.
+    pub(super) fn close(self) -> Result<(), JournalError> {
+        let Store { file, database } = self;
+        guarded(&file, || database.close().map_err(|error| refused(&file, error)))
+    }
+
+    fn put(&self, transaction: &WriteTransaction, rows: &BTreeMap<(usize, u64), &Record>) -> Result<(), JournalError> {
+        let mut bytes = Vec::new();
+        for (place, definition) in TABLES.iter().enumerate() {
+            let mut table = self.refused(transaction.open_table(*definition))?;
+            for ((_, key), record) in rows.range((place, 0)..=(place, u64::MAX)) {
+                if !is_some(record) {
+                    self.refused(table.remove(key))?;
+                    continue;
+                }
+                bytes.clear();
+                codec::encode(record, &mut bytes).map_err(super::too_large)?;
+                self.refused(table.insert(key, &*bytes))?;
+            }
+            if place == EVENTS {
+                let surplus = self.refused(table.len())?.saturating_sub(limits::EVENTS_KEPT);
+                for _ in 0..surplus {
+                    self.refused(table.pop_first())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One transaction that ends with `meta`, written through to the disk.
+    fn write(
+        &self,
+        meta: &Meta,
+        change: impl FnOnce(&WriteTransaction) -> Result<(), JournalError>,
+    ) -> Result<(), JournalError> {
+        guarded(&self.file, || {
+            let mut transaction = self.refused(self.database.begin_write())?;
+            self.refused(transaction.set_durability(Durability::Immediate))?;
+            change(&transaction)?;
+            for table in &TABLES {
+                self.refused(transaction.open_table(*table))?;
+            }
+            let mut table = self.refused(transaction.open_table(META))?;
+            self.refused(table.insert(META_KEY, &*meta.to_label()))?;
+            drop(table);
+            self.refused(transaction.commit())
+        })
+    }
+
+    /// Reads `meta` after checking that exactly our tables are there.
+    fn meta(&self) -> Result<Meta, JournalError> {
+        let stored = self.refused(self.database.begin_read())?;
+        let mut found: Vec<String> = self.refused(stored.list_tables())?.map(|table| table.name().to_owned()).collect();
+        found.sort_unstable();
+        let mut ours: Vec<&str> = TABLES.iter().map(TableHandle::name).chain([META.name()]).collect();
+        ours.sort_unstable();
+        if !found.iter().any(|name| name.starts_with("meta.v")) {
+            let found = "it is a redb file of another program".into();
+            return Err(JournalError::Foreign { file: self.file.clone(), found });
+        }
+        if found.iter().any(|name| !ours.contains(&name.as_str())) {
+            let version = found.iter().filter_map(|name| name.rsplit_once(".v")?.1.parse().ok()).max().unwrap_or(0);
+            return Err(JournalError::Future { file: self.file.clone(), version });
+        }
+        if found != ours {
+            return Err(JournalError::damaged(&self.file, "a table is missing in it"));
+        }
+        let table = self.refused(stored.open_table(META))?;
+        let Some(label) = self.refused(table.get(META_KEY))? else {
+            return Err(JournalError::damaged(&self.file, "it does not say whose it is"));
+        };
+        Meta::from_label(label.value()).map_err(|fault| super::refuse(&self.file, fault, "its meta is no label"))
+    }
+
+    fn refused<T, E: Into<redb::Error>>(&self, result: Result<T, E>) -> Result<T, JournalError> {
+        result.map_err(|error| refused(&self.file, error))
+    }
+}
+
+/// Table and key of a record; none for a reservation, which goes into [`Meta`].
+fn place(record: &Record) -> Option<(usize, u64)> {
+    match record {
+        Record::Lock(id, _) => Some((0, id.0)),
+        Record::Waiter(id, _) => Some((1, id.0)),
+        Record::Session(id, _) => Some((2, id.0)),
+        Record::Ended(id, _) => Some((3, id.0)),
+        Record::Event(event) => Some((EVENTS, event.seq.0)),
+        Record::Reserve { .. } => None,
+    }
+}
+
+fn is_some(record: &Record) -> bool {
+    match record {
+        Record::Lock(_, row) => row.is_some(),
+        Record::Waiter(_, row) => row.is_some(),
+        Record::Session(_, row) => row.is_some(),
+        Record::Ended(_, row) => row.is_some(),
+        Record::Event(_) | Record::Reserve { .. } => true,
+    }
+}
+
+fn database(pages: Arc<dyn DiskFile>) -> Result<Database, redb::DatabaseError> {
+    Builder::new().set_cache_size(CACHE).set_check_integrity_on_open(true).create_with_backend(Pages(pages))
+}
+
+/// redb would make an empty file a new database and call any other one corrupt.
+fn check_magic(file: &str, pages: &dyn DiskFile) -> Result<(), JournalError> {
+    let failed = |error| JournalError::io(format!("read {file}"), error);
+    let length = pages.length().map_err(failed)?;
+    if length == 0 {
+        return Err(JournalError::damaged(file, "it is empty"));
+    }
+    let mut magic = [0; REDB_MAGIC.len()];
+    if length < magic.len() as u64 {
+        return Err(JournalError::damaged(file, format!("it ends after {length} bytes")));
+    }
+    pages.read_at(0, &mut magic).map_err(failed)?;
+    if magic != REDB_MAGIC {
+        return Err(JournalError::Foreign { file: file.into(), found: "it is no redb file".into() });
+    }
+    Ok(())
+}
+
+fn not_opened(file: &str, error: io::Error) -> JournalError {
+    match error.kind() {
+        io::ErrorKind::InvalidData | io::ErrorKind::IsADirectory => {
+            JournalError::Foreign { file: file.into(), found: error.to_string() }
+        }
+        _ => JournalError::io(format!("open {file}"), error),
+    }
+}
+
+/// Runs what redb may panic in. Its state is dropped with the error, so nothing half-done is seen again.
+fn guarded<T>(file: &str, run: impl FnOnce() -> Result<T, JournalError>) -> Result<T, JournalError> {
+    catch_unwind(AssertUnwindSafe(run))
+        .unwrap_or_else(|_| Err(JournalError::damaged(file, "reading it made the store give up")))
+}
+
+fn refused(file: &str, error: impl Into<redb::Error>) -> JournalError {
+    match error.into() {
+        redb::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
+            JournalError::damaged(file, error.to_string())
+        }
+        redb::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            JournalError::damaged(file, "it ends too early")
+        }
+        redb::Error::Io(error) => JournalError::io(format!("read or write {file}"), error),
+        redb::Error::PreviousIo => JournalError::io(
+            format!("read or write {file}"),
+            io::Error::other("an earlier read or write of it had failed"),
+        ),
+        error => JournalError::damaged(file, error.to_string()),
+    }
+}
+
+/// One file of the disk, as redb wants it.
+struct Pages(Arc<dyn DiskFile>);
+
+impl fmt::Debug for Pages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pages")
+    }
+}
+
+impl StorageBackend for Pages {
+    fn len(&self) -> io::Result<u64> {
+        self.0.length()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_at(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_at(offset, data)
+    }
+}
