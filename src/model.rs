@@ -185,7 +185,11 @@ pub fn resource(name: &str) -> Result<Scope, Invalid> {
 /// Checks a note: at most 500 bytes, no control characters.
 pub fn note(text: &str) -> Result<Arc<str>, Invalid> {
     if text.len() > limits::NOTE_MAX {
-        return Err(Invalid(format!("the note is {} bytes long; at most {} are allowed", text.len(), limits::NOTE_MAX)));
+        return Err(Invalid(format!(
+            "the note is {} bytes long; at most {} are allowed",
+            text.len(),
+            limits::NOTE_MAX
+        )));
     }
     if text.chars().any(char::is_control) {
         return Err(Invalid("the note has a control character in it".into()));
@@ -258,9 +262,10 @@ pub struct Workspace {
 impl Workspace {
     /// Stable id of the root path, by FNV-1a: the same tree has the same id in every home and release.
     pub fn id(&self) -> String {
-        let hash = self.root.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let hash = self
+            .root
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
         format!("ws_{}", base32(hash))
     }
 }
