@@ -16,8 +16,19 @@ const UPDATES: u32 = 600;
 const KILLS: u32 = 24;
 const DAEMON_KILLS: u32 = 4;
 
+const HELP: &str = "\
+Examples:
+  flockd sim                                      the two runs, side by side
+  flockd sim --claws 32 --pairs 1 --think 0..0.5  a crowd on one pair of files
+  flockd sim --json | jq .with.lost               for a script
+  flockd sim --keep /tmp/race                     look at the files afterwards
+
+The status is 0 if nothing was lost, torn or held twice with locks, 1 if anything was,
+5 if there is no verdict because something could not be started, read or written.";
+
 /// Flags of `flockd sim`.
 #[derive(Args, Clone, Debug)]
+#[command(after_help = HELP)]
 pub struct SimArgs {
     /// How many claws: real processes that update at the same time
     #[arg(long, value_name = "N", default_value_t = CLAWS, value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -54,6 +65,10 @@ pub struct SimArgs {
     /// Print one JSON document instead of the table
     #[arg(long)]
     json: bool,
+
+    /// Leave the locks out of the second run too, to see that the judge notices
+    #[arg(long, hide = true)]
+    sabotage: bool,
 }
 
 /// What the simulator will do.
@@ -69,6 +84,7 @@ pub(super) struct Plan {
     pub seed: u64,
     pub keep: Option<PathBuf>,
     pub json: bool,
+    pub sabotage: bool,
 }
 
 impl Plan {
@@ -85,6 +101,7 @@ impl Plan {
             seed,
             keep: args.keep,
             json: args.json,
+            sabotage: args.sabotage,
         }
     }
 
@@ -138,7 +155,8 @@ impl Run {
     }
 
     pub(super) fn with(plan: &Plan) -> Run {
-        Run { name: "with", locks: Locks::Flock, kills: plan.kills, daemon_kills: plan.daemon_kills }
+        let locks = if plan.sabotage { Locks::None } else { Locks::Flock };
+        Run { name: "with", locks, kills: plan.kills, daemon_kills: plan.daemon_kills }
     }
 }
 

@@ -15,9 +15,13 @@ pub(super) struct Waits {
     nanoseconds: Histogram<u64>,
 }
 
+/// An hour; the hang guard ends a run long before. A longer wait would be counted as this.
+const WAIT_MAX_NS: u64 = 3_600_000_000_000;
+
 impl Waits {
     pub(super) fn new() -> Waits {
-        Waits { nanoseconds: Histogram::new(3).expect("three significant digits are allowed") }
+        let bounded = Histogram::new_with_bounds(1, WAIT_MAX_NS, 3);
+        Waits { nanoseconds: bounded.expect("the bounds are in order and three digits are allowed") }
     }
 
     pub(super) fn add(&mut self, waited_ns: u64) {
@@ -117,7 +121,8 @@ pub(super) fn table(plan: &Plan, without: &Outcome, with: &Outcome) -> String {
         let _ = writeln!(text, "{label:LABEL$}{left}{right}");
     }
     let mut plain = |label: &str, left: String, right: String, remark: &str| {
-        let _ = writeln!(text, "{label:LABEL$}{left:>COLUMN$}{right:>COLUMN$}  {DIM}{remark}{DIM:#}");
+        let _ = write!(text, "{label:LABEL$}{left:>COLUMN$}{right:>COLUMN$}");
+        let _ = if remark.is_empty() { writeln!(text) } else { writeln!(text, "  {DIM}{remark}{DIM:#}") };
     };
     let ms = |number: f64| format!("{number:.1} ms");
     let remark = if a.unknown + b.unknown > 0 { "cut off by a kill: may or may not be there" } else { "" };
@@ -130,8 +135,7 @@ pub(super) fn table(plan: &Plan, without: &Outcome, with: &Outcome) -> String {
     plain("wait, longest", ms(a.wait_ms.max), ms(b.wait_ms.max), "");
     plain("time", format!("{:.1} s", a.seconds), format!("{:.1} s", b.seconds), "");
     plain("throughput", format!("{:.0}/s", without.throughput()), format!("{:.0}/s", with.throughput()), "");
-    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
-    format!("{}\n\n{}\n{DIM}Again: {}{DIM:#}\n", lines.join("\n"), conclusion(without, with), plan.again())
+    format!("{text}\n{}\n{DIM}Again: {}{DIM:#}\n", conclusion(without, with), plan.again())
 }
 
 const LABEL: usize = 18;
@@ -166,11 +170,11 @@ fn conclusion(without: &Outcome, with: &Outcome) -> String {
 
 fn damage(verdict: &Verdict) -> String {
     format!(
-        "{} of {} updates were lost, {} seen torn and {} met another inside",
+        "{} of {} updates were lost, {} seen torn, and two claws were inside at once {}",
         verdict.lost,
         verdict.updates,
         counted(verdict.torn, "pair"),
-        counted(verdict.overlaps, "claw")
+        counted(verdict.overlaps, "time")
     )
 }
 
@@ -187,8 +191,9 @@ impl Progress {
     pub(super) fn new(title: &'static str, updates_in_all: u64) -> Progress {
         let target =
             if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target(Some(updates_in_all), target).with_prefix(title);
-        let style = ProgressStyle::with_template("{prefix:13} [{bar:30}] {pos}/{len} updates {msg}");
+        let bar =
+            ProgressBar::with_draw_target(Some(updates_in_all), target).with_prefix(title).with_message("updates");
+        let style = ProgressStyle::with_template("{prefix:13} [{bar:20}] {pos}/{len} {wide_msg}");
         bar.set_style(style.expect("the template is well-formed").progress_chars("=> "));
         Progress { bar }
     }
@@ -197,7 +202,7 @@ impl Progress {
     pub(super) fn show(&self, done: u64, kills: u64, daemon_kills: u64) {
         self.bar.set_position(done.min(self.bar.length().unwrap_or(done)));
         if kills + daemon_kills > 0 {
-            let message = format!("{}, {}", counted(kills, "killed claw"), counted(daemon_kills, "killed daemon"));
+            let message = format!("updates, killed {}, {}", counted(kills, "claw"), counted(daemon_kills, "daemon"));
             self.bar.set_message(message);
         }
     }
