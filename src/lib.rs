@@ -10,10 +10,15 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "a test compares with std's own answer"))]
 
 pub mod clock;
+pub mod coordinator;
 pub mod journal;
 pub mod limits;
 pub mod model;
 pub mod os;
 pub mod scope;
+pub mod server;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod sim;
 pub mod table;
 pub mod wire;

@@ -224,8 +224,8 @@ struct EventV1<'a> {
 struct AskV1<'a> {
     #[serde(borrow)]
     scope: ScopeV1<'a>,
-    /// Device and inode of each component from the root.
-    ids: Vec<(u64, u64)>,
+    /// Device, inode and birth of each component from the root.
+    ids: Vec<(u64, u64, u64)>,
     mode: ModeV1,
     agent: &'a str,
     session: Option<u64>,
@@ -408,7 +408,7 @@ impl<'a> From<&'a Ask> for AskV1<'a> {
                 Scope::Subtree(path) => ScopeV1::Subtree(path),
                 Scope::Resource(name) => ScopeV1::Resource(name),
             },
-            ids: ask.target.ids.iter().map(|id| (id.device, id.inode)).collect(),
+            ids: ask.target.ids.iter().map(|id| (id.device, id.inode, id.birth)).collect(),
             mode: match ask.mode {
                 Mode::Shared => ModeV1::Shared,
                 Mode::Exclusive => ModeV1::Exclusive,
@@ -564,7 +564,7 @@ impl AskV1<'_> {
                     ScopeV1::Subtree(path) => Scope::Subtree(path.into()),
                     ScopeV1::Resource(name) => Scope::Resource(name.into()),
                 },
-                ids: self.ids.into_iter().map(|(device, inode)| FileId { device, inode }).collect(),
+                ids: self.ids.into_iter().map(|(device, inode, birth)| FileId { device, inode, birth }).collect(),
             },
             mode: match self.mode {
                 ModeV1::Shared => Mode::Shared,

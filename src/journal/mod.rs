@@ -217,6 +217,16 @@ impl Journal {
         self.latch(synced)
     }
 
+    /// Number of the last record appended.
+    pub fn appended(&self) -> u64 {
+        self.next - 1
+    }
+
+    /// Number of the last record known to be durable.
+    pub fn synced(&self) -> u64 {
+        lock(&self.unsynced).synced
+    }
+
     /// A handle with which another thread syncs while this one goes on appending.
     pub fn syncer(&self) -> Syncer {
         Syncer { disk: self.disk.clone(), unsynced: self.unsynced.clone() }

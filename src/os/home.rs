@@ -408,7 +408,7 @@ fn written_pid(file: &mut File) -> Option<u32> {
 }
 
 fn id_of(stat: &Stat) -> FileId {
-    FileId { device: stat.st_dev, inode: stat.st_ino }
+    FileId { device: stat.st_dev, inode: stat.st_ino, birth: 0 }
 }
 
 #[cfg(test)]

@@ -5,3 +5,26 @@ pub mod home;
 pub mod mounts;
 pub mod paths;
 pub mod process;
+
+/// The user this process acts for.
+pub fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// A random number from the kernel.
+pub fn random_u64() -> u64 {
+    u64::from_le_bytes(random())
+}
+
+/// A random number from the kernel, long enough to be a secret.
+pub fn random_u128() -> u128 {
+    u128::from_le_bytes(random())
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // Up to 256 bytes come whole once the kernel has seeded itself, and until then the call waits.
+    let got = rustix::io::retry_on_intr(|| rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()));
+    assert_eq!(got, Ok(N), "the kernel gives random bytes");
+    bytes
+}

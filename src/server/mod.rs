@@ -72,7 +72,8 @@ struct Pending {
 pub struct Server {
     poll: Poll,
     listener: UnixListener,
-    stop: mio::net::UnixStream,
+    /// Open as long as the loop runs: what is closed tells nothing.
+    _stop: mio::net::UnixStream,
     coordinator: Coordinator,
     about: Identity,
     files: FilePool<Lookup>,
@@ -125,7 +126,7 @@ impl Server {
         Ok(Server {
             poll,
             listener,
-            stop,
+            _stop: stop,
             coordinator,
             about,
             files,
