@@ -358,7 +358,8 @@ impl SyncThread {
                 wake();
             }
         };
-        let handle = std::thread::Builder::new().name("flockd-sync".into()).spawn(run).expect("a thread can be started");
+        let handle =
+            std::thread::Builder::new().name("flockd-sync".into()).spawn(run).expect("a thread can be started");
         SyncThread { ask, done, handle }
     }
 }

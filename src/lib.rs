@@ -9,8 +9,13 @@
 // The bans of clippy.toml are judged in the build without tests: a test may ask std for what ours is compared with.
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "a test compares with std's own answer"))]
 
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod coordinator;
+pub mod daemon;
 pub mod journal;
 pub mod limits;
 pub mod model;

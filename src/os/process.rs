@@ -264,6 +264,68 @@ fn socket_option<T: Filled>(socket: BorrowedFd<'_>, name: i32, mut value: T) -> 
     if length == size { Ok(value) } else { Err(Errno::PROTO) }
 }
 
+// ── This process ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Raises this process's own bound on descriptors as far as it may. One is needed for each client and each process
+/// that is watched; where it cannot be raised, fewer are served.
+pub fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // Not allowed is no harm: the old bound stays.
+    let _ = setrlimit(Resource::Nofile, raised);
+}
+
+/// Leaves the terminal and the process group of whoever started this process: it outlives them, and their signals are
+/// not for it.
+///
+/// # Errors
+/// When this process leads a group, which one that was just started does not.
+pub fn leave_terminal() -> io::Result<()> {
+    rustix::process::setsid()?;
+    Ok(())
+}
+
+/// Closes every descriptor above standard error that whoever started this process left open in it. A daemon that kept
+/// them would hold other programs' flocks, pipes and mounts for as long as it lives.
+///
+/// To be called before anything else opens a descriptor.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn close_inherited() -> io::Result<()> {
+    let mut open = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        open.extend(entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()).filter(|fd| *fd > 2));
+    }
+    for fd in open {
+        // SAFETY: at this point nothing in this process owns a descriptor above 2: the directory stream above is
+        // closed, and the caller has opened nothing yet. Its number in the list is a bad descriptor by now, which
+        // `close` says and nobody minds.
+        unsafe { rustix::io::close(fd) };
+    }
+    Ok(())
+}
+
+/// The terminal at which a person uses this process, such as `pts/3`; none if standard input or error is none.
+pub fn terminal() -> Option<String> {
+    let (input, error) = (std::io::stdin(), std::io::stderr());
+    if !rustix::termios::isatty(&input) || !rustix::termios::isatty(&error) {
+        return None;
+    }
+    let name = rustix::termios::ttyname(&input, Vec::new()).ok()?.into_string().ok()?;
+    Some(name.strip_prefix("/dev/").unwrap_or(&name).to_owned())
+}
+
+/// A descriptor of a child that has not been waited for, to pass on or to watch.
+///
+/// # Errors
+/// When the child is gone or there are no descriptors left.
+pub fn pidfd_of_child(pid: u32) -> io::Result<OwnedFd> {
+    let pid = number(pid).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no process number"))?;
+    Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

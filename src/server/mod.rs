@@ -61,6 +61,12 @@ pub enum Ended {
     Idle,
 }
 
+/// The connections of a server that has ended. They close when this is dropped: a client that sees its own close
+/// finds the home free.
+pub struct Connections {
+    _peers: HashMap<u64, Peer>,
+}
+
 /// A request that waits for its path.
 struct Pending {
     conn: u64,
@@ -157,7 +163,7 @@ impl Server {
     ///
     /// # Errors
     /// When the system refuses to wait for readiness, or the journal cannot be closed.
-    pub fn run(mut self) -> io::Result<Ended> {
+    pub fn run(mut self) -> io::Result<(Ended, Connections)> {
         self.watch_restored();
         let mut events = Events::with_capacity(1024);
         let ended = loop {
@@ -179,7 +185,7 @@ impl Server {
         };
         self.farewell();
         self.coordinator.close().map_err(|error| io::Error::other(error.to_string()))?;
-        Ok(ended)
+        Ok((ended, Connections { _peers: self.peers }))
     }
 
     // ── Rounds ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -286,8 +292,7 @@ impl Server {
         let conn = self.fresh_token();
         let process = known.as_ref().ok().and_then(|peer| peer.process.as_ref().map(|(process, _)| *process));
         let mut peer = Peer::new(stream, process, now.after(limits::HELLO_WITHIN));
-        let registered =
-            self.poll.registry().register(&mut peer.stream, conn, Interest::READABLE | Interest::WRITABLE);
+        let registered = self.poll.registry().register(&mut peer.stream, conn, Interest::READABLE | Interest::WRITABLE);
         if registered.is_err() {
             return;
         }
@@ -675,10 +680,10 @@ impl Server {
         match reply {
             Reply::SessionOpen(id) => {
                 peer.stage = Stage::Open;
-                let proof = peer.secret.take().map(|secret| wire::SessionProof {
-                    id: id.to_string(),
-                    secret: format!("{secret:032x}"),
-                });
+                let proof = peer
+                    .secret
+                    .take()
+                    .map(|secret| wire::SessionProof { id: id.to_string(), secret: format!("{secret:032x}") });
                 self.sessions.insert(*id, conn);
                 self.send(conn, &Line::Hello(welcome(proof)));
                 self.ready.push(conn);

@@ -58,15 +58,11 @@ pub(super) fn command(
         let command = Command::Unlock { caller, who: sender.who()?, which: which(request, target)? };
         return Ok((command, About::Other));
     }
-    let caller = caller.ok_or_else(|| invalid("only a release may go without an id: nothing else can be unanswered"))?;
+    let caller =
+        caller.ok_or_else(|| invalid("only a release may go without an id: nothing else can be unanswered"))?;
     let command = match request.op {
         Op::Lock | Op::Wait => return ask(request, caller, sender, target, now),
-        Op::Renew => Command::Renew {
-            caller,
-            who: sender.who()?,
-            which: which(request, target)?,
-            ttl: request.ttl_ms,
-        },
+        Op::Renew => Command::Renew { caller, who: sender.who()?, which: which(request, target)?, ttl: request.ttl_ms },
         Op::Check => Command::Check {
             caller,
             who: sender.who()?,

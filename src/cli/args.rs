@@ -1,0 +1,425 @@
+//! Commands and flags, wholly checked here; help, completions and errors come from this one definition.
+
+use crate::limits;
+use clap::{Args, Parser, Subcommand};
+use std::time::Duration;
+
+const EXIT_STATUSES: &str = "Exit statuses: 0 yes or done, 1 no (held, not yours, lost), 2 usage, 3 waited in vain, \
+                             4 deadlock, 5 no daemon or I/O";
+
+/// File locks for a flock of agents.
+#[derive(Debug, Parser)]
+#[command(
+    name = "flockd",
+    version,
+    max_term_width = 100,
+    after_help = EXIT_STATUSES,
+    after_long_help = format!("\
+Examples:
+  flockd run data.json -- ./update.sh     hold it while a command runs
+  flockd lock src/ --note refactoring     hold a directory until unlocked, at most 60 min
+  flockd ls                               who holds what, who waits
+  flockd unlock src/
+  flockd sim                              watch eight processes ruin each other's files, then not
+
+The daemon starts by itself and ends when nobody needs it.
+{EXIT_STATUSES}")
+)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) verb: Verb,
+
+    /// Print JSON instead of text
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+
+    /// In whose name; on a terminal it defaults to you, for `run` to run-PID
+    #[arg(long, global = true, env = "FLOCKD_AGENT", value_name = "NAME", hide_env_values = true)]
+    pub(super) agent: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Hold a lock while a command runs
+    #[command(after_long_help = "\
+The lock lives exactly as long as the command: killing `flockd run` alone frees nothing, and unlike with flock(1) a
+process that the command leaves behind in the background does not keep it. After a second of waiting the holder is
+named. The command's own exit status is passed through.
+
+Examples:
+  flockd run data.json -- python3 update.py
+  flockd run -s src/ -- cargo check
+  flockd run -w 30 @port-3000 -- npm run dev
+  flockd run -n -E 75 build/ -- make || echo busy")]
+    Run(RunArgs),
+
+    /// Take a lock and keep it until it is unlocked or its lease runs out
+    #[command(after_long_help = "\
+SCOPE is a file (it need not exist), a directory with all below it, a name that ends in / for a directory to come, or
+@NAME for something that is no file. The lease is renewed by whatever its agent does about the scope.
+
+Examples:
+  flockd lock data.json
+  flockd lock -s src/ --wait 2m --note \"reading the parser\"
+  flockd lock -n @port-3000 --ttl 1h
+  flockd lock data.json --json | jq .fence")]
+    Lock(LockArgs),
+
+    /// Release locks
+    #[command(after_long_help = "\
+Examples:
+  flockd unlock data.json
+  flockd unlock --id lk_3g5x
+  flockd unlock --all")]
+    Unlock(WhichArgs),
+
+    /// Start the lease of a lock anew
+    #[command(after_long_help = "\
+Examples:
+  flockd renew data.json
+  flockd renew --all --ttl 30m")]
+    Renew(RenewArgs),
+
+    /// Who holds what and who waits, as `ls`
+    #[command(after_long_help = "\
+Examples:
+  flockd status
+  flockd status src/ --json | jq '.locks[].agent'")]
+    Status(StatusArgs),
+
+    /// Who holds what and who waits
+    #[command(after_long_help = "\
+Examples:
+  flockd ls
+  flockd ls src/")]
+    Ls(StatusArgs),
+
+    /// Wait until a lock could be had; take nothing
+    #[command(after_long_help = "\
+Examples:
+  flockd wait data.json && echo free
+  flockd wait -s src/ --wait forever")]
+    Wait(WaitArgs),
+
+    /// May I write now? Succeeds if this agent holds the scope exclusively
+    #[command(after_long_help = "\
+Examples:
+  flockd check data.json && cp new.json data.json
+  flockd check data.json --fence 17")]
+    Check(CheckArgs),
+
+    /// End somebody else's lock; its holder is told
+    #[command(after_long_help = "\
+Examples:
+  flockd ls                                              shows the ids
+  flockd break lk_3g5x --reason \"claw-1 hangs since noon\"")]
+    Break(BreakArgs),
+
+    /// Look after the daemon
+    Daemon(DaemonArgs),
+
+    /// Let many claws race for the same files, without locks and with them
+    #[command(after_long_help = "\
+Real processes read, think and replace pairs of files that must agree, first without locks, then with flockd, while
+claws and the daemon are killed. Fails if the second run lost, tore or overlapped anything.
+
+Examples:
+  flockd sim
+  flockd sim --claws 16 --pairs 1 --seed 7
+  flockd sim --json | jq .with.lost")]
+    Sim(crate::sim::SimArgs),
+
+    /// Print completions for a shell
+    #[command(after_long_help = "\
+Examples:
+  flockd completions bash > ~/.local/share/bash-completion/completions/flockd
+  flockd completions fish > ~/.config/fish/completions/flockd.fish")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+
+    #[command(hide = true)]
+    SimClaw(crate::sim::ClawArgs),
+
+    #[command(hide = true)]
+    SimJanitor(crate::sim::JanitorArgs),
+}
+
+/// How long to wait, in the ways in which people say it.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Patience {
+    /// Wait this long (30s, 5m, 1h30m, a bare number is seconds), 0 to try, or `forever`
+    #[arg(long, value_name = "DURATION", value_parser = wait, conflicts_with_all = ["nonblock", "seconds"])]
+    wait: Option<Wait>,
+
+    /// Do not wait, as flock(1)
+    #[arg(short = 'n', long, conflicts_with = "seconds")]
+    nonblock: bool,
+
+    /// Wait so many seconds, as flock(1)
+    #[arg(short = 'w', long = "timeout", value_name = "SECONDS", value_parser = wait)]
+    seconds: Option<Wait>,
+}
+
+/// Milliseconds to wait; none for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wait(Option<u64>);
+
+impl Patience {
+    /// Milliseconds to wait, none for ever.
+    pub(super) fn wait_ms(&self, default: Option<u64>) -> Option<u64> {
+        match (self.nonblock, self.wait.or(self.seconds)) {
+            (true, _) => Some(0),
+            (false, Some(Wait(wait))) => wait,
+            (false, None) => default,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// Share it with other readers
+    #[arg(short, long)]
+    pub(super) shared: bool,
+
+    #[command(flatten)]
+    pub(super) patience: Patience,
+
+    /// Exit status if the lock is not got
+    #[arg(short = 'E', long, value_name = "NUM")]
+    pub(super) conflict_exit_code: Option<u8>,
+
+    /// Why, for whoever waits
+    #[arg(long, value_name = "TEXT")]
+    pub(super) note: Option<String>,
+
+    /// File, directory or @name
+    #[arg(value_name = "SCOPE")]
+    pub(super) scope: std::ffi::OsString,
+
+    /// Command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(super) command: Vec<std::ffi::OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LockArgs {
+    /// Share it with other readers
+    #[arg(short, long)]
+    pub(super) shared: bool,
+
+    #[command(flatten)]
+    pub(super) patience: Patience,
+
+    /// The lease: how long the lock lives after its agent's last call about it [default: 10m]
+    #[arg(long, value_name = "DURATION", value_parser = ttl)]
+    pub(super) ttl: Option<u64>,
+
+    /// Why, for whoever waits
+    #[arg(long, value_name = "TEXT")]
+    pub(super) note: Option<String>,
+
+    /// Name this request: repeated with it, it gets the same lock
+    #[arg(long, value_name = "ID")]
+    pub(super) request_id: Option<String>,
+
+    /// File, directory or @name
+    #[arg(value_name = "SCOPE")]
+    pub(super) scope: std::ffi::OsString,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WhichArgs {
+    #[command(flatten)]
+    pub(super) which: Which,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct Which {
+    /// Files, directories or @names, exactly as locked
+    #[arg(value_name = "SCOPE")]
+    pub(super) scopes: Vec<std::ffi::OsString>,
+
+    /// The lock with this id
+    #[arg(long, value_name = "ID")]
+    pub(super) id: Option<String>,
+
+    /// All of this agent's
+    #[arg(long)]
+    pub(super) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RenewArgs {
+    #[command(flatten)]
+    pub(super) which: Which,
+
+    /// The new lease; the old one's length if absent
+    #[arg(long, value_name = "DURATION", value_parser = ttl)]
+    pub(super) ttl: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// Only what overlaps this
+    #[arg(value_name = "SCOPE")]
+    pub(super) scope: Option<std::ffi::OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WaitArgs {
+    /// Until it could be shared with other readers
+    #[arg(short, long)]
+    pub(super) shared: bool,
+
+    #[command(flatten)]
+    pub(super) patience: Patience,
+
+    /// File, directory or @name
+    #[arg(value_name = "SCOPE")]
+    pub(super) scope: std::ffi::OsString,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    /// File, directory or @name
+    #[arg(value_name = "SCOPE")]
+    pub(super) scope: std::ffi::OsString,
+
+    /// Only under this fencing token
+    #[arg(long, value_name = "N")]
+    pub(super) fence: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BreakArgs {
+    /// The lock's exact id, from `flockd ls`
+    #[arg(value_name = "ID")]
+    pub(super) id: String,
+
+    /// Why; the holder is told
+    #[arg(long, value_name = "TEXT")]
+    pub(super) reason: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DaemonArgs {
+    #[command(subcommand)]
+    pub(super) verb: DaemonVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DaemonVerb {
+    /// Serve in the foreground until told to stop
+    Run {
+        #[command(flatten)]
+        options: DaemonOptions,
+
+        /// Started by `daemon start`: leave the terminal, log to a file, say ready on stdout
+        #[arg(long, hide = true)]
+        detached: bool,
+    },
+    /// Start it in the background, if it does not run already
+    #[command(after_long_help = "\
+Every command that needs the daemon does this by itself.
+
+Examples:
+  flockd daemon start
+  flockd daemon start --fresh        the journal cannot be read: set it aside, start without its locks")]
+    Start {
+        #[command(flatten)]
+        options: DaemonOptions,
+    },
+    /// End it in order; locks stay in its journal
+    Stop,
+    /// Whether and how it runs
+    Status,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct DaemonOptions {
+    /// End after so long without locks, sessions and clients, or `never`
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = idle)]
+    pub(super) idle_exit: Idle,
+
+    /// Set a journal that cannot be read aside, and start without its locks
+    #[arg(long)]
+    pub(super) fresh: bool,
+}
+
+/// Milliseconds; none never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Idle(pub(super) Option<u64>);
+
+// ── Durations ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Reads a duration: `30s`, `5m`, `1h30m`; a bare number is seconds. Milliseconds.
+fn duration(text: &str) -> Result<u64, String> {
+    let seconds = text.parse::<f64>().ok();
+    let parsed = match seconds {
+        Some(seconds) if seconds.is_nan() => return Err("not a number is no duration".to_owned()),
+        Some(seconds) if seconds < 0.0 => return Err("a duration is not negative".to_owned()),
+        Some(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        None => Some(humantime::parse_duration(text).map_err(|error| format!("{error}; write 30s, 5m or 1h30m"))?),
+    };
+    let ms = parsed.and_then(|parsed| u64::try_from(parsed.as_millis()).ok());
+    ms.ok_or_else(|| "that is longer than anything lasts".to_owned())
+}
+
+fn bounded(text: &str, max: u64, what: &str) -> Result<u64, String> {
+    let ms = duration(text)?;
+    if ms > max { Err(format!("{what} is at most 24h")) } else { Ok(ms) }
+}
+
+fn ttl(text: &str) -> Result<u64, String> {
+    bounded(text, limits::TTL_MAX, "a lease")
+}
+
+fn wait(text: &str) -> Result<Wait, String> {
+    match text {
+        "forever" => Ok(Wait(None)),
+        text => bounded(text, limits::WAIT_MAX, "a finite wait").map(|ms| Wait(Some(ms))),
+    }
+}
+
+fn idle(text: &str) -> Result<Idle, String> {
+    match text {
+        "never" => Ok(Idle(None)),
+        text => duration(text).map(|ms| Idle(Some(ms))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        let cases = [("30s", 30_000), ("5m", 300_000), ("1h30m", 5_400_000), ("2", 2_000), ("0.25", 250), ("0", 0)];
+        for (text, ms) in cases {
+            assert_eq!(duration(text), Ok(ms), "{text}");
+        }
+        for text in ["", "NaN", "inf", "-1", "-5s", "1e300", "5 apples", "18446744073709551616s"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+        assert_eq!(wait("forever"), Ok(Wait(None)));
+        assert!(ttl("25h").unwrap_err().contains("24h"));
+    }
+
+    #[test]
+    fn every_command_that_people_see_has_an_example() {
+        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let has_own = command.get_after_long_help().is_some();
+            let has_below = command.get_subcommands().any(|below| below.get_after_long_help().is_some());
+            assert!(has_own || has_below, "{} has no example", command.get_name());
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The program: one function a command, and the exit statuses in one place.
+
+mod args;
+mod ask;
+mod daemon;
+mod print;
+mod run;
+
+use crate::client::{Client, ClientError, Connect, Custodian, Launch, Place};
+use crate::model::{Agent, Invalid};
+use crate::os::home::Home;
+use crate::wire::Code;
+use args::{Cli, Verb};
+use clap::{CommandFactory, Parser};
+use std::process::ExitCode;
+
+/// The exit statuses that scripts rely on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// It is so, or it is done.
+    Yes = 0,
+    /// It is not: held by others, not yours, lost.
+    No = 1,
+    /// The command line makes no sense.
+    Usage = 2,
+    /// Waited in vain.
+    Timeout = 3,
+    /// To wait would have closed a cycle.
+    Deadlock = 4,
+    /// No daemon, or the system failed.
+    Unavailable = 5,
+}
+
+impl Exit {
+    /// The status that an error code of the daemon means.
+    fn of(code: Code) -> Exit {
+        match code {
+            Code::Held | Code::NotHolder | Code::NotFound | Code::Lost => Exit::No,
+            Code::Timeout => Exit::Timeout,
+            Code::Deadlock => Exit::Deadlock,
+            Code::Invalid | Code::OutsideWorkspace => Exit::Usage,
+            Code::Unavailable | Code::TooMany | Code::Version | Code::Denied => Exit::Unavailable,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// Why a command failed: the status, and the sentence for people.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    exit: Exit,
+    message: String,
+    /// What `--json` prints instead of the sentence.
+    error: Option<Box<crate::wire::WireError>>,
+}
+
+impl Failure {
+    fn new(exit: Exit, message: impl Into<String>) -> Failure {
+        Failure { exit, message: message.into(), error: None }
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Failure {
+        match error {
+            ClientError::Refused(error) => {
+                Failure { exit: Exit::of(error.code), message: error.message.clone(), error: Some(error) }
+            }
+            other => Failure::new(Exit::Unavailable, other.to_string()),
+        }
+    }
+}
+
+impl From<Invalid> for Failure {
+    fn from(error: Invalid) -> Failure {
+        Failure::new(Exit::Usage, error.0)
+    }
+}
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let json = cli.json;
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(failure) => {
+            print::failure(&failure, json);
+            failure.exit.into()
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
+    let common = Common { json: cli.json, agent: cli.agent };
+    let exit = match cli.verb {
+        Verb::Run(args) => return run::run(&common, &args),
+        Verb::Sim(args) => return Ok(crate::sim::run(args)),
+        Verb::SimClaw(args) => return Ok(crate::sim::run_claw(args)),
+        Verb::SimJanitor(args) => return Ok(crate::sim::run_janitor(args)),
+        Verb::Lock(args) => ask::lock(&common, &args)?,
+        Verb::Unlock(args) => ask::unlock(&common, &args)?,
+        Verb::Renew(args) => ask::renew(&common, &args)?,
+        Verb::Status(args) | Verb::Ls(args) => ask::status(&common, &args)?,
+        Verb::Wait(args) => ask::wait(&common, &args)?,
+        Verb::Check(args) => ask::check(&common, &args)?,
+        Verb::Break(args) => ask::break_lock(&common, &args)?,
+        Verb::Daemon(args) => daemon::daemon(&common, &args)?,
+        Verb::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "flockd", &mut std::io::stdout());
+            Exit::Yes
+        }
+    };
+    Ok(exit.into())
+}
+
+/// What every command has.
+struct Common {
+    json: bool,
+    agent: Option<String>,
+}
+
+impl Common {
+    /// The name given by flag or `$FLOCKD_AGENT`.
+    fn named_agent(&self) -> Result<Option<Agent>, Invalid> {
+        self.agent.as_deref().filter(|name| !name.is_empty()).map(Agent::new).transpose()
+    }
+
+    /// The name in which something is held: given, or that of a person at a terminal. Never a guess that two agents
+    /// could share.
+    fn agent(&self) -> Result<Agent, Failure> {
+        if let Some(agent) = self.named_agent()? {
+            return Ok(agent);
+        }
+        person().ok_or_else(|| {
+            let text = "whose lock? give --agent NAME or set FLOCKD_AGENT, so that nobody is taken for somebody else";
+            Failure::new(Exit::Usage, text)
+        })
+    }
+
+    fn connect(&self, agent: Option<Agent>, session: Option<Custodian>) -> Result<Client, Failure> {
+        let connect = Connect { home: Home::from_env()?, launch: launch()?, agent, place: Place::here()?, session };
+        Ok(Client::connect(connect)?)
+    }
+
+    /// A connection in the agent's name.
+    fn connect_as_agent(&self) -> Result<Client, Failure> {
+        self.connect(Some(self.agent()?), None)
+    }
+
+    /// A connection that only reads, in the agent's name if there is one.
+    fn connect_to_read(&self) -> Result<Client, Failure> {
+        self.connect(self.named_agent()?.or_else(person), None)
+    }
+}
+
+/// This very program starts the daemon, so that both are of one version.
+fn launch() -> Result<Launch, Failure> {
+    let program = std::env::current_exe()
+        .map_err(|error| Failure::new(Exit::Unavailable, format!("this program's own path is unknown: {error}")))?;
+    Ok(Launch::With(program))
+}
+
+/// A person at a terminal: `ada@pts/3`.
+fn person() -> Option<Agent> {
+    let tty = crate::os::process::terminal()?;
+    let user =
+        ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
+    let user = user.unwrap_or_else(|| crate::os::own_uid().to_string());
+    Agent::new(&format!("{user}@{tty}")).ok()
+}

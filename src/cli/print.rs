@@ -1,0 +1,217 @@
+//! Answers for people and for programs. Data goes to stdout, everything else to stderr; a closed pipe is no error.
+
+use super::Failure;
+use crate::client::ClientError;
+use crate::wire::render::duration;
+use crate::wire::{Answer, DaemonBody, Held, KeptBy, LockBody, Loss, StatusBody, WaiterBody};
+use anstyle::{AnsiColor, Style};
+use serde::Serialize;
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+const NAME: Style = Style::new().bold();
+const DIM: Style = Style::new().dimmed();
+const BAD: Style = AnsiColor::Red.on_default().bold();
+const WARN: Style = AnsiColor::Yellow.on_default();
+
+fn paint(style: Style, text: &str) -> String {
+    format!("{style}{text}{style:#}")
+}
+
+/// Writes to stdout. Whoever closed the pipe has read enough.
+pub(super) fn out(text: &str) {
+    let _ = anstream::stdout().lock().write_all(text.as_bytes());
+}
+
+/// Writes to stderr, where nobody can be told that it failed.
+pub(super) fn err(text: &str) {
+    let _ = anstream::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Prints a value as one line of JSON.
+pub(super) fn json(value: &impl Serialize) {
+    let line = serde_json::to_string(value).expect("messages have string keys");
+    out(&(line + "\n"));
+}
+
+/// A name as it can be shown on a terminal: what would steer it is written out.
+fn shown(name: &str) -> String {
+    name.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
+/// The error line of a command.
+pub(super) fn failure(failure: &Failure, as_json: bool) {
+    if as_json {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            error: Error<'a>,
+        }
+        #[derive(Serialize)]
+        #[serde(untagged)]
+        enum Error<'a> {
+            Wire(&'a crate::wire::WireError),
+            Own { code: &'a str, message: &'a str },
+        }
+        let error = match &failure.error {
+            Some(error) => Error::Wire(error),
+            None => Error::Own { code: "unavailable", message: &failure.message },
+        };
+        json(&Line { error });
+        return;
+    }
+    err(&format!("{} {}\n", paint(BAD, "flockd:"), shown(&failure.message)));
+    for holder in failure.error.iter().flat_map(|error| &error.holders) {
+        err(&format!("  {}\n", holder_line(holder)));
+    }
+}
+
+/// What comes along with an answer: losses and who waits.
+pub(super) fn notices(answer: &Answer) {
+    for loss in &answer.lost {
+        err(&format!("{} {}\n", paint(WARN, "flockd:"), loss_line(loss)));
+    }
+    for wanted in &answer.wanted {
+        let (agent, file) = (shown(&wanted.agent), shown(&wanted.file_id));
+        err(&format!("{} {agent} waits for {file}; when you are done: flockd unlock {file}\n", paint(WARN, "flockd:")));
+    }
+}
+
+fn loss_line(loss: &Loss) -> String {
+    let file = shown(&loss.file_id);
+    let how = match (loss.reason.as_str(), &loss.by) {
+        ("broken", Some(by)) => {
+            format!("{} broke it: {}", shown(by), shown(loss.note.as_deref().unwrap_or("no reason given")))
+        }
+        ("expired", _) => "its lease ran out".to_owned(),
+        ("rebooted", _) => "the machine was restarted".to_owned(),
+        ("silent", _) => "its session did not return after a restart of the daemon".to_owned(),
+        ("released", _) => "it was released by another call of this agent".to_owned(),
+        (reason, _) => reason.to_owned(),
+    };
+    format!("you lost {file} ({}) at {}: {how}", loss.lock_id, loss.at)
+}
+
+// ── Locks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// One line on a lock that is held now.
+pub(super) fn granted(body: &LockBody) -> String {
+    let lease = body.expires_in_ms.map_or_else(String::new, |ms| format!(", {} left", duration(ms)));
+    let before = match (body.already_held, body.resumed) {
+        (true, _) => "held already",
+        (_, true) => "resumed",
+        _ => "locked",
+    };
+    let id = body.lock_id.as_deref().unwrap_or_default();
+    let fence = body.fence.unwrap_or_default();
+    let file = paint(NAME, &shown(&body.file_id));
+    format!("{before} {file} {}, {id}, fence {fence}{lease}\n", body.mode)
+}
+
+/// Why a lock is not held, who holds it and what to do.
+pub(super) fn refused(body: &LockBody) -> String {
+    let file = paint(NAME, &shown(&body.file_id));
+    let why = match body.code {
+        Some(crate::wire::Code::Timeout) => "was not free in time",
+        Some(crate::wire::Code::Deadlock) => "would never become free: to wait for it would close a cycle",
+        _ => "is held",
+    };
+    let mut text = format!("{} {file} {why}\n", paint(BAD, "flockd:"));
+    for holder in &body.holders {
+        let _ = writeln!(text, "  {}", holder_line(holder));
+    }
+    if body.more_holders > 0 {
+        let _ = writeln!(text, "  and {} more", body.more_holders);
+    }
+    for step in &body.cycle {
+        let _ = writeln!(text, "  {}", shown(step));
+    }
+    if let Some(position) = body.position.filter(|position| *position > 1) {
+        let _ = writeln!(text, "  {} asked before you", position - 1);
+    }
+    if let Some(advice) = &body.advice {
+        let _ = writeln!(text, "  {}", shown(advice));
+    }
+    text
+}
+
+/// A holder in a line: `claw-1 holds data.json exclusive since …, 9m left, pid 12: why`.
+pub(super) fn holder_line(held: &Held) -> String {
+    let (agent, file) = (paint(NAME, &shown(&held.agent)), shown(&held.file_id));
+    let pid = held.pid.map_or_else(String::new, |pid| format!(", pid {pid}"));
+    let note = held.note.as_deref().map_or_else(String::new, |note| format!(": {}", shown(note)));
+    format!("{agent} holds {file} {} ({}) since {}, {}{pid}{note}", held.mode, held.lock_id, held.since, kept(held))
+}
+
+fn kept(held: &Held) -> String {
+    match (held.expires_in_ms, held.kept_by) {
+        (Some(ms), _) => format!("{} left", duration(ms)),
+        (None, KeptBy::Process) => "while its command runs".to_owned(),
+        (None, _) => "while its session lives".to_owned(),
+    }
+}
+
+// ── Status ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// All locks and waiting requests, in columns.
+pub(super) fn status(body: &StatusBody) -> String {
+    if body.locks.is_empty() && body.waiters.is_empty() {
+        return "nothing is locked, nobody waits\n".to_owned();
+    }
+    let mut rows: Vec<[String; 6]> = vec![["SCOPE", "MODE", "AGENT", "LOCK", "LEASE", "NOTE"].map(str::to_owned)];
+    rows.extend(body.locks.iter().map(lock_row));
+    rows.extend(body.waiters.iter().map(waiter_row));
+    columns(&rows)
+}
+
+fn lock_row(held: &Held) -> [String; 6] {
+    let note = held.note.as_deref().map(shown).unwrap_or_default();
+    [shown(&held.file_id), held.mode.to_string(), shown(&held.agent), held.lock_id.clone(), kept(held), note]
+}
+
+fn waiter_row(waiter: &WaiterBody) -> [String; 6] {
+    let behind = waiter.holders.first().map(|first| format!("behind {}", shown(&first.agent))).unwrap_or_default();
+    let left = match (waiter.absent, waiter.wait_left_ms) {
+        (true, _) => "expected back".to_owned(),
+        (false, Some(ms)) => format!("waits {} more", duration(ms)),
+        (false, None) => "waits for ever".to_owned(),
+    };
+    let note = waiter.note.as_deref().map_or(behind.clone(), |note| format!("{behind}: {}", shown(note)));
+    let place = format!("place {}", waiter.position);
+    [shown(&waiter.file_id), waiter.mode.to_string(), shown(&waiter.agent), place, left, note]
+}
+
+fn columns(rows: &[[String; 6]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..6).map(width).collect();
+    let mut text = String::new();
+    for (number, row) in rows.iter().enumerate() {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let line = cells.join("  ").trim_end().to_owned();
+        let _ = writeln!(text, "{}", if number == 0 { paint(DIM, &line) } else { line });
+    }
+    text
+}
+
+/// The daemon in a few lines.
+pub(super) fn daemon(body: &DaemonBody) -> String {
+    let mut text = format!(
+        "flockd {} runs as process {} since {}\n  home {}\n  {} locks, {} waiting, {} sessions, {} connections\n",
+        body.version,
+        body.pid,
+        duration(body.uptime_ms),
+        shown(&body.home),
+        body.locks,
+        body.waiters,
+        body.sessions,
+        body.connections
+    );
+    if let Some(trouble) = &body.trouble {
+        let _ = writeln!(text, "  {} {}", paint(BAD, "trouble:"), shown(trouble));
+    }
+    text
+}
+
+/// A failure of the client as the sentence it is.
+pub(super) fn sentence(error: &ClientError) -> String {
+    shown(&error.to_string())
+}

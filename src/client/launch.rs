@@ -1,0 +1,134 @@
+//! To the daemon of a home, started if need be: connect, greet, and replace an older one in order.
+
+use super::ClientError;
+use crate::limits;
+use crate::os::home::{self, Home};
+use crate::wire::{self, Hello, HelloLine, Line, Op, Request, Welcome};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// Whether a client may start the daemon, and by which program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Launch {
+    /// Only use one that runs.
+    Never,
+    /// Start one with this `flockd`.
+    With(PathBuf),
+}
+
+/// A greeted connection.
+pub(super) struct Greeted {
+    pub(super) lines: BufReader<UnixStream>,
+    pub(super) welcome: Welcome,
+}
+
+/// Connects and greets; starts or replaces the daemon where that is wanted and needed.
+pub(super) fn connect(home: &Home, launch: &Launch, hello: &Hello) -> Result<Greeted, ClientError> {
+    // One start and one replacement at most: what still fails then would fail for ever.
+    for _ in 0..3 {
+        let stream = match home::connect(home) {
+            Ok(stream) => stream,
+            Err(error) if is_absent(&error) => match launch {
+                Launch::Never => return Err(ClientError::NoDaemon(no_daemon(home))),
+                Launch::With(program) => {
+                    start(home, program)?;
+                    continue;
+                }
+            },
+            Err(error) => return Err(ClientError::Io(error)),
+        };
+        let Some(mut greeted) = greet(stream, hello)? else { continue };
+        if *launch != Launch::Never && wire::is_newer(wire::VERSION, &greeted.welcome.version) {
+            replace(&mut greeted)?;
+            continue;
+        }
+        return Ok(greeted);
+    }
+    Err(ClientError::NoDaemon(format!(
+        "the daemon of {} ends as soon as it is started; see {}",
+        home.dir.display(),
+        home.daemon_log().display()
+    )))
+}
+
+fn no_daemon(home: &Home) -> String {
+    format!("no daemon serves {}; `flockd daemon start` starts one", home.dir.display())
+}
+
+/// Whether an error of connecting means that nobody listens.
+fn is_absent(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused)
+}
+
+/// Says hello. None if the daemon ended before it answered.
+fn greet(stream: UnixStream, hello: &Hello) -> Result<Option<Greeted>, ClientError> {
+    stream.set_read_timeout(Some(Duration::from_millis(limits::ANSWER_WITHIN)))?;
+    stream.set_write_timeout(Some(Duration::from_millis(limits::ANSWER_WITHIN)))?;
+    let line = wire::encode(&HelloLine { hello: hello.clone() });
+    if (&stream).write_all(&line).is_err() {
+        return Ok(None);
+    }
+    let mut lines = BufReader::new(stream);
+    match read_line(&mut lines) {
+        Ok(None) => Ok(None),
+        Ok(Some(Line::Bye(_))) => Ok(None),
+        Ok(Some(Line::Hello(welcome))) => Ok(Some(Greeted { lines, welcome })),
+        Ok(Some(Line::Answer(answer))) => match answer.error {
+            Some(error) => Err(ClientError::Refused(Box::new(error))),
+            None => Err(ClientError::Protocol("the daemon answered before it greeted".to_owned())),
+        },
+        Err(ClientError::Io(error)) if is_broken(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether an error of reading means that the other end is gone.
+pub(super) fn is_broken(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof)
+}
+
+/// Reads one line of the daemon; none at its end, a half line included.
+pub(super) fn read_line(lines: &mut impl BufRead) -> Result<Option<Line>, ClientError> {
+    let mut line = Vec::with_capacity(512);
+    let read = lines.take(limits::ANSWER_MAX as u64).read_until(b'\n', &mut line)?;
+    if line.last() != Some(&b'\n') {
+        return match read < limits::ANSWER_MAX {
+            true => Ok(None),
+            false => Err(ClientError::Protocol("the daemon's answer is longer than any may be".to_owned())),
+        };
+    }
+    wire::decode_line(&line).map(Some).map_err(ClientError::Protocol)
+}
+
+/// Starts the daemon and waits until it is ready, or says why it is not. Many at once start one.
+fn start(home: &Home, program: &Path) -> Result<(), ClientError> {
+    let output = Command::new(program)
+        .args(["daemon", "start"])
+        .env("FLOCKD_HOME", &home.dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .output()
+        .map_err(|error| {
+            ClientError::NoDaemon(format!("cannot run {} to start the daemon: {error}", program.display()))
+        })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.trim().strip_prefix("flockd: ").unwrap_or(said.trim());
+    Err(ClientError::NoDaemon(said.to_owned()))
+}
+
+/// Ends an older daemon in order; its locks stay in the journal for the newer one.
+fn replace(greeted: &mut Greeted) -> Result<(), ClientError> {
+    let request = Request { id: Some(1), version: Some(wire::VERSION.to_owned()), ..Request::new(Op::Stop) };
+    greeted.lines.get_ref().write_all(&wire::encode(&request))?;
+    // It has let go of the home when it closes the connection.
+    let mut rest = Vec::new();
+    greeted.lines.read_to_end(&mut rest)?;
+    Ok(())
+}

@@ -1,0 +1,563 @@
+//! A client of the daemon: blocking, shared by threads, and it goes on by itself when the daemon was restarted.
+//!
+//! Nobody reads for others while nobody waits: of the threads that wait for answers one reads the socket and hands
+//! the others theirs. So a request costs two switches between processes and none between threads. A client with a
+//! session has one more thread, which sleeps until the connection breaks and then makes a new one, so that the
+//! daemon does not take the holder of a lock for gone.
+
+mod launch;
+mod place;
+
+pub use launch::Launch;
+pub use place::Place;
+
+use crate::limits;
+use crate::model::Agent;
+use crate::os;
+use crate::os::home::Home;
+use crate::wire::{self, Answer, Hello, Line, LockBody, Op, Request, SessionProof, SessionWish, WireError};
+use launch::{connect, is_broken, read_line};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, BufReader, ErrorKind, Write};
+use std::net::Shutdown;
+use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How long a broken connection is tried to be made again: well above what any start of the daemon takes.
+const RECONNECT_WITHIN: u64 = 60 * limits::SECOND;
+/// How long to wait between two tries, in milliseconds, where the first could not start the daemon: the home may not
+/// be writable for the moment.
+const RECONNECT_EVERY: u64 = 100;
+/// The same after the daemon said good-bye, as long as nothing is asked of it: it was stopped on purpose.
+const LOOK_AGAIN_EVERY: u64 = 1_000;
+
+/// Why a request has no answer.
+#[derive(Debug)]
+pub enum ClientError {
+    /// There is no daemon, and none could be started.
+    NoDaemon(String),
+    /// The daemon refused the connection, the session or the request.
+    Refused(Box<WireError>),
+    /// The daemon said what no daemon says.
+    Protocol(String),
+    /// No answer came in time.
+    NoAnswer(String),
+    /// The session ended while we were away: what it held is lost.
+    SessionLost(String),
+    /// The system failed.
+    Io(io::Error),
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClientError::NoDaemon(text)
+            | ClientError::Protocol(text)
+            | ClientError::NoAnswer(text)
+            | ClientError::SessionLost(text) => f.write_str(text),
+            ClientError::Refused(error) => f.write_str(&error.message),
+            ClientError::Io(error) => write!(f, "the daemon cannot be reached: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ClientError {}
+
+impl From<io::Error> for ClientError {
+    fn from(error: io::Error) -> Self {
+        ClientError::Io(error)
+    }
+}
+
+/// How to connect.
+#[derive(Clone, Debug)]
+pub struct Connect {
+    /// Whose daemon.
+    pub home: Home,
+    /// Whether it may be started.
+    pub launch: Launch,
+    /// In whose name; reading needs none.
+    pub agent: Option<Agent>,
+    /// From where.
+    pub place: Place,
+    /// Whether the client holds guards: then it gets a session, and its locks live as long as it does.
+    pub session: Option<Custodian>,
+}
+
+/// What kind of session a client wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Custodian {
+    /// Its threads hold guards: the session is an actor of its own.
+    Library,
+    /// It runs a command for its agent: the agent is the actor.
+    Command,
+}
+
+/// A connection to the daemon, made again when it breaks.
+pub struct Client {
+    inner: Arc<Inner>,
+    keeper: Option<JoinHandle<()>>,
+}
+
+struct Inner {
+    connect: Connect,
+    state: Mutex<State>,
+    /// Told when an answer came, the reader's place became free, or the connection changed.
+    changed: Condvar,
+}
+
+struct State {
+    link: Link,
+    /// Counts connections, so that who saw one break does not break the next.
+    generation: u64,
+    /// Somebody reads.
+    is_reading: bool,
+    pending: BTreeMap<u64, Pending>,
+    next_id: u64,
+    session: Option<SessionProof>,
+    /// The daemon said good-bye: it is not started again before it is needed.
+    said_bye: bool,
+    closed: bool,
+}
+
+enum Link {
+    Up(Arc<Connection>),
+    /// Somebody is making a new one.
+    Renewing,
+    /// Given up; why.
+    Down(String),
+}
+
+struct Connection {
+    stream: UnixStream,
+    lines: Mutex<BufReader<UnixStream>>,
+}
+
+struct Pending {
+    line: Vec<u8>,
+    answer: Option<Result<Answer, ClientError>>,
+}
+
+impl Client {
+    /// Connects, and starts the daemon if there is none and `connect` allows it.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn connect(connect: Connect) -> Result<Client, ClientError> {
+        let (connection, session) = dial(&connect, None)?;
+        let inner = Arc::new(Inner {
+            connect,
+            state: Mutex::new(State {
+                link: Link::Up(Arc::new(connection)),
+                generation: 0,
+                is_reading: false,
+                pending: BTreeMap::new(),
+                next_id: 1,
+                session,
+                said_bye: false,
+                closed: false,
+            }),
+            changed: Condvar::new(),
+        });
+        let keeper = match inner.connect.session {
+            None => None,
+            Some(_) => {
+                let inner = inner.clone();
+                Some(std::thread::Builder::new().name("flockd-client".into()).spawn(move || inner.keep())?)
+            }
+        };
+        Ok(Client { inner, keeper })
+    }
+
+    /// Sends a request and waits for its answer, for as long as the request itself may wait and a little more.
+    ///
+    /// # Errors
+    /// See [`ClientError`]. A refusal of a lock is an answer; the daemon's `error` is [`ClientError::Refused`].
+    pub fn call(&self, request: Request) -> Result<Answer, ClientError> {
+        let bound = bound_of(&request);
+        let id = self.begin(request)?;
+        match self.finish(id, bound)? {
+            Some(answer) => Ok(answer),
+            None => {
+                self.abandon(id);
+                Err(ClientError::NoAnswer("the daemon does not answer; `flockd daemon status` tells more".to_owned()))
+            }
+        }
+    }
+
+    /// Sends a request; [`Client::finish`] gets its answer.
+    ///
+    /// # Errors
+    /// When the connection was given up.
+    pub fn begin(&self, request: Request) -> Result<u64, ClientError> {
+        self.inner.begin(request, None)
+    }
+
+    /// Sends a request that comes with a descriptor.
+    ///
+    /// # Errors
+    /// As [`Client::call`]. The descriptor is not sent again if the connection breaks: the error says that it did.
+    pub fn call_with_fd(&self, request: Request, fd: BorrowedFd<'_>) -> Result<Answer, ClientError> {
+        let bound = bound_of(&request);
+        let id = self.inner.begin(request, Some(fd))?;
+        let answer = self.finish(id, bound)?;
+        answer.ok_or_else(|| ClientError::NoAnswer("the daemon does not answer".to_owned()))
+    }
+
+    /// Waits for the answer to a request, at most `within`; none if it has not come by then and may still come.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn finish(&self, id: u64, within: Option<Duration>) -> Result<Option<Answer>, ClientError> {
+        self.inner.finish(id, within)
+    }
+
+    /// Sends a request whose answer nobody waits for, and that is not repeated if the connection breaks.
+    pub fn tell(&self, request: Request) {
+        let state = self.inner.lock();
+        if let Link::Up(connection) = &state.link {
+            // A break is found by whoever reads or keeps; the session's end releases what this would have.
+            let _ = (&connection.stream).write_all(&wire::encode(&Request { id: None, ..request }));
+        }
+    }
+
+    /// Forgets a request: an answer that still comes is dropped.
+    pub fn abandon(&self, id: u64) {
+        self.inner.lock().pending.remove(&id);
+    }
+
+    /// Waits until the daemon closes the connection, which it does when it has ended in order.
+    pub fn wait_until_closed(&self) {
+        let connection = match &self.inner.lock().link {
+            Link::Up(connection) => connection.clone(),
+            Link::Renewing | Link::Down(_) => return,
+        };
+        wait_for_hang_up(&connection.stream);
+    }
+
+    /// The session, if the client has one.
+    pub fn session_id(&self) -> Option<String> {
+        self.inner.lock().session.as_ref().map(|proof| proof.id.clone())
+    }
+
+    /// In whose name it speaks.
+    pub fn agent(&self) -> Option<&Agent> {
+        self.inner.connect.agent.as_ref()
+    }
+
+    /// Asks for a lock and waits for it as long as the request says. A refusal is an answer.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn lock(&self, request: Request) -> Result<LockBody, ClientError> {
+        match self.call(Request { op: Op::Lock, ..request })?.ok {
+            Some(wire::Body::Lock(body)) => Ok(*body),
+            other => Err(unexpected(other.as_ref())),
+        }
+    }
+
+    /// Releases a lock and waits for the word that it is released.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with code `lost` if it was lost before; the others of [`ClientError`].
+    pub fn unlock(&self, lock_id: &str) -> Result<(), ClientError> {
+        let request = Request { lock_id: Some(lock_id.to_owned()), ..Request::new(Op::Unlock) };
+        match self.call(request) {
+            Ok(_) => Ok(()),
+            // Sent twice across a restart of the daemon: the first one did it.
+            Err(ClientError::Refused(error)) if error.loss.as_ref().is_some_and(|loss| loss.reason == "released") => {
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Drop for Client {
+    /// Ends the connection, and with it the session. What was sent before still arrives.
+    fn drop(&mut self) {
+        {
+            let mut state = self.inner.lock();
+            state.closed = true;
+            if let Link::Up(connection) = &state.link {
+                // The only failure is that it is closed already.
+                let _ = connection.stream.shutdown(Shutdown::Both);
+            }
+            self.inner.changed.notify_all();
+        }
+        if let Some(keeper) = self.keeper.take() {
+            // Its panic, if any, was its own; there is nothing left to protect here.
+            let _ = keeper.join();
+        }
+    }
+}
+
+/// The error for an answer of the wrong kind.
+pub fn unexpected(body: Option<&wire::Body>) -> ClientError {
+    ClientError::Protocol(format!("the daemon's answer is of the wrong kind: {body:?}"))
+}
+
+/// How long an answer may take: what the request waits, and the time any answer may take. None for ever.
+fn bound_of(request: &Request) -> Option<Duration> {
+    let waits = match request.op {
+        Op::Lock | Op::Wait => request.wait_ms?,
+        _ => 0,
+    };
+    Some(Duration::from_millis(waits + limits::ANSWER_WITHIN))
+}
+
+/// Makes a connection, with the session if there is to be one.
+fn dial(options: &Connect, session: Option<&SessionProof>) -> Result<(Connection, Option<SessionProof>), ClientError> {
+    let wish = match (options.session, session) {
+        (None, _) => None,
+        (Some(_), Some(proof)) => Some(SessionWish::Return(proof.clone())),
+        (Some(Custodian::Library), None) => Some(SessionWish::Library),
+        (Some(Custodian::Command), None) => Some(SessionWish::Command),
+    };
+    let hello = Hello {
+        protocol: wire::PROTOCOL,
+        version: wire::VERSION.to_owned(),
+        agent: options.agent.as_ref().map(Agent::to_string),
+        cwd: wire::escape(&options.place.cwd),
+        workspace: Some(wire::escape(&options.place.workspace)),
+        session: wish,
+    };
+    let greeted = connect(&options.home, &options.launch, &hello)?;
+    let stream = greeted.lines.get_ref().try_clone()?;
+    let proof = greeted.welcome.session.or_else(|| session.cloned());
+    Ok((Connection { stream, lines: Mutex::new(greeted.lines) }, proof))
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // The state is changed in small steps that cannot panic half-way; a poisoned one is whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self, mut request: Request, fd: Option<BorrowedFd<'_>>) -> Result<u64, ClientError> {
+        let mut state = self.lock();
+        let id = state.next_id;
+        state.next_id += 1;
+        request.id = Some(id);
+        if request.op == Op::Lock && request.request_id.is_none() {
+            // Named by us, so that it can be asked again after a restart and is the same request.
+            request.request_id = Some(format!("c-{:016x}", os::random_u64()));
+        }
+        let line = wire::encode(&request);
+        if line.len() > limits::LINE_MAX {
+            let text = format!("the request is longer than {} bytes", limits::LINE_MAX);
+            return Err(ClientError::Protocol(text));
+        }
+        match &state.link {
+            // A failure to write shows when the answer is read, and the line is sent again then.
+            Link::Up(connection) => drop(match fd {
+                None => (&connection.stream).write_all(&line),
+                Some(fd) => os::process::send_with_fd(&connection.stream, &line, fd),
+            }),
+            // Whoever makes the connection may have had no reason to hurry until now.
+            Link::Renewing => self.changed.notify_all(),
+            Link::Down(why) => return Err(ClientError::SessionLost(why.clone())),
+        }
+        // A descriptor cannot be sent again, so neither is its line.
+        let line = if fd.is_some() { Vec::new() } else { line };
+        state.pending.insert(id, Pending { line, answer: None });
+        Ok(id)
+    }
+
+    fn finish(&self, id: u64, within: Option<Duration>) -> Result<Option<Answer>, ClientError> {
+        let until = within.map(|within| crate::clock::monotonic_ns().saturating_add(nanos(within)));
+        let mut state = self.lock();
+        loop {
+            let pending = state.pending.get_mut(&id).expect("a request is finished once, after it was begun");
+            if let Some(answer) = pending.answer.take() {
+                state.pending.remove(&id);
+                return match answer {
+                    Ok(Answer { error: Some(error), .. }) => Err(ClientError::Refused(Box::new(error))),
+                    other => other.map(Some),
+                };
+            }
+            let left = match until.map(|until| until.saturating_sub(crate::clock::monotonic_ns())) {
+                Some(0) => return Ok(None),
+                left => left.map(Duration::from_nanos),
+            };
+            state = match &state.link {
+                Link::Up(connection) if !state.is_reading => {
+                    let (connection, generation) = (connection.clone(), state.generation);
+                    state.is_reading = true;
+                    drop(state);
+                    self.read_one(&connection, generation, left)
+                }
+                _ => self.wait(state, left),
+            };
+        }
+    }
+
+    fn wait<'a>(&'a self, state: MutexGuard<'a, State>, within: Option<Duration>) -> MutexGuard<'a, State> {
+        match within {
+            None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(within) => self.changed.wait_timeout(state, within).unwrap_or_else(PoisonError::into_inner).0,
+        }
+    }
+
+    /// Reads one line as the one reader, and gives it to whom it belongs.
+    fn read_one(&self, connection: &Connection, generation: u64, within: Option<Duration>) -> MutexGuard<'_, State> {
+        let read = {
+            let mut lines = connection.lines.lock().unwrap_or_else(PoisonError::into_inner);
+            wait_readable(&mut lines, within).and_then(|is_there| match is_there {
+                true => read_line(&mut *lines).map(Some),
+                false => Ok(None),
+            })
+        };
+        let mut state = self.lock();
+        state.is_reading = false;
+        self.changed.notify_all();
+        match read {
+            // Time is up; whoever still waits reads on.
+            Ok(None) => state,
+            Ok(Some(Some(Line::Answer(answer)))) => {
+                if let Some(pending) = answer.id.and_then(|id| state.pending.get_mut(&id)) {
+                    pending.answer = Some(Ok(*answer));
+                }
+                state
+            }
+            Ok(Some(Some(Line::Bye(_)))) => {
+                state.said_bye = true;
+                state
+            }
+            Ok(Some(Some(Line::Hello(_)))) => self.give_up(state, "the daemon greeted twice".to_owned()),
+            Ok(Some(None)) => self.renew(state, generation),
+            Err(ClientError::Io(error)) if is_broken(&error) => self.renew(state, generation),
+            Err(error) => self.give_up(state, error.to_string()),
+        }
+    }
+
+    /// Makes a new connection in the place of a broken one and sends again what has no answer yet.
+    fn renew<'a>(&'a self, mut state: MutexGuard<'a, State>, generation: u64) -> MutexGuard<'a, State> {
+        if state.generation != generation || state.closed {
+            return state;
+        }
+        state.generation += 1;
+        state.link = Link::Renewing;
+        let give_up_at = crate::clock::monotonic_ns().saturating_add(RECONNECT_WITHIN * 1_000_000);
+        loop {
+            if state.closed {
+                state.link = Link::Down("the client was closed".to_owned());
+                return state;
+            }
+            let session = state.session.clone();
+            let launch = match state.said_bye && state.pending.values().all(|pending| pending.answer.is_some()) {
+                true => Launch::Never,
+                false => self.connect.launch.clone(),
+            };
+            let is_patient = launch == Launch::Never && self.connect.launch != Launch::Never;
+            drop(state);
+            let dialled = dial(&Connect { launch, ..self.connect.clone() }, session.as_ref());
+            state = self.lock();
+            match dialled {
+                Ok((connection, session)) => return self.take_up(state, connection, session),
+                Err(ClientError::Refused(error)) => return self.give_up(state, error.message),
+                Err(_) if is_patient || crate::clock::monotonic_ns() < give_up_at => {
+                    let pause = if is_patient { LOOK_AGAIN_EVERY } else { RECONNECT_EVERY };
+                    state = self.wait(state, Some(Duration::from_millis(pause)));
+                }
+                Err(error) => return self.give_up(state, error.to_string()),
+            }
+        }
+    }
+
+    fn take_up<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        connection: Connection,
+        session: Option<SessionProof>,
+    ) -> MutexGuard<'a, State> {
+        for pending in state.pending.values_mut().filter(|pending| pending.answer.is_none()) {
+            if pending.line.is_empty() {
+                let text = "the daemon was restarted before it took the descriptor".to_owned();
+                pending.answer = Some(Err(ClientError::NoAnswer(text)));
+            } else {
+                // A failure shows when the answer is read, as above.
+                let _ = (&connection.stream).write_all(&pending.line);
+            }
+        }
+        state.session = session;
+        state.said_bye = false;
+        state.link = Link::Up(Arc::new(connection));
+        self.changed.notify_all();
+        state
+    }
+
+    fn give_up<'a>(&'a self, mut state: MutexGuard<'a, State>, why: String) -> MutexGuard<'a, State> {
+        for pending in state.pending.values_mut().filter(|pending| pending.answer.is_none()) {
+            pending.answer = Some(Err(ClientError::SessionLost(why.clone())));
+        }
+        state.link = Link::Down(why);
+        self.changed.notify_all();
+        state
+    }
+
+    /// Sleeps until the connection breaks, then makes a new one; until the client is closed.
+    fn keep(&self) {
+        let mut state = self.lock();
+        loop {
+            if state.closed {
+                return;
+            }
+            state = match &state.link {
+                Link::Down(_) => return,
+                Link::Renewing => self.wait(state, None),
+                Link::Up(connection) => {
+                    let (connection, generation) = (connection.clone(), state.generation);
+                    drop(state);
+                    wait_for_hang_up(&connection.stream);
+                    let state = self.lock();
+                    // Whoever reads finds the break as well, and takes first what came before it.
+                    match state.is_reading {
+                        true => self.wait(state, None),
+                        false => self.renew(state, generation),
+                    }
+                }
+            };
+        }
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Waits until there is something to read, at most `within`; false if that time is over. The read that follows has a
+/// bound of its own, set when the connection was made: what has begun to arrive comes whole or is broken.
+fn wait_readable(lines: &mut BufReader<UnixStream>, within: Option<Duration>) -> Result<bool, ClientError> {
+    if !lines.buffer().is_empty() {
+        return Ok(true);
+    }
+    let within = within.map(|within| Timespec {
+        tv_sec: i64::try_from(within.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(within.subsec_nanos()),
+    });
+    let mut polled = [PollFd::new(lines.get_ref(), PollFlags::IN)];
+    match rustix::event::poll(&mut polled, within.as_ref()) {
+        Ok(ready) => Ok(ready > 0),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(errno) => Err(ClientError::Io(errno.into())),
+    }
+}
+
+/// Waits until the other end of a connection is closed; what arrives on it wakes nobody.
+fn wait_for_hang_up(stream: &UnixStream) {
+    let mut polled = [PollFd::new(stream, PollFlags::RDHUP)];
+    loop {
+        match rustix::event::poll(&mut polled, None) {
+            Ok(_) => return,
+            Err(error) if io::Error::from(error).kind() == ErrorKind::Interrupted => {}
+            // A descriptor that cannot be polled is as good as closed: the next use of it tells.
+            Err(_) => return,
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Where a client stands: its working directory and its workspace.
+
+use crate::model::Invalid;
+use crate::os::paths::{self, Look};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+/// A directory whose presence makes a workspace of the directory that holds it.
+const GIT: &str = ".git";
+/// A file whose presence does, before git is asked.
+const CONFIG: &str = ".flockd.toml";
+
+/// Working directory and workspace root, both absolute bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Relative scopes begin here.
+    pub cwd: Vec<u8>,
+    /// Names in answers and events begin here.
+    pub workspace: Vec<u8>,
+}
+
+impl Place {
+    /// The working directory of this process and its workspace: `$FLOCKD_WORKSPACE`, else the nearest directory
+    /// upwards with a `.flockd.toml`, else the git top level, else the working directory.
+    ///
+    /// # Errors
+    /// When the working directory is gone, or `$FLOCKD_WORKSPACE` names no directory.
+    pub fn here() -> Result<Place, Invalid> {
+        let cwd = std::env::current_dir().map_err(|error| {
+            Invalid(format!("the working directory cannot be told ({error}); cd to one that is there"))
+        })?;
+        let named = std::env::var_os("FLOCKD_WORKSPACE").filter(|value| !value.is_empty());
+        Place::of(cwd, named)
+    }
+
+    fn of(cwd: PathBuf, named: Option<OsString>) -> Result<Place, Invalid> {
+        let workspace = match named {
+            Some(root) => canonical(&cwd, &root)?,
+            None => find_root(&cwd).as_os_str().as_bytes().to_vec(),
+        };
+        Ok(Place { cwd: cwd.into_os_string().into_vec(), workspace })
+    }
+}
+
+fn canonical(cwd: &Path, root: &OsStr) -> Result<Vec<u8>, Invalid> {
+    let resolved = paths::resolve(cwd.as_os_str().as_bytes(), root.as_bytes(), Look::Thorough);
+    match resolved {
+        Ok(resolved) if resolved.kind == paths::Kind::Directory => Ok(resolved.path.into()),
+        Ok(_) => {
+            Err(Invalid(format!("FLOCKD_WORKSPACE is {root:?}, which is no directory: set it to one or unset it")))
+        }
+        Err(error) => Err(Invalid(format!("FLOCKD_WORKSPACE is {root:?}: {error}"))),
+    }
+}
+
+fn find_root(cwd: &Path) -> &Path {
+    let with = |name: &str| cwd.ancestors().find(|dir| dir.join(name).symlink_metadata().is_ok());
+    with(CONFIG).or_else(|| with(GIT)).unwrap_or(cwd)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn the_nearest_configuration_wins_over_git_and_git_over_nothing() {
+        let kept = tempfile::tempdir().unwrap();
+        let root = kept.path().canonicalize().unwrap();
+        let deep = root.join("repo/pkg/src");
+        fs::create_dir_all(&deep).unwrap();
+        let workspace = || PathBuf::from(OsString::from_vec(Place::of(deep.clone(), None).unwrap().workspace));
+        assert_eq!(workspace(), deep);
+        fs::create_dir(root.join("repo/.git")).unwrap();
+        assert_eq!(workspace(), root.join("repo"));
+        fs::write(root.join("repo/pkg/.flockd.toml"), "").unwrap();
+        assert_eq!(workspace(), root.join("repo/pkg"));
+    }
+
+    #[test]
+    fn a_named_workspace_is_resolved_and_must_be_a_directory() {
+        let kept = tempfile::tempdir().unwrap();
+        let root = kept.path().canonicalize().unwrap();
+        fs::create_dir(root.join("real")).unwrap();
+        std::os::unix::fs::symlink("real", root.join("link")).unwrap();
+        let place = Place::of(root.clone(), Some("link".into())).unwrap();
+        assert_eq!(place.workspace, root.join("real").into_os_string().into_vec());
+        let error = Place::of(root, Some("missing".into())).unwrap_err();
+        assert!(error.0.contains("FLOCKD_WORKSPACE"), "{error}");
+    }
+}
