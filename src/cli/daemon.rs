@@ -181,7 +181,8 @@ fn start(options: &DaemonOptions) -> Result<Exit, Failure> {
     if options.fresh {
         command.arg("--fresh");
     }
-    command.env("FLOCKD_HOME", &home.dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.env("FLOCKD_HOME", &home.dir).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.stderr(open_log(&home.daemon_log())?);
     let mut child = command.spawn()?;
     let mut out = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
     let within = Timespec { tv_sec: i64::try_from(limits::READY_WITHIN / limits::SECOND).unwrap_or(30), tv_nsec: 0 };

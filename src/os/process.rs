@@ -299,10 +299,13 @@ pub fn close_inherited() -> io::Result<()> {
         open.extend(entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()).filter(|fd| *fd > 2));
     }
     for fd in open {
-        // SAFETY: at this point nothing in this process owns a descriptor above 2: the directory stream above is
-        // closed, and the caller has opened nothing yet. Its number in the list is a bad descriptor by now, which
-        // `close` says and nobody minds.
-        unsafe { rustix::io::close(fd) };
+        // SAFETY: the number is only asked about: it is the directory stream's above, which is closed by now, or that
+        // of a descriptor that nothing in this process owns, since the caller has opened nothing yet.
+        let is_open = rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(fd) }).is_ok();
+        if is_open {
+            // SAFETY: as above: nobody else owns it, so nobody else closes it or goes on using it.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
     }
     Ok(())
 }
