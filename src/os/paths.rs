@@ -416,6 +416,29 @@ mod tests {
             Place { root: kept.path().canonicalize().unwrap(), _kept: kept }
         }
 
+        /// A place some levels down, so that two dots stay within it for a while.
+        fn within() -> Place {
+            let mut place = Place::new();
+            place.root = place.dir("1/2/3/4/5/6/7/8");
+            place
+        }
+
+        /// Makes a link, directory or file, if that can be done. It must not be done outside of the place, where a
+        /// random name could hit anything: hence no name with two dots, no parent reached through a link that leads
+        /// out, and nothing that follows a link at the end.
+        fn make(&self, name: &str, link: Option<&str>, is_dir: bool) {
+            let path = self.root.join(name.trim_end_matches('/'));
+            let parent = path.parent().and_then(|parent| parent.canonicalize().ok());
+            if name.contains("..") || !parent.is_some_and(|parent| parent.starts_with(&self.root)) {
+                return;
+            }
+            let _ = match link {
+                Some(text) => symlink(text, &path),
+                None if is_dir => fs::create_dir(&path),
+                None => fs::File::create_new(&path).map(drop),
+            };
+        }
+
         fn dir(&self, name: &str) -> PathBuf {
             let path = self.root.join(name);
             fs::create_dir_all(&path).unwrap();
@@ -786,15 +809,9 @@ mod tests {
             made in prop::collection::vec((spelling(), prop::option::of(spelling()), any::<bool>()), 1..14),
             asked in prop::collection::vec(spelling(), 1..20),
         ) {
-            let place = Place::new();
+            let place = Place::within();
             for (name, link, is_dir) in &made {
-                let path = place.root.join(name);
-                // Steps that cannot be taken are left out: the tree is random anyway.
-                let _ = match link {
-                    Some(text) if path.starts_with(&place.root) => symlink(text, &path),
-                    _ if *is_dir => fs::create_dir(&path),
-                    _ => fs::write(&path, ""),
-                };
+                place.make(name, link.as_deref(), *is_dir);
             }
             for raw in &asked {
                 let found = place.look(raw.as_bytes());
