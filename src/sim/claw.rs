@@ -5,10 +5,15 @@ use super::diary::{Diary, Entry, Incarnation};
 use super::ground::Stage;
 use super::plan::{Locks, Think, rng_of};
 use super::writer::{Pair, update};
+use crate::client::{Client, Connect, Custodian, Launch, Place};
 use crate::clock::monotonic_ns;
+use crate::model::Agent;
+use crate::os::home::Home;
+use crate::wire::{self, Op, Request};
 use clap::Args;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Flags of the hidden `flockd sim-claw`, which only the simulator calls.
@@ -40,7 +45,7 @@ impl ClawArgs {
     pub(super) fn command_line(&self) -> Vec<OsString> {
         let locks = match self.locks {
             Locks::None => "none",
-            Locks::Flock => "flock",
+            Locks::Flockd => "flockd",
         };
         vec![
             "sim-claw".into(),
@@ -93,15 +98,24 @@ fn die_with(parent: u32) -> Result<(), Failure> {
 /// The one place where the two runs differ: what stands around an update.
 enum Guarded {
     None,
-    Flock,
+    Flockd(Client),
 }
 
 impl Guarded {
     fn new(locks: Locks) -> Result<Guarded, Failure> {
-        match locks {
-            Locks::None => Ok(Guarded::None),
-            Locks::Flock => Ok(Guarded::Flock),
+        if locks == Locks::None {
+            return Ok(Guarded::None);
         }
+        let program = std::env::current_exe().map_err(|error| Failure(format!("our own path is unknown: {error}")))?;
+        let agent = std::env::var("FLOCKD_AGENT").map_err(|error| Failure(format!("FLOCKD_AGENT: {error}")))?;
+        let connect = Connect {
+            home: Home::from_env().map_err(|error| Failure(error.to_string()))?,
+            launch: Launch::With(program),
+            agent: Some(Agent::new(&agent).map_err(|error| Failure(error.to_string()))?),
+            place: Place::here().map_err(|error| Failure(error.to_string()))?,
+            session: Some(Custodian::Library),
+        };
+        Client::connect(connect).map(Guarded::Flockd).map_err(|error| Failure(format!("cannot connect: {error}")))
     }
 
     /// Does `work` inside the pair. The greeting is written after the lock is granted and the farewell before it is
@@ -113,19 +127,32 @@ impl Guarded {
         work: impl FnOnce(&mut Diary) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let asked_ns = monotonic_ns();
-        let guard = match self {
+        let lock = match self {
             Guarded::None => None,
-            Guarded::Flock => {
-                let dir = std::fs::File::open(&pair.dir).map_err(Failure::at("open", &pair.dir))?;
-                dir.lock().map_err(Failure::at("lock", &pair.dir))?;
-                Some(dir)
-            }
+            Guarded::Flockd(client) => Some(take(client, &pair.dir)?),
         };
         let at_ns = monotonic_ns();
         diary.append(Entry::Enter { pair: pair.number, at_ns, waited_ns: at_ns - asked_ns })?;
         work(diary)?;
         diary.append(Entry::Leave { pair: pair.number, at_ns: monotonic_ns() })?;
-        drop(guard);
+        if let (Guarded::Flockd(client), Some(lock)) = (self, lock) {
+            // Waits for the answer: a lock that was lost on the way must not go unnoticed.
+            client.unlock(&lock).map_err(|error| Failure(format!("{lock} was not ours to release: {error}")))?;
+        }
         Ok(())
+    }
+}
+
+/// Takes the lock on the directory of a pair, however long that takes; its id.
+fn take(client: &Client, dir: &Path) -> Result<String, Failure> {
+    let request = Request {
+        scope: Some(format!("{}/", wire::escape(dir.as_os_str().as_bytes()))),
+        ttl_ms: Some(0),
+        ..Request::new(Op::Lock)
+    };
+    let body = client.lock(request).map_err(|error| Failure(format!("no answer about {}: {error}", dir.display())))?;
+    match body.lock_id {
+        Some(id) if body.acquired => Ok(id),
+        _ => Err(Failure(format!("{} was refused: {:?} {:?}", dir.display(), body.code, body.advice))),
     }
 }

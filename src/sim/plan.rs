@@ -136,7 +136,7 @@ pub(super) enum Locks {
     /// They do not.
     None,
     /// An exclusive lock on the directory of the pair, for each update.
-    Flock,
+    Flockd,
 }
 
 /// One of the two runs.
@@ -155,7 +155,7 @@ impl Run {
     }
 
     pub(super) fn with(plan: &Plan) -> Run {
-        let locks = if plan.sabotage { Locks::None } else { Locks::Flock };
+        let locks = if plan.sabotage { Locks::None } else { Locks::Flockd };
         Run { name: "with", locks, kills: plan.kills, daemon_kills: plan.daemon_kills }
     }
 }
