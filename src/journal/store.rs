@@ -102,8 +102,8 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// Makes a new store beside nothing; it has its name, durably, when this returns.
-    pub(super) fn create(disk: &dyn Disk, meta: &Meta) -> Result<(), JournalError> {
+    /// Makes a new store with these rows in the place of the old one, if there is one, durably and in one step.
+    pub(super) fn create(disk: &dyn Disk, meta: &Meta, rows: &[Record]) -> Result<(), JournalError> {
         let file = super::path(disk, NAME);
         let failed = |error| JournalError::io(format!("create {file}"), error);
         match disk.remove(UNFINISHED) {
@@ -112,7 +112,7 @@ impl Store {
         }
         let pages = disk.create(UNFINISHED).map_err(failed)?;
         let store = Store { database: database(pages).map_err(|error| refused(&file, error))?, file: file.clone() };
-        store.write(meta, |_| Ok(()))?;
+        store.fold(rows, meta)?;
         store.close()?;
         disk.rename(UNFINISHED, NAME).map_err(failed)
     }
@@ -168,18 +168,6 @@ impl Store {
         let latest: BTreeMap<(usize, u64), &Record> =
             records.iter().filter_map(|record| Some((place(record)?, record))).collect();
         self.write(meta, |transaction| self.put(transaction, &latest))
-    }
-
-    /// Replaces all state rows; events are kept, and those among `rows` are added. Durable when it returns.
-    pub(super) fn rewrite(&self, rows: &[Record], meta: &Meta) -> Result<(), JournalError> {
-        let latest: BTreeMap<(usize, u64), &Record> =
-            rows.iter().filter_map(|record| Some((place(record)?, record))).collect();
-        self.write(meta, |transaction| {
-            for table in &TABLES[..EVENTS] {
-                self.refused(transaction.delete_table(*table))?;
-            }
-            self.put(transaction, &latest)
-        })
     }
 
     /// Closes the file; what was not durable before is lost with an error only if the disk fails.
