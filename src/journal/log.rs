@@ -33,9 +33,9 @@ const VERSION: u32 = 1;
 const LABEL: usize = codec::LABEL_HEAD + 16;
 const BATCH_MAGIC: [u8; 4] = *b"\xF1ok\xB5";
 const BATCH_HEAD: usize = 32;
-/// Room is taken this much at a time: a sync that need not lengthen the file is a fifth faster, and a mebibyte is
-/// thousands of grants.
-const CHUNK: u64 = 1024 * 1024;
+/// Room is taken this much at a time: a sync that need not lengthen the file is a fifth faster, and this is a thousand
+/// grants.
+const CHUNK: u64 = 256 * 1024;
 
 const _: () = assert!(LABEL.is_multiple_of(8) && BATCH_HEAD.is_multiple_of(8));
 
