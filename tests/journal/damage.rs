@@ -171,18 +171,32 @@ fn log_of(count: u64, synced: u64) -> (MemDisk, Vec<Rows>, Vec<usize>) {
     (disk.after_kill(), states, begins)
 }
 
+/// What a power cut can leave of a file from some byte on.
+#[derive(Clone, Copy)]
+enum Tear {
+    Shortened,
+    Zeroed,
+    Garbled,
+}
+
+impl Tear {
+    fn apply(self, bytes: &mut Vec<u8>, from: usize) {
+        match self {
+            Tear::Shortened => bytes.truncate(from),
+            Tear::Zeroed => bytes[from..].fill(0),
+            Tear::Garbled => bytes[from..].iter_mut().for_each(|byte| *byte ^= 0xA5),
+        }
+    }
+}
+
 #[test]
 fn a_torn_tail_is_cut_back_to_a_whole_batch_at_every_length() {
     let (disk, states, begins) = log_of(5, 2);
     for length in begins[2]..begins[5] {
         // The last byte of a batch may be padding, or zero by itself: then nothing is lost by it.
         let whole = begins.iter().rposition(|&begin| begin <= length).unwrap();
-        let tears: [&dyn Fn(&mut Vec<u8>); 3] =
-            [&|bytes| bytes.truncate(length), &|bytes| bytes[length..].fill(0), &|bytes| {
-                bytes[length..].iter_mut().for_each(|byte| *byte ^= 0xA5)
-            }];
-        for tear in tears {
-            let torn = with(&disk, "log.00000002", tear);
+        for tear in [Tear::Shortened, Tear::Zeroed, Tear::Garbled] {
+            let torn = with(&disk, "log.00000002", |bytes| tear.apply(bytes, length));
             let (mut journal, loaded) = world::open(&torn, Tuning::default()).unwrap();
             let rows = world::rows(&loaded.records);
             let found = states.iter().position(|state| *state == rows).expect("a state of the history");

@@ -99,7 +99,6 @@ struct State {
     durable_names: BTreeMap<String, usize>,
     unsynced_names: Vec<Naming>,
     fault: Option<Fault>,
-    calls: u64,
     dead: bool,
 }
 
@@ -113,7 +112,6 @@ fn not_found() -> io::Error {
 impl State {
     /// Counts a call that changes something; the error it is to fail with.
     fn call(&mut self, name: &str) -> io::Result<()> {
-        self.calls += 1;
         if self.dead {
             return Err(io::Error::other("the power is off"));
         }
@@ -167,11 +165,6 @@ impl MemDisk {
 
     pub fn is_dead(&self) -> bool {
         self.state().dead
-    }
-
-    /// How many changing calls there were.
-    pub fn calls(&self) -> u64 {
-        self.state().calls
     }
 
     /// The disk as it is after `kill -9`: everything written is there. Who still has the old one changes nothing here.
