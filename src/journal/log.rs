@@ -112,7 +112,8 @@ impl Writer {
             }
         }
         if let Err(error) = self.file.write_at(self.tail, batch) {
-            // Nothing follows in this segment, so what cannot be cut off now is cut off as a torn tail later.
+            // A write that stopped in the padding has left a whole batch. What cannot be cut off now is mostly cut off
+            // as a torn tail later; nothing follows it, since a failed journal goes on in another segment.
             let _ = self.file.set_len(self.tail);
             return Err(error);
         }

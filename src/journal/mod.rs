@@ -190,7 +190,7 @@ impl Journal {
         let synced = lock(&self.unsynced).synced;
         let batch = log::batch(records, self.next, synced).map_err(too_large)?;
         let appended = self.append_batch(&batch, records);
-        // Also after a failure: a batch that is there in spite of it must not share its numbers with a later one.
+        // Also after a failure: the batch may be there in spite of it, and a number names one record for ever.
         self.next += records.len() as u64;
         self.latch(appended)?;
         Ok(self.next - 1)

@@ -334,3 +334,14 @@ fn an_unreadable_fences_file_is_set_aside_too_and_numbers_start_at_the_floor() {
     let (_, loaded) = Journal::open(std::sync::Arc::new(damaged), 1, 123, world::FLOOR + 5).unwrap();
     assert_eq!((loaded.fences_from, loaded.instance, loaded.fresh), (world::FLOOR + 5, 123, true));
 }
+
+#[test]
+fn fences_start_above_every_stored_one_even_if_it_was_never_reserved() {
+    let disk = MemDisk::default();
+    let (mut journal, loaded) = world::open(&disk, Tuning::default()).unwrap();
+    let far = loaded.fences_from + 1_000_000;
+    journal.append(&[world::lock(&mut Random(1), 1, far), world::event(&mut Random(2), far + 7)]).unwrap();
+    drop(journal);
+    let (_, loaded) = world::open(&disk, Tuning::default()).unwrap();
+    assert_eq!((loaded.fences_from, loaded.events_from), (far + 1, far + 8));
+}

@@ -206,6 +206,13 @@ impl MemDisk {
         state.sync_names();
     }
 
+    /// Changes what an open file holds.
+    pub fn scribble(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut state = self.state();
+        let inode = state.inode(name).unwrap();
+        change(&mut state.inodes[inode].live);
+    }
+
     pub fn delete(&self, name: &str) {
         let mut state = self.state();
         assert!(state.names.contains_key(name), "{name}");
@@ -331,11 +338,11 @@ impl MemFile {
         let was_dead = state.dead;
         let called = state.call(&self.name);
         // A write that the power cut interrupts may still have reached the disk in part; one that fails for lack of
-        // space leaves its first half behind.
+        // space leaves a beginning behind, here the longest there is.
         let done = match (&called, &change) {
             (Ok(()), _) => Some(change),
             (Err(_), Change::Write(offset, data)) if !state.dead => {
-                Some(Change::Write(*offset, data[..data.len() / 2].to_vec()))
+                Some(Change::Write(*offset, data[..data.len() - 1].to_vec()))
             }
             (Err(_), _) if state.dead && !was_dead => Some(change),
             _ => None,
