@@ -304,7 +304,10 @@ impl Journal {
     /// Something could not be moved. Calling it again moves the rest.
     pub fn set_aside(disk: &dyn Disk, unix_seconds: u64) -> Result<String, JournalError> {
         let names = names(disk)?;
-        let known = Fences::read(disk);
+        let known = match Fences::read(disk) {
+            Err(error @ (JournalError::Io { .. } | JournalError::Denied { .. })) => return Err(error),
+            read => read,
+        };
         let mut remains: Vec<String> = names
             .iter()
             .filter(|name| [store::NAME, store::UNFINISHED].contains(&name.as_str()) || log::segment(name).is_some())
