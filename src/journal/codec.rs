@@ -608,3 +608,267 @@ impl From<NowV1> for Now {
 fn agent(name: &str) -> Result<Agent, Fault> {
     Agent::new(name).map_err(|invalid| Fault::Damaged(invalid.0))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits;
+    use crate::model::Caller;
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+
+    fn scope() -> impl Strategy<Value = Scope> {
+        prop_oneof![
+            vec(any::<u8>(), 0..40).prop_map(|path| Scope::File(path.into())),
+            vec(any::<u8>(), 0..40).prop_map(|path| Scope::Subtree(path.into())),
+            "[a-z]{1,9}".prop_map(|name| Scope::Resource(name.into())),
+        ]
+    }
+
+    fn agent() -> impl Strategy<Value = Agent> {
+        "[a-zé/]{1,9}".prop_map(|name| Agent::new(&name).unwrap())
+    }
+
+    fn process() -> impl Strategy<Value = Process> {
+        any::<(u32, u64)>().prop_map(|(pid, start)| Process { pid, start })
+    }
+
+    fn now() -> impl Strategy<Value = Now> {
+        any::<(u64, u64)>().prop_map(|(mono, wall)| Now { mono: Moment(mono), wall: Wall(wall) })
+    }
+
+    fn moment() -> impl Strategy<Value = Option<Moment>> {
+        option::of(any::<u64>().prop_map(Moment))
+    }
+
+    fn ask() -> impl Strategy<Value = Arc<Ask>> {
+        let names = (agent(), option::of("[a-z ]{0,30}"), option::of("[a-z0-9]{1,9}"), vec(any::<u8>(), 0..20));
+        let numbers = (any::<(u64, Option<u64>, Option<u64>, bool)>(), vec(any::<(u64, u64)>(), 0..5));
+        (scope(), names, numbers, option::of(process())).prop_map(
+            |(scope, (agent, note, request, root), ((ttl, max_hold, session, shared), ids), process)| {
+                let ids = ids.into_iter().map(|(device, inode)| FileId { device, inode }).collect();
+                Arc::new(Ask {
+                    target: Target { scope, ids },
+                    mode: if shared { Mode::Shared } else { Mode::Exclusive },
+                    who: Who { agent, session: session.map(SessionId) },
+                    lease: Lease { ttl, max_hold },
+                    note: note.map(Into::into),
+                    process,
+                    request: request.map(|id| RequestId::new(&id).unwrap()),
+                    workspace: Workspace { root: root.into() },
+                })
+            },
+        )
+    }
+
+    fn reason() -> impl Strategy<Value = EndReason> {
+        prop_oneof![
+            Just(EndReason::Released),
+            Just(EndReason::Expired),
+            Just(EndReason::SessionEnded),
+            (agent(), "[a-z ]{0,20}").prop_map(|(by, reason)| EndReason::Broken { by, reason: reason.into() }),
+            Just(EndReason::Silent),
+            Just(EndReason::Rebooted),
+        ]
+    }
+
+    fn custody() -> impl Strategy<Value = Custody> {
+        prop_oneof![
+            Just(Custody::Detached),
+            any::<u64>().prop_map(|id| Custody::Session(SessionId(id))),
+            process().prop_map(Custody::Process),
+        ]
+    }
+
+    fn lock() -> impl Strategy<Value = Record> {
+        (any::<(u64, u64)>(), ask(), custody(), now(), moment(), moment()).prop_map(
+            |((id, fence), ask, custody, since, expires, hold_until)| {
+                let (id, fence) = (LockId(id), Fence(fence));
+                Record::Lock(id, Some(Lock { id, ask, fence, custody, since, expires, hold_until }))
+            },
+        )
+    }
+
+    fn waiter() -> impl Strategy<Value = Record> {
+        (any::<(u64, bool)>(), ask(), now(), moment(), moment()).prop_map(
+            |((id, takes), ask, since, deadline, absent_until)| {
+                let id = WaiterId(id);
+                Record::Waiter(id, Some(Waiter { id, ask, takes, since, deadline, caller: None, absent_until }))
+            },
+        )
+    }
+
+    fn session() -> impl Strategy<Value = Record> {
+        (any::<(u64, u128, bool)>(), agent(), option::of(process()), moment()).prop_map(
+            |((id, secret, library), agent, process, away_until)| {
+                let id = SessionId(id);
+                let kind = if library { SessionKind::Library } else { SessionKind::Command };
+                Record::Session(id, Some(Session { id, secret, agent, process, kind, away_until }))
+            },
+        )
+    }
+
+    fn ended() -> impl Strategy<Value = Record> {
+        (any::<(u64, u64, bool)>(), ask(), reason(), now()).prop_map(|((id, fence, untold), ask, why, at)| {
+            let (id, fence) = (LockId(id), Fence(fence));
+            Record::Ended(id, Some(Ended { id, ask, fence, why, at, untold }))
+        })
+    }
+
+    fn event() -> impl Strategy<Value = Record> {
+        let kind = prop_oneof![
+            any::<bool>().prop_map(|resumed| EventKind::Acquired { resumed }),
+            agent().prop_map(|waiter| EventKind::Waiting { waiter }),
+            Just(EventKind::Detached),
+            reason().prop_map(EventKind::Released),
+        ];
+        (any::<(u64, u64, u64, u64)>(), kind, ask()).prop_map(|((seq, time, lock, fence), kind, ask)| {
+            let (seq, time, lock, fence) = (EventSeq(seq), Wall(time), LockId(lock), Fence(fence));
+            Record::Event(Event { seq, time, kind, lock, ask, fence })
+        })
+    }
+
+    fn record() -> impl Strategy<Value = Record> {
+        let gone = any::<(u64, u8)>().prop_map(|(id, table)| match table % 4 {
+            0 => Record::Lock(LockId(id), None),
+            1 => Record::Waiter(WaiterId(id), None),
+            2 => Record::Session(SessionId(id), None),
+            _ => Record::Ended(LockId(id), None),
+        });
+        let reserve = any::<(u64, u64)>().prop_map(|(fences, events)| Record::Reserve { fences, events });
+        prop_oneof![lock(), waiter(), session(), ended(), event(), gone, reserve]
+    }
+
+    fn encoded(record: &Record) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        encode(record, &mut bytes).unwrap();
+        bytes
+    }
+
+    /// Bytes with a checksum that agrees, whatever the body.
+    fn sealed(version: u8, body: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![version];
+        bytes.extend_from_slice(&crc32(&[&[version], body]).to_le_bytes());
+        bytes.extend_from_slice(body);
+        bytes
+    }
+
+    fn damaged(bytes: &[u8], says: &str) {
+        match decode(bytes) {
+            Err(Fault::Damaged(found)) => assert!(found.contains(says), "{found}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_record_reads_back_as_it_was_written(record in record()) {
+            let mut bytes = b"before".to_vec();
+            encode(&record, &mut bytes).unwrap();
+            prop_assert_eq!(decode(&bytes[6..]), Ok(record));
+        }
+
+        #[test]
+        fn the_caller_of_a_waiter_is_forgotten(record in waiter()) {
+            let mut called = record.clone();
+            let Record::Waiter(_, Some(waiter)) = &mut called else { unreachable!() };
+            waiter.caller = Some(Caller { conn: 1, id: 2 });
+            prop_assert_eq!(decode(&encoded(&called)), Ok(record));
+        }
+
+        #[test]
+        fn no_flipped_bit_is_read_silently(record in record()) {
+            let bytes = encoded(&record);
+            for bit in 0..bytes.len() * 8 {
+                let mut flipped = bytes.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                prop_assert!(matches!(decode(&flipped), Err(Fault::Damaged(_))), "bit {}", bit);
+            }
+        }
+
+        #[test]
+        fn no_length_but_the_right_one_is_read(record in record()) {
+            let bytes = encoded(&record);
+            for end in 0..bytes.len() {
+                prop_assert!(matches!(decode(&bytes[..end]), Err(Fault::Damaged(_))));
+                if end >= RECORD_HEAD {
+                    prop_assert!(matches!(decode(&sealed(VERSION, &bytes[RECORD_HEAD..end])), Err(Fault::Damaged(_))));
+                }
+            }
+        }
+
+        #[test]
+        fn bytes_of_any_kind_are_read_without_panic(body in vec(any::<u8>(), 0..200)) {
+            drop(decode(&sealed(VERSION, &body)));
+            drop(decode(&body));
+        }
+    }
+
+    #[test]
+    fn an_unknown_version_is_the_future_only_with_a_good_checksum() {
+        assert_eq!(decode(&sealed(2, b"whatever it holds")), Err(Fault::Future(2)));
+        let mut bytes = sealed(2, b"whatever it holds");
+        bytes[9] ^= 1;
+        damaged(&bytes, "checksum");
+    }
+
+    #[test]
+    fn bytes_behind_the_record_and_lying_lengths_are_damage() {
+        let bytes = encoded(&Record::Reserve { fences: 1, events: 2 });
+        damaged(&sealed(VERSION, &[&bytes[RECORD_HEAD..], &[0]].concat()), "1 bytes too many");
+        // A session whose agent claims to be 2^62 bytes long.
+        let liar = [&[2, 1, 1, 0, 253][..], &(1u64 << 62).to_le_bytes()].concat();
+        damaged(&sealed(VERSION, &liar), "cannot be read");
+        damaged(&sealed(VERSION, &vec![0; BODY_MAX + 1]), "larger than");
+    }
+
+    #[test]
+    fn the_layout_is_the_one_that_is_documented() {
+        assert_eq!(encoded(&Record::Reserve { fences: 7, events: 300 })[RECORD_HEAD..], [5, 7, 251, 44, 1]);
+        assert_eq!(encoded(&Record::Ended(LockId(1 << 20), None))[RECORD_HEAD..], [3, 252, 0, 0, 16, 0, 0]);
+    }
+
+    #[test]
+    fn the_largest_request_that_is_allowed_fits() {
+        let word = |length: usize| "x".repeat(length);
+        let path: Box<[u8]> = b"/a".repeat(limits::PATH_MAX / 2).into();
+        let components = limits::PATH_MAX / 2 + 1;
+        let ask = Arc::new(Ask {
+            target: Target {
+                scope: Scope::File(path.clone()),
+                ids: vec![FileId { device: u64::MAX, inode: u64::MAX }; components].into(),
+            },
+            mode: Mode::Exclusive,
+            who: Who { agent: Agent::new(&word(limits::AGENT_MAX)).unwrap(), session: Some(SessionId(u64::MAX)) },
+            lease: Lease { ttl: u64::MAX, max_hold: Some(u64::MAX) },
+            note: Some(word(limits::NOTE_MAX).into()),
+            process: Some(Process { pid: u32::MAX, start: u64::MAX }),
+            request: Some(RequestId::new(&word(limits::REQUEST_ID_MAX)).unwrap()),
+            workspace: Workspace { root: path.to_vec().into() },
+        });
+        let by = Agent::new(&word(limits::AGENT_MAX)).unwrap();
+        let why = EndReason::Broken { by, reason: word(limits::NOTE_MAX).into() };
+        let id = LockId(u64::MAX);
+        let ended = Ended { id, ask, fence: Fence(u64::MAX), why, at: Now::default(), untold: true };
+        let record = Record::Ended(id, Some(ended));
+        assert_eq!(decode(&encoded(&record)), Ok(record));
+    }
+
+    #[test]
+    fn a_label_is_read_only_as_it_was_written() {
+        let bytes = label(b"flockd.T", 3, &[1, 2, 3, 4]);
+        assert_eq!(read_label::<4>(b"flockd.T", 3, &bytes), Ok(&[1, 2, 3, 4]));
+        assert_eq!(read_label::<4>(b"flockd.X", 3, &bytes), Err(Fault::Foreign));
+        assert_eq!(read_label::<4>(b"flockd.T", 2, &bytes), Err(Fault::Future(3)));
+        assert!(matches!(read_label::<5>(b"flockd.T", 3, &bytes), Err(Fault::Damaged(_))));
+        for end in 0..bytes.len() {
+            assert!(matches!(read_label::<4>(b"flockd.T", 3, &bytes[..end]), Err(Fault::Damaged(_))), "{end}");
+        }
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(matches!(read_label::<4>(b"flockd.T", 3, &flipped), Err(Fault::Damaged(_) | Fault::Foreign)));
+        }
+    }
+}

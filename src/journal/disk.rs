@@ -71,6 +71,7 @@ pub trait DiskFile: Send + Sync {
 pub(super) const UNFINISHED: &str = ".journal-";
 
 /// A real directory, mode 0700, files 0600, no symlink followed.
+#[derive(Clone, Debug)]
 pub struct DirDisk {
     dir: PathBuf,
 }

@@ -190,7 +190,7 @@ impl Journal {
         let synced = lock(&self.unsynced).synced;
         let batch = log::batch(records, self.next, synced).map_err(too_large)?;
         let appended = self.append_batch(&batch, records);
-        // Also after a failure: a batch that is there in spite of it must not share its numbers with a later one.
+        // Also after a failure: the batch may be there in spite of it, and a number names one record for ever.
         self.next += records.len() as u64;
         self.latch(appended)?;
         Ok(self.next - 1)
@@ -243,6 +243,9 @@ impl Journal {
     /// Puts a whole new state, durably and in one step, in the place of store and log, and goes on from there. This is
     /// how the journal comes back after a failure.
     ///
+    /// Both are made anew: after a failed sync the system shows content that is not on the disk, so an old file is not
+    /// built upon.
+    ///
     /// `rows` are all rows there are, and a [`Record::Reserve`] if more numbers are needed. Of the events, those that
     /// were folded are kept and those in `rows` added; what was only in the log is a gap.
     ///
@@ -258,30 +261,38 @@ impl Journal {
 
     fn try_rewrite(&mut self, rows: &[Record]) -> Result<(), JournalError> {
         self.check_in_place()?;
-        // The old database may be latched in its own failure: it is closed, and whatever it says is past.
         drop(self.folding.stop());
         (self.spare, self.spare_asked) = (None, false);
-        let (store, found) = Store::open(&*self.disk)?;
-        if found.instance != self.meta.instance {
-            return Err(JournalError::Tampered { file: path(&*self.disk, store::NAME) });
-        }
+        let mut records = self.kept_events()?;
+        records.extend_from_slice(rows);
         self.reserve(rows)?;
         let number = segments(&*self.disk)?.last().map_or(1, |last| last + 1);
-        let writer = Writer::create(&*self.disk, number, found.instance)?;
-        let stored = Meta {
+        let writer = Writer::create(&*self.disk, number, self.meta.instance)?;
+        let meta = Meta {
             folded: self.next - 1,
             active: number,
             fences: self.fences.fences,
             events: self.fences.events,
             ..self.meta
         };
-        store.rewrite(rows, &stored)?;
+        Store::create(&*self.disk, &meta, &records)?;
         *lock(&self.unsynced) = Unsynced { files: vec![writer.file.clone()], synced: self.next - 1, failed: None };
-        (self.writer, self.meta) = (writer, stored);
+        (self.writer, self.meta) = (writer, meta);
         fold::remove_segments_before(&*self.disk, number);
-        self.folding = start_folding(Folder { disk: self.disk.clone(), store, meta: stored }, self.tuning)?;
+        let (store, meta) = Store::open(&*self.disk)?;
+        self.folding = start_folding(Folder { disk: self.disk.clone(), store, meta }, self.tuning)?;
         self.failed = None;
         Ok(())
+    }
+
+    /// The events in the old store, as far as it can still be read; for them alone the rewrite must not fail.
+    fn kept_events(&self) -> Result<Vec<Record>, JournalError> {
+        let Ok((store, meta)) = Store::open(&*self.disk) else { return Ok(Vec::new()) };
+        if meta.instance != self.meta.instance {
+            return Err(JournalError::Tampered { file: path(&*self.disk, store::NAME) });
+        }
+        let events = store.load().map_or_else(|_| Vec::new(), |content| content.events);
+        Ok(events.into_iter().map(Record::Event).collect())
     }
 
     /// Folds everything into the store and leaves an empty log.
@@ -303,7 +314,10 @@ impl Journal {
     /// Something could not be moved. Calling it again moves the rest.
     pub fn set_aside(disk: &dyn Disk, unix_seconds: u64) -> Result<String, JournalError> {
         let names = names(disk)?;
-        let known = Fences::read(disk);
+        let known = match Fences::read(disk) {
+            Err(error @ (JournalError::Io { .. } | JournalError::Denied { .. })) => return Err(error),
+            read => read,
+        };
         let mut remains: Vec<String> = names
             .iter()
             .filter(|name| [store::NAME, store::UNFINISHED].contains(&name.as_str()) || log::segment(name).is_some())
@@ -479,7 +493,7 @@ fn create(disk: &dyn Disk, start: Fences, boot_id: u128) -> Result<(), JournalEr
     let active = left.last().map_or(1, |last| last + 1);
     Writer::create(disk, active, start.instance)?;
     let (fences, events) = (start.fences, start.events);
-    Store::create(disk, &Meta { instance: start.instance, boot_id, folded: 0, active, fences, events })
+    Store::create(disk, &Meta { instance: start.instance, boot_id, folded: 0, active, fences, events }, &[])
 }
 
 /// The marks to go on from, above everything that may have been given out, written to the fences file.

@@ -102,8 +102,8 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// Makes a new store beside nothing; it has its name, durably, when this returns.
-    pub(super) fn create(disk: &dyn Disk, meta: &Meta) -> Result<(), JournalError> {
+    /// Makes a new store with these rows in the place of the old one, if there is one, durably and in one step.
+    pub(super) fn create(disk: &dyn Disk, meta: &Meta, rows: &[Record]) -> Result<(), JournalError> {
         let file = super::path(disk, NAME);
         let failed = |error| JournalError::io(format!("create {file}"), error);
         match disk.remove(UNFINISHED) {
@@ -112,7 +112,7 @@ impl Store {
         }
         let pages = disk.create(UNFINISHED).map_err(failed)?;
         let store = Store { database: database(pages).map_err(|error| refused(&file, error))?, file: file.clone() };
-        store.write(meta, |_| Ok(()))?;
+        store.fold(rows, meta)?;
         store.close()?;
         disk.rename(UNFINISHED, NAME).map_err(failed)
     }
@@ -168,18 +168,6 @@ impl Store {
         let latest: BTreeMap<(usize, u64), &Record> =
             records.iter().filter_map(|record| Some((place(record)?, record))).collect();
         self.write(meta, |transaction| self.put(transaction, &latest))
-    }
-
-    /// Replaces all state rows; events are kept, and those among `rows` are added. Durable when it returns.
-    pub(super) fn rewrite(&self, rows: &[Record], meta: &Meta) -> Result<(), JournalError> {
-        let latest: BTreeMap<(usize, u64), &Record> =
-            rows.iter().filter_map(|record| Some((place(record)?, record))).collect();
-        self.write(meta, |transaction| {
-            for table in &TABLES[..EVENTS] {
-                self.refused(transaction.delete_table(*table))?;
-            }
-            self.put(transaction, &latest)
-        })
     }
 
     /// Closes the file; what was not durable before is lost with an error only if the disk fails.
@@ -365,5 +353,95 @@ impl StorageBackend for Pages {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.0.write_at(offset, data)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::disk::DirDisk;
+    use super::*;
+
+    const META_OF_TESTS: Meta = Meta { instance: 1, boot_id: 1 << 100, folded: 3, active: 4, fences: 5, events: 6 };
+
+    fn home() -> (tempfile::TempDir, DirDisk) {
+        let place = tempfile::tempdir().unwrap();
+        let disk = DirDisk::open(place.path()).unwrap();
+        Store::create(&disk, &META_OF_TESTS, &[]).unwrap();
+        (place, disk)
+    }
+
+    /// Changes the file as only redb can.
+    fn change(place: &tempfile::TempDir, change: impl FnOnce(&WriteTransaction)) {
+        let database = Database::create(place.path().join(NAME)).unwrap();
+        let transaction = database.begin_write().unwrap();
+        change(&transaction);
+        transaction.commit().unwrap();
+    }
+
+    fn put_meta(transaction: &WriteTransaction, label: &[u8]) {
+        transaction.open_table(META).unwrap().insert(META_KEY, label).unwrap();
+    }
+
+    fn refusal(disk: &DirDisk) -> JournalError {
+        Store::open(disk).and_then(|(store, _)| store.load().map(drop)).unwrap_err()
+    }
+
+    #[test]
+    fn meta_comes_back() {
+        let (_place, disk) = home();
+        assert_eq!(Store::open(&disk).unwrap().1, META_OF_TESTS);
+    }
+
+    #[test]
+    fn a_future_meta_or_table_is_refused_as_such() {
+        let (place, disk) = home();
+        let label = codec::label(META_MAGIC, META_VERSION + 1, b"of another length");
+        change(&place, |transaction| put_meta(transaction, &label));
+        assert!(matches!(refusal(&disk), JournalError::Future { version: 2, .. }));
+        change(&place, |transaction| {
+            put_meta(transaction, &META_OF_TESTS.to_label());
+            transaction.open_table(Rows::new("locks.v3")).unwrap();
+        });
+        assert!(matches!(refusal(&disk), JournalError::Future { version: 3, .. }));
+    }
+
+    #[test]
+    fn a_missing_table_and_a_damaged_meta_are_damage() {
+        let (place, disk) = home();
+        change(&place, |transaction| put_meta(transaction, &META_OF_TESTS.to_label()[1..]));
+        assert!(matches!(refusal(&disk), JournalError::Foreign { .. }));
+        let mut flipped = META_OF_TESTS.to_label();
+        flipped[30] ^= 4;
+        change(&place, |transaction| put_meta(transaction, &flipped));
+        assert!(matches!(refusal(&disk), JournalError::Damaged { .. }));
+        change(&place, |transaction| {
+            put_meta(transaction, &META_OF_TESTS.to_label());
+            transaction.delete_table(TABLES[2]).unwrap();
+        });
+        assert!(matches!(refusal(&disk), JournalError::Damaged { .. }));
+    }
+
+    #[test]
+    fn a_row_in_the_wrong_place_or_of_the_future_is_refused() {
+        let (place, disk) = home();
+        let mut row = Vec::new();
+        codec::encode(&Record::Lock(crate::model::LockId(1), None), &mut row).unwrap();
+        change(&place, |transaction| {
+            transaction.open_table(TABLES[0]).unwrap().insert(1, &*row).unwrap();
+        });
+        assert!(matches!(refusal(&disk), JournalError::Damaged { .. }), "a row that is stored as gone");
+        let future = [&[2][..], &codec::crc32(&[&[2], b"new"]).to_le_bytes(), b"new"].concat();
+        change(&place, |transaction| {
+            transaction.open_table(TABLES[0]).unwrap().insert(1, &*future).unwrap();
+        });
+        assert!(matches!(refusal(&disk), JournalError::Future { version: 2, .. }));
+    }
+
+    #[test]
+    fn a_redb_file_of_another_program_is_foreign() {
+        let place = tempfile::tempdir().unwrap();
+        let disk = DirDisk::open(place.path()).unwrap();
+        change(&place, |transaction| drop(transaction.open_table(Rows::new("theirs")).unwrap()));
+        assert!(matches!(refusal(&disk), JournalError::Foreign { .. }));
     }
 }
