@@ -644,10 +644,10 @@ mod tests {
 
     fn ask() -> impl Strategy<Value = Arc<Ask>> {
         let names = (agent(), option::of("[a-z ]{0,30}"), option::of("[a-z0-9]{1,9}"), vec(any::<u8>(), 0..20));
-        let numbers = (any::<(u64, Option<u64>, Option<u64>, bool)>(), vec(any::<(u64, u64)>(), 0..5));
+        let numbers = (any::<(u64, Option<u64>, Option<u64>, bool)>(), vec(any::<(u64, u64, u64)>(), 0..5));
         (scope(), names, numbers, option::of(process())).prop_map(
             |(scope, (agent, note, request, root), ((ttl, max_hold, session, shared), ids), process)| {
-                let ids = ids.into_iter().map(|(device, inode)| FileId { device, inode }).collect();
+                let ids = ids.into_iter().map(|(device, inode, birth)| FileId { device, inode, birth }).collect();
                 Arc::new(Ask {
                     target: Target { scope, ids },
                     mode: if shared { Mode::Shared } else { Mode::Exclusive },
@@ -837,7 +837,7 @@ mod tests {
         let ask = Arc::new(Ask {
             target: Target {
                 scope: Scope::File(path.clone()),
-                ids: vec![FileId { device: u64::MAX, inode: u64::MAX }; components].into(),
+                ids: vec![FileId { device: u64::MAX, inode: u64::MAX, birth: u64::MAX }; components].into(),
             },
             mode: Mode::Exclusive,
             who: Who { agent: Agent::new(&word(limits::AGENT_MAX)).unwrap(), session: Some(SessionId(u64::MAX)) },
