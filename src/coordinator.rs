@@ -107,7 +107,7 @@ impl Coordinator {
                 for step in steps.into_iter().rev() {
                     self.table.undo(step);
                 }
-                self.into_trouble(now, &error, &mut out);
+                self.stop_granting(now, &error, &mut out);
                 self.turn_in_trouble(now, commands, &mut out);
             }
         }
@@ -124,7 +124,7 @@ impl Coordinator {
                     self.release_held_back(&mut out);
                 }
                 Err(_) if self.trouble.is_some() => {}
-                Err(error) => self.into_trouble(now, &error, &mut out),
+                Err(error) => self.stop_granting(now, &error, &mut out),
             }
         }
         self.ask_for_sync();
@@ -201,15 +201,14 @@ impl Coordinator {
 
     fn release_held_back(&mut self, out: &mut Vec<Addressed>) {
         let synced = self.journal.synced();
-        while let Some((_, reply)) = self.held_back.pop_front_if(|(through, _)| *through <= synced) {
-            out.push((reply.to, reply.answer));
-        }
+        let ready = self.held_back.iter().take_while(|(through, _)| *through <= synced).count();
+        out.extend(self.held_back.drain(..ready).map(|(_, reply)| (reply.to, reply.answer)));
     }
 
     // ── Trouble ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// The journal failed: grants stop, and those that were not told yet are taken back.
-    fn into_trouble(&mut self, now: Now, error: &JournalError, out: &mut Vec<Addressed>) {
+    fn stop_granting(&mut self, now: Now, error: &JournalError, out: &mut Vec<Addressed>) {
         let why = format!("the journal cannot be written, so nothing is granted until it can: {error}");
         self.table.pause(why.clone());
         let retry_at = now.mono.after(limits::JOURNAL_RETRY);
@@ -258,7 +257,7 @@ impl Coordinator {
             Ok(written) => self.send(step.replies.into_iter(), written, out),
             Err(error) => {
                 self.table.undo(step);
-                self.into_trouble(now, &error, out);
+                self.stop_granting(now, &error, out);
             }
         }
     }

@@ -15,7 +15,7 @@ pub const FLOOR: u64 = 1_700_000_000 << 20;
 pub type Rows = BTreeMap<(u8, u64), Record>;
 
 pub fn ask(random: &mut Random) -> Arc<Ask> {
-    let id = |random: &mut Random| FileId { device: random.below(9), inode: random.next(), birth: 0 };
+    let id = |random: &mut Random| FileId { device: random.below(9), inode: random.next(), birth: random.next() };
     let process = random.chance(50).then(|| Process { pid: random.below(1 << 22) as u32, start: random.next() });
     Arc::new(Ask {
         target: Target {
