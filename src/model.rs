@@ -751,7 +751,7 @@ pub enum Reply {
     },
     /// The lock is bound to the process.
     Bound(LockId),
-    /// The waiting request is gone, or had been answered before.
+    /// The waiting request is gone, or had been answered before. The request itself is answered with true as well.
     Cancelled(bool),
     /// It could not be done.
     Failed(Fault),

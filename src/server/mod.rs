@@ -323,14 +323,18 @@ impl Server {
 
     fn read_from(&mut self, conn: u64, now: Now) {
         let Some(peer) = self.peers.get_mut(&conn) else { return };
-        if peer.is_readable && peer.read() == Read::Gone {
+        if peer.is_readable && peer.has_room() && peer.read() == Read::Gone {
             self.take_lines(conn, now);
             self.close(conn);
             return;
         }
         self.take_lines(conn, now);
         let Some(peer) = self.peers.get_mut(&conn) else { return };
-        if peer.is_readable && !peer.is_looking_up {
+        if matches!(peer.stage, Stage::Closing) {
+            // It is only waited for that it takes what was said last, or goes.
+            peer.discard();
+        }
+        if peer.is_readable && peer.has_room() {
             self.ready.push(conn);
         }
         if peer.is_overlong() && !matches!(peer.stage, Stage::Closing) {
@@ -692,8 +696,11 @@ impl Server {
                 let fault = Answer { reply: reply.clone(), lost: Vec::new(), wanted: Vec::new() };
                 let mut message = render::answer(0, &fault, &About::Other, now);
                 message.id = None;
-                peer.session = None;
                 peer.stage = Stage::Closing;
+                let process = peer.process.filter(|_| peer.session.take().is_some());
+                if let Some(process) = process {
+                    self.watches.release(self.poll.registry(), process);
+                }
                 self.send(conn, &Line::Answer(Box::new(message)));
             }
         }

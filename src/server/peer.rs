@@ -114,6 +114,17 @@ impl Peer {
         result
     }
 
+    /// Whether more may be taken: not while requests pile up behind one that is being looked up.
+    pub(super) fn has_room(&self) -> bool {
+        self.inbox.len() <= limits::LINE_MAX
+    }
+
+    /// Throws away what has arrived.
+    pub(super) fn discard(&mut self) {
+        self.inbox.clear();
+        self.searched = 0;
+    }
+
     /// The next whole line, without its newline.
     pub(super) fn next_line(&mut self) -> Option<Vec<u8>> {
         let found = self.inbox[self.searched..].iter().position(|&byte| byte == b'\n');
@@ -129,7 +140,7 @@ impl Peer {
 
     /// Whether the line that is still arriving is longer than any may be.
     pub(super) fn is_overlong(&self) -> bool {
-        self.searched > limits::LINE_MAX
+        self.searched == self.inbox.len() && self.searched > limits::LINE_MAX
     }
 
     pub(super) fn passed_fd(&mut self) -> Option<OwnedFd> {

@@ -39,7 +39,8 @@ pub struct SimArgs {
     pairs: u16,
 
     /// How many updates each claw makes at least; while kills are still owed it goes on
-    #[arg(long, value_name = "N", default_value_t = UPDATES, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = UPDATES)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     updates: u32,
 
     /// Milliseconds that a claw thinks between reading and replacing
@@ -51,7 +52,8 @@ pub struct SimArgs {
     kills: u32,
 
     /// How many times the daemon is killed (kill -9) in the run with locks
-    #[arg(long, value_name = "N", default_value_t = DAEMON_KILLS, value_parser = clap::value_parser!(u32).range(0..=1_000))]
+    #[arg(long, value_name = "N", default_value_t = DAEMON_KILLS)]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=1_000))]
     daemon_kills: u32,
 
     /// Repeat the choices of an earlier run: pairs, thinking times and kills (not how the system schedules them)

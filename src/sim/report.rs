@@ -111,7 +111,8 @@ const BAD: Style = AnsiColor::Red.on_default();
 pub(super) fn table(plan: &Plan, without: &Outcome, with: &Outcome) -> String {
     let (a, b) = (without.row(), with.row());
     let mut text = format!(
-        "{} claws on {} pairs of files that must agree, each {} updates\n\n{BOLD}{:LABEL$}{:>COLUMN$}{:>COLUMN$}{BOLD:#}\n",
+        "{} claws on {} pairs of files that must agree, each {} updates\n\n\
+         {BOLD}{:LABEL$}{:>COLUMN$}{:>COLUMN$}{BOLD:#}\n",
         plan.claws, plan.pairs, plan.updates, "", "without locks", "with flockd",
     );
     for (label, left, right) in

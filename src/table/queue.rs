@@ -145,6 +145,7 @@ impl LockTable {
         let waiter = self.state.waits_of_caller.get(&waiting).copied();
         if let Some(id) = waiter {
             self.withdraw(now, step, id);
+            self.answer(step, waiting, Reply::Cancelled(true));
         }
         self.answer(step, caller, Reply::Cancelled(waiter.is_some()));
     }
