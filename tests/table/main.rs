@@ -7,7 +7,8 @@ mod rules;
 
 /// How much more, or less, than one CI run's worth the repeated tests do: `FLOCKD_SCALE`, 1 if not set.
 fn scaled(count: usize) -> usize {
-    let scale = std::env::var("FLOCKD_SCALE").map_or(1.0, |text| text.parse::<f64>().expect("FLOCKD_SCALE is a number"));
+    let scale =
+        std::env::var("FLOCKD_SCALE").map_or(1.0, |text| text.parse::<f64>().expect("FLOCKD_SCALE is a number"));
     ((count as f64 * scale).ceil() as usize).max(1)
 }
 

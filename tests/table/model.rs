@@ -126,9 +126,7 @@ impl Naive {
     /// One command: what is due, one thing after the other; then the command; after each, whoever can be served.
     pub fn apply(&mut self, now: Now, command: &Command) -> Vec<Outgoing> {
         self.now = now;
-        while self.do_what_is_due_first() {
-            self.serve();
-        }
+        self.do_what_is_due();
         self.carry_out(command.clone());
         self.serve();
         std::mem::take(&mut self.said)
@@ -136,6 +134,7 @@ impl Naive {
 
     pub fn resume(&mut self, now: Now) -> Vec<Outgoing> {
         self.now = now;
+        self.do_what_is_due();
         self.paused = false;
         self.serve();
         std::mem::take(&mut self.said)
@@ -168,6 +167,12 @@ impl Naive {
     }
 
     // ── Time ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn do_what_is_due(&mut self) {
+        while self.do_what_is_due_first() {
+            self.serve();
+        }
+    }
 
     /// The earliest thing whose time has come is done; leases before waits before sessions before memories.
     fn do_what_is_due_first(&mut self) -> bool {
@@ -216,9 +221,8 @@ impl Naive {
         if (ask.who.session.is_none() && ask.lease.ttl == 0) || ask.lease.ttl > limits::TTL_MAX {
             return self.fail(caller, Fault::Invalid(String::new()));
         }
-        let is_it = |other: &Ask| {
-            ask.request.is_some() && other.request == ask.request && other.who.agent == ask.who.agent
-        };
+        let is_it =
+            |other: &Ask| ask.request.is_some() && other.request == ask.request && other.who.agent == ask.who.agent;
         let same = |other: &Ask| {
             other.target.scope == ask.target.scope
                 && other.mode == ask.mode
@@ -308,9 +312,14 @@ impl Naive {
             let is_mine = lock.ask.who.agent == ask.who.agent && lock.ask.mode >= ask.mode;
             let is_detached = lock.custody == Custody::Detached && is_same_scope(&lock.ask.target, &ask.target);
             if ask.who.session.is_some() && is_mine && is_detached {
-                // It comes back in the mode that it has, so that is the mode that must be free for it.
-                let free = self.holders_against(&ask.who, &ask.target, lock.ask.mode).is_empty();
-                return if free { Chance::Resume(lock.id) } else { Chance::Blocked };
+                // It comes back in the mode and under the name that it has. One that cannot, because of a fellow
+                // session's guard, is in nobody's way here: it is one's own.
+                let as_asked = self.holders_against(&ask.who, &ask.target, lock.ask.mode);
+                let as_held = self.holders_against(&ask.who, &lock.ask.target, lock.ask.mode);
+                if as_asked.is_empty() && as_held.is_empty() {
+                    return Chance::Resume(lock.id);
+                }
+                break;
             }
         }
         let is_blocked = !self.holders_against(&ask.who, &ask.target, ask.mode).is_empty()
