@@ -84,6 +84,23 @@ impl Coordinator {
         Ok(Coordinator { table, journal, guard, stopwatch, syncing, held_back: VecDeque::new(), trouble: None })
     }
 
+    /// Starts no thread for slow syncs: whoever runs the turns carries them out with [`Coordinator::sync_by_hand`], at
+    /// moments of its own choice. For simulations, where a thread would make a run unrepeatable.
+    pub fn without_thread(mut self) -> Coordinator {
+        assert!(self.syncing.thread.is_none(), "chosen before the first slow sync");
+        self.syncing.by_hand = Some(ByHand::default());
+        self
+    }
+
+    /// Carries out the sync that was asked for, if there is one, as the thread would; `took` are the milliseconds that
+    /// it counts as. [`Coordinator::sync_done`] takes up what came of it, at once or later.
+    pub fn sync_by_hand(&mut self, took: u64) -> bool {
+        let hand = self.syncing.by_hand.as_mut().expect("only who chose no thread syncs by hand");
+        let Some((syncer, through)) = hand.asked.take() else { return false };
+        hand.done = Some(Done { through, took, result: syncer.sync(through) });
+        true
+    }
+
     /// Carries out commands in order and answers whoever may be answered now.
     pub fn turn(&mut self, now: Now, commands: Vec<Command>) -> Vec<Addressed> {
         let mut out = Vec::new();
@@ -292,8 +309,17 @@ struct Syncing {
     syncer: Syncer,
     wake: Option<Wake>,
     thread: Option<SyncThread>,
+    /// Set where there is to be no thread.
+    by_hand: Option<ByHand>,
     /// How far the sync in flight goes; one at a time, whatever comes meanwhile shares the next.
     in_flight: Option<u64>,
+}
+
+/// What stands for the thread where the caller syncs.
+#[derive(Default)]
+struct ByHand {
+    asked: Option<(Syncer, u64)>,
+    done: Option<Done>,
 }
 
 struct SyncThread {
@@ -304,7 +330,7 @@ struct SyncThread {
 
 impl Syncing {
     fn new(syncer: Syncer, wake: Wake) -> Syncing {
-        Syncing { is_slow: false, syncer, wake: Some(wake), thread: None, in_flight: None }
+        Syncing { is_slow: false, syncer, wake: Some(wake), thread: None, by_hand: None, in_flight: None }
     }
 
     fn renew(&mut self, syncer: Syncer) {
@@ -319,14 +345,21 @@ impl Syncing {
         if self.in_flight.is_some() {
             return;
         }
+        self.in_flight = Some(through);
         let (syncer, wake) = (self.syncer.clone(), &mut self.wake);
+        if let Some(hand) = &mut self.by_hand {
+            hand.asked = Some((syncer, through));
+            return;
+        }
         let thread = self.thread.get_or_insert_with(|| SyncThread::start(wake.take().expect("one thread, one wake")));
         thread.ask.send((syncer, through)).expect("the thread ends only after its channel");
-        self.in_flight = Some(through);
     }
 
     fn finished(&mut self) -> Option<Done> {
-        let done = self.thread.as_ref()?.done.try_recv().ok()?;
+        let done = match &mut self.by_hand {
+            Some(hand) => hand.done.take()?,
+            None => self.thread.as_ref()?.done.try_recv().ok()?,
+        };
         self.in_flight = None;
         self.took(done.took);
         Some(done)

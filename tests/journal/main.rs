@@ -2,6 +2,7 @@
 
 mod damage;
 mod faults;
+#[path = "../support/mem_disk.rs"]
 mod mem_disk;
 mod power;
 mod reload;

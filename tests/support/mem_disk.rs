@@ -144,6 +144,22 @@ impl State {
         self.durable_names = self.names.clone();
     }
 
+    /// Frees what no name leads to any more; nobody has it open on a copy.
+    fn forget_nameless(&mut self) {
+        let mut nameless = vec![true; self.inodes.len()];
+        self.names.values().chain(self.durable_names.values()).for_each(|&inode| nameless[inode] = false);
+        for naming in &self.unsynced_names {
+            if let Naming::Link(_, inode) = naming {
+                nameless[*inode] = false;
+            }
+        }
+        for (inode, nameless) in self.inodes.iter_mut().zip(nameless) {
+            if nameless {
+                *inode = Inode::default();
+            }
+        }
+    }
+
     fn inode(&self, name: &str) -> io::Result<usize> {
         self.names.get(name).copied().ok_or_else(not_found)
     }
@@ -167,10 +183,16 @@ impl MemDisk {
         self.state().dead
     }
 
+    /// Whether trouble was planted that has not come yet, or goes on.
+    pub fn has_trouble(&self) -> bool {
+        self.state().fault.is_some()
+    }
+
     /// The disk as it is after `kill -9`: everything written is there. Who still has the old one changes nothing here.
     pub fn after_kill(&self) -> MemDisk {
         let mut state = self.state().clone();
         (state.dead, state.fault) = (false, None);
+        state.forget_nameless();
         MemDisk(Arc::new(Mutex::new(state)))
     }
 
@@ -180,6 +202,9 @@ impl MemDisk {
         let mut names = state.durable_names.clone();
         let kept = random.below(state.unsynced_names.len() as u64 + 1) as usize;
         state.unsynced_names[..kept].iter().for_each(|naming| rename(&mut names, naming));
+        (state.names, state.durable_names) = (names.clone(), names.clone());
+        state.unsynced_names.clear();
+        state.forget_nameless();
         for inode in &mut state.inodes {
             let percent = [0, 50, 90, 100][random.below(4) as usize];
             let mut bytes = inode.durable.clone();
@@ -189,6 +214,26 @@ impl MemDisk {
             *inode = Inode { live: bytes.clone(), durable: bytes, unsynced: Vec::new() };
         }
         let state = State { inodes: state.inodes, durable_names: names.clone(), names, ..State::default() };
+        MemDisk(Arc::new(Mutex::new(state)))
+    }
+
+    /// Whether a power cut now would lose nothing that was written to files whose names begin with `on`.
+    pub fn is_synced(&self, on: &str) -> bool {
+        let state = self.state();
+        state.names.iter().filter(|(name, _)| name.starts_with(on)).all(|(_, &inode)| state.inodes[inode].unsynced.is_empty())
+    }
+
+    /// The disk as it is after a power cut now of which nothing survives but what was synced.
+    pub fn synced_only(&self) -> MemDisk {
+        let mut state = self.state().clone();
+        state.names = state.durable_names.clone();
+        state.unsynced_names.clear();
+        state.forget_nameless();
+        for inode in &mut state.inodes {
+            inode.live = inode.durable.clone();
+            inode.unsynced.clear();
+        }
+        (state.dead, state.fault) = (false, None);
         MemDisk(Arc::new(Mutex::new(state)))
     }
 

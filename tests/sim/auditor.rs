@@ -1,0 +1,1158 @@
+//! The auditor: it knows what was asked, what was answered and what the disk holds, and nothing of how the table works.
+//!
+//! From the answers it keeps its own list of who was promised what and for how long ([`Claim`]), as naively as the
+//! contract says it; each new answer and each image of the journal is held against that list. Where an answer may have
+//! been decided earlier than it was sent, only what was so all the time in between counts.
+
+use crate::log::counters;
+use flockd::journal::Loaded;
+use flockd::limits;
+use flockd::model::*;
+use flockd::scope::{Scope, Target};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Where a command comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A client asked for it, or the auditor did.
+    Client,
+    /// The kernel told of a death or of a closed connection, or it is time.
+    Kernel,
+    /// The server takes back a grant whose answer did not reach its client.
+    Undelivered,
+}
+
+/// A request that is not answered yet.
+#[derive(Clone, Debug)]
+struct Open {
+    command: Command,
+    turn: u64,
+    at: Moment,
+    /// Place in the order in which requests came.
+    order: u64,
+    /// The highest fence told before it was asked.
+    fence_before: u64,
+    /// It is a request that was asked before, by its own id.
+    is_again: bool,
+    /// What it would get may have been ended before the answer leaves.
+    voided: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keeper {
+    Nobody,
+    Session(SessionId),
+    Process(Process),
+}
+
+/// A lock that somebody was told to hold.
+#[derive(Clone, Debug)]
+struct Claim {
+    lock: Lock,
+    keeper: Keeper,
+    /// When its lease runs out.
+    until: Option<Moment>,
+    /// The shortest lease it ever had: what a lost renewal may have left.
+    shortest: u64,
+    told_in: u64,
+    /// Its holder has read of it.
+    is_delivered: bool,
+    /// Something may have ended it: nothing is promised any more.
+    over: bool,
+    epoch: u64,
+}
+
+/// A lock that is known to have ended.
+#[derive(Clone, Debug)]
+struct End {
+    turn: u64,
+    /// It is in the journal: what ends while the journal cannot be written may come back.
+    written: bool,
+    epoch: u64,
+}
+
+/// A loss that its agent has not been told.
+#[derive(Clone, Debug)]
+struct Owed {
+    who: Who,
+    target: Target,
+    turn: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Sess {
+    row: Session,
+    away_until: Option<Moment>,
+}
+
+counters! {
+    /// What a run came to, so that it can be told whether anything was tried at all.
+    Counts {
+        grants,
+        waits_granted,
+        resumed,
+        refused,
+        deadlocks,
+        released,
+        losses_told,
+        sessions_returned,
+        unavailable,
+        late,
+        probes,
+        images,
+        durable,
+        events,
+        undelivered,
+    }
+}
+
+/// The epoch of what was decided nobody knows when.
+const UNKNOWN: u64 = u64::MAX;
+
+#[derive(Default)]
+pub struct Auditor {
+    turn: u64,
+    order: u64,
+    trouble: bool,
+    open: BTreeMap<Caller, Open>,
+    claims: BTreeMap<LockId, Claim>,
+    ended: BTreeMap<LockId, End>,
+    owed: BTreeMap<LockId, Owed>,
+    sessions: BTreeMap<SessionId, Sess>,
+    fences: BTreeMap<Fence, LockId>,
+    top_fence: u64,
+    top_event: u64,
+    /// Requests with ids that were ever asked, and how they were taken back.
+    asked: BTreeSet<(Agent, RequestId)>,
+    cancelled: BTreeSet<(Agent, RequestId)>,
+    /// Everything ever asked for: a lock that nobody asked for is from nowhere.
+    wishes: BTreeSet<(Agent, Scope, Mode)>,
+    /// The queue as last seen, less what was answered or may have left since.
+    queue: BTreeMap<WaiterId, Waiter>,
+    /// The last status, if nothing was fed since.
+    status: Option<(Vec<Lock>, Vec<Queued>)>,
+    /// Every event ever seen, and those that should be there.
+    ever: BTreeMap<u64, Event>,
+    kept: BTreeSet<u64>,
+    /// Gaps in the numbers that are explained: between these two numbers.
+    gaps: Vec<(u64, u64)>,
+    gap_from: Option<u64>,
+    /// Counts what may lose events.
+    epoch: u64,
+    /// When the queue was seen.
+    queue_seen: Moment,
+    /// A grant that is to outlive a power cut was told since this was last asked.
+    told_for_good: bool,
+    pub counts: Counts,
+}
+
+// ── The rules, as simply as they can be said ────────────────────────────────────────────────────────────────────────
+
+fn is_below(path: &[u8], root: &[u8]) -> bool {
+    root == b"/" || path == root || (path.starts_with(root) && path[root.len()] == b'/')
+}
+
+/// Whether two targets have a file in common.
+fn overlap(a: &Target, b: &Target) -> bool {
+    let inside = |tree: &Target, other: &Target| {
+        let (Scope::Subtree(root), Some(path)) = (&tree.scope, other.scope.path()) else { return false };
+        is_below(path, root) || tree.own_id().is_some_and(|id| other.ids.contains(&id))
+    };
+    let same = a.scope == b.scope || (a.own_id().is_some() && a.own_id() == b.own_id());
+    same || inside(a, b) || inside(b, a)
+}
+
+fn is_named(a: &Scope, b: &Scope) -> bool {
+    let covers = |tree: &Scope, other: &Scope| match (tree, other.path()) {
+        (Scope::Subtree(root), Some(path)) => is_below(path, root),
+        _ => tree == other,
+    };
+    covers(a, b) || covers(b, a)
+}
+
+fn same_scope(a: &Target, b: &Target) -> bool {
+    a.scope == b.scope || (a.own_id().is_some() && a.own_id() == b.own_id())
+}
+
+/// Whether two custodians keep each other out: all but those of one agent of which one holds no guard.
+fn strangers(a: &Agent, a_guard: Option<SessionId>, b: &Agent, b_guard: Option<SessionId>) -> bool {
+    a != b || (a_guard.is_some() && b_guard.is_some())
+}
+
+fn clash(a: &Lock, b: &Lock) -> bool {
+    a.ask.mode.excludes(b.ask.mode)
+        && strangers(&a.ask.who.agent, a.keeper(), &b.ask.who.agent, b.keeper())
+        && overlap(&a.ask.target, &b.ask.target)
+}
+
+fn blocks(lock: &Lock, ask: &Ask) -> bool {
+    lock.ask.mode.excludes(ask.mode)
+        && strangers(&lock.ask.who.agent, lock.keeper(), &ask.who.agent, ask.who.session)
+        && overlap(&lock.ask.target, &ask.target)
+}
+
+fn comes_before(first: &Waiter, ask: &Ask) -> bool {
+    first.takes
+        && first.ask.mode.excludes(ask.mode)
+        && strangers(&first.ask.who.agent, first.ask.who.session, &ask.who.agent, ask.who.session)
+        && overlap(&first.ask.target, &ask.target)
+}
+
+/// A weaker lock of its own on the same scope: it is not strengthened while it is held.
+fn is_own_weaker(lock: &Lock, ask: &Ask) -> bool {
+    lock.ask.who.agent == ask.who.agent
+        && lock.ask.mode < ask.mode
+        && same_scope(&lock.ask.target, &ask.target)
+        && !strangers(&lock.ask.who.agent, lock.keeper(), &ask.who.agent, ask.who.session)
+}
+
+fn keeper_of(lock: &Lock) -> Keeper {
+    match lock.custody {
+        Custody::Detached => Keeper::Nobody,
+        Custody::Session(session) => Keeper::Session(session),
+        Custody::Process(process) => Keeper::Process(process),
+    }
+}
+
+fn lease_end(claim: &Claim, ttl: u64, now: Moment) -> Moment {
+    claim.lock.hold_until.map_or(now.after(ttl), |most| most.min(now.after(ttl)))
+}
+
+fn who_and_target(command: &Command) -> Option<(&Who, Option<&Target>)> {
+    match command {
+        Command::Lock { ask, .. } | Command::WaitFree { ask, .. } => Some((&ask.who, Some(&ask.target))),
+        Command::Check { who, target, .. } => Some((who, Some(target))),
+        Command::Status { who, target, .. } => Some((who.as_ref()?, target.as_ref())),
+        Command::Unlock { who, which, .. } | Command::Renew { who, which, .. } => match which {
+            Which::All => Some((who, None)),
+            Which::Scope(target) => Some((who, Some(target))),
+            Which::Id(_) => None,
+        },
+        _ => None,
+    }
+}
+
+fn caller_of(command: &Command) -> Option<Caller> {
+    match command {
+        Command::OpenSession { caller, .. }
+        | Command::ReturnSession { caller, .. }
+        | Command::Lock { caller, .. }
+        | Command::WaitFree { caller, .. }
+        | Command::Renew { caller, .. }
+        | Command::Check { caller, .. }
+        | Command::Break { caller, .. }
+        | Command::Status { caller, .. }
+        | Command::Bind { caller, .. }
+        | Command::Cancel { caller, .. } => Some(*caller),
+        Command::Unlock { caller, .. } => *caller,
+        Command::EndSession(_) | Command::ProcessGone(_) | Command::CallerGone { .. } | Command::Tick => None,
+    }
+}
+
+// ── What goes in ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+impl Auditor {
+    pub fn turn_begins(&mut self, trouble: bool) {
+        self.turn += 1;
+        self.trouble = trouble;
+        self.status = None;
+    }
+
+    pub fn turn_ends(&mut self, now: Now, trouble: bool) {
+        if trouble && !self.trouble {
+            self.lossy();
+        }
+        if !trouble {
+            self.ended.values_mut().for_each(|end| end.written = true);
+        }
+        self.trouble = trouble;
+        self.expire(now.mono);
+    }
+
+    /// From here on events may be missing; the numbers show it.
+    fn lossy(&mut self) {
+        self.epoch += 1;
+        let seen = self.kept.last().copied().unwrap_or(0);
+        self.gap_from = Some(self.gap_from.map_or(seen, |from| from.min(seen)));
+    }
+
+    pub fn fed(&mut self, now: Now, command: &Command, origin: Origin) {
+        self.status = None;
+        self.expire(now.mono);
+        match command {
+            Command::EndSession(id) => self.session_over(*id, now.mono, false),
+            Command::ProcessGone(process) => self.process_over(*process, now.mono),
+            Command::CallerGone { conn } => {
+                self.queue.retain(|_, waiter| waiter.caller.is_none_or(|caller| caller.conn != *conn));
+            }
+            Command::Unlock { who, which, .. } => self.unlock_asked(who, which, origin),
+            Command::Break { id, .. } => self.void(*id),
+            Command::Cancel { waiting, .. } => {
+                self.queue.retain(|_, waiter| waiter.caller != Some(*waiting));
+            }
+            Command::Lock { ask, .. } | Command::WaitFree { ask, .. } => {
+                self.wishes.insert((ask.who.agent.clone(), ask.target.scope.clone(), ask.mode));
+            }
+            _ => {}
+        }
+        let mut is_again = false;
+        if let Command::Lock { ask, .. } = command
+            && let Some(request) = &ask.request
+        {
+            let key = (ask.who.agent.clone(), request.clone());
+            is_again = !self.asked.insert(key.clone());
+            self.cancelled.remove(&key);
+        }
+        let Some(caller) = caller_of(command) else { return };
+        self.order += 1;
+        let open = Open {
+            command: command.clone(),
+            turn: self.turn,
+            at: now.mono,
+            order: self.order,
+            fence_before: self.top_fence,
+            is_again,
+            voided: false,
+        };
+        let before = self.open.insert(caller, open);
+        assert!(before.is_none(), "the workload asks {caller:?} twice");
+    }
+
+    /// Nothing is promised about this lock any more.
+    fn void(&mut self, id: LockId) {
+        if let Some(claim) = self.claims.get_mut(&id) {
+            claim.over = true;
+        }
+        // Its answer may still be on its way.
+        self.open.values_mut().for_each(|open| open.voided = true);
+    }
+
+    fn unlock_asked(&mut self, who: &Who, which: &Which, origin: Origin) {
+        if origin == Origin::Undelivered {
+            self.counts.undelivered += 1;
+            let Which::Id(id) = which else { unreachable!("the server takes back by id") };
+            // Whoever has read of a lock keeps it, whatever becomes of the answer to a later request.
+            if self.claims.get(id).is_some_and(|claim| claim.is_delivered) {
+                return;
+            }
+            return self.void(*id);
+        }
+        let is_meant = |claim: &Claim| match which {
+            Which::All => true,
+            Which::Id(id) => claim.lock.id == *id,
+            Which::Scope(target) => same_scope(&claim.lock.ask.target, target),
+        };
+        for claim in self.claims.values_mut() {
+            if claim.lock.ask.who.agent == who.agent && is_meant(claim) {
+                claim.over = true;
+            }
+        }
+        for open in self.open.values_mut() {
+            if let Command::Lock { ask, .. } = &open.command
+                && ask.who.agent == who.agent
+            {
+                open.voided = true;
+            }
+        }
+    }
+
+    fn session_over(&mut self, id: SessionId, now: Moment, is_silent: bool) {
+        if self.sessions.remove(&id).is_none() {
+            return;
+        }
+        self.queue.retain(|_, waiter| waiter.ask.who.session != Some(id));
+        let kept: Vec<LockId> = self.kept_by(Keeper::Session(id));
+        for lock in kept {
+            self.let_go(lock, now, is_silent);
+        }
+        for open in self.open.values_mut() {
+            if let Some((who, _)) = who_and_target(&open.command) {
+                open.voided |= who.session == Some(id);
+            }
+        }
+    }
+
+    fn process_over(&mut self, process: Process, now: Moment) {
+        let sessions: Vec<SessionId> =
+            self.sessions.values().filter(|s| s.row.process == Some(process)).map(|s| s.row.id).collect();
+        for session in sessions {
+            self.session_over(session, now, false);
+        }
+        for lock in self.kept_by(Keeper::Process(process)) {
+            self.let_go(lock, now, false);
+        }
+    }
+
+    fn kept_by(&self, keeper: Keeper) -> Vec<LockId> {
+        self.claims.values().filter(|claim| claim.keeper == keeper).map(|claim| claim.lock.id).collect()
+    }
+
+    /// What kept it is gone: it is on its lease from now on.
+    fn let_go(&mut self, id: LockId, now: Moment, is_silent: bool) {
+        let turn = self.turn;
+        let claim = self.claims.get_mut(&id).expect("it was found by its keeper");
+        claim.keeper = Keeper::Nobody;
+        if claim.lock.ask.lease.ttl > 0 {
+            claim.until = claim.until.or(Some(lease_end(claim, claim.lock.ask.lease.ttl, now)));
+            return;
+        }
+        let is_loss = is_silent && !claim.over;
+        let owed = Owed { who: claim.lock.ask.who.clone(), target: claim.lock.ask.target.clone(), turn };
+        claim.over = true;
+        if is_loss {
+            self.owed.insert(id, owed);
+        }
+    }
+
+    /// Time alone ends sessions that stay away and leases.
+    fn expire(&mut self, now: Moment) {
+        let silent: Vec<SessionId> =
+            self.sessions.values().filter(|s| s.away_until.is_some_and(|until| until <= now)).map(|s| s.row.id).collect();
+        for session in silent {
+            self.session_over(session, now, true);
+        }
+        self.queue.retain(|_, waiter| {
+            let due = [waiter.deadline, waiter.absent_until].into_iter().flatten().min();
+            due.is_none_or(|due| due > now)
+        });
+        let due: Vec<LockId> = self.claims.values().filter(|claim| self.has_run_out(claim, now)).map(|c| c.lock.id).collect();
+        for id in due {
+            let claim = self.claims.get_mut(&id).expect("it was found just now");
+            claim.over = true;
+            let owed = Owed { who: claim.lock.ask.who.clone(), target: claim.lock.ask.target.clone(), turn: self.turn };
+            self.owed.insert(id, owed);
+        }
+    }
+
+    /// Whether its lease is over for certain: nobody may have renewed it meanwhile.
+    fn has_run_out(&self, claim: &Claim, now: Moment) -> bool {
+        let is_asking = |open: &Open| match &open.command {
+            Command::Lock { ask, .. } => ask.who.agent == claim.lock.ask.who.agent,
+            Command::Renew { who, .. } | Command::Check { who, .. } | Command::Bind { who, .. } => {
+                who.agent == claim.lock.ask.who.agent
+            }
+            Command::ReturnSession { .. } => true,
+            _ => false,
+        };
+        let is_certain = claim.shortest == claim.lock.ask.lease.ttl && !self.open.values().any(is_asking);
+        !claim.over && claim.until.is_some_and(|until| until <= now) && is_certain
+    }
+
+    fn is_live(&self, claim: &Claim, now: Moment) -> bool {
+        let is_kept = match claim.keeper {
+            Keeper::Session(id) => self.sessions.contains_key(&id),
+            Keeper::Nobody | Keeper::Process(_) => true,
+        };
+        !claim.over && is_kept && claim.until.is_none_or(|until| until > now)
+    }
+
+    /// The client has read this answer.
+    pub fn read(&mut self, answer: &Answer) {
+        if let Reply::Granted(granted) = &answer.reply
+            && let Some(claim) = self.claims.get_mut(&granted.lock.id)
+        {
+            claim.is_delivered = true;
+        }
+    }
+}
+
+// ── What comes out ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+impl Auditor {
+    pub fn told(&mut self, now: Now, to: Caller, answer: &Answer) {
+        self.expire(now.mono);
+        let open = self.open.remove(&to).unwrap_or_else(|| panic!("{to:?} is answered and did not ask, or twice"));
+        self.counts.late += u64::from(open.turn != self.turn);
+        self.losses(now, &open, answer);
+        self.queue.retain(|_, waiter| waiter.caller != Some(to));
+        match &answer.reply {
+            Reply::Granted(granted) => self.granted(now, &open, granted),
+            Reply::Refused(refused) => self.refused(now, &open, refused),
+            Reply::Free => self.free(now, &open),
+            Reply::Released(locks) => self.released(&open, locks),
+            Reply::Renewed(locks) => locks.iter().for_each(|lock| self.touched(lock, &open)),
+            Reply::Checked(checked) => self.checked(now, &open, checked),
+            Reply::Broken(ended) => self.broken(now, ended),
+            Reply::Status { locks, waiters } => {
+                self.counts.probes += 1;
+                self.status(&open, locks, waiters);
+            }
+            Reply::Bound(id) => {
+                if let (Command::Bind { process, .. }, Some(claim)) = (&open.command, self.claims.get_mut(id)) {
+                    (claim.keeper, claim.until) = (Keeper::Process(*process), None);
+                    claim.lock.custody = Custody::Process(*process);
+                    claim.lock.expires = None;
+                }
+            }
+            Reply::SessionOpen(id) => self.session_open(&open, *id),
+            Reply::Cancelled(is_gone) => self.cancelled(&open, *is_gone),
+            Reply::Failed(fault) => self.failed(now, &open, fault),
+        }
+    }
+
+    /// Every loss is told before the next success that concerns it, and none is told that is not one.
+    fn losses(&mut self, now: Now, open: &Open, answer: &Answer) {
+        for ended in &answer.lost {
+            self.counts.losses_told += 1;
+            self.owed.remove(&ended.id);
+            if let Some(claim) = self.claims.get(&ended.id) {
+                let is_other = claim.lock.fence != ended.fence;
+                assert!(is_other || !self.is_live(claim, now.mono), "{} is told to be lost and is not", ended.id);
+            }
+            self.end(ended.id, open.turn, UNKNOWN);
+        }
+        if matches!(answer.reply, Reply::Failed(_)) {
+            return;
+        }
+        let Some((who, target)) = who_and_target(&open.command) else { return };
+        for (id, owed) in &self.owed {
+            let of_session = owed.who.session.is_some() && owed.who.session == who.session;
+            let is_meant = of_session || target.is_none_or(|target| is_named(&target.scope, &owed.target.scope));
+            let is_due = owed.who.agent == who.agent && is_meant && owed.turn < open.turn;
+            assert!(!is_due, "{} succeeds and is not told that it lost {id}", who.agent);
+        }
+    }
+
+    /// This lock has ended for certain, not later than in `turn`.
+    fn end(&mut self, id: LockId, turn: u64, epoch: u64) {
+        let end = End { turn, written: !self.trouble, epoch };
+        self.ended.entry(id).or_insert(end);
+        if let Some(claim) = self.claims.get_mut(&id) {
+            claim.over = true;
+        }
+    }
+
+    fn granted(&mut self, now: Now, open: &Open, granted: &Granted) {
+        let lock = &granted.lock;
+        let Command::Lock { ask, wait, .. } = &open.command else { panic!("{} was granted unasked", lock.id) };
+        assert!(lock.ask.who.agent == ask.who.agent && lock.ask.mode >= ask.mode, "{} is not what was asked", lock.id);
+        assert!(lock.fence.0 < limits::FENCE_END && lock.id.0 <= lock.fence.0, "{} has no fence", lock.id);
+        let before = self.claims.get(&lock.id);
+        let is_known = before.is_some_and(|claim| claim.lock.fence == lock.fence);
+        if !granted.already_held && !is_known {
+            self.counts.grants += 1;
+            self.counts.resumed += u64::from(granted.resumed);
+            self.counts.waits_granted += u64::from(*wait != Wait::Try && open.turn != self.turn);
+            self.fresh_fence(open, lock);
+            if !granted.resumed {
+                self.in_turn(now, open, lock);
+            }
+        }
+        if let Some(claim) = self.claims.get(&lock.id) {
+            assert!(claim.lock.fence <= lock.fence, "{} was granted with fence {}", lock.id, claim.lock.fence.0);
+        }
+        assert!(self.ended.get(&lock.id).is_none_or(|end| end.turn > open.turn), "{} had ended", lock.id);
+        let before = self.claims.get(&lock.id);
+        let shortest = before.map_or(lock.ask.lease.ttl, |claim| claim.shortest.min(lock.ask.lease.ttl));
+        let is_delivered = is_known && before.is_some_and(|claim| claim.is_delivered);
+        let keeper = keeper_of(lock);
+        let is_gone = matches!(keeper, Keeper::Session(id) if !self.sessions.contains_key(&id));
+        let claim = Claim {
+            lock: lock.clone(),
+            keeper,
+            until: lock.expires,
+            shortest,
+            told_in: self.turn,
+            is_delivered,
+            over: open.voided || is_gone || self.ended.contains_key(&lock.id) || before.is_some_and(|c| is_known && c.over),
+            epoch: match before {
+                Some(before) if is_known => before.epoch,
+                _ if open.is_again || granted.already_held => UNKNOWN,
+                _ => self.epoch,
+            },
+        };
+        if self.is_live(&claim, now.mono) {
+            self.excludes(now, &claim);
+            if lock.ask.lease.ttl > 0 {
+                self.told_for_good = true;
+            }
+        }
+        self.claims.insert(lock.id, claim);
+        self.top_fence = self.top_fence.max(lock.fence.0);
+    }
+
+    fn fresh_fence(&mut self, open: &Open, lock: &Lock) {
+        if !open.is_again {
+            assert!(lock.fence.0 > open.fence_before, "fence {} comes after {}", lock.fence.0, open.fence_before);
+        }
+        let before = self.fences.insert(lock.fence, lock.id);
+        assert!(before.is_none_or(|id| id == lock.id), "fence {} was given out twice", lock.fence.0);
+    }
+
+    /// Nobody who was seen to wait for the same, and came earlier, still waits.
+    fn in_turn(&self, now: Now, open: &Open, lock: &Lock) {
+        let Some(caller) = caller_of(&open.command) else { return };
+        let place = self.queue.values().find(|waiter| waiter.caller == Some(caller)).map(|waiter| waiter.id);
+        for waiter in self.queue.values() {
+            let is_earlier = match place {
+                Some(place) => waiter.id < place,
+                None => waiter.caller.is_some_and(|of| self.open.get(&of).is_some_and(|earlier| earlier.order < open.order)),
+            };
+            // Its answer may be held back; then what it was granted may have run out already.
+            let lease = waiter.ask.lease.ttl;
+            let may_be_over = waiter.ask.who.session.is_none() && self.queue_seen.after(lease) <= now.mono;
+            let is_open = waiter.caller.is_some_and(|of| self.open.get(&of).is_some_and(|open| !open.voided));
+            let is_waiting = is_open && !may_be_over;
+            assert!(
+                !(is_earlier && is_waiting && comes_before(waiter, &lock.ask) && !open.is_again && !open.voided),
+                "at {}: {} is granted to {} while {} waits longer",
+                now.mono.0,
+                lock.id,
+                lock.ask.who.agent,
+                waiter.ask.who.agent
+            );
+        }
+    }
+
+    fn excludes(&self, now: Now, claim: &Claim) {
+        for other in self.claims.values().filter(|other| other.lock.id != claim.lock.id) {
+            assert!(
+                !(clash(&claim.lock, &other.lock) && self.is_live(other, now.mono)),
+                "{} is told to {} while {} holds {}",
+                claim.lock.id,
+                claim.lock.ask.who.agent,
+                other.lock.ask.who.agent,
+                other.lock.id
+            );
+        }
+    }
+
+    fn refused(&mut self, now: Now, open: &Open, refused: &Refused) {
+        self.counts.refused += 1;
+        let (Command::Lock { ask, wait, .. } | Command::WaitFree { ask, wait, .. }) = &open.command else {
+            panic!("refused unasked: {:?}", open.command)
+        };
+        for holder in &refused.holders {
+            let is_over = self.ended.get(&holder.id).is_some_and(|end| end.turn < open.turn);
+            assert!(!is_over, "{} is named as a holder and had ended", holder.id);
+            self.is_from_somewhere(holder);
+        }
+        match &refused.why {
+            RefusedFor::Held => {
+                assert!(*wait == Wait::Try, "a request that waits is refused as held");
+                let is_blocked = !refused.holders.is_empty() || refused.position > 1;
+                assert!(is_blocked, "{} is refused and nothing is in the way", ask.who.agent);
+            }
+            RefusedFor::OwnLock => assert!(!refused.holders.is_empty()),
+            RefusedFor::Timeout => {
+                let is_over = matches!(wait, Wait::Until(until) if *until <= now.mono) || open.is_again;
+                assert!(is_over, "{} is sent away before its time", ask.who.agent);
+            }
+            RefusedFor::Deadlock(cycle) => {
+                self.counts.deadlocks += 1;
+                let links = cycle.iter().zip(cycle.iter().cycle().skip(1));
+                let is_closed = links.clone().all(|(link, next)| link.behind == next.waits);
+                assert!(is_closed && cycle[0].waits == ask.who.agent, "no cycle: {cycle:?}");
+            }
+        }
+    }
+
+    fn free(&self, now: Now, open: &Open) {
+        let Command::WaitFree { ask, .. } = &open.command else { panic!("free, unasked") };
+        for claim in self.claims.values().filter(|claim| self.is_live(claim, now.mono) && claim.told_in < open.turn) {
+            assert!(!blocks(&claim.lock, ask), "it is called free, and {} is held", claim.lock.id);
+        }
+    }
+
+    fn released(&mut self, open: &Open, locks: &[Lock]) {
+        let Command::Unlock { who, .. } = &open.command else { panic!("released unasked") };
+        for lock in locks {
+            self.counts.released += 1;
+            assert_eq!(lock.ask.who.agent, who.agent, "{} is another's", lock.id);
+            let before = self.ended.get(&lock.id);
+            assert!(before.is_none_or(|end| end.turn > open.turn), "{} is released and had ended", lock.id);
+            let is_over_head = lock.keeper().is_some() && lock.keeper() != who.session;
+            if is_over_head {
+                let owed = Owed { who: lock.ask.who.clone(), target: lock.ask.target.clone(), turn: self.turn };
+                self.owed.insert(lock.id, owed);
+            }
+            self.end(lock.id, self.turn, self.epoch);
+        }
+    }
+
+    /// A lock was renewed or looked at by its agent.
+    fn touched(&mut self, lock: &Lock, open: &Open) {
+        let before = self.ended.get(&lock.id);
+        assert!(before.is_none_or(|end| end.turn > open.turn), "{} is renewed and had ended", lock.id);
+        if let Some(claim) = self.claims.get_mut(&lock.id) {
+            claim.until = lock.expires;
+            claim.shortest = claim.shortest.min(lock.ask.lease.ttl);
+            claim.lock = lock.clone();
+        }
+    }
+
+    fn checked(&mut self, now: Now, open: &Open, checked: &Result<Box<Lock>, Vec<Lock>>) {
+        let Command::Check { who, target, fence, .. } = &open.command else { panic!("checked unasked") };
+        match checked {
+            Ok(lock) => {
+                assert!(lock.ask.who.agent == who.agent && lock.ask.mode == Mode::Exclusive, "{} is no leave", lock.id);
+                assert!(fence.is_none_or(|fence| fence == lock.fence), "{} has another fence", lock.id);
+                self.touched(lock, open);
+                for other in self.claims.values().filter(|other| other.told_in < open.turn) {
+                    assert!(
+                        !(self.is_live(other, now.mono) && other.lock.id != lock.id && clash(&other.lock, lock)),
+                        "{} may write under {} while {} is held",
+                        who.agent,
+                        lock.id,
+                        other.lock.id
+                    );
+                }
+            }
+            Err(_) => {
+                let mine = self.claims.values().find(|claim| {
+                    self.is_live(claim, now.mono)
+                        && claim.told_in < open.turn
+                        && claim.lock.ask.who.agent == who.agent
+                        && claim.lock.ask.mode == Mode::Exclusive
+                        && claim.lock.ask.target.scope == target.scope
+                        && fence.is_none_or(|fence| fence == claim.lock.fence)
+                });
+                assert!(mine.is_none(), "{} is told that it does not hold what it holds: {mine:?}", who.agent);
+            }
+        }
+    }
+
+    fn broken(&mut self, now: Now, ended: &Ended) {
+        let _ = now;
+        let owed = Owed { who: ended.ask.who.clone(), target: ended.ask.target.clone(), turn: self.turn };
+        self.owed.insert(ended.id, owed);
+        self.end(ended.id, self.turn, self.epoch);
+    }
+
+    fn session_open(&mut self, open: &Open, id: SessionId) {
+        match &open.command {
+            Command::OpenSession { session, .. } => {
+                self.sessions.insert(id, Sess { row: session.clone(), away_until: None });
+            }
+            Command::ReturnSession { .. } => {
+                self.counts.sessions_returned += 1;
+                let session = self.sessions.get_mut(&id).expect("a session that has ended is not taken up again");
+                session.away_until = None;
+                for claim in self.claims.values_mut().filter(|claim| claim.keeper == Keeper::Session(id)) {
+                    claim.until = None;
+                }
+            }
+            other => panic!("a session is open for {other:?}"),
+        }
+    }
+
+    fn cancelled(&mut self, open: &Open, is_gone: bool) {
+        if let Command::Lock { ask, .. } = &open.command {
+            assert!(is_gone, "a request is told that it is not cancelled");
+            if let Some(request) = &ask.request {
+                self.cancelled.insert((ask.who.agent.clone(), request.clone()));
+            }
+        }
+    }
+
+    fn failed(&mut self, now: Now, open: &Open, fault: &Fault) {
+        match fault {
+            Fault::Unavailable(_) => {
+                self.counts.unavailable += 1;
+                // The turn that fails begins without trouble, so this is looked at when it has ended.
+            }
+            Fault::UnknownSession => {
+                let id = match &open.command {
+                    Command::ReturnSession { id, .. } => Some(*id),
+                    command => who_and_target(command).and_then(|(who, _)| who.session),
+                };
+                let known = id.and_then(|id| self.sessions.get(&id));
+                assert!(known.is_none(), "an open session is unknown: {known:?}");
+            }
+            Fault::NotFound | Fault::NotHolder(_) | Fault::Lost(..) => self.not_held(now, open),
+            Fault::Invalid(_) => {}
+            Fault::TooMany(text) | Fault::Denied(text) => panic!("refused for another reason: {text}"),
+        }
+        if let Fault::Lost(ended, _) = fault {
+            // A retry is answered with the end of what was granted; the notice itself is told along with it.
+            self.end(ended.id, open.turn, UNKNOWN);
+        }
+    }
+
+    /// Somebody is told that a lock is not its own: it was not promised then.
+    fn not_held(&self, now: Now, open: &Open) {
+        let (Command::Unlock { who, which, .. } | Command::Renew { who, which, .. }) = &open.command else { return };
+        for claim in self.claims.values() {
+            let is_meant = match which {
+                Which::Id(id) => claim.lock.id == *id,
+                Which::Scope(target) => same_scope(&claim.lock.ask.target, target),
+                Which::All => true,
+            };
+            let is_mine = is_meant && claim.lock.ask.who.agent == who.agent && claim.told_in < open.turn;
+            assert!(!(is_mine && self.is_live(claim, now.mono)), "{} holds {} and is told not to", who.agent, claim.lock.id);
+        }
+    }
+
+    fn is_from_somewhere(&self, lock: &Lock) {
+        let ask = &lock.ask;
+        let asked = self.wishes.contains(&(ask.who.agent.clone(), ask.target.scope.clone(), ask.mode));
+        assert!(asked, "nobody asked for {}: {ask:?}", lock.id);
+        if let Some(request) = &ask.request {
+            let key = (ask.who.agent.clone(), request.clone());
+            assert!(!self.cancelled.contains(&key), "{} was cancelled and is held", lock.id);
+        }
+    }
+}
+
+// ── The whole state at a moment ─────────────────────────────────────────────────────────────────────────────────────
+
+impl Auditor {
+    fn status(&mut self, open: &Open, locks: &[Lock], waiters: &[Queued]) {
+        let Command::Status { target, .. } = &open.command else { panic!("a status, unasked") };
+        for lock in locks {
+            self.is_from_somewhere(lock);
+            assert!(lock.expires.is_none_or(|until| until > open.at), "{} is held beyond its lease", lock.id);
+            assert!(
+                self.ended.get(&lock.id).is_none_or(|end| end.turn >= open.turn),
+                "{} had ended and is held",
+                lock.id
+            );
+        }
+        if target.is_some() {
+            return;
+        }
+        apart(locks);
+        if !self.trouble {
+            in_line(locks, waiters, open.at);
+        }
+        if open.turn == self.turn {
+            self.compare(open, locks, waiters);
+        }
+    }
+
+    /// The state just now against what was promised.
+    fn compare(&mut self, open: &Open, locks: &[Lock], waiters: &[Queued]) {
+        for lock in locks {
+            if let Custody::Session(id) = lock.custody {
+                assert!(self.sessions.contains_key(&id), "{} is kept by a session that has ended", lock.id);
+            }
+        }
+        self.all_held(locks, open.at);
+        for queued in waiters {
+            let waiter = &queued.waiter;
+            if let Some(caller) = waiter.caller {
+                assert!(self.open.contains_key(&caller), "{} waits for an answer it had", waiter.ask.who.agent);
+            }
+            if let Some(session) = waiter.ask.who.session {
+                assert!(self.sessions.contains_key(&session), "a request of an ended session waits");
+            }
+        }
+        self.order_kept(waiters);
+        self.queue = waiters.iter().map(|queued| (queued.waiter.id, queued.waiter.clone())).collect();
+        self.queue_seen = open.at;
+        self.status = Some((locks.to_vec(), waiters.to_vec()));
+    }
+
+    /// Everything that is promised now is held, as it was told.
+    fn all_held(&self, locks: &[Lock], now: Moment) {
+        for claim in self.claims.values().filter(|claim| self.is_live(claim, now)) {
+            let held = locks.iter().find(|lock| lock.id == claim.lock.id);
+            let held = held.unwrap_or_else(|| panic!("{} was told to hold {}: gone", claim.lock.ask.who.agent, claim.lock.id));
+            let is_same = held.ask.mode == claim.lock.ask.mode && held.ask.target == claim.lock.ask.target;
+            assert!(is_same && held.fence >= claim.lock.fence, "{} is not as it was told: {held:?}", held.id);
+        }
+    }
+
+    /// Requests stand in the order in which they came.
+    fn order_kept(&self, waiters: &[Queued]) {
+        let mut last = 0;
+        for queued in waiters {
+            let open = queued.waiter.caller.and_then(|caller| self.open.get(&caller));
+            if let Some(open) = open.filter(|open| !open.is_again) {
+                assert!(open.order > last, "{} has passed others in the queue", queued.waiter.ask.who.agent);
+                last = open.order;
+            }
+        }
+    }
+
+    /// What the journal holds against what was promised: the process could be killed just now.
+    ///
+    /// `is_cut`: it is what a power cut would leave, so only what was promised to outlive one is asked for.
+    pub fn image(&mut self, now: Moment, loaded: &Loaded, is_cut: bool) {
+        self.counts.images += 1;
+        let locks: Vec<Lock> = rows(loaded, |record| match record {
+            Record::Lock(_, lock) => lock.clone(),
+            _ => None,
+        });
+        locks.iter().for_each(|lock| self.is_from_somewhere(lock));
+        apart(&locks);
+        assert!(loaded.fences_from > self.top_fence, "fences would start again below {}", self.top_fence);
+        assert!(loaded.events_from > self.top_event, "event numbers would start again below {}", self.top_event);
+        if is_cut {
+            return self.all_durable(&locks, now);
+        }
+        for claim in self.claims.values().filter(|claim| self.is_live(claim, now)) {
+            let kept = locks.iter().find(|lock| lock.id == claim.lock.id);
+            let kept = kept.unwrap_or_else(|| panic!("{} was told and is not in the journal", claim.lock.id));
+            assert!(kept.fence >= claim.lock.fence, "{} is in the journal with fence {}", kept.id, kept.fence.0);
+            assert!(self.trouble || keeper_of(kept) == claim.keeper, "{} is kept by {:?}", kept.id, kept.custody);
+        }
+        if self.trouble {
+            return;
+        }
+        for lock in &locks {
+            assert!(self.ended.get(&lock.id).is_none_or(|end| !end.written), "{} had ended: in the journal", lock.id);
+        }
+        self.others_kept(loaded);
+        self.events(loaded);
+    }
+
+    fn all_durable(&self, locks: &[Lock], now: Moment) {
+        for claim in self.claims.values().filter(|claim| self.is_live(claim, now)) {
+            if claim.lock.ask.lease.ttl > 0 && claim.shortest > 0 {
+                let kept = locks.iter().find(|lock| lock.id == claim.lock.id && lock.fence >= claim.lock.fence);
+                assert!(kept.is_some(), "{} was told to outlive a power cut and does not", claim.lock.id);
+            }
+        }
+    }
+
+    /// Sessions, places in the queue and notices are in the journal; and it says what the table says.
+    fn others_kept(&self, loaded: &Loaded) {
+        let sessions: Vec<Session> = rows(loaded, |record| match record {
+            Record::Session(_, session) => session.clone(),
+            _ => None,
+        });
+        for session in self.sessions.values() {
+            let kept = sessions.iter().find(|kept| kept.id == session.row.id);
+            assert!(kept.is_some_and(|kept| kept.secret == session.row.secret), "a session is lost: {session:?}");
+        }
+        for session in &sessions {
+            assert!(self.sessions.contains_key(&session.id), "a session has ended and is in the journal: {session:?}");
+        }
+        let untold: Vec<Ended> = rows(loaded, |record| match record {
+            Record::Ended(_, ended) => ended.clone().filter(|ended| ended.untold),
+            _ => None,
+        });
+        let owed = self.owed.iter().filter(|(_, owed)| owed.turn < self.turn);
+        for (id, owed) in owed {
+            assert!(untold.iter().any(|ended| ended.id == *id), "the notice for {} of {id} is lost", owed.who.agent);
+        }
+        let Some((locks, waiters)) = &self.status else { return };
+        let kept: BTreeMap<u64, Lock> = rows(loaded, |record| match record {
+            Record::Lock(_, lock) => lock.clone(),
+            _ => None,
+        })
+        .into_iter()
+        .map(|lock| (lock.id.0, lock))
+        .collect();
+        assert_eq!(kept.values().cloned().collect::<Vec<_>>(), *locks, "journal and table have other locks");
+        let kept: BTreeMap<u64, Waiter> = rows(loaded, |record| match record {
+            Record::Waiter(_, waiter) => waiter.clone(),
+            _ => None,
+        })
+        .into_iter()
+        .map(|waiter| (waiter.id.0, waiter))
+        .collect();
+        let waiting = waiters.iter().map(|queued| Waiter { caller: None, ..queued.waiter.clone() });
+        assert_eq!(kept.into_values().collect::<Vec<_>>(), waiting.collect::<Vec<_>>(), "journal and table wait for others");
+    }
+}
+
+fn rows<T>(loaded: &Loaded, pick: impl Fn(&Record) -> Option<T>) -> Vec<T> {
+    loaded.records.iter().filter_map(pick).collect()
+}
+
+/// No two locks exclude each other.
+fn apart(locks: &[Lock]) {
+    for (at, lock) in locks.iter().enumerate() {
+        for other in &locks[at + 1..] {
+            assert!(!clash(lock, other), "{} and {} are held at once: {lock:?} {other:?}", lock.id, other.id);
+        }
+    }
+}
+
+/// Whoever waits has something in the way, and stands where it says.
+fn in_line(locks: &[Lock], waiters: &[Queued], now: Moment) {
+    for (at, queued) in waiters.iter().enumerate() {
+        let (waiter, ask) = (&queued.waiter, &queued.waiter.ask);
+        let earlier = waiters[..at].iter().filter(|earlier| comes_before(&earlier.waiter, ask)).count();
+        assert_eq!(queued.position, earlier + 1, "the place of {} in the queue", ask.who.agent);
+        for due in [waiter.deadline, waiter.absent_until].into_iter().flatten() {
+            assert!(due > now, "{} waits beyond its time", ask.who.agent);
+        }
+        assert_eq!(waiter.caller.is_none(), waiter.absent_until.is_some(), "absent or present: {waiter:?}");
+        let is_held = locks.iter().any(|lock| blocks(lock, ask) || is_own_weaker(lock, ask));
+        assert!(
+            waiter.caller.is_none() || is_held || earlier > 0,
+            "{} waits for {} and nothing is in the way",
+            ask.who.agent,
+            ask.target.scope
+        );
+    }
+}
+
+// ── Events ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+impl Auditor {
+    /// Complete and in order, or an explicit gap; no number is used twice.
+    fn events(&mut self, loaded: &Loaded) {
+        let numbers: BTreeSet<u64> = loaded.events.iter().map(|event| event.seq.0).collect();
+        assert_eq!(numbers.len(), loaded.events.len(), "an event number is there twice");
+        assert!(loaded.events.is_sorted_by_key(|event| event.seq), "events are out of order");
+        let newest = numbers.last().copied().unwrap_or(0);
+        match self.gap_from.take() {
+            Some(from) => {
+                self.gaps.push((from, newest.max(from)));
+                self.kept.retain(|seq| numbers.contains(seq));
+            }
+            None => {
+                let missing = self.kept.iter().find(|seq| !numbers.contains(seq));
+                assert!(missing.is_none(), "event {missing:?} is gone");
+            }
+        }
+        for event in &loaded.events {
+            if let Some(before) = self.ever.get(&event.seq.0) {
+                assert_eq!(before, event, "event number {} is used twice", event.seq.0);
+            } else {
+                assert!(event.seq.0 > self.top_event, "event {} comes after {}", event.seq.0, self.top_event);
+                self.counts.events += 1;
+                self.ever.insert(event.seq.0, event.clone());
+            }
+        }
+        self.top_event = self.top_event.max(newest);
+        self.kept = numbers;
+        self.without_gaps(&loaded.events);
+        self.stories(&loaded.events);
+    }
+
+    fn without_gaps(&self, events: &[Event]) {
+        for pair in events.windows(2) {
+            let (before, after) = (pair[0].seq.0, pair[1].seq.0);
+            let is_explained = self.gaps.iter().any(|(from, to)| before < *to && after > *from);
+            assert!(after == before + 1 || is_explained, "events between {before} and {after} are missing");
+        }
+    }
+
+    /// What the events tell of each lock is what happened: it is acquired once, let go, taken up again, and ends once.
+    fn stories(&self, events: &[Event]) {
+        let mut stories: BTreeMap<LockId, Vec<&Event>> = BTreeMap::new();
+        events.iter().for_each(|event| stories.entry(event.lock).or_default().push(event));
+        for (id, story) in &stories {
+            let released = story.iter().position(|event| matches!(event.kind, EventKind::Released(_)));
+            let is_last = released.is_none_or(|at| at + 1 == story.len());
+            assert!(is_last || self.epoch > 0, "{id} is told of after its end: {story:?}");
+            let fences = story.iter().map(|event| event.fence);
+            assert!(fences.is_sorted(), "the fences of {id} go back");
+        }
+        let has = |id: &LockId, is_it: &dyn Fn(&Event) -> bool| {
+            stories.get(id).is_some_and(|story| story.iter().any(|event| is_it(event)))
+        };
+        for claim in self.claims.values().filter(|claim| claim.epoch == self.epoch) {
+            let acquired = |event: &Event| {
+                event.fence == claim.lock.fence && matches!(event.kind, EventKind::Acquired { .. })
+            };
+            assert!(has(&claim.lock.id, &acquired), "no event tells that {} was acquired", claim.lock.id);
+        }
+        for (id, end) in self.ended.iter().filter(|(_, end)| end.epoch == self.epoch && end.written) {
+            let released = |event: &Event| matches!(event.kind, EventKind::Released(_));
+            assert!(end.turn > self.turn || has(id, &released), "no event tells that {id} ended");
+        }
+    }
+}
+
+// ── Restarts ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// How a daemon came to be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// After its end or a kill, on the same boot.
+    Again,
+    /// The machine was restarted; everything written is there.
+    Reboot,
+    /// The power was cut.
+    PowerCut,
+}
+
+impl Auditor {
+    /// A new daemon has loaded the journal: what it loaded is judged, and what a restart means is taken up.
+    pub fn started(&mut self, now: Moment, loaded: &Loaded, how: Start) {
+        self.turn += 1;
+        self.status = None;
+        if how == Start::PowerCut {
+            self.lossy();
+        } else if self.trouble {
+            self.ended.retain(|_, end| end.written);
+            self.owed.clear();
+        }
+        self.image_at_start(now, loaded, how);
+        self.trouble = false;
+        self.open.clear();
+        self.queue.clear();
+        match how {
+            Start::Again => self.restarted(now, loaded),
+            Start::Reboot | Start::PowerCut => self.rebooted(now, loaded, how),
+        }
+        // Numbers go on with a new block.
+        self.gaps.push((self.kept.last().copied().unwrap_or(0), loaded.events_from));
+    }
+
+    fn image_at_start(&mut self, now: Moment, loaded: &Loaded, how: Start) {
+        let was_trouble = self.trouble;
+        self.image(now, loaded, how == Start::PowerCut);
+        if was_trouble || how == Start::PowerCut {
+            self.events(loaded);
+        }
+    }
+
+    fn restarted(&mut self, now: Moment, loaded: &Loaded) {
+        // One that ended while the journal could not be written is back.
+        for row in rows(loaded, |record| if let Record::Session(_, row) = record { row.clone() } else { None }) {
+            self.sessions.entry(row.id).or_insert(Sess { row, away_until: None });
+        }
+        let away_until = Some(now.after(limits::SESSION_SILENCE));
+        self.sessions.values_mut().for_each(|session| session.away_until = away_until);
+        for claim in self.claims.values_mut() {
+            let ttl = claim.lock.ask.lease.ttl;
+            if ttl > 0 && !matches!(claim.keeper, Keeper::Process(_)) {
+                claim.until = Some(lease_end(claim, ttl.min(claim.shortest.max(1)), now));
+            }
+        }
+    }
+
+    fn rebooted(&mut self, now: Moment, loaded: &Loaded, how: Start) {
+        self.sessions.clear();
+        if how == Start::PowerCut {
+            self.ended.clear();
+            self.owed.clear();
+        }
+        let turn = self.turn;
+        for record in &loaded.records {
+            let Record::Lock(id, Some(lock)) = record else { continue };
+            let Some(claim) = self.claims.get_mut(id).filter(|claim| !claim.over) else { continue };
+            if lock.ask.lease.ttl == 0 || matches!(lock.custody, Custody::Process(_)) {
+                claim.over = true;
+                self.owed.insert(*id, Owed { who: lock.ask.who.clone(), target: lock.ask.target.clone(), turn });
+            }
+        }
+        for claim in self.claims.values_mut() {
+            let ttl = claim.lock.ask.lease.ttl;
+            if ttl == 0 || matches!(claim.keeper, Keeper::Process(_)) {
+                claim.over = true;
+            }
+            claim.keeper = Keeper::Nobody;
+            let who = Who { agent: claim.lock.ask.who.agent.clone(), session: None };
+            claim.lock.ask = Arc::new(Ask { who, ..(*claim.lock.ask).clone() });
+            claim.lock.custody = Custody::Detached;
+            claim.lock.hold_until = claim.lock.ask.lease.max_hold.map(|most| now.after(most));
+            claim.until = Some(lease_end(claim, ttl.min(claim.shortest), now));
+        }
+    }
+
+    /// Whether the journal could not be written when it was last told.
+    pub fn is_troubled(&self) -> bool {
+        self.trouble
+    }
+
+    /// Whether a grant was told that must be on the disk for good by now.
+    pub fn wants_durable(&mut self) -> bool {
+        std::mem::take(&mut self.told_for_good)
+    }
+
+    /// Requests that should have been answered by now: not those that wait.
+    pub fn unanswered(&self) -> Vec<String> {
+        let waiting: BTreeSet<Caller> = self.queue.values().filter_map(|waiter| waiter.caller).collect();
+        let open = self.open.iter().filter(|(caller, _)| !waiting.contains(caller));
+        open.map(|(caller, open)| format!("{caller:?} {}", crate::log::command(&open.command))).collect()
+    }
+}
