@@ -102,8 +102,9 @@ impl Coordinator {
     }
 
     /// Carries out commands in order and answers whoever may be answered now.
-    pub fn turn(&mut self, now: Now, commands: Vec<Command>) -> Vec<Addressed> {
+    pub fn turn(&mut self, now: Now, mut commands: Vec<Command>) -> Vec<Addressed> {
         let mut out = Vec::new();
+        commands.retain(|command| !self.is_promised_again(command));
         self.try_again(now, &mut out);
         if self.trouble.is_some() {
             self.turn_in_trouble(now, commands, &mut out);
@@ -210,6 +211,13 @@ impl Coordinator {
         self.ask_for_sync();
     }
 
+    /// Whether a grant is to be taken back that another answer on its way promises as well.
+    fn is_promised_again(&self, command: &Command) -> bool {
+        let Command::TakeBack { id: lost, .. } = command else { return false };
+        let promises = |reply: &Outgoing| matches!(&reply.answer.reply, Reply::Granted(granted) if granted.lock.id == *lost);
+        self.held_back.iter().any(|(_, reply)| promises(reply))
+    }
+
     fn ask_for_sync(&mut self) {
         if let Some((through, _)) = self.held_back.back() {
             self.syncing.ask(*through);
@@ -234,9 +242,8 @@ impl Coordinator {
             if let Reply::Granted(granted) = &reply.answer.reply
                 && !granted.already_held
             {
-                let who = granted.lock.ask.who.clone();
-                let release = Command::Unlock { caller: None, who, which: Which::Id(granted.lock.id) };
-                self.turn_in_trouble(now, vec![release], out);
+                let (id, fence) = (granted.lock.id, granted.lock.fence);
+                self.turn_in_trouble(now, vec![Command::TakeBack { id, fence }], out);
             }
             let fault = Reply::Failed(Fault::Unavailable(why.clone()));
             out.push((reply.to, Answer { reply: fault, ..reply.answer }));

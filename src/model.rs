@@ -637,6 +637,15 @@ pub enum Command {
         /// The waiting request, by its own caller.
         waiting: Caller,
     },
+    /// The answer that granted this did not reach its client: the grant is undone, as far as nobody relies on it.
+    TakeBack {
+        /// Which lock.
+        id: LockId,
+        /// The grant that is meant; a later one of the same lock stays.
+        fence: Fence,
+    },
+    /// The notices of these losses have reached their agents.
+    LossesTold(Vec<LockId>),
     /// Nothing is asked; what is due is done.
     Tick,
 }

@@ -87,6 +87,8 @@ pub struct Server {
     peers: HashMap<u64, Peer>,
     watches: Watches,
     sessions: HashMap<SessionId, u64>,
+    /// Grants that nobody has heard of yet, and over which connection their agents are to.
+    undelivered: HashMap<LockId, u64>,
     pending: HashMap<u64, Pending>,
     /// Peers that have not said hello, in the order of their deadlines.
     silent: VecDeque<(Moment, u64)>,
@@ -140,6 +142,7 @@ impl Server {
             peers: HashMap::new(),
             watches: Watches::default(),
             sessions: HashMap::new(),
+            undelivered: HashMap::new(),
             pending: HashMap::new(),
             silent: VecDeque::new(),
             ready: Vec::new(),
@@ -392,8 +395,10 @@ impl Server {
         if !peer.open.is_empty() {
             self.commands.push(Command::CallerGone { conn });
         }
-        for (who, lock) in std::mem::take(&mut peer.undelivered) {
-            self.commands.push(Command::Unlock { caller: None, who, which: Which::Id(lock) });
+        for (id, fence) in std::mem::take(&mut peer.undelivered) {
+            if self.undelivered.remove(&id) == Some(conn) {
+                self.commands.push(Command::TakeBack { id, fence });
+            }
         }
         if let Some(session) = peer.session
             && self.sessions.get(&session) == Some(&conn)
@@ -409,6 +414,14 @@ impl Server {
     fn flush(&mut self, conn: u64) {
         let Some(peer) = self.peers.get_mut(&conn) else { return };
         let result = peer.flush();
+        if peer.has_sent_all() {
+            for (id, _) in peer.undelivered.drain(..) {
+                self.undelivered.remove(&id);
+            }
+            if !peer.untold.is_empty() {
+                self.commands.push(Command::LossesTold(std::mem::take(&mut peer.untold)));
+            }
+        }
         let is_over = matches!(peer.stage, Stage::Closing) && peer.has_sent_all();
         if result.is_err() || is_over {
             self.close(conn);
@@ -660,20 +673,23 @@ impl Server {
                 self.greet(to.conn, &answer.reply, now);
                 continue;
             }
-            let grant = match &answer.reply {
-                Reply::Granted(granted) if !granted.already_held => {
-                    Some((granted.lock.ask.who.clone(), granted.lock.id))
-                }
-                _ => None,
-            };
             let Some(peer) = self.peers.get_mut(&to.conn) else {
-                if let Some((who, lock)) = grant {
-                    self.commands.push(Command::Unlock { caller: None, who, which: Which::Id(lock) });
+                if let Some((id, fence)) = new_grant(&answer.reply) {
+                    self.commands.push(Command::TakeBack { id, fence });
                 }
                 continue;
             };
             let about = peer.open.remove(&to.id).unwrap_or(About::Other);
-            peer.undelivered.extend(grant);
+            peer.untold.extend(answer.lost.iter().map(|ended| ended.id));
+            if let Some((id, fence)) = new_grant(&answer.reply) {
+                peer.undelivered.push((id, fence));
+                self.undelivered.insert(id, to.conn);
+            } else if let Reply::Granted(granted) = &answer.reply {
+                // Its agent hears of the lock here as well: nobody else's failure to hear of it ends it any more.
+                let id = granted.lock.id;
+                self.undelivered.remove(&id);
+                self.commands.retain(|command| !matches!(command, Command::TakeBack { id: lost, .. } if *lost == id));
+            }
             let message = render::answer(to.id, &answer, &about, now);
             self.send(to.conn, &Line::Answer(Box::new(message)));
         }
@@ -744,6 +760,14 @@ impl Server {
             }
             Err(unfit) => self.fail(conn, Some(id), unfit),
         }
+    }
+}
+
+/// The grant that this answer is the first to tell of.
+fn new_grant(reply: &Reply) -> Option<(LockId, Fence)> {
+    match reply {
+        Reply::Granted(granted) if !granted.already_held => Some((granted.lock.id, granted.lock.fence)),
+        _ => None,
     }
 }
 

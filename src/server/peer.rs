@@ -1,7 +1,7 @@
 //! One connection: bytes in become lines, answers become bytes out, and no peer is ever waited for.
 
 use crate::limits;
-use crate::model::{Agent, LockId, Moment, Process, SessionId, Who, Workspace};
+use crate::model::{Agent, Fence, LockId, Moment, Process, SessionId, Workspace};
 use crate::os::process;
 use crate::wire::render::About;
 use crate::wire::{self, Line};
@@ -51,7 +51,9 @@ pub(super) struct Peer {
     /// Requests that are not answered yet and what they are about.
     pub(super) open: HashMap<u64, About>,
     /// Grants whose answers are still in the outbox: if the peer goes before it has them, they are taken back.
-    pub(super) undelivered: Vec<(Who, LockId)>,
+    pub(super) undelivered: Vec<(LockId, Fence)>,
+    /// Losses whose notices are still in the outbox: if the peer goes before it has them, they are told again.
+    pub(super) untold: Vec<LockId>,
     /// More may be there to read.
     pub(super) is_readable: bool,
     inbox: Vec<u8>,
@@ -84,6 +86,7 @@ impl Peer {
             is_looking_up: false,
             open: HashMap::new(),
             undelivered: Vec::new(),
+            untold: Vec::new(),
             is_readable: true,
             inbox: Vec::new(),
             searched: 0,
@@ -175,7 +178,6 @@ impl Peer {
         };
         self.outbox.drain(..sent);
         if self.outbox.is_empty() {
-            self.undelivered.clear();
             self.outbox.shrink_to(4 * READ_AT_ONCE);
         }
         result

@@ -211,8 +211,9 @@ impl LockTable {
         match fate {
             Fate::Waiting(id) => self.back_in_line(now, step, caller, id),
             Fate::Holding(id) => {
+                // Not a new grant: whoever fails to hear of it takes nothing back.
                 let lock = self.state.locks[&id].clone();
-                let reply = Reply::Granted(Box::new(Granted { lock, already_held: false, resumed: false }));
+                let reply = Reply::Granted(Box::new(Granted { lock, already_held: true, resumed: false }));
                 self.answer_about(step, caller, reply, Some(&ask.who), Some(&ask.target));
             }
             Fate::Ended(id) => {

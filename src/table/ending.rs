@@ -32,6 +32,29 @@ impl LockTable {
         self.set(step, Record::Ended(ended.id, Some(ended)));
     }
 
+    /// These notices have arrived: they are not told again.
+    pub(super) fn losses_told(&mut self, step: &mut Step, ids: &[LockId]) {
+        for id in ids {
+            if let Some(untold) = self.state.ended.get(id).filter(|ended| ended.untold) {
+                let told = Ended { untold: false, ..untold.clone() };
+                self.set(step, Record::Ended(*id, Some(told)));
+            }
+        }
+    }
+
+    /// A grant that nobody knows of is undone. One that took up a detached lock is only let go: the lock had a life
+    /// before, and its lease is promised.
+    pub(super) fn take_back(&mut self, now: Now, step: &mut Step, id: LockId, fence: Fence) {
+        if self.state.locks.get(&id).is_none_or(|lock| lock.fence != fence) {
+            return;
+        }
+        if id.0 == fence.0 {
+            self.end(now, step, id, EndReason::Released, false);
+        } else {
+            self.let_go(now, step, id, &EndReason::SessionEnded);
+        }
+    }
+
     pub(super) fn end_by_reboot(&mut self, now: Now, step: &mut Step, id: LockId) {
         self.end(now, step, id, EndReason::Rebooted, true);
     }

@@ -81,6 +81,8 @@ impl LockTable {
             Command::ProcessGone(process) => self.process_gone(now, &mut step, process),
             Command::CallerGone { conn } => self.caller_gone(&mut step, conn),
             Command::Cancel { caller, waiting } => self.cancel(&mut step, caller, waiting),
+            Command::TakeBack { id, fence } => self.take_back(now, &mut step, id, fence),
+            Command::LossesTold(ids) => self.losses_told(&mut step, &ids),
             Command::Tick => {}
         }
         self.serve(now, &mut step);
@@ -213,7 +215,7 @@ impl LockTable {
     /// Answers `who` about `target`: what it lost there, and who waits for its locks, is told along with it.
     fn answer_about(&mut self, step: &mut Step, to: Caller, reply: Reply, who: Option<&Who>, target: Option<&Target>) {
         let synced = matches!(&reply, Reply::Granted(granted) if granted.lock.ask.lease.ttl > 0);
-        let lost = who.map(|who| self.losses(step, who, target)).unwrap_or_default();
+        let lost = who.map(|who| self.losses(who, target)).unwrap_or_default();
         let wanted = who.map(|who| self.wanted(who)).unwrap_or_default();
         step.replies.push(Outgoing { to, answer: Answer { reply, lost, wanted }, synced });
     }
@@ -222,23 +224,19 @@ impl LockTable {
         self.answer(step, to, Reply::Failed(fault));
     }
 
-    /// The losses that `who` has not heard of and hears of now: all of its session's, and of the agent's those that
-    /// the call names, or all if it names nothing.
-    fn losses(&mut self, step: &mut Step, who: &Who, target: Option<&Target>) -> Vec<Ended> {
+    /// The losses that `who` has not heard of and is told now: all of its session's, and of the agent's those that the
+    /// call names, or all if it names nothing. They are told with every answer until one has arrived. What an open session lost is told to that session alone: it is the
+    /// one that still believes, and whoever released the lock over its head would swallow the notice.
+    fn losses(&self, who: &Who, target: Option<&Target>) -> Vec<Ended> {
         let Some(untold) = self.state.untold_of_agent.get(&who.agent) else { return Vec::new() };
         let is_meant = |ended: &&Ended| {
-            let of_session = ended.ask.who.session.is_some() && ended.ask.who.session == who.session;
-            let named = target.is_none_or(|target| {
+            let session = ended.ask.who.session.filter(|id| self.state.sessions.contains_key(id));
+            let is_named = target.is_none_or(|target| {
                 target.scope.covers(&ended.ask.target.scope) || ended.ask.target.scope.covers(&target.scope)
             });
-            of_session || named
+            session.map_or(is_named, |session| who.session == Some(session))
         };
-        let lost: Vec<Ended> = untold.iter().map(|id| &self.state.ended[id]).filter(is_meant).cloned().collect();
-        for ended in &lost {
-            let told = Ended { untold: false, ..ended.clone() };
-            self.set(step, Record::Ended(ended.id, Some(told)));
-        }
-        lost
+        untold.iter().map(|id| &self.state.ended[id]).filter(is_meant).cloned().collect()
     }
 
     /// The first waiting request behind each of the agent's locks, if any. Guards hear of it by events.

@@ -12,17 +12,6 @@ use flockd::scope::{Scope, Target};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Where a command comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// A client asked for it, or the auditor did.
-    Client,
-    /// The kernel told of a death or of a closed connection, or it is time.
-    Kernel,
-    /// The server takes back a grant whose answer did not reach its client.
-    Undelivered,
-}
-
 /// A request that is not answered yet.
 #[derive(Clone, Debug)]
 struct Open {
@@ -37,6 +26,8 @@ struct Open {
     is_again: bool,
     /// What it would get may have been ended before the answer leaves.
     voided: bool,
+    /// Nobody listens for the answer any more.
+    is_gone: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +47,8 @@ struct Claim {
     /// The shortest lease it ever had: what a lost renewal may have left.
     shortest: u64,
     told_in: u64,
+    /// It was last told of by an answer that may be older than what is known: only the least is promised.
+    is_vague: bool,
     /// Its holder has read of it.
     is_delivered: bool,
     /// Something may have ended it: nothing is promised any more.
@@ -103,7 +96,7 @@ counters! {
         images,
         durable,
         events,
-        undelivered,
+        taken_back,
     }
 }
 
@@ -140,6 +133,8 @@ pub struct Auditor {
     gap_from: Option<u64>,
     /// Counts what may lose events.
     epoch: u64,
+    /// When the last turn was: what came due since is not done yet.
+    last: Moment,
     /// When the queue was seen.
     queue_seen: Moment,
     /// A grant that is to outlive a power cut was told since this was last asked.
@@ -246,7 +241,12 @@ fn caller_of(command: &Command) -> Option<Caller> {
         | Command::Bind { caller, .. }
         | Command::Cancel { caller, .. } => Some(*caller),
         Command::Unlock { caller, .. } => *caller,
-        Command::EndSession(_) | Command::ProcessGone(_) | Command::CallerGone { .. } | Command::Tick => None,
+        Command::EndSession(_)
+        | Command::ProcessGone(_)
+        | Command::CallerGone { .. }
+        | Command::TakeBack { .. }
+        | Command::LossesTold(_)
+        | Command::Tick => None,
     }
 }
 
@@ -268,6 +268,7 @@ impl Auditor {
         }
         self.trouble = trouble;
         self.expire(now.mono);
+        self.last = now.mono;
     }
 
     /// From here on events may be missing; the numbers show it.
@@ -277,7 +278,7 @@ impl Auditor {
         self.gap_from = Some(self.gap_from.map_or(seen, |from| from.min(seen)));
     }
 
-    pub fn fed(&mut self, now: Now, command: &Command, origin: Origin) {
+    pub fn fed(&mut self, now: Now, command: &Command) {
         self.status = None;
         self.expire(now.mono);
         match command {
@@ -285,8 +286,12 @@ impl Auditor {
             Command::ProcessGone(process) => self.process_over(*process, now.mono),
             Command::CallerGone { conn } => {
                 self.queue.retain(|_, waiter| waiter.caller.is_none_or(|caller| caller.conn != *conn));
+                let open = self.open.iter_mut().filter(|(caller, _)| caller.conn == *conn);
+                open.for_each(|(_, open)| open.is_gone = true);
             }
-            Command::Unlock { who, which, .. } => self.unlock_asked(who, which, origin),
+            Command::Unlock { who, which, .. } => self.unlock_asked(who, which),
+            Command::TakeBack { id, fence } => self.taken_back(*id, *fence),
+            Command::LossesTold(ids) => ids.iter().for_each(|id| drop(self.owed.remove(id))),
             Command::Break { id, .. } => self.void(*id),
             Command::Cancel { waiting, .. } => {
                 self.queue.retain(|_, waiter| waiter.caller != Some(*waiting));
@@ -314,6 +319,7 @@ impl Auditor {
             fence_before: self.top_fence,
             is_again,
             voided: false,
+            is_gone: false,
         };
         let before = self.open.insert(caller, open);
         assert!(before.is_none(), "the workload asks {caller:?} twice");
@@ -328,16 +334,16 @@ impl Auditor {
         self.open.values_mut().for_each(|open| open.voided = true);
     }
 
-    fn unlock_asked(&mut self, who: &Who, which: &Which, origin: Origin) {
-        if origin == Origin::Undelivered {
-            self.counts.undelivered += 1;
-            let Which::Id(id) = which else { unreachable!("the server takes back by id") };
-            // Whoever has read of a lock keeps it, whatever becomes of the answer to a later request.
-            if self.claims.get(id).is_some_and(|claim| claim.is_delivered) {
-                return;
-            }
-            return self.void(*id);
+    /// The server takes back a grant. Whoever has read of a lock keeps it, whatever becomes of any other answer.
+    fn taken_back(&mut self, id: LockId, fence: Fence) {
+        self.counts.taken_back += 1;
+        let is_relied_on = |claim: &Claim| claim.is_delivered || claim.lock.fence != fence;
+        if !self.claims.get(&id).is_some_and(is_relied_on) {
+            self.void(id);
         }
+    }
+
+    fn unlock_asked(&mut self, who: &Who, which: &Which) {
         let is_meant = |claim: &Claim| match which {
             Which::All => true,
             Which::Id(id) => claim.lock.id == *id,
@@ -369,6 +375,7 @@ impl Auditor {
         for open in self.open.values_mut() {
             if let Some((who, _)) = who_and_target(&open.command) {
                 open.voided |= who.session == Some(id);
+                open.is_gone |= who.session == Some(id);
             }
         }
     }
@@ -435,7 +442,7 @@ impl Auditor {
             Command::ReturnSession { .. } => true,
             _ => false,
         };
-        let is_certain = claim.shortest == claim.lock.ask.lease.ttl && !self.open.values().any(is_asking);
+        let is_certain = !claim.is_vague && claim.shortest == claim.lock.ask.lease.ttl && !self.open.values().any(is_asking);
         !claim.over && claim.until.is_some_and(|until| until <= now) && is_certain
     }
 
@@ -495,7 +502,6 @@ impl Auditor {
     fn losses(&mut self, now: Now, open: &Open, answer: &Answer) {
         for ended in &answer.lost {
             self.counts.losses_told += 1;
-            self.owed.remove(&ended.id);
             if let Some(claim) = self.claims.get(&ended.id) {
                 let is_other = claim.lock.fence != ended.fence;
                 assert!(is_other || !self.is_live(claim, now.mono), "{} is told to be lost and is not", ended.id);
@@ -507,9 +513,11 @@ impl Auditor {
         }
         let Some((who, target)) = who_and_target(&open.command) else { return };
         for (id, owed) in &self.owed {
-            let of_session = owed.who.session.is_some() && owed.who.session == who.session;
-            let is_meant = of_session || target.is_none_or(|target| is_named(&target.scope, &owed.target.scope));
-            let is_due = owed.who.agent == who.agent && is_meant && owed.turn < open.turn;
+            let listening = owed.who.session.filter(|id| self.sessions.contains_key(id));
+            let is_named = || target.is_none_or(|target| is_named(&target.scope, &owed.target.scope));
+            let is_meant = listening.map_or_else(is_named, |session| who.session == Some(session));
+            let is_told = answer.lost.iter().any(|ended| ended.id == *id);
+            let is_due = owed.who.agent == who.agent && is_meant && owed.turn < open.turn && !is_told;
             assert!(!is_due, "{} succeeds and is not told that it lost {id}", who.agent);
         }
     }
@@ -528,6 +536,10 @@ impl Auditor {
         let Command::Lock { ask, wait, .. } = &open.command else { panic!("{} was granted unasked", lock.id) };
         assert!(lock.ask.who.agent == ask.who.agent && lock.ask.mode >= ask.mode, "{} is not what was asked", lock.id);
         assert!(lock.fence.0 < limits::FENCE_END && lock.id.0 <= lock.fence.0, "{} has no fence", lock.id);
+        let is_late = open.turn != self.turn;
+        if is_late && self.claims.get(&lock.id).is_some_and(|claim| claim.lock.fence >= lock.fence) {
+            return self.touched(lock, open);
+        }
         let before = self.claims.get(&lock.id);
         let is_known = before.is_some_and(|claim| claim.lock.fence == lock.fence);
         if !granted.already_held && !is_known {
@@ -554,6 +566,7 @@ impl Auditor {
             until: lock.expires,
             shortest,
             told_in: self.turn,
+            is_vague: open.turn != self.turn,
             is_delivered,
             over: open.voided || is_gone || self.ended.contains_key(&lock.id) || before.is_some_and(|c| is_known && c.over),
             epoch: match before {
@@ -661,7 +674,7 @@ impl Auditor {
             self.counts.released += 1;
             assert_eq!(lock.ask.who.agent, who.agent, "{} is another's", lock.id);
             let before = self.ended.get(&lock.id);
-            assert!(before.is_none_or(|end| end.turn > open.turn), "{} is released and had ended", lock.id);
+            assert!(before.is_none_or(|end| end.turn >= open.turn), "{} is released and had ended", lock.id);
             let is_over_head = lock.keeper().is_some() && lock.keeper() != who.session;
             if is_over_head {
                 let owed = Owed { who: lock.ask.who.clone(), target: lock.ask.target.clone(), turn: self.turn };
@@ -675,9 +688,16 @@ impl Auditor {
     fn touched(&mut self, lock: &Lock, open: &Open) {
         let before = self.ended.get(&lock.id);
         assert!(before.is_none_or(|end| end.turn > open.turn), "{} is renewed and had ended", lock.id);
-        if let Some(claim) = self.claims.get_mut(&lock.id) {
+        let Some(claim) = self.claims.get_mut(&lock.id) else { return };
+        claim.shortest = claim.shortest.min(lock.ask.lease.ttl);
+        if claim.lock.fence > lock.fence {
+            return;
+        }
+        claim.is_vague = open.turn != self.turn;
+        if claim.is_vague {
+            claim.until = [claim.until, lock.expires].into_iter().flatten().min();
+        } else {
             claim.until = lock.expires;
-            claim.shortest = claim.shortest.min(lock.ask.lease.ttl);
             claim.lock = lock.clone();
         }
     }
@@ -869,7 +889,8 @@ impl Auditor {
     /// What the journal holds against what was promised: the process could be killed just now.
     ///
     /// `is_cut`: it is what a power cut would leave, so only what was promised to outlive one is asked for.
-    pub fn image(&mut self, now: Moment, loaded: &Loaded, is_cut: bool) {
+    pub fn image(&mut self, loaded: &Loaded, is_cut: bool) {
+        let now = self.last;
         self.counts.images += 1;
         let locks: Vec<Lock> = rows(loaded, |record| match record {
             Record::Lock(_, lock) => lock.clone(),
@@ -886,7 +907,7 @@ impl Auditor {
             let kept = locks.iter().find(|lock| lock.id == claim.lock.id);
             let kept = kept.unwrap_or_else(|| panic!("{} was told and is not in the journal", claim.lock.id));
             assert!(kept.fence >= claim.lock.fence, "{} is in the journal with fence {}", kept.id, kept.fence.0);
-            assert!(self.trouble || keeper_of(kept) == claim.keeper, "{} is kept by {:?}", kept.id, kept.custody);
+            assert!(self.trouble || claim.is_vague || keeper_of(kept) == claim.keeper, "{} is kept by {:?}", kept.id, kept.custody);
         }
         if self.trouble {
             return;
@@ -1075,7 +1096,12 @@ impl Auditor {
             self.ended.retain(|_, end| end.written);
             self.owed.clear();
         }
-        self.image_at_start(now, loaded, how);
+        self.image_at_start(loaded, how);
+        // What had run out before may still have been there, but nobody relied on it.
+        let over: Vec<LockId> =
+            self.claims.values().filter(|claim| !self.is_live(claim, self.last)).map(|claim| claim.lock.id).collect();
+        over.iter().for_each(|id| self.claims.get_mut(id).expect("found just now").over = true);
+        self.last = now;
         self.trouble = false;
         self.open.clear();
         self.queue.clear();
@@ -1087,9 +1113,9 @@ impl Auditor {
         self.gaps.push((self.kept.last().copied().unwrap_or(0), loaded.events_from));
     }
 
-    fn image_at_start(&mut self, now: Moment, loaded: &Loaded, how: Start) {
+    fn image_at_start(&mut self, loaded: &Loaded, how: Start) {
         let was_trouble = self.trouble;
-        self.image(now, loaded, how == Start::PowerCut);
+        self.image(loaded, how == Start::PowerCut);
         if was_trouble || how == Start::PowerCut {
             self.events(loaded);
         }
@@ -1152,7 +1178,7 @@ impl Auditor {
     /// Requests that should have been answered by now: not those that wait.
     pub fn unanswered(&self) -> Vec<String> {
         let waiting: BTreeSet<Caller> = self.queue.values().filter_map(|waiter| waiter.caller).collect();
-        let open = self.open.iter().filter(|(caller, _)| !waiting.contains(caller));
+        let open = self.open.iter().filter(|(caller, open)| !waiting.contains(caller) && !open.is_gone);
         open.map(|(caller, open)| format!("{caller:?} {}", crate::log::command(&open.command))).collect()
     }
 }

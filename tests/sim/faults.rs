@@ -205,7 +205,7 @@ impl World {
         let copy = self.disk.synced_only();
         let (journal, loaded) = self.load(&copy, self.boot).unwrap_or_else(|error| panic!("after a power cut: {error}"));
         drop::<Journal>(journal);
-        self.auditor.image(self.now.mono, &loaded, true);
+        self.auditor.image(&loaded, true);
     }
 
     /// What a kill now would leave must hold everything that was told.
@@ -216,6 +216,6 @@ impl World {
         let copy = self.disk.after_kill();
         let (journal, loaded) = self.load(&copy, self.boot).unwrap_or_else(|error| panic!("after a kill: {error}"));
         drop::<Journal>(journal);
-        self.auditor.image(self.now.mono, &loaded, false);
+        self.auditor.image(&loaded, false);
     }
 }

@@ -14,7 +14,9 @@ mod workload;
 mod world;
 
 use auditor::Counts;
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
 use world::{Seen, World};
 
 const SEEDS: f64 = 500.0;
@@ -27,10 +29,31 @@ struct Run {
     seen: Seen,
 }
 
+thread_local! {
+    /// What the panic of a seed says, and where; none while no seed runs on this thread.
+    static CAUGHT: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Panics of seeds are kept for the report; all others are printed as ever.
+fn keep_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let is_kept = CAUGHT.with_borrow_mut(|caught| caught.as_mut().map(|caught| *caught = panic.to_string()));
+            if is_kept.is_none() {
+                usual(panic);
+            }
+        }));
+    });
+}
+
 /// Runs one seed to its end, or says where and how it failed.
 fn run(seed: u64, aloud: bool) -> Result<Run, String> {
     let mut world = World::new(seed, aloud);
     let mut at = 0;
+    keep_panics();
+    CAUGHT.set(Some(String::new()));
     let ended = catch_unwind(AssertUnwindSafe(|| {
         while at < STEPS {
             at += 1;
@@ -38,11 +61,10 @@ fn run(seed: u64, aloud: bool) -> Result<Run, String> {
         }
         world.come_to_rest();
     }));
+    let text = CAUGHT.take().unwrap_or_default().replace('\n', " ");
     match ended {
         Ok(()) => Ok(Run { hash: world.log.hash, counts: world.auditor.counts, seen: world.seen }),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default();
+        Err(_) => {
             let trace: Vec<String> = world.log.lines.iter().cloned().collect();
             Err(format!("seed {seed}, step {at} of {STEPS}: {text}\n{}", trace.join("\n")))
         }

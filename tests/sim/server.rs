@@ -1,7 +1,7 @@
 //! What stands between clients and the coordinator, as `src/server` does it but without sockets: connections are queues,
 //! and the simulator decides who is read when, how much of an answer leaves, and what a client has got of it.
 
-use crate::auditor::{Auditor, Origin};
+use crate::auditor::Auditor;
 use crate::log::Log;
 use flockd::coordinator::Coordinator;
 use flockd::model::*;
@@ -44,7 +44,7 @@ pub enum ToServer {
 #[derive(Clone, Debug)]
 pub enum ToClient {
     Welcome(Option<(SessionId, u128)>),
-    Refused(Reply),
+    Refused,
     Answer(u64, Box<Answer>),
 }
 
@@ -66,7 +66,8 @@ struct Peer {
     session: Option<SessionId>,
     secret: Option<u128>,
     open: BTreeSet<u64>,
-    undelivered: Vec<(Who, LockId)>,
+    undelivered: Vec<(LockId, Fence)>,
+    untold: Vec<LockId>,
     outbox: VecDeque<ToClient>,
     closing: bool,
 }
@@ -76,9 +77,10 @@ pub struct Server {
     pub coordinator: Coordinator,
     peers: BTreeMap<u64, Peer>,
     sessions: BTreeMap<SessionId, u64>,
+    undelivered: BTreeMap<LockId, u64>,
     /// Processes that are watched, by how many.
     watched: BTreeMap<Process, u32>,
-    commands: Vec<(Command, Origin)>,
+    commands: Vec<Command>,
     dirty: BTreeSet<u64>,
 }
 
@@ -100,13 +102,14 @@ impl Server {
             coordinator,
             peers: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            undelivered: BTreeMap::new(),
             watched: BTreeMap::new(),
             commands: Vec::new(),
             dirty: BTreeSet::new(),
         };
         for process in restored {
             if dead.contains(&process) {
-                server.commands.push((Command::ProcessGone(process), Origin::Kernel));
+                server.commands.push(Command::ProcessGone(process));
             } else {
                 server.watched.insert(process, 1);
             }
@@ -118,7 +121,7 @@ impl Server {
     pub fn tell_death(&mut self, dead: &BTreeSet<Process>) -> bool {
         let Some(process) = self.watched.keys().find(|process| dead.contains(process)).copied() else { return false };
         self.watched.remove(&process);
-        self.commands.push((Command::ProcessGone(process), Origin::Kernel));
+        self.commands.push(Command::ProcessGone(process));
         true
     }
 
@@ -128,11 +131,11 @@ impl Server {
             self.read_from(around, conn);
         }
         if self.coordinator.next_deadline().is_some_and(|due| due <= around.now.mono) {
-            self.commands.push((Command::Tick, Origin::Kernel));
+            self.commands.push(Command::Tick);
         }
         if let Some(id) = probe {
             let caller = Caller { conn: AUDITOR, id };
-            self.commands.push((Command::Status { caller, who: None, target: None }, Origin::Client));
+            self.commands.push(Command::Status { caller, who: None, target: None });
         }
         self.settle(around);
     }
@@ -144,9 +147,9 @@ impl Server {
                 let fed = std::mem::take(&mut self.commands);
                 let mut commands = Vec::with_capacity(fed.len());
                 around.auditor.turn_begins(self.coordinator.trouble().is_some());
-                for (command, origin) in fed {
+                for command in fed {
                     around.log.note(|| format!("  < {}", crate::log::command(&command)));
-                    around.auditor.fed(around.now, &command, origin);
+                    around.auditor.fed(around.now, &command);
                     commands.push(command);
                 }
                 let answers = self.coordinator.turn(around.now, commands);
@@ -184,6 +187,7 @@ impl Server {
             secret: None,
             open: BTreeSet::new(),
             undelivered: Vec::new(),
+            untold: Vec::new(),
             outbox: VecDeque::new(),
             closing: false,
         });
@@ -228,7 +232,7 @@ impl Server {
         };
         peer.session = Some(id);
         let process = peer.process;
-        self.commands.push((command, Origin::Client));
+        self.commands.push(command);
         *self.watched.entry(process).or_insert(0) += 1;
     }
 
@@ -270,7 +274,7 @@ impl Server {
                 Command::Bind { caller: always(), who, id, process }
             }
         };
-        self.commands.push((command, Origin::Client));
+        self.commands.push(command);
     }
 
     /// A connection is over, as `Server::close`.
@@ -279,15 +283,17 @@ impl Server {
         around.pipes.get_mut(&conn).expect("pipes outlive their peers").server_closed = true;
         around.log.note(|| format!("  close {conn}"));
         if !peer.open.is_empty() {
-            self.commands.push((Command::CallerGone { conn }, Origin::Kernel));
+            self.commands.push(Command::CallerGone { conn });
         }
-        for (who, lock) in peer.undelivered {
-            self.commands.push((Command::Unlock { caller: None, who, which: Which::Id(lock) }, Origin::Undelivered));
+        for (id, fence) in peer.undelivered {
+            if self.undelivered.remove(&id) == Some(conn) {
+                self.commands.push(Command::TakeBack { id, fence });
+            }
         }
         if let Some(session) = peer.session {
             if self.sessions.get(&session) == Some(&conn) {
                 self.sessions.remove(&session);
-                self.commands.push((Command::EndSession(session), Origin::Kernel));
+                self.commands.push(Command::EndSession(session));
             }
             self.release_watch(peer.process);
         }
@@ -313,7 +319,12 @@ impl Server {
         let most = if pipe.full { (around.draw)() as usize % (peer.outbox.len() + 1) } else { peer.outbox.len() };
         pipe.to_client.extend(peer.outbox.drain(..most));
         if peer.outbox.is_empty() {
-            peer.undelivered.clear();
+            for (id, _) in peer.undelivered.drain(..) {
+                self.undelivered.remove(&id);
+            }
+            if !peer.untold.is_empty() {
+                self.commands.push(Command::LossesTold(std::mem::take(&mut peer.untold)));
+            }
             if peer.closing {
                 self.close(around, conn);
             }
@@ -331,21 +342,22 @@ impl Server {
                 self.greet(to.conn, answer.reply);
                 continue;
             }
-            let grant = match &answer.reply {
-                Reply::Granted(granted) if !granted.already_held => {
-                    Some((granted.lock.ask.who.clone(), granted.lock.id))
-                }
-                _ => None,
-            };
             let Some(peer) = self.peers.get_mut(&to.conn) else {
-                if let Some((who, lock)) = grant {
-                    let release = Command::Unlock { caller: None, who, which: Which::Id(lock) };
-                    self.commands.push((release, Origin::Undelivered));
+                if let Some((id, fence)) = new_grant(&answer.reply) {
+                    self.commands.push(Command::TakeBack { id, fence });
                 }
                 continue;
             };
             peer.open.remove(&to.id);
-            peer.undelivered.extend(grant);
+            peer.untold.extend(answer.lost.iter().map(|ended| ended.id));
+            if let Some((id, fence)) = new_grant(&answer.reply) {
+                peer.undelivered.push((id, fence));
+                self.undelivered.insert(id, to.conn);
+            } else if let Reply::Granted(granted) = &answer.reply {
+                let id = granted.lock.id;
+                self.undelivered.remove(&id);
+                self.commands.retain(|command| !matches!(command, Command::TakeBack { id: lost, .. } if *lost == id));
+            }
             peer.outbox.push_back(ToClient::Answer(to.id, Box::new(answer)));
             self.dirty.insert(to.conn);
         }
@@ -360,9 +372,9 @@ impl Server {
                 self.sessions.insert(id, conn);
                 peer.outbox.push_back(ToClient::Welcome(proof));
             }
-            reply => {
+            _ => {
                 peer.closing = true;
-                peer.outbox.push_back(ToClient::Refused(reply));
+                peer.outbox.push_back(ToClient::Refused);
                 let process = peer.process;
                 if peer.session.take().is_some() {
                     self.release_watch(process);
@@ -370,5 +382,13 @@ impl Server {
             }
         }
         self.dirty.insert(conn);
+    }
+}
+
+/// The grant that this answer is the first to tell of.
+fn new_grant(reply: &Reply) -> Option<(LockId, Fence)> {
+    match reply {
+        Reply::Granted(granted) if !granted.already_held => Some((granted.lock.id, granted.lock.fence)),
+        _ => None,
     }
 }

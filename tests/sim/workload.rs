@@ -213,7 +213,7 @@ impl World {
                     pipe.to_server.push_back(ToServer::Request(Some(id), op));
                 }
             }
-            Some(ToClient::Refused(_)) => {
+            Some(ToClient::Refused) => {
                 // The session is over: the program starts anew.
                 client.hang_up(&mut self.pipes);
                 (client.session, client.held) = (None, Vec::new());
