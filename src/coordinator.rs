@@ -227,7 +227,10 @@ impl Coordinator {
     fn release_held_back(&mut self, out: &mut Vec<Addressed>) {
         let synced = self.journal.synced();
         let ready = self.held_back.iter().take_while(|(through, _)| *through <= synced).count();
-        out.extend(self.held_back.drain(..ready).map(|(_, reply)| (reply.to, reply.answer)));
+        for (_, mut reply) in self.held_back.drain(..ready) {
+            self.table.bring_up_to_date(&mut reply.answer);
+            out.push((reply.to, reply.answer));
+        }
     }
 
     // ── Trouble ─────────────────────────────────────────────────────────────────────────────────────────────────────

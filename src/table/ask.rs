@@ -332,6 +332,11 @@ impl LockTable {
     /// The lock belongs to a process from now on, whatever becomes of the session that asked for it. Whose guard it is
     /// stays as it was, or two sessions of one agent could come to hold what excludes each other.
     pub(super) fn bind(&mut self, step: &mut Step, caller: Caller, who: Who, id: LockId, process: Process) {
+        if let Some(why) = &self.paused {
+            // It would be told that a process keeps the lock, and a kill now would forget it.
+            let fault = Fault::Unavailable(why.clone());
+            return self.fail(step, caller, fault);
+        }
         let which = Which::Id(id);
         match self.chosen(&who, &which) {
             Err(fault) => self.answer_which(step, caller, Reply::Failed(fault), &who, &which),

@@ -193,6 +193,11 @@ impl LockTable {
         }
     }
 
+    /// The fault for a lock that is not held any more.
+    pub(super) fn what_became_of(&self, id: LockId) -> Fault {
+        self.state.ended.get(&id).map_or(Fault::NotFound, |ended| self.lost(ended))
+    }
+
     fn lost(&self, ended: &Ended) -> Fault {
         Fault::Lost(Box::new(ended.clone()), self.holders_over(&ended.ask.target).0)
     }
@@ -228,7 +233,7 @@ impl LockTable {
         reason: Arc<str>,
     ) {
         if !self.state.locks.contains_key(&id) {
-            let fault = self.state.ended.get(&id).map_or(Fault::NotFound, |ended| self.lost(ended));
+            let fault = self.what_became_of(id);
             return self.fail(step, caller, fault);
         }
         let why = EndReason::Broken { by: who.agent, reason };

@@ -262,6 +262,28 @@ impl LockTable {
         wanted.iter().map(|id| self.state.waiters[id].clone()).collect()
     }
 
+    /// Corrects an answer that was held back: what it promises may have ended meanwhile, and a promise that is not true
+    /// when it is given would make two believe that they hold the lock.
+    pub fn bring_up_to_date(&self, answer: &mut Answer) {
+        let is_held = |lock: &Lock| self.state.locks.contains_key(&lock.id);
+        match &mut answer.reply {
+            Reply::Granted(granted) if !is_held(&granted.lock) => {
+                answer.reply = Reply::Failed(self.what_became_of(granted.lock.id));
+            }
+            Reply::Checked(Ok(lock)) if !is_held(lock) => {
+                answer.reply = Reply::Checked(Err(self.holders_over(&lock.ask.target).0));
+            }
+            Reply::Renewed(locks) => {
+                let gone = locks.iter().find(|lock| !is_held(lock)).map(|lock| lock.id);
+                locks.retain(is_held);
+                if let Some(gone) = gone.filter(|_| locks.is_empty()) {
+                    answer.reply = Reply::Failed(self.what_became_of(gone));
+                }
+            }
+            _ => {}
+        }
+    }
+
     // ── Questions ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     fn check(&mut self, now: Now, step: &mut Step, caller: Caller, who: Who, target: Target, fence: Option<Fence>) {

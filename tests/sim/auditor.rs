@@ -253,13 +253,13 @@ fn caller_of(command: &Command) -> Option<Caller> {
 // ── What goes in ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 impl Auditor {
-    pub fn turn_begins(&mut self, trouble: bool) {
+    pub fn turn_begins(&mut self) {
         self.turn += 1;
-        self.trouble = trouble;
         self.status = None;
     }
 
-    pub fn turn_ends(&mut self, now: Now, trouble: bool) {
+    /// The commands of this turn were carried out, or not: the answers follow.
+    pub fn turned(&mut self, now: Now, trouble: bool) {
         if trouble && !self.trouble {
             self.lossy();
         }
@@ -296,7 +296,11 @@ impl Auditor {
             Command::Cancel { waiting, .. } => {
                 self.queue.retain(|_, waiter| waiter.caller != Some(*waiting));
             }
+            Command::Renew { who, ttl: Some(ttl), .. } => self.may_shorten(&who.agent, *ttl, now.mono),
             Command::Lock { ask, .. } | Command::WaitFree { ask, .. } => {
+                if ask.who.session.is_none() {
+                    self.may_shorten(&ask.who.agent, ask.lease.ttl, now.mono);
+                }
                 self.wishes.insert((ask.who.agent.clone(), ask.target.scope.clone(), ask.mode));
             }
             _ => {}
@@ -334,6 +338,16 @@ impl Auditor {
         self.open.values_mut().for_each(|open| open.voided = true);
     }
 
+    /// An agent asks for its own with another lease: what becomes of the old one is certain when the answer is there.
+    fn may_shorten(&mut self, agent: &Agent, ttl: u64, now: Moment) {
+        for claim in self.claims.values_mut().filter(|claim| claim.lock.ask.who.agent == *agent) {
+            if claim.keeper == Keeper::Nobody && ttl < claim.lock.ask.lease.ttl {
+                claim.until = Some(claim.until.map_or(now.after(ttl), |until| until.min(now.after(ttl))));
+                claim.is_vague = true;
+            }
+        }
+    }
+
     /// The server takes back a grant. Whoever has read of a lock keeps it, whatever becomes of any other answer.
     fn taken_back(&mut self, id: LockId, fence: Fence) {
         self.counts.taken_back += 1;
@@ -368,6 +382,10 @@ impl Auditor {
             return;
         }
         self.queue.retain(|_, waiter| waiter.ask.who.session != Some(id));
+        // From now on any of the agent's calls is told what this session lost.
+        for owed in self.owed.values_mut().filter(|owed| owed.who.session == Some(id)) {
+            owed.turn = self.turn;
+        }
         let kept: Vec<LockId> = self.kept_by(Keeper::Session(id));
         for lock in kept {
             self.let_go(lock, now, is_silent);
@@ -400,6 +418,7 @@ impl Auditor {
         let turn = self.turn;
         let claim = self.claims.get_mut(&id).expect("it was found by its keeper");
         claim.keeper = Keeper::Nobody;
+        claim.lock.custody = Custody::Detached;
         if claim.lock.ask.lease.ttl > 0 {
             claim.until = claim.until.or(Some(lease_end(claim, claim.lock.ask.lease.ttl, now)));
             return;
@@ -506,9 +525,9 @@ impl Auditor {
                 let is_other = claim.lock.fence != ended.fence;
                 assert!(is_other || !self.is_live(claim, now.mono), "{} is told to be lost and is not", ended.id);
             }
-            self.end(ended.id, open.turn, UNKNOWN);
+            self.end(ended.id, self.turn, UNKNOWN);
         }
-        if matches!(answer.reply, Reply::Failed(_)) {
+        if matches!(answer.reply, Reply::Failed(_) | Reply::Cancelled(_)) {
             return;
         }
         let Some((who, target)) = who_and_target(&open.command) else { return };
@@ -749,8 +768,11 @@ impl Auditor {
                 self.counts.sessions_returned += 1;
                 let session = self.sessions.get_mut(&id).expect("a session that has ended is not taken up again");
                 session.away_until = None;
-                for claim in self.claims.values_mut().filter(|claim| claim.keeper == Keeper::Session(id)) {
-                    claim.until = None;
+                for lock in self.kept_by(Keeper::Session(id)) {
+                    let claim = &self.claims[&lock];
+                    let is_over = !self.is_live(claim, open.at);
+                    let claim = self.claims.get_mut(&lock).expect("it was found by its keeper");
+                    (claim.until, claim.over) = (None, is_over);
                 }
             }
             other => panic!("a session is open for {other:?}"),
@@ -770,7 +792,9 @@ impl Auditor {
         match fault {
             Fault::Unavailable(_) => {
                 self.counts.unavailable += 1;
-                // The turn that fails begins without trouble, so this is looked at when it has ended.
+                if let Command::Lock { ask, .. } = &open.command {
+                    self.may_shorten(&ask.who.agent.clone(), ask.lease.ttl, open.at);
+                }
             }
             Fault::UnknownSession => {
                 let id = match &open.command {
@@ -786,7 +810,7 @@ impl Auditor {
         }
         if let Fault::Lost(ended, _) = fault {
             // A retry is answered with the end of what was granted; the notice itself is told along with it.
-            self.end(ended.id, open.turn, UNKNOWN);
+            self.end(ended.id, self.turn, UNKNOWN);
         }
     }
 
@@ -907,7 +931,8 @@ impl Auditor {
             let kept = locks.iter().find(|lock| lock.id == claim.lock.id);
             let kept = kept.unwrap_or_else(|| panic!("{} was told and is not in the journal", claim.lock.id));
             assert!(kept.fence >= claim.lock.fence, "{} is in the journal with fence {}", kept.id, kept.fence.0);
-            assert!(self.trouble || claim.is_vague || keeper_of(kept) == claim.keeper, "{} is kept by {:?}", kept.id, kept.custody);
+            let is_other = kept.fence != claim.lock.fence || claim.is_vague;
+            assert!(self.trouble || is_other || keeper_of(kept) == claim.keeper, "{} is kept by {:?}", kept.id, kept.custody);
         }
         if self.trouble {
             return;
@@ -1138,6 +1163,7 @@ impl Auditor {
 
     fn rebooted(&mut self, now: Moment, loaded: &Loaded, how: Start) {
         self.sessions.clear();
+        self.owed.values_mut().for_each(|owed| owed.turn = self.turn);
         if how == Start::PowerCut {
             self.ended.clear();
             self.owed.clear();

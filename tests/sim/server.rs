@@ -146,7 +146,7 @@ impl Server {
             if !self.commands.is_empty() {
                 let fed = std::mem::take(&mut self.commands);
                 let mut commands = Vec::with_capacity(fed.len());
-                around.auditor.turn_begins(self.coordinator.trouble().is_some());
+                around.auditor.turn_begins();
                 for command in fed {
                     around.log.note(|| format!("  < {}", crate::log::command(&command)));
                     around.auditor.fed(around.now, &command);
@@ -166,7 +166,7 @@ impl Server {
 
     /// Takes up a sync that was carried out.
     pub fn sync_done(&mut self, around: &mut Around) {
-        around.auditor.turn_begins(self.coordinator.trouble().is_some());
+        around.auditor.turn_begins();
         let answers = self.coordinator.sync_done(around.now);
         self.deliver(around, answers);
         self.settle(around);
@@ -332,6 +332,7 @@ impl Server {
     }
 
     fn deliver(&mut self, around: &mut Around, answers: Vec<(Caller, Answer)>) {
+        around.auditor.turned(around.now, self.coordinator.trouble().is_some());
         for (to, answer) in answers {
             around.log.note(|| format!("  > {}/{}: {}", to.conn, to.id, crate::log::answer(&answer)));
             around.auditor.told(around.now, to, &answer);
@@ -361,7 +362,6 @@ impl Server {
             peer.outbox.push_back(ToClient::Answer(to.id, Box::new(answer)));
             self.dirty.insert(to.conn);
         }
-        around.auditor.turn_ends(around.now, self.coordinator.trouble().is_some());
     }
 
     fn greet(&mut self, conn: u64, reply: Reply) {
