@@ -75,8 +75,12 @@ impl Coordinator {
         surroundings: Surroundings,
     ) -> Result<Coordinator, JournalError> {
         let Surroundings { stopwatch, wake, guard } = surroundings;
-        let (table, step) = LockTable::restore(rows, now, rebooted, numbers.0, numbers.1);
-        if !step.records.is_empty() {
+        let (mut table, step) = LockTable::restore(rows, now, rebooted, numbers.0, numbers.1);
+        if rebooted {
+            let mut rows = table.rows();
+            rows.extend(step.records.into_iter().filter(|record| matches!(record, Record::Event(_))));
+            journal.rewrite(&rows)?;
+        } else if !step.records.is_empty() {
             journal.append(&step.records)?;
             journal.sync()?;
         }

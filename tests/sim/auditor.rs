@@ -5,6 +5,7 @@
 //! been decided earlier than it was sent, only what was so all the time in between counts.
 
 use crate::log::counters;
+use crate::server::AUDITOR;
 use flockd::journal::Loaded;
 use flockd::limits;
 use flockd::model::*;
@@ -259,7 +260,7 @@ impl Auditor {
     }
 
     /// The commands of this turn were carried out, or not: the answers follow.
-    pub fn turned(&mut self, now: Now, trouble: bool) {
+    pub fn turned(&mut self, trouble: bool) {
         if trouble && !self.trouble {
             self.lossy();
         }
@@ -267,8 +268,6 @@ impl Auditor {
             self.ended.values_mut().for_each(|end| end.written = true);
         }
         self.trouble = trouble;
-        self.expire(now.mono);
-        self.last = now.mono;
     }
 
     /// From here on events may be missing; the numbers show it.
@@ -280,6 +279,8 @@ impl Auditor {
 
     pub fn fed(&mut self, now: Now, command: &Command) {
         self.status = None;
+        // Only a command makes the table look at the clock.
+        self.last = now.mono;
         self.expire(now.mono);
         match command {
             Command::EndSession(id) => self.session_over(*id, now.mono, false),
@@ -343,6 +344,7 @@ impl Auditor {
         for claim in self.claims.values_mut().filter(|claim| claim.lock.ask.who.agent == *agent) {
             if claim.keeper == Keeper::Nobody && ttl < claim.lock.ask.lease.ttl {
                 claim.until = Some(claim.until.map_or(now.after(ttl), |until| until.min(now.after(ttl))));
+                claim.shortest = claim.shortest.min(ttl);
                 claim.is_vague = true;
             }
         }
@@ -461,7 +463,7 @@ impl Auditor {
             Command::ReturnSession { .. } => true,
             _ => false,
         };
-        let is_certain = !claim.is_vague && claim.shortest == claim.lock.ask.lease.ttl && !self.open.values().any(is_asking);
+        let is_certain = !claim.is_vague && !self.open.values().any(is_asking);
         !claim.over && claim.until.is_some_and(|until| until <= now) && is_certain
     }
 
@@ -487,7 +489,6 @@ impl Auditor {
 
 impl Auditor {
     pub fn told(&mut self, now: Now, to: Caller, answer: &Answer) {
-        self.expire(now.mono);
         let open = self.open.remove(&to).unwrap_or_else(|| panic!("{to:?} is answered and did not ask, or twice"));
         self.counts.late += u64::from(open.turn != self.turn);
         self.losses(now, &open, answer);
@@ -860,7 +861,9 @@ impl Auditor {
         if !self.trouble {
             in_line(locks, waiters, open.at);
         }
-        if open.turn == self.turn {
+        // The auditor asks last, so what it is told is so when the turn is over.
+        let is_last = caller_of(&open.command).is_some_and(|caller| caller.conn == AUDITOR);
+        if open.turn == self.turn && is_last {
             self.compare(open, locks, waiters);
         }
     }
@@ -1121,12 +1124,16 @@ impl Auditor {
             self.ended.retain(|_, end| end.written);
             self.owed.clear();
         }
+        let was_trouble = self.trouble;
         self.image_at_start(loaded, how);
         // What had run out before may still have been there, but nobody relied on it.
         let over: Vec<LockId> =
             self.claims.values().filter(|claim| !self.is_live(claim, self.last)).map(|claim| claim.lock.id).collect();
         over.iter().for_each(|id| self.claims.get_mut(id).expect("found just now").over = true);
         self.last = now;
+        if was_trouble {
+            self.as_written(loaded);
+        }
         self.trouble = false;
         self.open.clear();
         self.queue.clear();
@@ -1136,6 +1143,19 @@ impl Auditor {
         }
         // Numbers go on with a new block.
         self.gaps.push((self.kept.last().copied().unwrap_or(0), loaded.events_from));
+    }
+
+    /// What was let go while the journal could not be written is kept again as before.
+    fn as_written(&mut self, loaded: &Loaded) {
+        for record in &loaded.records {
+            if let Record::Lock(id, Some(lock)) = record
+                && let Some(claim) = self.claims.get_mut(id)
+            {
+                claim.keeper = keeper_of(lock);
+                claim.lock.custody = lock.custody;
+                claim.is_vague = true;
+            }
+        }
     }
 
     fn image_at_start(&mut self, loaded: &Loaded, how: Start) {
@@ -1157,6 +1177,7 @@ impl Auditor {
             let ttl = claim.lock.ask.lease.ttl;
             if ttl > 0 && !matches!(claim.keeper, Keeper::Process(_)) {
                 claim.until = Some(lease_end(claim, ttl.min(claim.shortest.max(1)), now));
+                claim.is_vague |= claim.shortest != ttl;
             }
         }
     }
@@ -1167,6 +1188,8 @@ impl Auditor {
         if how == Start::PowerCut {
             self.ended.clear();
             self.owed.clear();
+            // What was not promised to outlive it may be back as it was at any time before.
+            self.claims.retain(|_, claim| claim.lock.ask.lease.ttl > 0);
         }
         let turn = self.turn;
         for record in &loaded.records {
@@ -1188,6 +1211,7 @@ impl Auditor {
             claim.lock.custody = Custody::Detached;
             claim.lock.hold_until = claim.lock.ask.lease.max_hold.map(|most| now.after(most));
             claim.until = Some(lease_end(claim, ttl.min(claim.shortest), now));
+            claim.is_vague |= claim.shortest != ttl;
         }
     }
 

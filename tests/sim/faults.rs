@@ -48,7 +48,6 @@ impl World {
         self.seen.kills += 1;
         self.daemon_gone();
         self.disk = self.disk.after_kill();
-        self.how = Start::Again;
     }
 
     fn stop_in_order(&mut self) {
@@ -60,7 +59,6 @@ impl World {
         assert!(closed.is_ok() || had_trouble, "it cannot close: {closed:?}");
         self.daemon_gone();
         self.disk = self.disk.after_kill();
-        self.how = Start::Again;
     }
 
     fn everybody_dies(&mut self) {
@@ -82,6 +80,7 @@ impl World {
         self.daemon_gone();
         self.disk = self.disk.after_kill();
         self.everybody_dies();
+        // A reboot after a power cut finds what the cut has left.
         self.how = if self.how == Start::PowerCut { Start::PowerCut } else { Start::Reboot };
     }
 

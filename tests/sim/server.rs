@@ -332,7 +332,7 @@ impl Server {
     }
 
     fn deliver(&mut self, around: &mut Around, answers: Vec<(Caller, Answer)>) {
-        around.auditor.turned(around.now, self.coordinator.trouble().is_some());
+        around.auditor.turned(self.coordinator.trouble().is_some());
         for (to, answer) in answers {
             around.log.note(|| format!("  > {}/{}: {}", to.conn, to.id, crate::log::answer(&answer)));
             around.auditor.told(around.now, to, &answer);

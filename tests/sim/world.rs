@@ -155,8 +155,11 @@ impl World {
         let rebooted = self.how != Start::Again;
         assert!(loaded.rebooted == rebooted || loaded.fresh, "the journal takes the boot for another");
         self.auditor.started(self.now.mono, &loaded, self.how);
-        // If it fails from here on, the next one finds the same boot.
-        self.how = Start::Again;
+        if self.random.chance(3) {
+            self.log.note(|| "it is killed while it starts".to_owned());
+            self.disk = self.disk.after_kill();
+            return;
+        }
         let (sync_ms, tampered, ticks) = (self.knobs.sync_ms.clone(), self.knobs.tampered.clone(), AtomicU64::new(0));
         let guard = move || match tampered.load(Ordering::Relaxed) {
             true => Err(JournalError::Tampered { file: "daemon.lock".into() }),
@@ -170,7 +173,10 @@ impl World {
         };
         let numbers = (loaded.fences_from, loaded.events_from);
         match Coordinator::new(journal, loaded.records, numbers, loaded.rebooted, self.now, surroundings) {
-            Ok(coordinator) => self.server = Some(Server::new(coordinator.without_thread(), &self.dead)),
+            Ok(coordinator) => {
+                self.how = Start::Again;
+                self.server = Some(Server::new(coordinator.without_thread(), &self.dead));
+            }
             Err(error) => self.not_started(&error, had_trouble),
         }
     }
@@ -286,7 +292,7 @@ impl World {
 
     /// Compares status and journal just now.
     fn look(&mut self) {
-        if self.disk.is_dead() {
+        if self.disk.is_dead() || self.server.is_none() {
             return;
         }
         let probe = self.fresh_probe();
