@@ -395,7 +395,7 @@ impl Server {
         if !peer.open.is_empty() {
             self.commands.push(Command::CallerGone { conn });
         }
-        for (id, fence) in std::mem::take(&mut peer.undelivered) {
+        for (id, fence) in peer.cargo.drain(..).filter_map(|cargo| cargo.grant) {
             if self.undelivered.remove(&id) == Some(conn) {
                 self.commands.push(Command::TakeBack { id, fence });
             }
@@ -414,12 +414,12 @@ impl Server {
     fn flush(&mut self, conn: u64) {
         let Some(peer) = self.peers.get_mut(&conn) else { return };
         let result = peer.flush();
-        if peer.has_sent_all() {
-            for (id, _) in peer.undelivered.drain(..) {
+        while let Some(cargo) = peer.delivered() {
+            if let Some((id, _)) = cargo.grant {
                 self.undelivered.remove(&id);
             }
-            if !peer.untold.is_empty() {
-                self.commands.push(Command::LossesTold(std::mem::take(&mut peer.untold)));
+            if !cargo.losses.is_empty() {
+                self.commands.push(Command::LossesTold(cargo.losses));
             }
         }
         let is_over = matches!(peer.stage, Stage::Closing) && peer.has_sent_all();
@@ -673,25 +673,32 @@ impl Server {
                 self.greet(to.conn, &answer.reply, now);
                 continue;
             }
-            let Some(peer) = self.peers.get_mut(&to.conn) else {
-                if let Some((id, fence)) = new_grant(&answer.reply) {
-                    self.commands.push(Command::TakeBack { id, fence });
-                }
-                continue;
-            };
-            let about = peer.open.remove(&to.id).unwrap_or(About::Other);
-            peer.untold.extend(answer.lost.iter().map(|ended| ended.id));
-            if let Some((id, fence)) = new_grant(&answer.reply) {
-                peer.undelivered.push((id, fence));
-                self.undelivered.insert(id, to.conn);
-            } else if let Reply::Granted(granted) = &answer.reply {
-                // Its agent hears of the lock here as well: nobody else's failure to hear of it ends it any more.
-                let id = granted.lock.id;
-                self.undelivered.remove(&id);
-                self.commands.retain(|command| !matches!(command, Command::TakeBack { id: lost, .. } if *lost == id));
+            let grant = new_grant(&answer.reply);
+            if let Some(peer) = self.peers.get_mut(&to.conn) {
+                let about = peer.open.remove(&to.id).unwrap_or(About::Other);
+                let message = render::answer(to.id, &answer, &about, now);
+                self.send(to.conn, &Line::Answer(Box::new(message)));
             }
-            let message = render::answer(to.id, &answer, &about, now);
-            self.send(to.conn, &Line::Answer(Box::new(message)));
+            match (self.peers.get_mut(&to.conn), grant) {
+                (Some(peer), _) => {
+                    peer.load(grant, answer.lost.iter().map(|ended| ended.id).collect());
+                    self.has_heard(to.conn, &answer.reply);
+                }
+                (None, Some((id, fence))) => self.commands.push(Command::TakeBack { id, fence }),
+                (None, None) => {}
+            }
+        }
+    }
+
+    /// An answer is on its way. Where it tells again of a lock, nobody's failure to hear of it ends the lock any more.
+    fn has_heard(&mut self, conn: u64, reply: &Reply) {
+        let Reply::Granted(granted) = reply else { return };
+        let id = granted.lock.id;
+        if granted.already_held {
+            self.undelivered.remove(&id);
+            self.commands.retain(|command| !matches!(command, Command::TakeBack { id: lost, .. } if *lost == id));
+        } else {
+            self.undelivered.insert(id, conn);
         }
     }
 

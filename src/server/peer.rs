@@ -50,17 +50,28 @@ pub(super) struct Peer {
     pub(super) is_looking_up: bool,
     /// Requests that are not answered yet and what they are about.
     pub(super) open: HashMap<u64, About>,
-    /// Grants whose answers are still in the outbox: if the peer goes before it has them, they are taken back.
-    pub(super) undelivered: Vec<(LockId, Fence)>,
-    /// Losses whose notices are still in the outbox: if the peer goes before it has them, they are told again.
-    pub(super) untold: Vec<LockId>,
+    /// What the messages in the outbox bring that must be put right if they do not arrive, oldest first.
+    pub(super) cargo: VecDeque<Cargo>,
     /// More may be there to read.
     pub(super) is_readable: bool,
     inbox: Vec<u8>,
     /// Up to where the inbox was searched for a newline.
     searched: usize,
     outbox: Vec<u8>,
+    /// All bytes that were ever sent.
+    sent: u64,
     passed: VecDeque<OwnedFd>,
+}
+
+/// What a message brings that its agent relies on from then on.
+#[derive(Debug)]
+pub(super) struct Cargo {
+    /// The bytes that are sent when this message is, counted from the first there was.
+    end: u64,
+    /// A grant nobody knows of yet: if the peer goes before it has it, it is taken back.
+    pub(super) grant: Option<(LockId, Fence)>,
+    /// Losses: if the peer goes before it has them, they are told again.
+    pub(super) losses: Vec<LockId>,
 }
 
 /// What reading came to.
@@ -85,12 +96,12 @@ impl Peer {
             secret: None,
             is_looking_up: false,
             open: HashMap::new(),
-            undelivered: Vec::new(),
-            untold: Vec::new(),
+            cargo: VecDeque::new(),
             is_readable: true,
             inbox: Vec::new(),
             searched: 0,
             outbox: Vec::new(),
+            sent: 0,
             passed: VecDeque::new(),
         }
     }
@@ -159,6 +170,18 @@ impl Peer {
         true
     }
 
+    /// Remembers what the message pushed last brings.
+    pub(super) fn load(&mut self, grant: Option<(LockId, Fence)>, losses: Vec<LockId>) {
+        let end = self.sent + self.outbox.len() as u64;
+        self.cargo.push_back(Cargo { end, grant, losses });
+    }
+
+    /// What has been brought as far as the kernel since this was last asked.
+    pub(super) fn delivered(&mut self) -> Option<Cargo> {
+        let is_there = self.cargo.front().is_some_and(|cargo| cargo.end <= self.sent);
+        if is_there { self.cargo.pop_front() } else { None }
+    }
+
     /// Sends what can be sent now.
     ///
     /// # Errors
@@ -177,6 +200,7 @@ impl Peer {
             }
         };
         self.outbox.drain(..sent);
+        self.sent += sent as u64;
         if self.outbox.is_empty() {
             self.outbox.shrink_to(4 * READ_AT_ONCE);
         }

@@ -66,9 +66,8 @@ struct Peer {
     session: Option<SessionId>,
     secret: Option<u128>,
     open: BTreeSet<u64>,
-    undelivered: Vec<(LockId, Fence)>,
-    untold: Vec<LockId>,
-    outbox: VecDeque<ToClient>,
+    /// Messages, each with the grant and the losses it is the first to tell of.
+    outbox: VecDeque<(ToClient, Option<(LockId, Fence)>, Vec<LockId>)>,
     closing: bool,
 }
 
@@ -186,8 +185,6 @@ impl Server {
             session: None,
             secret: None,
             open: BTreeSet::new(),
-            undelivered: Vec::new(),
-            untold: Vec::new(),
             outbox: VecDeque::new(),
             closing: false,
         });
@@ -218,7 +215,7 @@ impl Server {
         let (caller, process) = (Caller { conn, id: GREETING }, Some(peer.process));
         let (id, command) = match wish {
             None => {
-                peer.outbox.push_back(ToClient::Welcome(None));
+                peer.outbox.push_back((ToClient::Welcome(None), None, Vec::new()));
                 self.dirty.insert(conn);
                 return;
             }
@@ -285,7 +282,7 @@ impl Server {
         if !peer.open.is_empty() {
             self.commands.push(Command::CallerGone { conn });
         }
-        for (id, fence) in peer.undelivered {
+        for (id, fence) in peer.outbox.into_iter().filter_map(|(_, grant, _)| grant) {
             if self.undelivered.remove(&id) == Some(conn) {
                 self.commands.push(Command::TakeBack { id, fence });
             }
@@ -317,17 +314,17 @@ impl Server {
             return self.close(around, conn);
         }
         let most = if pipe.full { (around.draw)() as usize % (peer.outbox.len() + 1) } else { peer.outbox.len() };
-        pipe.to_client.extend(peer.outbox.drain(..most));
-        if peer.outbox.is_empty() {
-            for (id, _) in peer.undelivered.drain(..) {
+        for (message, grant, losses) in peer.outbox.drain(..most) {
+            pipe.to_client.push_back(message);
+            if let Some((id, _)) = grant {
                 self.undelivered.remove(&id);
             }
-            if !peer.untold.is_empty() {
-                self.commands.push(Command::LossesTold(std::mem::take(&mut peer.untold)));
+            if !losses.is_empty() {
+                self.commands.push(Command::LossesTold(losses));
             }
-            if peer.closing {
-                self.close(around, conn);
-            }
+        }
+        if peer.outbox.is_empty() && peer.closing {
+            self.close(around, conn);
         }
     }
 
@@ -350,16 +347,15 @@ impl Server {
                 continue;
             };
             peer.open.remove(&to.id);
-            peer.untold.extend(answer.lost.iter().map(|ended| ended.id));
-            if let Some((id, fence)) = new_grant(&answer.reply) {
-                peer.undelivered.push((id, fence));
+            let (grant, losses) = (new_grant(&answer.reply), answer.lost.iter().map(|ended| ended.id).collect());
+            if let Some((id, _)) = grant {
                 self.undelivered.insert(id, to.conn);
             } else if let Reply::Granted(granted) = &answer.reply {
                 let id = granted.lock.id;
                 self.undelivered.remove(&id);
                 self.commands.retain(|command| !matches!(command, Command::TakeBack { id: lost, .. } if *lost == id));
             }
-            peer.outbox.push_back(ToClient::Answer(to.id, Box::new(answer)));
+            peer.outbox.push_back((ToClient::Answer(to.id, Box::new(answer)), grant, losses));
             self.dirty.insert(to.conn);
         }
     }
@@ -370,11 +366,11 @@ impl Server {
             Reply::SessionOpen(id) => {
                 let proof = peer.secret.take().map(|secret| (id, secret));
                 self.sessions.insert(id, conn);
-                peer.outbox.push_back(ToClient::Welcome(proof));
+                peer.outbox.push_back((ToClient::Welcome(proof), None, Vec::new()));
             }
             _ => {
                 peer.closing = true;
-                peer.outbox.push_back(ToClient::Refused);
+                peer.outbox.push_back((ToClient::Refused, None, Vec::new()));
                 let process = peer.process;
                 if peer.session.take().is_some() {
                     self.release_watch(process);

@@ -154,7 +154,6 @@ impl World {
         self.log.note(|| format!("a daemon starts, {:?}: {} rows", self.how, loaded.records.len()));
         let rebooted = self.how != Start::Again;
         assert!(loaded.rebooted == rebooted || loaded.fresh, "the journal takes the boot for another");
-        self.auditor.started(self.now.mono, &loaded, self.how);
         if self.random.chance(3) {
             self.log.note(|| "it is killed while it starts".to_owned());
             self.disk = self.disk.after_kill();
@@ -172,8 +171,9 @@ impl World {
             guard: Box::new(guard),
         };
         let numbers = (loaded.fences_from, loaded.events_from);
-        match Coordinator::new(journal, loaded.records, numbers, loaded.rebooted, self.now, surroundings) {
+        match Coordinator::new(journal, loaded.records.clone(), numbers, loaded.rebooted, self.now, surroundings) {
             Ok(coordinator) => {
+                self.auditor.started(self.now.mono, &loaded, self.how);
                 self.how = Start::Again;
                 self.server = Some(Server::new(coordinator.without_thread(), &self.dead));
             }
