@@ -506,7 +506,6 @@ impl Auditor {
         let open = self.open.remove(&to).unwrap_or_else(|| panic!("{to:?} is answered and did not ask, or twice"));
         self.counts.late += u64::from(open.turn != self.turn);
         self.losses(now, &open, answer);
-        self.queue.retain(|_, waiter| waiter.caller != Some(to));
         match &answer.reply {
             Reply::Granted(granted) => self.granted(now, &open, granted),
             Reply::Refused(refused) => self.refused(now, &open, refused),
@@ -530,6 +529,7 @@ impl Auditor {
             Reply::Cancelled(is_gone) => self.cancelled(&open, *is_gone),
             Reply::Failed(fault) => self.failed(now, &open, fault),
         }
+        self.queue.retain(|_, waiter| waiter.caller != Some(to));
     }
 
     /// Every loss is told before the next success that concerns it, and none is told that is not one.
@@ -716,7 +716,7 @@ impl Auditor {
             let before = self.ended.get(&lock.id);
             assert!(before.is_none_or(|end| end.turn >= open.turn), "{} is released and had ended", lock.id);
             let is_over_head = lock.keeper().is_some() && lock.keeper() != who.session;
-            if is_over_head {
+            if is_over_head && !self.ended.contains_key(&lock.id) {
                 let owed = Owed { who: lock.ask.who.clone(), target: lock.ask.target.clone(), turn: self.turn };
                 self.owed.insert(lock.id, owed);
             }
@@ -733,7 +733,8 @@ impl Auditor {
         if claim.lock.fence > lock.fence {
             return;
         }
-        claim.is_vague = open.turn != self.turn;
+        // What came behind it in the same turn may have changed the keeper.
+        claim.is_vague = open.turn != self.turn || keeper_of(lock) != claim.keeper;
         if claim.is_vague {
             claim.until = [claim.until, lock.expires].into_iter().flatten().min();
         } else {
@@ -1234,7 +1235,7 @@ impl Auditor {
             claim.lock.custody = Custody::Detached;
             claim.lock.hold_until = claim.lock.ask.lease.max_hold.map(|most| now.after(most));
             claim.until = Some(lease_end(claim, ttl.min(claim.shortest), now));
-            claim.is_vague |= claim.shortest != ttl;
+            claim.is_vague |= claim.shortest != ttl || how == Start::PowerCut;
         }
     }
 

@@ -67,6 +67,8 @@ pub struct World {
     pub next_request: u64,
     pub next_pid: u32,
     next_probe: u64,
+    /// The journal was made on this boot, and no daemon has come up on it yet.
+    is_fresh: bool,
     segment_max: u64,
 }
 
@@ -109,6 +111,7 @@ impl World {
             next_request: 0,
             next_pid: 0,
             next_probe: 0,
+            is_fresh: false,
             segment_max: 1024 << random.below(7),
             random,
         }
@@ -153,7 +156,8 @@ impl World {
         };
         self.log.note(|| format!("a daemon starts, {:?}: {} rows", self.how, loaded.records.len()));
         let rebooted = self.how != Start::Again;
-        assert!(loaded.rebooted == rebooted || loaded.fresh, "the journal takes the boot for another");
+        self.is_fresh |= loaded.fresh;
+        assert!(loaded.rebooted == rebooted || self.is_fresh, "the journal takes the boot for another");
         if self.random.chance(3) {
             self.log.note(|| "it is killed while it starts".to_owned());
             self.disk = self.disk.after_kill();
@@ -174,7 +178,7 @@ impl World {
         match Coordinator::new(journal, loaded.records.clone(), numbers, loaded.rebooted, self.now, surroundings) {
             Ok(coordinator) => {
                 self.auditor.started(self.now.mono, &loaded, self.how);
-                self.how = Start::Again;
+                (self.how, self.is_fresh) = (Start::Again, false);
                 self.server = Some(Server::new(coordinator.without_thread(), &self.dead));
             }
             Err(error) => self.not_started(&error, had_trouble),
