@@ -32,15 +32,39 @@ struct Open {
 }
 
 impl Open {
-    /// Whose leases this may make shorter, to what, from when.
-    fn other_lease(&self) -> Option<(Agent, u64, Moment)> {
-        match &self.command {
-            Command::Renew { who, ttl: Some(ttl), .. } => Some((who.agent.clone(), *ttl, self.at)),
-            Command::Lock { ask, .. } if ask.who.session.is_none() => {
-                Some((ask.who.agent.clone(), ask.lease.ttl, self.at))
-            }
-            _ => None,
+    /// The terms on which an agent may hold from now on what it holds already.
+    fn terms(&self) -> Option<Terms> {
+        terms(&self.command, self.at)
+    }
+}
+
+/// An agent asks for what it may hold already, with another lease: until the answer is there, no more than the shorter
+/// of both is promised.
+#[derive(Clone)]
+struct Terms {
+    agent: Agent,
+    target: Option<Target>,
+    ttl: u64,
+    from: Moment,
+}
+
+impl Terms {
+    fn concern(&self, claim: &Claim) -> bool {
+        let is_meant = self.target.as_ref().is_none_or(|target| overlap(target, &claim.lock.ask.target));
+        claim.lock.ask.who.agent == self.agent && is_meant
+    }
+}
+
+fn terms(command: &Command, from: Moment) -> Option<Terms> {
+    match command {
+        Command::Renew { who, ttl: Some(ttl), .. } => {
+            Some(Terms { agent: who.agent.clone(), target: None, ttl: *ttl, from })
         }
+        Command::Lock { ask, .. } => {
+            let (agent, target) = (ask.who.agent.clone(), Some(ask.target.clone()));
+            Some(Terms { agent, target, ttl: ask.lease.ttl, from })
+        }
+        _ => None,
     }
 }
 
@@ -296,6 +320,9 @@ impl Auditor {
         // Only a command makes the table look at the clock.
         self.last = now.mono;
         self.expire(now.mono);
+        if let Some(terms) = terms(command, now.mono) {
+            self.may_shorten(&terms);
+        }
         match command {
             Command::EndSession(id) => self.session_over(*id, now.mono, false),
             Command::ProcessGone(process) => self.process_over(*process, now.mono),
@@ -311,11 +338,7 @@ impl Auditor {
             Command::Cancel { waiting, .. } => {
                 self.queue.retain(|_, waiter| waiter.caller != Some(*waiting));
             }
-            Command::Renew { who, ttl: Some(ttl), .. } => self.may_shorten(&who.agent, *ttl, now.mono),
             Command::Lock { ask, .. } | Command::WaitFree { ask, .. } => {
-                if ask.who.session.is_none() {
-                    self.may_shorten(&ask.who.agent, ask.lease.ttl, now.mono);
-                }
                 self.wishes.insert((ask.who.agent.clone(), ask.target.scope.clone(), ask.mode));
             }
             _ => {}
@@ -353,15 +376,20 @@ impl Auditor {
         self.open.values_mut().for_each(|open| open.voided = true);
     }
 
-    /// An agent asks for its own with another lease: what becomes of the old one is certain when the answer is there.
-    fn may_shorten(&mut self, agent: &Agent, ttl: u64, now: Moment) {
-        for claim in self.claims.values_mut().filter(|claim| claim.lock.ask.who.agent == *agent) {
-            if claim.keeper == Keeper::Nobody && ttl < claim.lock.ask.lease.ttl {
-                claim.until = Some(claim.until.map_or(now.after(ttl), |until| until.min(now.after(ttl))));
-                claim.shortest = claim.shortest.min(ttl);
+    fn may_shorten(&mut self, terms: &Terms) {
+        for claim in self.claims.values_mut() {
+            if terms.concern(claim) && claim.keeper == Keeper::Nobody && terms.ttl < claim.lock.ask.lease.ttl {
+                let end = terms.from.after(terms.ttl);
+                claim.until = Some(claim.until.map_or(end, |until| until.min(end)));
+                claim.shortest = claim.shortest.min(terms.ttl);
                 claim.is_vague = true;
             }
         }
+    }
+
+    /// Nobody was told whether it was carried out.
+    fn may_have_changed(&mut self, terms: &Terms) {
+        self.claims.values_mut().filter(|claim| terms.concern(claim)).for_each(|claim| claim.is_vague = true);
     }
 
     /// The server takes back a grant. Whoever has read of a lock keeps it, whatever becomes of any other answer.
@@ -616,8 +644,8 @@ impl Auditor {
             }
         }
         self.claims.insert(lock.id, claim);
-        let asked: Vec<(Agent, u64, Moment)> = self.open.values().filter_map(Open::other_lease).collect();
-        asked.into_iter().for_each(|(agent, ttl, at)| self.may_shorten(&agent, ttl, at));
+        let asked: Vec<Terms> = self.open.values().filter_map(Open::terms).collect();
+        asked.iter().for_each(|terms| self.may_shorten(terms));
         self.top_fence = self.top_fence.max(lock.fence.0);
     }
 
@@ -639,7 +667,9 @@ impl Auditor {
                 None => waiter.caller.is_some_and(|of| self.open.get(&of).is_some_and(|earlier| earlier.order < open.order)),
             };
             // Its answer may be held back; then what it was granted may have run out already.
-            let lease = waiter.ask.lease.ttl;
+            let asked = self.open.values().filter_map(Open::terms);
+            let lease = asked.filter(|terms| terms.agent == waiter.ask.who.agent).map(|terms| terms.ttl).min();
+            let lease = lease.unwrap_or(0).min(waiter.ask.lease.ttl);
             let may_be_over = waiter.ask.who.session.is_none() && self.queue_seen.after(lease) <= now.mono;
             let is_open = waiter.caller.is_some_and(|of| self.open.get(&of).is_some_and(|open| !open.voided));
             let is_waiting = is_open && !may_be_over;
@@ -702,7 +732,7 @@ impl Auditor {
         for claim in self.claims.values().filter(|claim| self.is_live(claim, now.mono) && claim.told_in < open.turn) {
             // A subtree does not keep out other names of its files from outside: who holds it may have the file too.
             let has_it = self.claims.values().any(|own| {
-                own.lock.ask.who.agent == ask.who.agent && is_named(&own.lock.ask.target.scope, &ask.target.scope)
+                own.lock.ask.who.agent == ask.who.agent && overlap(&own.lock.ask.target, &ask.target)
             });
             assert!(has_it || !blocks(&claim.lock, ask), "it is called free, and {} is held", claim.lock.id);
         }
@@ -814,8 +844,9 @@ impl Auditor {
         match fault {
             Fault::Unavailable(_) => {
                 self.counts.unavailable += 1;
-                if let Command::Lock { ask, .. } = &open.command {
-                    self.may_shorten(&ask.who.agent.clone(), ask.lease.ttl, open.at);
+                if let Some(terms) = open.terms() {
+                    self.may_shorten(&terms);
+                    self.may_have_changed(&terms);
                 }
             }
             Fault::UnknownSession => {
@@ -1159,6 +1190,9 @@ impl Auditor {
             self.as_written(loaded);
         }
         self.trouble = false;
+        // What was asked and never answered may have been carried out.
+        let asked: Vec<Terms> = self.open.values().filter_map(Open::terms).collect();
+        asked.iter().for_each(|terms| self.may_have_changed(terms));
         self.open.clear();
         self.queue.clear();
         match how {

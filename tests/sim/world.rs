@@ -67,7 +67,7 @@ pub struct World {
     pub next_request: u64,
     pub next_pid: u32,
     next_probe: u64,
-    /// The journal was made on this boot, and no daemon has come up on it yet.
+    /// No daemon has come up yet, so nobody knows on which boot the journal was made.
     is_fresh: bool,
     segment_max: u64,
 }
@@ -111,7 +111,7 @@ impl World {
             next_request: 0,
             next_pid: 0,
             next_probe: 0,
-            is_fresh: false,
+            is_fresh: true,
             segment_max: 1024 << random.below(7),
             random,
         }
@@ -156,7 +156,6 @@ impl World {
         };
         self.log.note(|| format!("a daemon starts, {:?}: {} rows", self.how, loaded.records.len()));
         let rebooted = self.how != Start::Again;
-        self.is_fresh |= loaded.fresh;
         assert!(loaded.rebooted == rebooted || self.is_fresh, "the journal takes the boot for another");
         if self.random.chance(3) {
             self.log.note(|| "it is killed while it starts".to_owned());
