@@ -465,7 +465,9 @@ impl Auditor {
         claim.lock.custody = Custody::Detached;
         if claim.lock.ask.lease.ttl > 0 {
             claim.until = claim.until.or(Some(lease_end(claim, claim.lock.ask.lease.ttl, now)));
-            return;
+            // Its agent may take it up just now on terms of which nobody has heard yet.
+            let asked: Vec<Terms> = self.open.values().filter_map(Open::terms).collect();
+            return asked.iter().for_each(|terms| self.may_shorten(terms));
         }
         let is_loss = is_silent && !claim.over;
         let owed = Owed { who: claim.lock.ask.who.clone(), target: claim.lock.ask.target.clone(), turn };
@@ -633,7 +635,7 @@ impl Auditor {
             over: open.voided || is_gone || self.ended.contains_key(&lock.id) || before.is_some_and(|c| is_known && c.over),
             epoch: match before {
                 Some(before) if is_known => before.epoch,
-                _ if open.is_again || granted.already_held => UNKNOWN,
+                _ if open.is_again || granted.already_held || self.trouble => UNKNOWN,
                 _ => self.epoch,
             },
         };

@@ -100,6 +100,8 @@ struct State {
     unsynced_names: Vec<Naming>,
     fault: Option<Fault>,
     dead: bool,
+    /// A call has failed on this disk.
+    failed: bool,
 }
 
 #[derive(Clone, Default)]
@@ -121,6 +123,7 @@ impl State {
             return Ok(());
         }
         let trouble = fault.trouble;
+        self.failed = true;
         if !fault.for_ever {
             self.fault = None;
         }
@@ -183,15 +186,16 @@ impl MemDisk {
         self.state().dead
     }
 
-    /// Whether trouble was planted that has not come yet, or goes on.
+    /// Whether trouble was planted, be it that it has not come yet.
     pub fn has_trouble(&self) -> bool {
-        self.state().fault.is_some()
+        let state = self.state();
+        state.fault.is_some() || state.failed
     }
 
     /// The disk as it is after `kill -9`: everything written is there. Who still has the old one changes nothing here.
     pub fn after_kill(&self) -> MemDisk {
         let mut state = self.state().clone();
-        (state.dead, state.fault) = (false, None);
+        (state.dead, state.failed, state.fault) = (false, false, None);
         state.forget_nameless();
         MemDisk(Arc::new(Mutex::new(state)))
     }
@@ -233,7 +237,7 @@ impl MemDisk {
             inode.live = inode.durable.clone();
             inode.unsynced.clear();
         }
-        (state.dead, state.fault) = (false, None);
+        (state.dead, state.failed, state.fault) = (false, false, None);
         MemDisk(Arc::new(Mutex::new(state)))
     }
 
