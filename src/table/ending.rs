@@ -194,8 +194,9 @@ impl LockTable {
     }
 
     /// The fault for a lock that is not held any more.
-    pub(super) fn what_became_of(&self, id: LockId) -> Fault {
-        self.state.ended.get(&id).map_or(Fault::NotFound, |ended| self.lost(ended))
+    pub(super) fn what_became_of(&self, id: LockId, holders: Vec<Lock>) -> Fault {
+        let ended = self.state.ended.get(&id);
+        ended.map_or(Fault::NotFound, |ended| Fault::Lost(Box::new(ended.clone()), holders))
     }
 
     fn lost(&self, ended: &Ended) -> Fault {
@@ -233,7 +234,7 @@ impl LockTable {
         reason: Arc<str>,
     ) {
         if !self.state.locks.contains_key(&id) {
-            let fault = self.what_became_of(id);
+            let fault = self.state.ended.get(&id).map_or(Fault::NotFound, |ended| self.lost(ended));
             return self.fail(step, caller, fault);
         }
         let why = EndReason::Broken { by: who.agent, reason };

@@ -57,13 +57,16 @@ impl LockTable {
         }
     }
 
-    /// Carries out one command at one time, what is due before it included.
+    /// Carries out one command at one time, what is due before it included. Only what is taken back goes before that:
+    /// nothing that is due then names a holder whom nobody was told of.
     ///
     /// `now` never goes back. The step's records must be written before its answers are sent; if they cannot be,
     /// [`LockTable::undo`] takes the step back.
     pub fn apply(&mut self, now: Now, command: Command) -> Step {
         let mut step = Step { wall: now.wall, ..Step::default() };
-        self.expire(now, &mut step);
+        if !matches!(command, Command::TakeBack { .. }) {
+            self.expire(now, &mut step);
+        }
         match command {
             Command::OpenSession { caller, session } => self.open_session(&mut step, caller, session),
             Command::ReturnSession { caller, id, secret, process } => {
@@ -263,21 +266,20 @@ impl LockTable {
     }
 
     /// Corrects an answer that was held back: what it promises may have ended meanwhile, and a promise that is not true
-    /// when it is given would make two believe that they hold the lock.
+    /// when it is given would make two believe that they hold the lock. Who holds it now is not named: that may not
+    /// be told yet.
     pub fn bring_up_to_date(&self, answer: &mut Answer) {
         let is_held = |lock: &Lock| self.state.locks.contains_key(&lock.id);
         match &mut answer.reply {
             Reply::Granted(granted) if !is_held(&granted.lock) => {
-                answer.reply = Reply::Failed(self.what_became_of(granted.lock.id));
+                answer.reply = Reply::Failed(self.what_became_of(granted.lock.id, Vec::new()));
             }
-            Reply::Checked(Ok(lock)) if !is_held(lock) => {
-                answer.reply = Reply::Checked(Err(self.holders_over(&lock.ask.target).0));
-            }
+            Reply::Checked(Ok(lock)) if !is_held(lock) => answer.reply = Reply::Checked(Err(Vec::new())),
             Reply::Renewed(locks) => {
                 let gone = locks.iter().find(|lock| !is_held(lock)).map(|lock| lock.id);
                 locks.retain(is_held);
                 if let Some(gone) = gone.filter(|_| locks.is_empty()) {
-                    answer.reply = Reply::Failed(self.what_became_of(gone));
+                    answer.reply = Reply::Failed(self.what_became_of(gone, Vec::new()));
                 }
             }
             _ => {}

@@ -161,6 +161,8 @@ pub struct Auditor {
     wishes: BTreeSet<(Agent, Scope, Mode)>,
     /// The queue as last seen, less what was answered or may have left since.
     queue: BTreeMap<WaiterId, Waiter>,
+    /// Locks that the present daemon found.
+    inherited: BTreeSet<LockId>,
     /// The last status, if nothing was fed since.
     status: Option<(Vec<Lock>, Vec<Queued>)>,
     /// Every event ever seen, and those that should be there.
@@ -317,9 +319,11 @@ impl Auditor {
 
     pub fn fed(&mut self, now: Now, command: &Command) {
         self.status = None;
-        // Only a command makes the table look at the clock.
-        self.last = now.mono;
-        self.expire(now.mono);
+        // Only a command makes the table look at the clock, and what is taken back is taken back before.
+        if !matches!(command, Command::TakeBack { .. }) {
+            self.last = now.mono;
+            self.expire(now.mono);
+        }
         if let Some(terms) = terms(command, now.mono) {
             self.may_shorten(&terms);
         }
@@ -707,7 +711,7 @@ impl Auditor {
         for holder in &refused.holders {
             let is_over = self.ended.get(&holder.id).is_some_and(|end| end.turn < open.turn);
             assert!(!is_over, "{} is named as a holder and had ended", holder.id);
-            self.is_from_somewhere(holder);
+            self.is_committed(holder);
         }
         match &refused.why {
             RefusedFor::Held => {
@@ -792,7 +796,8 @@ impl Auditor {
                     );
                 }
             }
-            Err(_) => {
+            Err(holders) => {
+                holders.iter().for_each(|holder| self.is_committed(holder));
                 let mine = self.claims.values().find(|claim| {
                     self.is_live(claim, now.mono)
                         && claim.told_in < open.turn
@@ -883,6 +888,13 @@ impl Auditor {
         }
     }
 
+    /// Only who was told to hold a lock is named as its holder, or who was left by the daemon before.
+    fn is_committed(&self, holder: &Lock) {
+        self.is_from_somewhere(holder);
+        let is_told = [self.claims.contains_key(&holder.id), self.ended.contains_key(&holder.id)].contains(&true);
+        assert!(is_told || self.inherited.contains(&holder.id), "{} is named as a holder before it is told so", holder.id);
+    }
+
     fn is_from_somewhere(&self, lock: &Lock) {
         let ask = &lock.ask;
         let asked = self.wishes.contains(&(ask.who.agent.clone(), ask.target.scope.clone(), ask.mode));
@@ -900,7 +912,7 @@ impl Auditor {
     fn status(&mut self, open: &Open, locks: &[Lock], waiters: &[Queued]) {
         let Command::Status { target, .. } = &open.command else { panic!("a status, unasked") };
         for lock in locks {
-            self.is_from_somewhere(lock);
+            self.is_committed(lock);
             assert!(lock.expires.is_none_or(|until| until > open.at), "{} is held beyond its lease", lock.id);
             assert!(
                 self.ended.get(&lock.id).is_none_or(|end| end.turn >= open.turn),
@@ -933,7 +945,8 @@ impl Auditor {
         for queued in waiters {
             let waiter = &queued.waiter;
             if let Some(caller) = waiter.caller {
-                assert!(self.open.contains_key(&caller), "{} waits for an answer it had", waiter.ask.who.agent);
+                let is_expected = self.open.get(&caller).is_some_and(|open| !open.is_gone);
+                assert!(is_expected, "{} waits for an answer it had, or that nobody hears", waiter.ask.who.agent);
             }
             if let Some(session) = waiter.ask.who.session {
                 assert!(self.sessions.contains_key(&session), "a request of an ended session waits");
@@ -1197,6 +1210,8 @@ impl Auditor {
         asked.iter().for_each(|terms| self.may_have_changed(terms));
         self.open.clear();
         self.queue.clear();
+        let ids = |record: &Record| if let Record::Lock(id, Some(_)) = record { Some(*id) } else { None };
+        self.inherited = rows(loaded, ids).into_iter().collect();
         match how {
             Start::Again => self.restarted(now, loaded),
             Start::Reboot | Start::PowerCut => self.rebooted(now, loaded, how),
