@@ -108,7 +108,7 @@ impl Coordinator {
     /// Carries out commands in order and answers whoever may be answered now.
     pub fn turn(&mut self, now: Now, mut commands: Vec<Command>) -> Vec<Addressed> {
         let mut out = Vec::new();
-        commands.retain(|command| !self.is_promised_again(command));
+        commands.retain(|command| !self.is_handed_on(command));
         self.try_again(now, &mut out);
         if self.trouble.is_some() {
             self.turn_in_trouble(now, commands, &mut out);
@@ -217,11 +217,19 @@ impl Coordinator {
         self.ask_for_sync();
     }
 
-    /// Whether a grant is to be taken back that another answer on its way promises as well.
-    fn is_promised_again(&self, command: &Command) -> bool {
-        let Command::TakeBack { id: lost, .. } = command else { return false };
-        let promises = |reply: &Outgoing| matches!(&reply.answer.reply, Reply::Granted(granted) if granted.lock.id == *lost);
-        self.held_back.iter().any(|(_, reply)| promises(reply))
+    /// Whether a grant is to be taken back that an answer held back promises as well: that one is the first to tell of
+    /// it from now on, and whoever fails to hear it takes the grant back.
+    fn is_handed_on(&mut self, command: &Command) -> bool {
+        let Command::TakeBack { id, .. } = command else { return false };
+        for (_, reply) in &mut self.held_back {
+            if let Reply::Granted(granted) = &mut reply.answer.reply
+                && granted.lock.id == *id
+            {
+                granted.already_held = false;
+                return true;
+            }
+        }
+        false
     }
 
     fn ask_for_sync(&mut self) {
@@ -247,16 +255,24 @@ impl Coordinator {
         self.table.pause(why.clone());
         let retry_at = now.mono.after(limits::JOURNAL_RETRY);
         self.trouble = Some(Trouble { why: why.clone(), retry_at, events: Vec::new() });
+        self.turn_in_trouble(now, self.untold_grants(), out);
         for (_, reply) in std::mem::take(&mut self.held_back) {
-            if let Reply::Granted(granted) = &reply.answer.reply
-                && !granted.already_held
-            {
-                let (id, fence) = (granted.lock.id, granted.lock.fence);
-                self.turn_in_trouble(now, vec![Command::TakeBack { id, fence }], out);
-            }
             let fault = Reply::Failed(Fault::Unavailable(why.clone()));
             out.push((reply.to, Answer { reply: fault, ..reply.answer }));
         }
+    }
+
+    /// What takes back the grants that are held back, newest first: whoever took a lock up that nobody had heard of
+    /// yet goes with it.
+    fn untold_grants(&self) -> Vec<Command> {
+        let grants = self.held_back.iter().rev().filter_map(|(_, reply)| match &reply.answer.reply {
+            Reply::Granted(granted) if !granted.already_held => Some((granted.lock.id, granted.lock.fence)),
+            _ => None,
+        });
+        let first = |id: LockId| (id, Fence(id.0));
+        let is_known = |id: LockId| grants.clone().all(|grant| grant != first(id));
+        let take_back = |(id, fence)| Command::TakeBack { id, fence, was_known: is_known(id) };
+        grants.clone().map(take_back).collect()
     }
 
     /// Releases go on in memory. A crash now would bring a released lock back: held for too long, never twice.

@@ -643,6 +643,8 @@ pub enum Command {
         id: LockId,
         /// The grant that is meant; a later one of the same lock stays.
         fence: Fence,
+        /// Whether somebody had heard of the lock before that grant: then it goes on as a lease without a keeper.
+        was_known: bool,
     },
     /// The notices of these losses have reached their agents.
     LossesTold(Vec<LockId>),

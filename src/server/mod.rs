@@ -397,7 +397,7 @@ impl Server {
         }
         for (id, fence) in peer.cargo.drain(..).filter_map(|cargo| cargo.grant) {
             if self.undelivered.remove(&id) == Some(conn) {
-                self.commands.push(Command::TakeBack { id, fence });
+                self.commands.push(take_back(id, fence));
             }
         }
         if let Some(session) = peer.session
@@ -673,33 +673,37 @@ impl Server {
                 self.greet(to.conn, &answer.reply, now);
                 continue;
             }
-            let grant = new_grant(&answer.reply);
             if let Some(peer) = self.peers.get_mut(&to.conn) {
                 let about = peer.open.remove(&to.id).unwrap_or(About::Other);
                 let message = render::answer(to.id, &answer, &about, now);
                 self.send(to.conn, &Line::Answer(Box::new(message)));
             }
-            match (self.peers.get_mut(&to.conn), grant) {
-                (Some(peer), _) => {
-                    peer.load(grant, answer.lost.iter().map(|ended| ended.id).collect());
-                    self.has_heard(to.conn, &answer.reply);
-                }
-                (None, Some((id, fence))) => self.commands.push(Command::TakeBack { id, fence }),
-                (None, None) => {}
+            if self.peers.contains_key(&to.conn) {
+                let grant = self.first_to_tell(to.conn, &answer.reply);
+                let peer = self.peers.get_mut(&to.conn).expect("it was there just now");
+                peer.load(grant, answer.lost.iter().map(|ended| ended.id).collect());
+            } else if let Reply::Granted(granted) = &answer.reply
+                && !granted.already_held
+            {
+                let (id, fence) = (granted.lock.id, granted.lock.fence);
+                self.commands.push(take_back(id, fence));
             }
         }
     }
 
-    /// An answer is on its way. Where it tells again of a lock, nobody's failure to hear of it ends the lock any more.
-    fn has_heard(&mut self, conn: u64, reply: &Reply) {
-        let Reply::Granted(granted) = reply else { return };
-        let id = granted.lock.id;
-        if granted.already_held {
-            self.undelivered.remove(&id);
-            self.commands.retain(|command| !matches!(command, Command::TakeBack { id: lost, .. } if *lost == id));
-        } else {
-            self.undelivered.insert(id, conn);
+    /// The grant that this answer is the first to tell of, if it is: it is taken back if it does not arrive. An answer
+    /// that tells again of a grant nobody has heard of yet takes the place of the one before.
+    fn first_to_tell(&mut self, conn: u64, reply: &Reply) -> Option<(LockId, Fence)> {
+        let Reply::Granted(granted) = reply else { return None };
+        let (id, fence) = (granted.lock.id, granted.lock.fence);
+        let before = self.commands.len();
+        self.commands.retain(|command| !matches!(command, Command::TakeBack { id: lost, .. } if *lost == id));
+        let is_unheard = self.undelivered.contains_key(&id) || self.commands.len() < before;
+        if granted.already_held && !is_unheard {
+            return None;
         }
+        self.undelivered.insert(id, conn);
+        Some((id, fence))
     }
 
     fn greet(&mut self, conn: u64, reply: &Reply, now: Now) {
@@ -770,12 +774,9 @@ impl Server {
     }
 }
 
-/// The grant that this answer is the first to tell of.
-fn new_grant(reply: &Reply) -> Option<(LockId, Fence)> {
-    match reply {
-        Reply::Granted(granted) if !granted.already_held => Some((granted.lock.id, granted.lock.fence)),
-        _ => None,
-    }
+/// Undoes a grant that did not reach its client. The first grant of a lock has given it its name.
+fn take_back(id: LockId, fence: Fence) -> Command {
+    Command::TakeBack { id, fence, was_known: id.0 != fence.0 }
 }
 
 /// Wakes a loop from another thread.

@@ -42,16 +42,15 @@ impl LockTable {
         }
     }
 
-    /// A grant that nobody knows of is undone. One that took up a detached lock is only let go: the lock had a life
-    /// before, and its lease is promised.
-    pub(super) fn take_back(&mut self, now: Now, step: &mut Step, id: LockId, fence: Fence) {
+    /// A grant that nobody knows of is undone. One that took up a detached lock is only let go: its lease is promised.
+    pub(super) fn take_back(&mut self, now: Now, step: &mut Step, id: LockId, fence: Fence, was_known: bool) {
         if self.state.locks.get(&id).is_none_or(|lock| lock.fence != fence) {
             return;
         }
-        if id.0 == fence.0 {
-            self.end(now, step, id, EndReason::Released, false);
-        } else {
+        if was_known {
             self.let_go(now, step, id, &EndReason::SessionEnded);
+        } else {
+            self.end(now, step, id, EndReason::Released, false);
         }
     }
 

@@ -84,7 +84,7 @@ impl LockTable {
             Command::ProcessGone(process) => self.process_gone(now, &mut step, process),
             Command::CallerGone { conn } => self.caller_gone(&mut step, conn),
             Command::Cancel { caller, waiting } => self.cancel(&mut step, caller, waiting),
-            Command::TakeBack { id, fence } => self.take_back(now, &mut step, id, fence),
+            Command::TakeBack { id, fence, was_known } => self.take_back(now, &mut step, id, fence, was_known),
             Command::LossesTold(ids) => self.losses_told(&mut step, &ids),
             Command::Tick => {}
         }

@@ -336,7 +336,7 @@ impl Auditor {
                 open.for_each(|(_, open)| open.is_gone = true);
             }
             Command::Unlock { who, which, .. } => self.unlock_asked(who, which),
-            Command::TakeBack { id, fence } => self.taken_back(*id, *fence),
+            Command::TakeBack { id, fence, .. } => self.taken_back(*id, *fence),
             Command::LossesTold(ids) => ids.iter().for_each(|id| drop(self.owed.remove(id))),
             Command::Break { id, .. } => self.void(*id),
             Command::Cancel { waiting, .. } => {
@@ -622,7 +622,7 @@ impl Auditor {
         if let Some(claim) = self.claims.get(&lock.id) {
             assert!(claim.lock.fence <= lock.fence, "{} was granted with fence {}", lock.id, claim.lock.fence.0);
         }
-        assert!(self.ended.get(&lock.id).is_none_or(|end| end.turn > open.turn), "{} had ended", lock.id);
+        assert!(self.ended.get(&lock.id).is_none_or(|end| end.turn >= open.turn), "{} had ended", lock.id);
         let before = self.claims.get(&lock.id);
         let shortest = before.map_or(lock.ask.lease.ttl, |claim| claim.shortest.min(lock.ask.lease.ttl));
         let is_delivered = is_known && before.is_some_and(|claim| claim.is_delivered);
@@ -763,7 +763,7 @@ impl Auditor {
     /// A lock was renewed or looked at by its agent.
     fn touched(&mut self, lock: &Lock, open: &Open) {
         let before = self.ended.get(&lock.id);
-        assert!(before.is_none_or(|end| end.turn > open.turn), "{} is renewed and had ended", lock.id);
+        assert!(before.is_none_or(|end| end.turn >= open.turn), "{} is renewed and had ended", lock.id);
         let Some(claim) = self.claims.get_mut(&lock.id) else { return };
         claim.shortest = claim.shortest.min(lock.ask.lease.ttl);
         if claim.lock.fence > lock.fence {

@@ -284,7 +284,7 @@ impl Server {
         }
         for (id, fence) in peer.outbox.into_iter().filter_map(|(_, grant, _)| grant) {
             if self.undelivered.remove(&id) == Some(conn) {
-                self.commands.push(Command::TakeBack { id, fence });
+                self.commands.push(take_back(id, fence));
             }
         }
         if let Some(session) = peer.session {
@@ -340,24 +340,36 @@ impl Server {
                 self.greet(to.conn, answer.reply);
                 continue;
             }
-            let Some(peer) = self.peers.get_mut(&to.conn) else {
-                if let Some((id, fence)) = new_grant(&answer.reply) {
-                    self.commands.push(Command::TakeBack { id, fence });
+            if !self.peers.contains_key(&to.conn) {
+                if let Reply::Granted(granted) = &answer.reply
+                    && !granted.already_held
+                {
+                    let (id, fence) = (granted.lock.id, granted.lock.fence);
+                    self.commands.push(take_back(id, fence));
                 }
                 continue;
-            };
-            peer.open.remove(&to.id);
-            let (grant, losses) = (new_grant(&answer.reply), answer.lost.iter().map(|ended| ended.id).collect());
-            if let Some((id, _)) = grant {
-                self.undelivered.insert(id, to.conn);
-            } else if let Reply::Granted(granted) = &answer.reply {
-                let id = granted.lock.id;
-                self.undelivered.remove(&id);
-                self.commands.retain(|command| !matches!(command, Command::TakeBack { id: lost, .. } if *lost == id));
             }
+            let grant = self.first_to_tell(to.conn, &answer.reply);
+            let losses = answer.lost.iter().map(|ended| ended.id).collect();
+            let peer = self.peers.get_mut(&to.conn).expect("it was there just now");
+            peer.open.remove(&to.id);
             peer.outbox.push_back((ToClient::Answer(to.id, Box::new(answer)), grant, losses));
             self.dirty.insert(to.conn);
         }
+    }
+
+    /// The grant that this answer is the first to tell of, as `Server::first_to_tell`.
+    fn first_to_tell(&mut self, conn: u64, reply: &Reply) -> Option<(LockId, Fence)> {
+        let Reply::Granted(granted) = reply else { return None };
+        let (id, fence) = (granted.lock.id, granted.lock.fence);
+        let before = self.commands.len();
+        self.commands.retain(|command| !matches!(command, Command::TakeBack { id: lost, .. } if *lost == id));
+        let is_unheard = self.undelivered.contains_key(&id) || self.commands.len() < before;
+        if granted.already_held && !is_unheard {
+            return None;
+        }
+        self.undelivered.insert(id, conn);
+        Some((id, fence))
     }
 
     fn greet(&mut self, conn: u64, reply: Reply) {
@@ -381,10 +393,7 @@ impl Server {
     }
 }
 
-/// The grant that this answer is the first to tell of.
-fn new_grant(reply: &Reply) -> Option<(LockId, Fence)> {
-    match reply {
-        Reply::Granted(granted) if !granted.already_held => Some((granted.lock.id, granted.lock.fence)),
-        _ => None,
-    }
+
+fn take_back(id: LockId, fence: Fence) -> Command {
+    Command::TakeBack { id, fence, was_known: id.0 != fence.0 }
 }
