@@ -126,7 +126,9 @@ impl Naive {
     /// One command: what is due, one thing after the other; then the command; after each, whoever can be served.
     pub fn apply(&mut self, now: Now, command: &Command) -> Vec<Outgoing> {
         self.now = now;
-        self.do_what_is_due();
+        if !matches!(command, Command::TakeBack { .. }) {
+            self.do_what_is_due();
+        }
         self.carry_out(command.clone());
         self.serve();
         std::mem::take(&mut self.said)
@@ -165,6 +167,21 @@ impl Naive {
                     self.answer(waiting, Reply::Cancelled(true), None);
                 }
                 self.answer(caller, Reply::Cancelled(was_waiting), None);
+            }
+            Command::TakeBack { id, fence, was_known } => {
+                if self.held(id).is_none_or(|lock| lock.fence != fence) {
+                    return;
+                }
+                if was_known {
+                    self.let_go(id, EndReason::SessionEnded);
+                } else {
+                    self.end(id, EndReason::Released, false);
+                }
+            }
+            Command::LossesTold(ids) => {
+                for ended in self.ended.iter_mut().filter(|ended| ids.contains(&ended.id)) {
+                    ended.untold = false;
+                }
             }
             Command::Tick => {}
         }
@@ -243,7 +260,7 @@ impl Naive {
         }
         let about = Some((&ask.who, Some(&ask.target)));
         if let Some(lock) = held {
-            let granted = Granted { lock, already_held: false, resumed: false };
+            let granted = Granted { lock, already_held: true, resumed: false };
             self.answer(caller, Reply::Granted(Box::new(granted)), about);
         } else if let Some(waiter) = waits {
             self.back_in_line(caller, waiter);
@@ -691,6 +708,9 @@ impl Naive {
     }
 
     fn bind(&mut self, caller: Caller, who: Who, id: LockId, process: Process) {
+        if self.paused {
+            return self.fail(caller, Fault::Unavailable(String::new()));
+        }
         let reply = match self.chosen(&who, &Which::Id(id)) {
             Err(fault) => Reply::Failed(fault),
             Ok(locks) => {
@@ -766,17 +786,20 @@ impl Naive {
         self.said.push(Outgoing { to, answer, synced });
     }
 
-    /// What an agent lost, does not know of and hears now: its session's, and what the call names.
-    fn losses(&mut self, who: &Who, target: Option<&Target>) -> Vec<Ended> {
+    /// What an agent lost and does not know of: an open session all that is its own, and any other call what it names
+    /// of the rest.
+    fn losses(&self, who: &Who, target: Option<&Target>) -> Vec<Ended> {
         let mut lost = Vec::new();
-        for ended in &mut self.ended {
+        for ended in &self.ended {
             let is_named = target.is_none_or(|target| {
                 target.scope.covers(&ended.ask.target.scope) || ended.ask.target.scope.covers(&target.scope)
             });
-            let is_of_session = who.session.is_some() && who.session == ended.ask.who.session;
-            if ended.untold && ended.ask.who.agent == who.agent && (is_named || is_of_session) {
+            let is_for = match ended.ask.who.session {
+                Some(session) if self.has_session(session) => who.session == Some(session),
+                _ => is_named,
+            };
+            if ended.untold && ended.ask.who.agent == who.agent && is_for {
                 lost.push(ended.clone());
-                ended.untold = false;
             }
         }
         lost.sort_by_key(|ended| ended.id);

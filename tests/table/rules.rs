@@ -23,6 +23,8 @@ pub struct Desk {
     news: Vec<String>,
     /// The latest answer.
     pub last: Option<Answer>,
+    /// Whether notices reach whoever asks.
+    answers_arrive: bool,
     ttl: Option<u64>,
     max_hold: Option<u64>,
     request: Option<RequestId>,
@@ -58,6 +60,7 @@ impl Desk {
             asked_by: BTreeMap::new(),
             news: Vec::new(),
             last: None,
+            answers_arrive: true,
             ttl: None,
             max_hold: None,
             request: None,
@@ -126,6 +129,10 @@ impl Desk {
         let replies = self.run(command);
         let mine = replies.into_iter().find(|reply| reply.to == caller);
         self.last = mine.map(|reply| reply.answer);
+        let told = self.last.iter().flat_map(|answer| &answer.lost).map(|ended| ended.id).collect::<Vec<_>>();
+        if !told.is_empty() && self.answers_arrive {
+            self.run(Command::LossesTold(told));
+        }
         self.last.as_ref().map_or("waits".into(), |answer| Desk::word(&answer.reply))
     }
 
@@ -532,7 +539,7 @@ fn waiting_for_free_under_a_request_id_does_not_make_a_retry_lose_its_grant() {
     desk.ask("bo", "x /g");
     assert_eq!(desk.request("r1").wait_free("ada", "x /g"), "waits");
     desk.unlock("bo", "/g");
-    assert_eq!(desk.request("r1").ask("ada", "x /f"), "granted");
+    assert_eq!(desk.request("r1").ask("ada", "x /f"), "already held");
     assert_eq!(desk.granted().id, id);
 }
 
@@ -761,7 +768,7 @@ fn a_retry_gets_the_same_grant_and_other_parameters_are_invalid() {
     let mut desk = Desk::new();
     desk.request("r1").ask("ada#1", "x /f");
     let first = desk.granted();
-    assert_eq!(desk.request("r1").ask("ada#1", "x /f"), "granted");
+    assert_eq!(desk.request("r1").ask("ada#1", "x /f"), "already held");
     assert_eq!(desk.granted(), first);
     for (name, words) in [("ada#1", "s /f"), ("ada#1", "x /g"), ("ada#2", "x /f")] {
         assert_eq!(desk.request("r1").ask(name, words), "invalid", "{name} {words}");
@@ -863,7 +870,9 @@ fn a_guard_that_is_released_over_its_head_is_told() {
     let mut desk = Desk::new();
     desk.ask("ada#1", "x /f");
     assert_eq!(desk.unlock("ada", "/f"), "released 1");
-    assert_eq!(desk.told(), [EndReason::Released], "the agent is");
+    assert_eq!(desk.told(), [], "whoever released it knows");
+    desk.ask("ada#1", "x /elsewhere");
+    assert_eq!(desk.told(), [EndReason::Released], "the session that believed to hold it does not");
     desk.ask("ada#1", "x /f");
     desk.unlock("ada#1", "/f");
     assert_eq!(desk.told(), [], "its own release is no news");
@@ -877,6 +886,27 @@ fn a_session_hears_of_its_losses_whatever_it_asks_for() {
     desk.break_lock("bo", id);
     desk.ask("ada#1", "x /elsewhere");
     assert_eq!(desk.told().len(), 1);
+}
+
+#[test]
+fn a_notice_is_told_until_one_arrives_and_by_others_when_its_session_has_ended() {
+    let mut desk = Desk::new();
+    desk.answers_arrive = false;
+    desk.ask("ada#1", "x /f");
+    let id = desk.granted().id;
+    desk.break_lock("bo", id);
+    for scope in ["s /elsewhere", "s /there"] {
+        desk.ask("ada#1", scope);
+        assert_eq!(desk.told().len(), 1);
+    }
+    desk.status("ada");
+    assert_eq!(desk.told(), [], "not its own, and its session can still be told");
+    desk.run(Command::EndSession(SessionId(100)));
+    desk.answers_arrive = true;
+    for told in [1, 0] {
+        desk.status("ada");
+        assert_eq!(desk.told().len(), told);
+    }
 }
 
 #[test]
