@@ -348,11 +348,18 @@ impl Auditor {
             _ => {}
         }
         let mut is_again = false;
-        if let Command::Lock { ask, .. } = command
+        if let Command::Lock { ask, caller, .. } = command
             && let Some(request) = &ask.request
         {
             let key = (ask.who.agent.clone(), request.clone());
             is_again = !self.asked.insert(key.clone());
+            // It takes up its place, or is told that the id means something else.
+            let absent = self.queue.values_mut().filter(|waiter| waiter.caller.is_none());
+            for waiter in absent.filter(|absent| absent.ask.who.agent == ask.who.agent) {
+                if waiter.ask.request.as_ref() == Some(request) {
+                    (waiter.caller, waiter.absent_until) = (Some(*caller), None);
+                }
+            }
             self.cancelled.remove(&key);
         }
         let Some(caller) = caller_of(command) else { return };
@@ -615,6 +622,8 @@ impl Auditor {
             self.counts.resumed += u64::from(granted.resumed);
             self.counts.waits_granted += u64::from(*wait != Wait::Try && open.turn != self.turn);
             self.fresh_fence(open, lock);
+            let is_kept = !matches!(lock.custody, Custody::Detached);
+            assert!(lock.expires.is_none() == is_kept, "{} is kept, or on its lease: {lock:?}", lock.id);
             if !granted.resumed {
                 self.in_turn(now, open, lock);
             }
@@ -622,7 +631,7 @@ impl Auditor {
         if let Some(claim) = self.claims.get(&lock.id) {
             assert!(claim.lock.fence <= lock.fence, "{} was granted with fence {}", lock.id, claim.lock.fence.0);
         }
-        assert!(self.ended.get(&lock.id).is_none_or(|end| end.turn >= open.turn), "{} had ended", lock.id);
+        assert!(self.ended.get(&lock.id).is_none_or(|end| end.turn == self.turn), "{} had ended", lock.id);
         let before = self.claims.get(&lock.id);
         let shortest = before.map_or(lock.ask.lease.ttl, |claim| claim.shortest.min(lock.ask.lease.ttl));
         let is_delivered = is_known && before.is_some_and(|claim| claim.is_delivered);
@@ -670,7 +679,11 @@ impl Auditor {
         for waiter in self.queue.values() {
             let is_earlier = match place {
                 Some(place) => waiter.id < place,
-                None => waiter.caller.is_some_and(|of| self.open.get(&of).is_some_and(|earlier| earlier.order < open.order)),
+                None => match waiter.caller {
+                    Some(of) => self.open.get(&of).is_some_and(|earlier| earlier.order < open.order),
+                    // Its place is from before the restart.
+                    None => true,
+                },
             };
             // Its answer may be held back; then what it was granted may have run out already.
             let asked = self.open.values().filter_map(Open::terms);
@@ -678,7 +691,7 @@ impl Auditor {
             let lease = lease.unwrap_or(0).min(waiter.ask.lease.ttl);
             let may_be_over = waiter.ask.who.session.is_none() && self.queue_seen.after(lease) <= now.mono;
             let is_open = waiter.caller.is_some_and(|of| self.open.get(&of).is_some_and(|open| !open.voided));
-            let is_waiting = is_open && !may_be_over;
+            let is_waiting = waiter.caller.is_none() || (is_open && !may_be_over);
             assert!(
                 !(is_earlier && is_waiting && comes_before(waiter, &lock.ask) && !open.is_again && !open.voided),
                 "at {}: {} is granted to {} while {} waits longer",
@@ -763,7 +776,7 @@ impl Auditor {
     /// A lock was renewed or looked at by its agent.
     fn touched(&mut self, lock: &Lock, open: &Open) {
         let before = self.ended.get(&lock.id);
-        assert!(before.is_none_or(|end| end.turn >= open.turn), "{} is renewed and had ended", lock.id);
+        assert!(before.is_none_or(|end| end.turn == self.turn), "{} is renewed and had ended", lock.id);
         let Some(claim) = self.claims.get_mut(&lock.id) else { return };
         claim.shortest = claim.shortest.min(lock.ask.lease.ttl);
         if claim.lock.fence > lock.fence {
@@ -801,6 +814,9 @@ impl Auditor {
                 let mine = self.claims.values().find(|claim| {
                     self.is_live(claim, now.mono)
                         && claim.told_in < open.turn
+                        && !claim.is_vague
+                        // Its agent may have taken it up with a new fence of which nobody has heard yet.
+                        && !self.open.values().filter_map(Open::terms).any(|terms| terms.concern(claim))
                         && claim.lock.ask.who.agent == who.agent
                         && claim.lock.ask.mode == Mode::Exclusive
                         && claim.lock.ask.target.scope == target.scope
@@ -841,7 +857,11 @@ impl Auditor {
     fn cancelled(&mut self, open: &Open, is_gone: bool) {
         if let Command::Lock { ask, .. } = &open.command {
             assert!(is_gone, "a request is told that it is not cancelled");
-            if let Some(request) = &ask.request {
+            let asked_again = self.open.values().any(|open| match &open.command {
+                Command::Lock { ask: again, .. } => again.who.agent == ask.who.agent && again.request == ask.request,
+                _ => false,
+            });
+            if let Some(request) = ask.request.as_ref().filter(|_| !asked_again) {
                 self.cancelled.insert((ask.who.agent.clone(), request.clone()));
             }
         }
@@ -899,9 +919,11 @@ impl Auditor {
         let ask = &lock.ask;
         let asked = self.wishes.contains(&(ask.who.agent.clone(), ask.target.scope.clone(), ask.mode));
         assert!(asked, "nobody asked for {}: {ask:?}", lock.id);
-        if let Some(request) = &ask.request {
+        if let Some(request) = &ask.request
+            && !self.trouble
+        {
             let key = (ask.who.agent.clone(), request.clone());
-            assert!(!self.cancelled.contains(&key), "{} was cancelled and is held", lock.id);
+            assert!(!self.cancelled.contains(&key), "{} was cancelled and is held: {key:?}", lock.id);
         }
     }
 }
@@ -938,7 +960,10 @@ impl Auditor {
     fn compare(&mut self, open: &Open, locks: &[Lock], waiters: &[Queued]) {
         for lock in locks {
             if let Custody::Session(id) = lock.custody {
-                assert!(self.sessions.contains_key(&id), "{} is kept by a session that has ended", lock.id);
+                let session = self.sessions.get(&id);
+                let session = session.unwrap_or_else(|| panic!("{} is kept by a session that has ended", lock.id));
+                let is_here = session.away_until.is_none();
+                assert!(!is_here || lock.expires.is_none(), "{} runs out while its session is here", lock.id);
             }
         }
         self.all_held(locks, open.at);
@@ -948,9 +973,16 @@ impl Auditor {
                 let is_expected = self.open.get(&caller).is_some_and(|open| !open.is_gone);
                 assert!(is_expected, "{} waits for an answer it had, or that nobody hears", waiter.ask.who.agent);
             }
+            let before = self.queue.values().find(|before| waiter.caller.is_some() && before.caller == waiter.caller);
+            let is_moved = before.is_some_and(|before| before.id != waiter.id);
+            assert!(!is_moved, "{} has another place in the queue than before", waiter.ask.who.agent);
             if let Some(session) = waiter.ask.who.session {
                 assert!(self.sessions.contains_key(&session), "a request of an ended session waits");
             }
+        }
+        for absent in self.queue.values().filter(|waiter| waiter.caller.is_none()) {
+            let is_there = waiters.iter().any(|queued| queued.waiter.id == absent.id);
+            assert!(is_there, "the place of {} was not kept for it", absent.ask.who.agent);
         }
         self.order_kept(waiters);
         self.queue = waiters.iter().map(|queued| (queued.waiter.id, queued.waiter.clone())).collect();
@@ -990,7 +1022,6 @@ impl Auditor {
             Record::Lock(_, lock) => lock.clone(),
             _ => None,
         });
-        locks.iter().for_each(|lock| self.is_from_somewhere(lock));
         apart(&locks);
         assert!(loaded.fences_from > self.top_fence, "fences would start again below {}", self.top_fence);
         assert!(loaded.events_from > self.top_event, "event numbers would start again below {}", self.top_event);
@@ -1008,6 +1039,7 @@ impl Auditor {
             return;
         }
         for lock in &locks {
+            self.is_from_somewhere(lock);
             assert!(self.ended.get(&lock.id).is_none_or(|end| !end.written), "{} had ended: in the journal", lock.id);
         }
         self.others_kept(loaded);
@@ -1195,6 +1227,10 @@ impl Auditor {
             self.owed.clear();
         }
         let was_trouble = self.trouble;
+        if was_trouble || how == Start::PowerCut {
+            // It may be back, as everything that was taken out of the queue since the last sync or write.
+            self.cancelled.clear();
+        }
         self.image_at_start(loaded, how);
         // What had run out before may still have been there, but nobody relied on it.
         let over: Vec<LockId> =
@@ -1243,6 +1279,12 @@ impl Auditor {
 
     fn restarted(&mut self, now: Moment, loaded: &Loaded) {
         // One that ended while the journal could not be written is back.
+        for waiter in rows(loaded, |record| if let Record::Waiter(_, row) = record { row.clone() } else { None }) {
+            if waiter.takes {
+                let absent_until = Some(now.after(limits::WAITER_ABSENCE));
+                self.queue.insert(waiter.id, Waiter { caller: None, absent_until, ..waiter });
+            }
+        }
         for row in rows(loaded, |record| if let Record::Session(_, row) = record { row.clone() } else { None }) {
             self.sessions.entry(row.id).or_insert(Sess { row, away_until: None });
         }

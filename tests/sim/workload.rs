@@ -290,6 +290,13 @@ impl World {
         self.log.note(|| format!("{} ({at}) asks {id}", client.agent));
         let pipe = client.conn.and_then(|conn| self.pipes.get_mut(&conn)).expect("who is ready has a connection");
         pipe.to_server.push_back(ToServer::Request(is_numbered.then_some(id), op));
+        if self.random.chance(4) {
+            // What it sent arrives, what is answered does not.
+            pipe.client_closed = true;
+            client.connection_broke();
+            self.seen.dropped += 1;
+            self.log.note(|| "and its connection breaks".to_owned());
+        }
     }
 
     /// What this client asks next, and whether it wants an answer.
@@ -299,14 +306,14 @@ impl World {
         let target = choose(random, &self.targets)?.clone();
         let belief = choose(random, &client.held).cloned();
         let op = match random.below(100) {
-            0..=44 => {
+            0..=40 => {
                 self.next_request += 1;
                 let request = (client.kind != Kind::OneShot || random.chance(40))
                     .then(|| RequestId::new(&format!("r{}", self.next_request)).expect("it is short"));
                 let (mode, lease) = (mode(random), lease(random, client.kind));
                 Op::Lock { target, mode, lease, wait: wait(random), request }
             }
-            45..=64 => {
+            41..=60 => {
                 let belief = belief?;
                 let is_numbered = random.chance(70);
                 let which = if random.chance(70) { Which::Id(belief.id) } else { Which::Scope(belief.target) };
@@ -315,29 +322,29 @@ impl World {
                 }
                 return Some((Op::Unlock(which), is_numbered));
             }
-            65..=69 => {
+            61..=65 => {
                 let ttl = random.chance(50).then(|| 200 + random.below(60_000));
                 Op::Renew(belief.map_or(Which::All, |belief| Which::Id(belief.id)), ttl)
             }
-            70..=74 => match belief {
+            66..=70 => match belief {
                 Some(belief) => Op::Check(belief.target, Some(belief.fence)),
                 None => Op::Check(target, None),
             },
-            75..=79 => Op::Status(random.chance(70).then_some(target)),
-            80..=83 => Op::WaitFree { target, mode: mode(random), wait: wait(random) },
-            84..=86 => {
+            71..=75 => Op::Status(random.chance(70).then_some(target)),
+            76..=79 => Op::WaitFree { target, mode: mode(random), wait: wait(random) },
+            80..=82 => {
                 let waiting = client.pending.iter().find(|(_, op)| matches!(op, Op::Lock { .. } | Op::WaitFree { .. }));
                 Op::Cancel(*waiting?.0)
             }
-            87 => Op::Break(*choose(random, self.rumours.make_contiguous())?),
-            88 => Op::Unlock(Which::All),
-            89..=92 if client.kind == Kind::Session(SessionKind::Command) => {
+            83 => Op::Break(*choose(random, self.rumours.make_contiguous())?),
+            84 => Op::Unlock(Which::All),
+            85..=88 if client.kind == Kind::Session(SessionKind::Command) => {
                 let process = self.next_process();
                 return self.clients[at].held.last().map(|belief| (Op::Bind(belief.id, process), true)).inspect(|_| {
                     self.children.push(process);
                 });
             }
-            93..=96 => client.asked.iter().nth(random.below(8) as usize).cloned()?,
+            89..=96 => client.asked.iter().nth(random.below(8) as usize).cloned()?,
             97 => {
                 // Done: everything it holds goes with it.
                 client.hang_up(&mut self.pipes);

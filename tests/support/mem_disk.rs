@@ -224,7 +224,9 @@ impl MemDisk {
     /// Whether a power cut now would lose nothing that was written to files whose names begin with `on`.
     pub fn is_synced(&self, on: &str) -> bool {
         let state = self.state();
-        state.names.iter().filter(|(name, _)| name.starts_with(on)).all(|(_, &inode)| state.inodes[inode].unsynced.is_empty())
+        let inodes = state.names.iter().filter(|(name, _)| name.starts_with(on)).map(|(_, &inode)| &state.inodes[inode]);
+        // What a failed sync has lost is shown and on no disk.
+        inodes.fold(true, |all, inode| all && inode.unsynced.is_empty() && inode.live == inode.durable)
     }
 
     /// The disk as it is after a power cut now of which nothing survives but what was synced.
