@@ -51,6 +51,8 @@ impl LockTable {
             self.let_go(now, step, id, &EndReason::SessionEnded);
         } else {
             self.end(now, step, id, EndReason::Released, false);
+            // A retry of its request is a new one: there is nothing it could have lost.
+            self.set(step, Record::Ended(id, None));
         }
     }
 

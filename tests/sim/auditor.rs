@@ -161,6 +161,8 @@ pub struct Auditor {
     wishes: BTreeSet<(Agent, Scope, Mode)>,
     /// The queue as last seen, less what was answered or may have left since.
     queue: BTreeMap<WaiterId, Waiter>,
+    /// A grant was held back for so long that its lock is forgotten when it is answered: nobody knows which it was.
+    has_forgotten: bool,
     /// Locks that the present daemon found.
     inherited: BTreeSet<LockId>,
     /// The last status, if nothing was fed since.
@@ -790,6 +792,8 @@ impl Auditor {
             claim.until = lock.expires;
             claim.lock = lock.clone();
         }
+        let asked: Vec<Terms> = self.open.values().filter_map(Open::terms).collect();
+        asked.iter().for_each(|terms| self.may_shorten(terms));
     }
 
     fn checked(&mut self, now: Now, open: &Open, checked: &Result<Box<Lock>, Vec<Lock>>) {
@@ -888,6 +892,7 @@ impl Auditor {
             Fault::Invalid(_) => {}
             Fault::TooMany(text) | Fault::Denied(text) => panic!("refused for another reason: {text}"),
         }
+        self.has_forgotten |= *fault == Fault::NotFound && matches!(open.command, Command::Lock { .. });
         if let Fault::Lost(ended, _) = fault {
             // A retry is answered with the end of what was granted; the notice itself is told along with it.
             self.end(ended.id, self.turn, UNKNOWN);
@@ -912,13 +917,17 @@ impl Auditor {
     fn is_committed(&self, holder: &Lock) {
         self.is_from_somewhere(holder);
         let is_told = [self.claims.contains_key(&holder.id), self.ended.contains_key(&holder.id)].contains(&true);
-        assert!(is_told || self.inherited.contains(&holder.id), "{} is named as a holder before it is told so", holder.id);
+        assert!(is_told || self.has_forgotten || self.inherited.contains(&holder.id), "{} is named as a holder before it is told so", holder.id);
     }
 
     fn is_from_somewhere(&self, lock: &Lock) {
         let ask = &lock.ask;
         let asked = self.wishes.contains(&(ask.who.agent.clone(), ask.target.scope.clone(), ask.mode));
         assert!(asked, "nobody asked for {}: {ask:?}", lock.id);
+    }
+
+    fn is_not_cancelled(&self, lock: &Lock) {
+        let ask = &lock.ask;
         if let Some(request) = &ask.request
             && !self.trouble
         {
@@ -959,6 +968,7 @@ impl Auditor {
     /// The state just now against what was promised.
     fn compare(&mut self, open: &Open, locks: &[Lock], waiters: &[Queued]) {
         for lock in locks {
+            self.is_not_cancelled(lock);
             if let Custody::Session(id) = lock.custody {
                 let session = self.sessions.get(&id);
                 let session = session.unwrap_or_else(|| panic!("{} is kept by a session that has ended", lock.id));
@@ -1040,6 +1050,7 @@ impl Auditor {
         }
         for lock in &locks {
             self.is_from_somewhere(lock);
+            self.is_not_cancelled(lock);
             assert!(self.ended.get(&lock.id).is_none_or(|end| !end.written), "{} had ended: in the journal", lock.id);
         }
         self.others_kept(loaded);

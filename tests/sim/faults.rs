@@ -47,6 +47,7 @@ impl World {
         self.log.note(|| "the daemon is killed".to_owned());
         self.seen.kills += 1;
         self.daemon_gone();
+        self.disk.keep_trying();
         self.disk = self.disk.after_kill();
     }
 
@@ -58,6 +59,7 @@ impl World {
         let closed = server.coordinator.close();
         assert!(closed.is_ok() || had_trouble, "it cannot close: {closed:?}");
         self.daemon_gone();
+        self.disk.keep_trying();
         self.disk = self.disk.after_kill();
     }
 
@@ -78,6 +80,7 @@ impl World {
         self.log.note(|| "the machine is restarted".to_owned());
         self.seen.reboots += 1;
         self.daemon_gone();
+        self.disk.keep_trying();
         self.disk = self.disk.after_kill();
         self.everybody_dies();
         // A reboot after a power cut finds what the cut has left.

@@ -159,6 +159,7 @@ impl World {
         assert!(loaded.rebooted == rebooted || self.is_fresh, "the journal takes the boot for another");
         if self.random.chance(3) {
             self.log.note(|| "it is killed while it starts".to_owned());
+            self.disk.keep_trying();
             self.disk = self.disk.after_kill();
             return;
         }

@@ -192,6 +192,17 @@ impl MemDisk {
         state.fault.is_some() || state.failed
     }
 
+    /// What failed syncs have lost is to be written after all, as by a system that keeps such pages dirty: a journal
+    /// that is opened from pages of which the disk has never heard is another test's matter.
+    pub fn keep_trying(&self) {
+        for inode in &mut self.state().inodes {
+            if inode.unsynced.is_empty() && inode.live != inode.durable {
+                inode.unsynced.push(Change::Length(inode.live.len() as u64));
+                inode.unsynced.push(Change::Write(0, inode.live.clone()));
+            }
+        }
+    }
+
     /// The disk as it is after `kill -9`: everything written is there. Who still has the old one changes nothing here.
     pub fn after_kill(&self) -> MemDisk {
         let mut state = self.state().clone();

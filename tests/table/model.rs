@@ -176,6 +176,7 @@ impl Naive {
                     self.let_go(id, EndReason::SessionEnded);
                 } else {
                     self.end(id, EndReason::Released, false);
+                    self.ended.retain(|ended| ended.id != id);
                 }
             }
             Command::LossesTold(ids) => {
