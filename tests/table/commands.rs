@@ -8,10 +8,11 @@ use flockd::scope::{FileId, Scope, Target};
 use flockd::table::{LockTable, Outgoing, Step};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-const CASES: usize = 400;
+const CASES: usize = 1_000;
 const COMMANDS: usize = 300;
 /// A few more are drawn: each may be left out, which is how a failing case becomes a short one.
 const DRAWN: usize = 310;
@@ -26,18 +27,118 @@ fn a_hundred_thousand_random_commands_end_as_in_the_naive_model() {
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
     let done = std::cell::Cell::new(0);
+    let seen = RefCell::new(BTreeMap::new());
     let outcome = runner.run(&case(), |case| {
         let mut world = World::new(case.weights);
         for raw in case.commands.iter().flatten() {
             world.turn(raw).map_err(|wrong| TestCaseError::fail(format!("{wrong}\n\n{}", world.story())))?;
         }
+        for (outcome, count) in &world.seen {
+            *seen.borrow_mut().entry(*outcome).or_insert(0) += count;
+        }
         done.set(done.get() + case.commands.iter().flatten().count());
         Ok(())
     });
     match outcome {
-        Ok(()) => assert!(done.get() >= cases * COMMANDS, "only {} commands were run", done.get()),
+        Ok(()) => {
+            eprintln!("{} commands, with these outcomes: {:?}", done.get(), seen.borrow());
+            assert!(done.get() >= cases * COMMANDS, "only {} commands were run", done.get());
+            let missing = |outcome: &&&str| seen.borrow().get(**outcome).is_none_or(|count| *count == 0);
+            let missing: Vec<_> = OUTCOMES.iter().filter(missing).collect();
+            assert!(cases < CASES || missing.is_empty(), "never seen: {missing:?}");
+        }
         Err(TestError::Fail(why, _)) => panic!("with FLOCKD_SEED={seed}: {why}"),
         Err(other) => panic!("with FLOCKD_SEED={seed}: {other}"),
+    }
+}
+
+/// Every outcome that a full run must have met, or it proves less than it says.
+const OUTCOMES: [&str; 27] = [
+    "granted",
+    "granted later",
+    "already held",
+    "already held later",
+    "resumed",
+    "resumed later",
+    "free",
+    "free later",
+    "held",
+    "own lock",
+    "timeout",
+    "deadlock",
+    "released",
+    "renewed",
+    "may write",
+    "may not write",
+    "broken",
+    "bound",
+    "cancelled",
+    "not found",
+    "not holder",
+    "lost",
+    "invalid",
+    "unknown session",
+    "unavailable",
+    "loss told",
+    "waiter told",
+];
+
+/// Which outcome an answer is; `later` if it goes to another caller than the command's.
+fn outcome(reply: &Reply, later: bool) -> &'static str {
+    match reply {
+        Reply::Granted(granted) if granted.already_held => {
+            if later {
+                "already held later"
+            } else {
+                "already held"
+            }
+        }
+        Reply::Granted(granted) if granted.resumed => {
+            if later {
+                "resumed later"
+            } else {
+                "resumed"
+            }
+        }
+        Reply::Granted(_) => {
+            if later {
+                "granted later"
+            } else {
+                "granted"
+            }
+        }
+        Reply::Free => {
+            if later {
+                "free later"
+            } else {
+                "free"
+            }
+        }
+        Reply::Refused(refused) => match refused.why {
+            RefusedFor::Held => "held",
+            RefusedFor::OwnLock => "own lock",
+            RefusedFor::Timeout => "timeout",
+            RefusedFor::Deadlock(_) => "deadlock",
+        },
+        Reply::Released(_) => "released",
+        Reply::Renewed(_) => "renewed",
+        Reply::Checked(Ok(_)) => "may write",
+        Reply::Checked(Err(_)) => "may not write",
+        Reply::Broken(_) => "broken",
+        Reply::Bound(_) => "bound",
+        Reply::Cancelled(_) => "cancelled",
+        Reply::SessionOpen(_) => "session open",
+        Reply::Status { .. } => "status",
+        Reply::Failed(fault) => match fault {
+            Fault::NotFound => "not found",
+            Fault::NotHolder(_) => "not holder",
+            Fault::Lost(..) => "lost",
+            Fault::Invalid(_) => "invalid",
+            Fault::UnknownSession => "unknown session",
+            Fault::Unavailable(_) => "unavailable",
+            Fault::TooMany(_) => "too many",
+            Fault::Denied(_) => "denied",
+        },
     }
 }
 
@@ -180,14 +281,15 @@ const PLACES: [Place; 22] = [
 ];
 
 fn target(place: usize) -> Target {
-    // Two of these are no files; of the others every third is meant with all below it.
+    // Two of these are no files. Of the others mostly the directories are meant with all below them.
     match place % 24 {
         22 => Target::named(Scope::Resource("port".into())),
         23 => Target::named(Scope::Resource("d".into())),
         n => {
             let (path, ids) = PLACES[n];
             let is_directory = matches!(path, "/" | "/d" | "/d/a" | "/d/b" | "/m" | "/m/a");
-            let as_tree = if is_directory { place / 24 % 8 != 0 } else { place / 24 % 8 == 0 };
+            let is_odd = (place / 24).is_multiple_of(8);
+            let as_tree = is_directory != is_odd;
             let path = path.as_bytes().into();
             let scope = if as_tree { Scope::Subtree(path) } else { Scope::File(path) };
             Target { scope, ids: ids.iter().map(|inode| id(*inode)).collect() }
@@ -281,6 +383,7 @@ struct World {
     opened: Vec<Session>,
     asked: Vec<Arc<Ask>>,
     told: Vec<String>,
+    seen: BTreeMap<&'static str, usize>,
 }
 
 /// What went wrong, in words.
@@ -304,6 +407,7 @@ impl World {
             opened: Vec::new(),
             asked: Vec::new(),
             told: Vec::new(),
+            seen: BTreeMap::new(),
         }
     }
 
@@ -321,8 +425,12 @@ impl World {
             }
             n -= weight;
         };
-        if raw.odd % 4 == 0 {
+        if raw.odd.is_multiple_of(4) {
             self.pass(u64::from(raw.odd) * 8);
+        }
+        // The disk comes back before long, also where nothing else would say so.
+        if self.naive.paused && raw.pick.is_multiple_of(5) {
+            self.resume()?;
         }
         match kind {
             Restart => self.restart(raw, false)?,
@@ -411,7 +519,7 @@ impl World {
 
     fn who(&self, raw: &Raw) -> Who {
         let agent = Agent::new(AGENTS[raw.agent]).expect("a name");
-        let session = self.session(raw).filter(|session| raw.odd % 3 == 0 && session.agent == agent);
+        let session = self.session(raw).filter(|session| raw.odd.is_multiple_of(3) && session.agent == agent);
         Who { agent, session: session.map(|session| session.id) }
     }
 
@@ -557,6 +665,12 @@ impl World {
             let (table, model) = (lines(&by_table), lines(&by_model));
             return Err(format!("the answers differ\n\ntable:\n{table}\n\nmodel:\n{model}"));
         }
+        for said in &by_table {
+            let later = said.to.id != self.callers;
+            *self.seen.entry(outcome(&said.answer.reply, later)).or_default() += 1;
+            *self.seen.entry("loss told").or_default() += said.answer.lost.len();
+            *self.seen.entry("waiter told").or_default() += said.answer.wanted.len();
+        }
         let numbers = self.numbers;
         self.write(&step)?;
         self.nothing_outlives_its_time(&step)?;
@@ -682,7 +796,7 @@ impl World {
         if counts != rows {
             return Err(format!("the table counts {counts:?} where there are {rows:?}"));
         }
-        if raw.pick % 8 == 0 { self.its_own_rows() } else { Ok(()) }
+        if raw.pick.is_multiple_of(8) { self.its_own_rows() } else { Ok(()) }
     }
 
     /// The rows that the table would write anew are the fold of its records.
