@@ -29,7 +29,7 @@ fn a_hundred_thousand_random_commands_end_as_in_the_naive_model() {
     let done = std::cell::Cell::new(0);
     let seen = RefCell::new(BTreeMap::new());
     let outcome = runner.run(&case(), |case| {
-        let mut world = World::new(case.weights);
+        let mut world = World::new(case.weights, case.crowd);
         for raw in case.commands.iter().flatten() {
             world.turn(raw).map_err(|wrong| TestCaseError::fail(format!("{wrong}\n\n{}", world.story())))?;
         }
@@ -220,7 +220,16 @@ struct Raw {
 #[derive(Clone, Debug)]
 struct Case {
     weights: Vec<u32>,
+    crowd: Crowd,
     commands: Vec<Option<Raw>>,
+}
+
+/// How many agents want how many places, and which: from one place for all to room for everybody.
+#[derive(Clone, Copy, Debug)]
+struct Crowd {
+    agents: usize,
+    places: usize,
+    first_place: usize,
 }
 
 fn raw() -> impl Strategy<Value = Raw> {
@@ -241,7 +250,10 @@ fn raw() -> impl Strategy<Value = Raw> {
 fn case() -> impl Strategy<Value = Case> {
     let weights: Vec<_> = KINDS.iter().map(|(_, most)| prop_oneof![1 => Just(0), 4 => 0..=*most]).collect();
     let commands = proptest::collection::vec(proptest::option::weighted(0.99, raw()), DRAWN);
-    (weights, commands).prop_map(|(weights, commands)| Case { weights, commands })
+    let places = prop_oneof![1..4_usize, 1..12_usize, Just(1_000_usize)];
+    let crowd = (1..=AGENTS.len(), places, 0..1_000_usize);
+    let crowd = crowd.prop_map(|(agents, places, first_place)| Crowd { agents, places, first_place });
+    (weights, crowd, commands).prop_map(|(weights, crowd, commands)| Case { weights, crowd, commands })
 }
 
 const AGENTS: [&str; 4] = ["ada", "bo", "cy", "di"];
@@ -370,6 +382,7 @@ struct Numbers {
 
 struct World {
     weights: Vec<u32>,
+    crowd: Crowd,
     table: LockTable,
     naive: Naive,
     rows: Rows,
@@ -390,12 +403,13 @@ struct World {
 type Wrong = String;
 
 impl World {
-    fn new(mut weights: Vec<u32>) -> World {
+    fn new(mut weights: Vec<u32>, crowd: Crowd) -> World {
         if weights.iter().sum::<u32>() == 0 {
             weights[0] = 1;
         }
         World {
             weights,
+            crowd,
             table: LockTable::new(1_000, 1),
             naive: Naive::new(1_000),
             rows: Rows::default(),
@@ -445,6 +459,14 @@ impl World {
         self.look(raw)
     }
 
+    fn agent(&self, raw: &Raw) -> Agent {
+        Agent::new(AGENTS[raw.agent % self.crowd.agents]).expect("a name")
+    }
+
+    fn target(&self, raw: &Raw) -> Target {
+        target(self.crowd.first_place + raw.place % self.crowd.places)
+    }
+
     fn pass(&mut self, ms: u64) {
         self.now.mono = self.now.mono.after(ms);
         self.now.wall.0 += ms;
@@ -489,7 +511,7 @@ impl World {
             }
             Break => Command::Break { caller, who, id: self.lock_id(raw), reason: "stuck".into() },
             Status => {
-                let target = Some(target(raw.place)).filter(|_| raw.shared);
+                let target = Some(self.target(raw)).filter(|_| raw.shared);
                 Command::Status { caller, who: Some(who), target }
             }
             Bind => Command::Bind { caller, who: self.owner(raw), id: self.lock_id(raw), process: process(raw.lease) },
@@ -518,7 +540,7 @@ impl World {
     }
 
     fn who(&self, raw: &Raw) -> Who {
-        let agent = Agent::new(AGENTS[raw.agent]).expect("a name");
+        let agent = self.agent(raw);
         let session = self.session(raw).filter(|session| raw.odd.is_multiple_of(3) && session.agent == agent);
         Who { agent, session: session.map(|session| session.id) }
     }
@@ -550,7 +572,7 @@ impl World {
     fn place(&self, raw: &Raw) -> Target {
         match self.naive.locks.get(raw.pick % (self.naive.locks.len() + 2)) {
             Some(lock) => lock.ask.target.clone(),
-            None => target(raw.place),
+            None => self.target(raw),
         }
     }
 
@@ -592,7 +614,7 @@ impl World {
         // Few names, so that some are used again, with the same and with other parameters.
         let request = Some(raw.odd % 32).filter(|n| *n < 10).map(|n| RequestId::new(&format!("r{n}")).expect("an id"));
         Arc::new(Ask {
-            target: target(raw.place),
+            target: self.target(raw),
             mode: if raw.shared { Mode::Shared } else { Mode::Exclusive },
             who,
             lease: Lease { ttl, max_hold },
@@ -620,7 +642,7 @@ impl World {
         match raw.lease {
             0 => ask.mode = if raw.shared { Mode::Shared } else { Mode::Exclusive },
             1 => ask.lease.ttl += 1,
-            2 => ask.target = target(raw.place),
+            2 => ask.target = self.target(raw),
             3 => ask.who.session = None,
             4 => ask.note = Some("once more".into()),
             _ => {}
@@ -632,7 +654,7 @@ impl World {
         let session = Session {
             id: SessionId(1_000 + self.opened.len() as u64),
             secret: self.opened.len() as u128 * 7,
-            agent: Agent::new(AGENTS[raw.agent]).expect("a name"),
+            agent: self.agent(raw),
             process: Some(process(raw.pick)).filter(|_| raw.wait > 0),
             kind: if raw.shared { SessionKind::Library } else { SessionKind::Command },
             away_until: None,
