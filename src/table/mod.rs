@@ -246,7 +246,7 @@ impl LockTable {
 
     /// The first waiting request behind each of the agent's locks, if any. Guards hear of it by events.
     fn wanted(&self, who: &Who) -> Vec<Waiter> {
-        if who.session.is_some() {
+        if who.session.is_some() || self.state.waiters.is_empty() {
             return Vec::new();
         }
         let mut wanted: Vec<WaiterId> = Vec::new();

@@ -449,6 +449,18 @@ fn a_reader_does_not_overtake_a_writer_that_waits() {
 }
 
 #[test]
+fn whoever_passes_its_own_waiting_requests_is_served_behind_them() {
+    let mut desk = Desk::new();
+    desk.ask("zoe", "s /f");
+    desk.wait_for(SECOND, "bo", "x /f");
+    for words in ["x /f", "x /f", "s /f"] {
+        assert_eq!(desk.wait("ada", words), "waits");
+    }
+    desk.pass(SECOND);
+    assert_eq!(desk.news(), ["bo: timeout", "ada: granted"], "ada reads with zoe; its writers wait for zoe");
+}
+
+#[test]
 fn a_subtree_waits_for_all_in_it_and_keeps_later_ones_out() {
     let mut desk = Desk::new();
     desk.ask("ada", "x /d/f");
