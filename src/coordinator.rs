@@ -37,8 +37,10 @@ pub trait OsLocks: Send {
     fn want(&mut self, lock: LockId, target: &Target, mode: Mode, now: Now) -> Option<OsAnswer>;
     /// A lock does not want its flock any longer.
     fn release(&mut self, lock: LockId);
-    /// The next answer that took a while.
-    fn finished(&mut self) -> Option<(LockId, OsAnswer)>;
+    /// The next answer that took a while, or that is waited for no longer.
+    fn finished(&mut self, now: Now) -> Option<(LockId, OsAnswer)>;
+    /// When an answer is waited for no longer.
+    fn next_deadline(&self) -> Option<Moment>;
 }
 
 /// What a coordinator is given to touch the world with, little as that is.
@@ -98,19 +100,29 @@ impl Coordinator {
         surroundings: Surroundings,
     ) -> Result<Coordinator, JournalError> {
         let Surroundings { os, stopwatch, wake, guard } = surroundings;
-        let (table, step) = LockTable::restore(rows, now, rebooted, numbers.0, numbers.1);
+        let (table, mut step) = LockTable::restore(rows, now, rebooted, numbers.0, numbers.1);
         if !step.records.is_empty() {
             journal.append(&step.records)?;
             journal.sync()?;
         }
         let syncing = Syncing::new(journal.syncer(), wake);
-        Ok(Coordinator { table, journal, guard, stopwatch, syncing, held_back: VecDeque::new(), trouble: None })
+        let held_back = VecDeque::new();
+        let mut restored = Coordinator { table, journal, os, guard, stopwatch, syncing, held_back, trouble: None };
+        let mut batch = Batch { steps: Vec::new(), taken: Vec::new(), dropped: Vec::new() };
+        let answers = restored.carry_out(now, std::mem::take(&mut step.effects), &mut batch);
+        let replies = restored.turn(now, answers);
+        assert!(replies.is_empty(), "nobody has asked anything yet");
+        Ok(restored)
     }
 
     /// Carries out commands in order and answers whoever may be answered now.
     pub fn turn(&mut self, now: Now, commands: Vec<Command>) -> Vec<Addressed> {
         let mut out = Vec::new();
         self.try_again(now, &mut out);
+        let mut commands = commands;
+        while let Some((lock, answer)) = self.os.finished(now) {
+            commands.push(Command::Os { lock, answer });
+        }
         if self.trouble.is_some() {
             self.turn_in_trouble(now, commands, &mut out);
             return out;
@@ -153,15 +165,10 @@ impl Coordinator {
         out
     }
 
-    /// The system's answers that took a while, as commands for the next turn; to be asked for when it woke the loop.
-    pub fn os_done(&mut self) -> Vec<Command> {
-        std::iter::from_fn(|| self.os.finished()).map(|(lock, answer)| Command::Os { lock, answer }).collect()
-    }
-
     /// When [`Coordinator::turn`] has something to do without a command.
     pub fn next_deadline(&self) -> Option<Moment> {
         let retry = self.trouble.as_ref().map(|trouble| trouble.retry_at);
-        [self.table.next_deadline(), retry].into_iter().flatten().min()
+        [self.table.next_deadline(), retry, self.os.next_deadline()].into_iter().flatten().min()
     }
 
     /// Why grants have stopped, while they have.
@@ -202,7 +209,8 @@ impl Coordinator {
         batch
     }
 
-    /// Does what the table wants done. Flocks are let go at the end of a turn, so that the next lock can take them over.
+    /// Does what the table wants done. Flocks are let go at the end of a turn, so that the next
+    /// lock can take them over.
     fn carry_out(&mut self, now: Now, effects: Vec<Effect>, batch: &mut Batch) -> Vec<Command> {
         let mut answers = Vec::new();
         for effect in effects {

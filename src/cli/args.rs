@@ -190,6 +190,10 @@ pub(super) struct RunArgs {
     #[arg(short = 'E', long, value_name = "NUM")]
     pub(super) conflict_exit_code: Option<u8>,
 
+    /// Do not flock(2) the file as well: its programs do that themselves
+    #[arg(long)]
+    pub(super) no_os_lock: bool,
+
     /// Why, for whoever waits
     #[arg(long, value_name = "TEXT")]
     pub(super) note: Option<String>,
@@ -219,6 +223,10 @@ pub(super) struct LockArgs {
     /// Why, for whoever waits
     #[arg(long, value_name = "TEXT")]
     pub(super) note: Option<String>,
+
+    /// Do not flock(2) the file as well: its programs do that themselves
+    #[arg(long)]
+    pub(super) no_os_lock: bool,
 
     /// Name this request: repeated with it, it gets the same lock
     #[arg(long, value_name = "ID")]

@@ -37,6 +37,7 @@ pub(super) fn lock(common: &Common, args: &LockArgs) -> Result<Exit, Failure> {
         ttl_ms: args.ttl,
         note: args.note.clone(),
         request_id: args.request_id.clone(),
+        no_os_lock: args.no_os_lock,
         ..Request::new(Op::Lock)
     };
     match ask(common, &client, request)? {

@@ -146,6 +146,7 @@ fn kept(held: &Held) -> String {
     match (held.expires_in_ms, held.kept_by) {
         (Some(ms), _) => format!("{} left", duration(ms)),
         (None, KeptBy::Process) => "while its command runs".to_owned(),
+        (None, KeptBy::Flock) => "by flock(2), not through flockd".to_owned(),
         (None, _) => "while its session lives".to_owned(),
     }
 }

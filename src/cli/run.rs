@@ -51,6 +51,7 @@ fn take(common: &Common, args: &RunArgs, client: &Client) -> Result<LockBody, Fa
         wait_ms: args.patience.wait_ms(None),
         ttl_ms: Some(0),
         note: args.note.clone(),
+        no_os_lock: args.no_os_lock,
         ..Request::new(Op::Lock)
     };
     let around = std::env::var(AROUND).unwrap_or_default();

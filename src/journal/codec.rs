@@ -33,7 +33,8 @@
 
 use crate::model::{
     Agent, Ask, Custody, EndReason, Ended, Event, EventKind, EventSeq, Fence, Lease, Lock, LockId, Mode, Moment, Now,
-    Process, Record, RequestId, Session, SessionId, SessionKind, Waiter, WaiterId, Wall, Who, Workspace,
+    OsLock, OsWait, Process, Record, RequestId, Session, SessionId, SessionKind, Waiter, WaiterId, Wall, Who,
+    Workspace,
 };
 use crate::scope::{FileId, Scope, Target};
 use bincode::config;
@@ -703,17 +704,20 @@ mod tests {
         (any::<(u64, bool)>(), ask(), now(), moment(), moment()).prop_map(
             |((id, takes), ask, since, deadline, absent_until)| {
                 let id = WaiterId(id);
-                Record::Waiter(id, Some(Waiter {
+                Record::Waiter(
                     id,
-                    at_once: !takes,
-                    ask,
-                    takes,
-                    since,
-                    deadline,
-                    caller: None,
-                    absent_until,
-                    os: OsWait::Idle,
-                }))
+                    Some(Waiter {
+                        id,
+                        at_once: !takes,
+                        ask,
+                        takes,
+                        since,
+                        deadline,
+                        caller: None,
+                        absent_until,
+                        os: OsWait::Idle,
+                    }),
+                )
             },
         )
     }

@@ -221,7 +221,7 @@ fn foreigner(file: &File, wanted: Mode, seen: Wall) -> Foreigner {
     Foreigner { pid: has_it.then_some(pid), command: command.map(|name| name.trim_end().into()), mode, seen }
 }
 
-/// Reads `7: FLOCK  ADVISORY  WRITE 1234 fe:00:131 0 EOF`: mode and process, if it is a flock on this file that is held.
+/// Reads `7: FLOCK  ADVISORY  WRITE 1234 fe:00:131 0 EOF`: mode and process, if it is a flock held on this file.
 fn entry(line: &str, file: &str) -> Option<(Mode, u32)> {
     let mut words = line.split_ascii_whitespace();
     let _number = words.next()?;

@@ -4,6 +4,7 @@
 //! and writes the answers out. Workspace files are looked up from the kernel's memory here, or else by file threads;
 //! the loop itself never waits for a disk that is not the journal's, nor for a peer.
 
+pub mod flocks;
 mod peer;
 mod request;
 mod watch;
@@ -262,6 +263,8 @@ impl Server {
     fn take_results(&mut self, now: Now) {
         let answers = self.coordinator.sync_done(now);
         self.deliver(answers, now);
+        // A turn takes up the answers of file threads.
+        self.commands.push(Command::Tick);
         while let Ok(looked) = self.looked.try_recv() {
             if let Some(pending) = self.pending.remove(&looked.token) {
                 self.lookup_ended(pending, looked.result, now);

@@ -120,7 +120,7 @@ impl LockTable {
         Verdict::Clear
     }
 
-    /// A detached lock is held already, so nobody can be before its agent in line for it; only guards of fellow sessions
+    /// A detached lock is held already, so nobody can be before its agent in line for it; only fellow sessions' guards
     /// can be in the way. It comes back in the mode and under the name that it has: the mode may be stronger than the
     /// one asked for, and what overlaps the one name of a file need not overlap the other.
     fn may_come_back(&self, ask: &Ask, detached: &Ask) -> bool {
@@ -171,14 +171,7 @@ impl LockTable {
     }
 
     /// Grants, under the id that the system was asked with or a fresh one.
-    pub(super) fn grant(
-        &mut self,
-        now: Now,
-        step: &mut Step,
-        ask: &Arc<Ask>,
-        id: Option<LockId>,
-        os: OsLock,
-    ) -> Lock {
+    pub(super) fn grant(&mut self, now: Now, step: &mut Step, ask: &Arc<Ask>, id: Option<LockId>, os: OsLock) -> Lock {
         assert!(self.paused.is_none(), "nothing is granted while grants are stopped");
         let fence = self.fresh_fence();
         let custody = ask.who.session.map_or(Custody::Detached, Custody::Session);

@@ -2,7 +2,8 @@
 
 use super::{Answer, Body, CheckBody, Code, Held, KeptBy, LockBody, Loss, StatusBody, WaitBody, WaiterBody, Wanted};
 use super::{Mode, WireError, escape};
-use crate::model::{self, Custody, EndReason, Ended, Fault, Lock, Moment, Now, Queued, Refused, RefusedFor, Reply};
+use crate::model::{self, Custody, EndReason, Ended, Fault, Foreigner, Lock, Moment, Now, OsLock, Queued};
+use crate::model::{Refused, RefusedFor, Reply};
 use crate::scope::Scope;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -92,7 +93,7 @@ fn granted_body(granted: &model::Granted, now: Now) -> LockBody {
         expires_in_ms: left(lock.expires, now),
         already_held: granted.already_held,
         resumed: granted.resumed,
-        os_lock: false,
+        os_lock: lock.os == OsLock::Held,
         holders: Vec::new(),
         more_holders: 0,
         position: None,
@@ -118,7 +119,7 @@ fn refused_body(refused: &Refused, about: &About, now: Now) -> LockBody {
         already_held: false,
         resumed: false,
         os_lock: false,
-        holders: held_all(&refused.holders, now),
+        holders: in_the_way(&refused.holders, refused.foreigner.as_ref(), ask, now),
         more_holders: refused.more,
         position: Some(refused.position),
         ticket: None,
@@ -164,6 +165,9 @@ fn advice(refused: &Refused, about: &About, now: Now) -> String {
         },
         RefusedFor::Deadlock(_) => {
             format!("release what you hold, so that the others can go on, then ask for {file} again")
+        }
+        RefusedFor::Held | RefusedFor::Timeout if refused.foreigner.is_some() => {
+            format!("a program that does not know flockd has flocked {file}; wait longer (--wait), or see what it does")
         }
         RefusedFor::Held | RefusedFor::Timeout => match refused.holders.first() {
             Some(first) => {
@@ -271,6 +275,37 @@ fn held_all(locks: &[Lock], now: Now) -> Vec<Held> {
     locks.iter().map(|lock| held(lock, now)).collect()
 }
 
+/// Who is in the way of a request: holders of ours, and a foreign program.
+fn in_the_way(holders: &[Lock], foreigner: Option<&Foreigner>, ask: &model::Ask, now: Now) -> Vec<Held> {
+    let mut all = held_all(holders, now);
+    all.extend(foreigner.map(|by| Held {
+        agent: name_of(by),
+        mode: mode(by.mode),
+        lock_id: "flock".to_owned(),
+        workspace_id: ask.workspace.id(),
+        file_id: file_id(ask),
+        fence: 0,
+        since: time(by.seen),
+        ttl_ms: 0,
+        expires_in_ms: None,
+        note: None,
+        pid: by.pid,
+        kept_by: KeptBy::Flock,
+        os_lock: true,
+        contested_by: None,
+    }));
+    all
+}
+
+/// A foreign program by its command, as far as it is known.
+fn name_of(by: &Foreigner) -> String {
+    match (&by.command, by.pid) {
+        (Some(command), _) => format!("({command})"),
+        (None, Some(pid)) => format!("(process {pid})"),
+        (None, None) => "(unknown program)".to_owned(),
+    }
+}
+
 fn held(lock: &Lock, now: Now) -> Held {
     Held {
         agent: lock.ask.who.agent.to_string(),
@@ -289,6 +324,11 @@ fn held(lock: &Lock, now: Now) -> Held {
             Custody::Session(_) => KeptBy::Session,
             Custody::Process(_) => KeptBy::Process,
         },
+        os_lock: lock.os == OsLock::Held,
+        contested_by: match &lock.os {
+            OsLock::Contested { by, .. } => Some(name_of(by)),
+            OsLock::None | OsLock::Asked | OsLock::Held => None,
+        },
     }
 }
 
@@ -302,7 +342,7 @@ fn waiter(queued: &Queued, now: Now) -> WaiterBody {
         since: time(waiter.since.wall),
         wait_left_ms: left(waiter.deadline, now),
         position: queued.position,
-        holders: held_all(&queued.behind, now),
+        holders: in_the_way(&queued.behind, waiter.foreigner(), &waiter.ask, now),
         note: waiter.ask.note.as_deref().map(str::to_owned),
         pid: waiter.ask.process.map(|process| process.pid),
         absent: waiter.caller.is_none(),

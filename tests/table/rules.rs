@@ -118,6 +118,7 @@ impl Desk {
             process: None,
             request: self.request.take(),
             workspace: Workspace { root: b"/"[..].into() },
+            os: false,
         })
     }
 
