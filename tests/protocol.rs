@@ -2,6 +2,7 @@
 #![cfg(feature = "cli")]
 
 use flockd::limits;
+use flockd::os::paths::{self, Look};
 use flockd::os::process::send_with_fd;
 use flockd::wire::{self, Body, Code};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -10,6 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -223,8 +225,8 @@ fn every_conversation_goes_as_the_page_says() {
     let steps = steps(&page());
     assert!(steps.len() > 50, "only {} steps were read from the page", steps.len());
     let mut daemon = Daemon::start();
-    let app = daemon.dir.path().join("app").canonicalize().unwrap();
-    let app = app.to_str().unwrap();
+    let app = paths::resolve(b"/", daemon.dir.path().join("app").as_os_str().as_bytes(), Look::Thorough).unwrap();
+    let app = str::from_utf8(&app.path).unwrap();
     let mut bound = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
     let pidfd = pidfd_open(Pid::from_child(&bound), PidfdFlags::empty()).unwrap();
     let mut names = Names::default();
