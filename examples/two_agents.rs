@@ -8,6 +8,7 @@ use flockd::os::home::Home;
 use flockd::wire::{Op, Request};
 use std::error::Error;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -18,18 +19,18 @@ const STEPS: u32 = 200;
 fn main() -> Outcome<()> {
     let flockd = program()?;
     let dir = tempfile::tempdir()?;
-    std::env::set_current_dir(&dir)?;
     // A home of its own, so that nothing of yours is touched; a program would say Home::from_env().
     let home = Home::at(&dir.path().join("home"));
-    let connect = |agent| connect(&home, &flockd, agent);
-    fs::write("count", "0")?;
+    let connect = |agent| connect(&home, &flockd, dir.path(), agent);
+    let file = dir.path().join("count");
+    fs::write(&file, "0")?;
 
     let (ada, bob) = (connect("ada")?, connect("bob")?);
     std::thread::scope(|scope| -> Outcome<()> {
-        let counts = [&ada, &bob].map(|agent| scope.spawn(|| count(agent)));
+        let counts = [&ada, &bob].map(|agent| scope.spawn(|| count(agent, &file)));
         counts.into_iter().try_for_each(|thread| thread.join().expect("counting does not panic"))
     })?;
-    let counted = fs::read_to_string("count")?;
+    let counted = fs::read_to_string(&file)?;
     println!("two agents, {STEPS} steps each: {counted}");
     assert_eq!(counted.parse(), Ok(2 * STEPS), "a step was lost");
 
@@ -38,7 +39,7 @@ fn main() -> Outcome<()> {
     assert!(held.acquired && !refused.acquired);
     println!("bob is refused: {}", refused.advice.unwrap_or_default());
 
-    // The clients first: one that still holds a session would start the daemon again.
+    // The clients first: a session that is still open is a reason to have a daemon.
     drop((ada, bob));
     Command::new(&flockd).args(["daemon", "stop"]).env("FLOCKD_HOME", &home.dir).status()?;
     Ok(())
@@ -55,12 +56,14 @@ fn program() -> Outcome<PathBuf> {
 }
 
 /// A client with a session: its locks live as long as it does.
-fn connect(home: &Home, flockd: &Path, agent: &str) -> Outcome<Client> {
+fn connect(home: &Home, flockd: &Path, workspace: &Path, agent: &str) -> Outcome<Client> {
+    let workspace = workspace.as_os_str().as_bytes().to_vec();
     Ok(Client::connect(Connect {
         home: home.clone(),
         launch: Launch::With(flockd.to_owned()),
         agent: Some(Agent::new(agent)?),
-        place: Place::here()?,
+        // A program that works where it was started would say Place::here().
+        place: Place { cwd: workspace.clone(), workspace },
         session: Some(Custodian::Library),
     })?)
 }
@@ -70,12 +73,12 @@ fn lock_of_count() -> Request {
     Request { scope: Some("count".into()), ttl_ms: Some(0), ..Request::new(Op::Lock) }
 }
 
-fn count(agent: &Client) -> Outcome<()> {
+fn count(agent: &Client, file: &Path) -> Outcome<()> {
     for _ in 0..STEPS {
         let lock = agent.lock(lock_of_count())?;
         let lock_id = lock.lock_id.ok_or("a request that waits for ever is granted or fails")?;
-        let number: u32 = fs::read_to_string("count")?.parse()?;
-        fs::write("count", (number + 1).to_string())?;
+        let number: u32 = fs::read_to_string(file)?.parse()?;
+        fs::write(file, (number + 1).to_string())?;
         agent.unlock(&lock_id)?;
     }
     Ok(())

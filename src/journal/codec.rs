@@ -14,7 +14,8 @@
 //! of version 1 is the `RecordV1` below, field after field in the order written there, in the standard configuration of
 //! bincode 2, which is simple enough for anybody to read:
 //!
-//! - unsigned integers: below 251 one byte; else a byte 251, 252, 253 or 254 and then 2, 4, 8 or 16 bytes, little endian;
+//! - unsigned integers: below 251 one byte; else a byte 251, 252, 253 or 254 and then 2, 4, 8 or 16 bytes, little
+//!   endian;
 //! - byte strings, text (UTF-8) and lists: the count as such an integer, then the items; items that are bytes are raw;
 //! - optional values: a byte 0, or a byte 1 and the value; truth values: a byte 0 or 1;
 //! - alternatives: the place of the alternative in its list, from 0, as such an integer, then its fields.
@@ -28,8 +29,8 @@
 //! fields    little endian integers of fixed size, named where the label is made
 //! ```
 //!
-//! bincode checks nothing: nine of ten flipped bits decode to another lock, and a lying length asks for terabytes. Hence
-//! checksum, size limit, and the rule that a body must be used up to its last byte.
+//! bincode checks nothing: nine of ten flipped bits decode to another lock, and a lying length asks for terabytes.
+//! Hence checksum, size limit, and the rule that a body must be used up to its last byte.
 
 use crate::model::{
     Agent, Ask, Custody, EndReason, Ended, Event, EventKind, EventSeq, Fence, Lease, Lock, LockId, Mode, Moment, Now,

@@ -95,8 +95,8 @@ struct Unsynced {
 impl Journal {
     /// Opens the journal of a home, or makes one if there has never been one.
     ///
-    /// `boot_id` is the system's; `new_instance` is a random number and `floor` the unix time in seconds << 20: both are
-    /// used only where neither the fences file nor a journal says where to go on.
+    /// `boot_id` is the system's; `new_instance` is a random number and `floor` the unix time in seconds << 20: both
+    /// are used only where neither the fences file nor a journal says where to go on.
     ///
     /// # Errors
     /// The journal cannot be read for certain, or the home cannot be written. Nothing was changed then that a later

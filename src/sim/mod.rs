@@ -1,4 +1,4 @@
-//! `flockd sim`: many claws race for the same files, first without locks, then with them, and a judge counts the damage.
+//! `flockd sim`: many claws race for the same files, first without locks, then with them; a judge counts the damage.
 //!
 //! Each claw is a real process. It updates pairs of JSON files that must agree: reads both, thinks, replaces both. The
 //! writer (`writer`) is the same in both runs; what stands around it (`claw`) is the only difference. In the second
