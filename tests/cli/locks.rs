@@ -180,7 +180,8 @@ fn to_release_a_lock_that_was_lost_is_an_error_that_says_when_and_to_whom() {
     let lock = ground.flockd("slow", "lock x --json").gives(0).json();
     ground.flockd("boss", &format!("break {} --reason r", text(&lock["lock_id"]))).gives(0);
     ground.flockd("next", "lock x").gives(0);
-    ground.flockd("slow", "unlock x").gives(1).says(&["was lost: boss broke it at 20", "next holds it"]);
+    let told = ground.flockd("slow", "unlock x").gives(1).says(&["was lost: boss broke it at 20", "next holds it"]);
+    assert_eq!(told.err.matches("boss").count(), 1, "told once: {told:?}");
     let again = ground.flockd("slow", &format!("unlock --id {} --json", text(&lock["lock_id"]))).gives(1).json();
     assert_eq!(again["error"]["code"], "lost");
     assert_eq!(again["error"]["loss"]["reason"], "broken");
