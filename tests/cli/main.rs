@@ -3,7 +3,6 @@
 
 mod daemon;
 mod deadlock;
-mod errors;
 mod help;
 mod locks;
 mod restart;

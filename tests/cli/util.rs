@@ -7,7 +7,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde_json::Value;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
@@ -172,9 +172,14 @@ impl Ground {
 
     /// The same without waiting.
     pub fn queue(&self, agent: &str, args: &str) -> Held {
+        self.script(agent, args, "echo $$; read line; exit 0")
+    }
+
+    /// The same with a command of one's own, whose first line is its process.
+    pub fn script(&self, agent: &str, args: &str, script: &str) -> Held {
         let mut all = vec!["run"];
         all.extend(args.split_whitespace());
-        all.extend(["--", "sh", "-c", "echo $$; read line; exit 0"]);
+        all.extend(["--", "sh", "-c", script]);
         let mut command = self.command(agent, &all);
         let mut run = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (stdin, out) = (run.stdin.take(), BufReader::new(run.stdout.take().unwrap()));
@@ -283,6 +288,14 @@ impl Held {
     pub fn end(mut self) -> Option<i32> {
         self.let_go();
         self.run.wait().unwrap().code()
+    }
+
+    /// Waits for the end of `run`; what it wrote after the first line.
+    pub fn done(mut self) -> Done {
+        let mut out = String::new();
+        self.out.read_to_string(&mut out).unwrap();
+        let err = self.rest_of_stderr();
+        Done { code: self.run.wait().unwrap().code(), out, err }
     }
 
     fn rest_of_stderr(&mut self) -> String {
