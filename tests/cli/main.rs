@@ -3,6 +3,7 @@
 
 mod daemon;
 mod deadlock;
+mod errors;
 mod help;
 mod locks;
 mod restart;
