@@ -76,7 +76,7 @@ fn a_home_deeper_than_a_socket_address_is_served() {
     ground.flockd("c", "lock -n x").gives(1);
     ground.flockd("c", "lock -n y").gives(1);
     assert_eq!(held.end(), Some(0));
-    ground.flockd("", "daemon stop").gives(0);
+    ground.stop_daemon();
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn what_the_starter_had_open_is_not_kept_open() {
         Done::of(command).gives(0);
         let again = fs::File::open(&path).unwrap();
         fs4::FileExt::try_lock(&again).expect("only the daemon could still have it");
-        ground.flockd("", "daemon stop").gives(0);
+        ground.stop_daemon();
     }
 }
 
@@ -114,13 +114,13 @@ fn it_leaves_the_directory_and_the_session_of_its_starter() {
 fn a_full_log_is_put_aside_once_and_begun_anew() {
     let ground = Ground::new();
     ground.flockd("", "daemon start").gives(0);
-    ground.flockd("", "daemon stop").gives(0);
+    ground.stop_daemon();
     let log = ground.home.join("daemon.log");
     for _ in 0..2 {
         let mut file = fs::OpenOptions::new().append(true).open(&log).unwrap();
         file.write_all(&vec![b'x'; 1024 * 1024]).unwrap();
         ground.flockd("", "daemon start").gives(0);
-        ground.flockd("", "daemon stop").gives(0);
+        ground.stop_daemon();
         let begun_anew = ground.daemon_log();
         assert!(begun_anew.len() < 10_000 && begun_anew.contains("serves as process"), "{}", begun_anew.len());
         assert!(fs::metadata(ground.home.join("daemon.log.1")).unwrap().len() >= 1024 * 1024);
@@ -151,7 +151,7 @@ fn a_home_that_is_open_to_others_or_a_link_is_refused() {
     }
     fs::set_permissions(&ground.home, fs::Permissions::from_mode(0o700)).unwrap();
     ground.flockd("", "daemon start").gives(0);
-    ground.flockd("", "daemon stop").gives(0);
+    ground.stop_daemon();
 
     let real = ground.home.clone();
     ground.home = real.with_file_name("link");

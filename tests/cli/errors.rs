@@ -12,7 +12,7 @@ const REMEDY: &str = "`flockd daemon start --fresh` sets the remains aside and s
 fn lived_in() -> (Ground, u64) {
     let ground = Ground::new();
     let fence = ground.flockd("a", "lock x --json").gives(0).json()["fence"].as_u64().unwrap();
-    ground.flockd("", "daemon stop").gives(0);
+    ground.stop_daemon();
     (ground, fence)
 }
 
@@ -47,7 +47,7 @@ fn is_replaced(ground: &Ground, file: &Path, last_fence: u64) {
     let kept: Vec<PathBuf> = aside.map(|dir| dir.join(file.file_name().unwrap())).collect();
     assert_eq!(kept.len(), 1);
     assert_eq!(fs::read(&kept[0]).unwrap(), damaged);
-    ground.flockd("", "daemon stop").gives(0);
+    ground.stop_daemon();
     ground.flockd("c", "lock -n x").gives(1);
 }
 
@@ -97,7 +97,7 @@ fn a_missing_journal_is_refused_until_it_is_set_aside() {
     }
     fs::rename(ground.work.join("elsewhere"), &journal).unwrap();
     ground.flockd("b", "lock -n x").gives(1);
-    ground.flockd("", "daemon stop").gives(0);
+    ground.stop_daemon();
     is_replaced(&ground, &journal, fence);
 }
 

@@ -193,9 +193,7 @@ fn a_daemon_that_was_stopped_in_order_comes_back_with_its_locks() {
     ground.flockd("a", "lock x --note why").gives(0);
     let held = ground.hold("b", "y");
     let before: Vec<_> = ground.status().locks.iter().map(identity).collect();
-    let daemon = Ending::of(ground.daemon_pid());
-    ground.flockd("", "daemon stop").gives(0);
-    daemon.wait();
+    ground.stop_daemon();
     ground.flockd("", "daemon stop").gives(0);
     let after = ground.flockd("", "ls --json").gives(0).json();
     assert_eq!(after["locks"].as_array().unwrap().len(), 2);

@@ -1,4 +1,5 @@
-//! A home, a working directory and a daemon of one's own for each test, and what tests do with them.
+//! A home, a working directory and a daemon of one's own for each test, and what tests do with them. The tests of the
+//! socket use it as well.
 
 use flockd::client::{Client, Connect, Custodian, Launch, Place};
 use flockd::model::Agent;
@@ -157,6 +158,13 @@ impl Ground {
 
     pub fn kill_daemon(&self) {
         kill_9(self.daemon_pid());
+    }
+
+    /// Ends the daemon in order and waits until its process is gone.
+    pub fn stop_daemon(&self) {
+        let ending = Ending::of(self.daemon_pid());
+        self.flockd("", "daemon stop").gives(0);
+        ending.wait();
     }
 
     pub fn daemon_log(&self) -> String {
