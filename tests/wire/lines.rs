@@ -1,7 +1,8 @@
 //! Lines as they should not be, and lines in an order that matters.
 
 use crate::raw::{Raw, hello, served};
-use crate::util::{Ground, until};
+use crate::util::{Ground, signal, until};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::net::Shutdown;
@@ -247,6 +248,29 @@ fn a_connection_that_closes_takes_its_waiting_requests_with_it() {
     until("nobody waits", || ground.status().waiters.is_empty().then_some(()));
     holder.ask(json!({"id": 2, "op": "unlock", "scope": "@x"}));
     assert_eq!(ground.status().locks, []);
+}
+
+#[test]
+fn a_connection_that_closes_right_behind_its_last_line_is_noticed() {
+    let ground = served();
+    let mut holder = Raw::greeted(&ground, "holder");
+    holder.ask(json!({"id": 1, "op": "lock", "scope": "@x"}));
+    let lines = [
+        json!({"id": 1, "op": "lock", "scope": "@x"}),
+        json!({"id": 1, "op": "lock", "scope": "@free"}),
+        json!({"op": "unlock", "scope": "@x"}),
+    ];
+    for line in lines {
+        let mut raw = Raw::greeted(&ground, "a");
+        // Asleep, the daemon is told of both at once.
+        signal(ground.daemon_pid(), Signal::STOP);
+        raw.send(&line);
+        drop(raw);
+        signal(ground.daemon_pid(), Signal::CONT);
+        until("it is gone", || (ground.daemon_status().connections == 2).then_some(()));
+        let status = ground.status();
+        assert_eq!((status.locks.len(), status.waiters.len()), (1, 0), "{line}");
+    }
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Sessions on the wire: opened, returned to with the secret, lost without it, and ended with the connection.
 
 use crate::raw::{Raw, hello, served};
-use crate::util::{Ground, until};
+use crate::util::{Ground, signal, until};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 /// A connection with a session, and the proof of it.
@@ -127,5 +128,12 @@ fn bind_needs_the_descriptor_of_a_process() {
     let fd = std::os::fd::AsFd::as_fd(&null);
     flockd::os::process::send_with_fd(&raw.stream, line.as_bytes(), fd).unwrap();
     assert!(raw.fails(json!(2), "invalid").contains("no living process"));
+    // A line right behind a descriptor is read as well.
+    signal(ground.daemon_pid(), Signal::STOP);
+    flockd::os::process::send_with_fd(&raw.stream, line.as_bytes(), fd).unwrap();
+    raw.send(&json!({"id": 3, "op": "status"}));
+    signal(ground.daemon_pid(), Signal::CONT);
+    raw.fails(json!(2), "invalid");
+    assert_eq!(raw.read()["id"], 3);
     assert_eq!(ground.status().locks.len(), 1);
 }
