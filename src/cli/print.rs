@@ -67,12 +67,17 @@ pub(super) fn failure(failure: &Failure, as_json: bool) {
 
 /// What comes along with an answer: losses and who waits.
 pub(super) fn notices(answer: &Answer) {
-    for loss in &answer.lost {
-        err(&format!("{} {}\n", paint(WARN, "flockd:"), loss_line(loss)));
-    }
+    losses(&answer.lost);
     for wanted in &answer.wanted {
         let (agent, file) = (shown(&wanted.agent), shown(&wanted.file_id));
         err(&format!("{} {agent} waits for {file}; when you are done: flockd unlock {file}\n", paint(WARN, "flockd:")));
+    }
+}
+
+/// Locks that this agent lost and had not heard of.
+pub(super) fn losses(lost: &[Loss]) {
+    for loss in lost {
+        err(&format!("{} {}\n", paint(WARN, "flockd:"), loss_line(loss)));
     }
 }
 

@@ -9,6 +9,7 @@ use crate::os::process;
 use crate::wire::{Answer, Body, Code, LockBody, Op, Request};
 use rustix::fd::{AsFd, OwnedFd};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::iterator::Signals;
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitCode, ExitStatus};
@@ -134,6 +135,8 @@ fn command(args: &RunArgs, agent: &Agent, client: &Client, lock_id: &str) -> Res
     let (child_pid_in, child_go_out, child_go_in) = (pid_in, go_out, go_in.try_clone());
     let child_go_in = child_go_in.map_err(|error| Failure::new(Exit::Unavailable, error.to_string()))?;
     let mut child_ends = Some((child_pid_in, child_go_in));
+    // Before there is a command: a signal that comes at once is passed on as well, and does not end `run` alone.
+    let signals = Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2])?;
     let wait_at_gate = move || {
         let Some((pid_in, go_in)) = child_ends.take() else { return Ok(()) };
         // Our copy of the other end is closed first: otherwise we would wait for ourselves if `run` is killed now.
@@ -156,7 +159,7 @@ fn command(args: &RunArgs, agent: &Agent, client: &Client, lock_id: &str) -> Res
         drop(command);
         let bound = bind.join().expect("the binding thread does not panic");
         match (spawned, bound) {
-            (Ok(child), _) => wait_for(child),
+            (Ok(child), _) => wait_for(child, signals),
             (Err(_), Err(failure)) => Err(failure),
             (Err(error), Ok(())) => {
                 let name = args.command[0].to_string_lossy();
@@ -208,10 +211,8 @@ fn bind(client: &Client, lock_id: &str, pid_out: OwnedFd, go_in: OwnedFd) -> Res
 }
 
 /// Waits for the command, passing on the signals that are meant for it.
-fn wait_for(mut child: Child) -> Result<ExitStatus, Failure> {
+fn wait_for(mut child: Child, mut signals: Signals) -> Result<ExitStatus, Failure> {
     let system = |error: io::Error| Failure::new(Exit::Unavailable, error.to_string());
-    let mut signals =
-        signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2]).map_err(system)?;
     let handle = signals.handle();
     let pidfd = process::pidfd_of_child(child.id()).map_err(system)?;
     let forward = std::thread::spawn(move || {

@@ -15,7 +15,7 @@ use crate::limits;
 use crate::model::Agent;
 use crate::os;
 use crate::os::home::Home;
-use crate::wire::{self, Answer, Hello, Line, LockBody, Op, Request, SessionProof, SessionWish, WireError};
+use crate::wire::{self, Answer, Hello, Line, LockBody, Loss, Op, Request, SessionProof, SessionWish, WireError};
 use launch::{connect, is_broken, read_line};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::collections::BTreeMap;
@@ -120,6 +120,8 @@ struct State {
     pending: BTreeMap<u64, Pending>,
     next_id: u64,
     session: Option<SessionProof>,
+    /// See [`Client::take_losses`].
+    losses: Vec<Loss>,
     /// The daemon said good-bye: it is not started again before it is needed.
     said_bye: bool,
     closed: bool,
@@ -159,6 +161,7 @@ impl Client {
                 pending: BTreeMap::new(),
                 next_id: 1,
                 session,
+                losses: Vec::new(),
                 said_bye: false,
                 closed: false,
             }),
@@ -238,6 +241,12 @@ impl Client {
             Link::Renewing | Link::Down(_) => return,
         };
         wait_for_hang_up(&connection.stream);
+    }
+
+    /// The losses that came along with refusals since this was last asked: the daemon tells each of them once, and
+    /// [`ClientError::Refused`] has no place for them.
+    pub fn take_losses(&self) -> Vec<Loss> {
+        std::mem::take(&mut self.inner.lock().losses)
     }
 
     /// The session, if the client has one.
@@ -377,7 +386,11 @@ impl Inner {
             if let Some(answer) = pending.answer.take() {
                 state.pending.remove(&id);
                 return match answer {
-                    Ok(Answer { error: Some(error), .. }) => Err(ClientError::Refused(Box::new(error))),
+                    Ok(Answer { error: Some(error), lost, .. }) => {
+                        // What the refusal itself is about needs no second word.
+                        state.losses.extend(lost.into_iter().filter(|loss| error.loss.as_deref() != Some(loss)));
+                        Err(ClientError::Refused(Box::new(error)))
+                    }
                     other => other.map(Some),
                 };
             }

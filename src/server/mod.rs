@@ -181,7 +181,7 @@ impl Server {
                 Err(error) => return Err(error),
             }
             for event in &events {
-                self.take_event(event.token(), event.is_readable() || event.is_read_closed());
+                self.take_event(event.token(), event.is_readable(), event.is_read_closed());
             }
         };
         self.farewell();
@@ -219,7 +219,7 @@ impl Server {
         }
     }
 
-    fn take_event(&mut self, token: Token, is_readable: bool) {
+    fn take_event(&mut self, token: Token, is_readable: bool, is_read_closed: bool) {
         match token {
             LISTENER => self.accept(clock::now().mono),
             WAKER => self.take_results(clock::now()),
@@ -227,7 +227,8 @@ impl Server {
             Token(number) => {
                 let conn = number as u64;
                 if let Some(peer) = self.peers.get_mut(&conn) {
-                    peer.is_readable |= is_readable;
+                    peer.is_readable |= is_readable || is_read_closed;
+                    peer.has_hung_up |= is_read_closed;
                     self.ready.push(conn);
                     self.dirty.push(conn);
                 } else if let Some(process) = self.watches.ended(self.poll.registry(), token) {
