@@ -44,6 +44,16 @@ impl Exit {
     }
 }
 
+impl Exit {
+    /// The error code for a failure that the program itself found.
+    fn code(self) -> &'static str {
+        match self {
+            Exit::Usage => "invalid",
+            Exit::Yes | Exit::No | Exit::Timeout | Exit::Deadlock | Exit::Unavailable => "unavailable",
+        }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> ExitCode {
         ExitCode::from(exit as u8)

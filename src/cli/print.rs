@@ -54,7 +54,7 @@ pub(super) fn failure(failure: &Failure, as_json: bool) {
         }
         let error = match &failure.error {
             Some(error) => Error::Wire(error),
-            None => Error::Own { code: "unavailable", message: &failure.message },
+            None => Error::Own { code: failure.exit.code(), message: &failure.message },
         };
         json(&Line { error });
         return;
@@ -201,10 +201,10 @@ fn columns(rows: &[[String; 6]]) -> String {
 /// The daemon in a few lines.
 pub(super) fn daemon(body: &DaemonBody) -> String {
     let mut text = format!(
-        "flockd {} runs as process {} since {}\n  home {}\n  {} locks, {} waiting, {} sessions, {} connections\n",
+        "flockd {} has run for {} as process {}\n  home {}\n  locks {}, waiting {}, sessions {}, connections {}\n",
         body.version,
-        body.pid,
         duration(body.uptime_ms),
+        body.pid,
         shown(&body.home),
         body.locks,
         body.waiters,

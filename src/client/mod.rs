@@ -528,11 +528,16 @@ impl Inner {
                     let (connection, generation) = (connection.clone(), state.generation);
                     drop(state);
                     wait_for_hang_up(&connection.stream);
-                    let state = self.lock();
-                    // Whoever reads finds the break as well, and takes first what came before it.
+                    let mut state = self.lock();
+                    // Whoever reads finds the break as well. If nobody does, we take what came before it: a good-bye
+                    // says that the daemon was stopped on purpose.
                     match state.is_reading {
                         true => self.wait(state, None),
-                        false => self.renew(state, generation),
+                        false => {
+                            state.is_reading = true;
+                            drop(state);
+                            self.read_one(&connection, generation, None)
+                        }
                     }
                 }
             };

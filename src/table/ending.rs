@@ -173,7 +173,14 @@ impl LockTable {
                     return Err(self.lost(ended));
                 }
                 let holders = self.holders_over(target).0;
-                Err(if holders.is_empty() { Fault::NotFound } else { Fault::NotHolder(holders) })
+                Err(match holders.iter().find(|lock| lock.ask.who.agent == who.agent) {
+                    Some(own) => Fault::Invalid(format!(
+                        "you hold {} ({}), not exactly this scope; name that one",
+                        own.ask.target.scope, own.id
+                    )),
+                    None if holders.is_empty() => Fault::NotFound,
+                    None => Fault::NotHolder(holders),
+                })
             }
         }
     }

@@ -24,6 +24,11 @@ pub enum About {
 /// The message that an answer is sent as.
 pub fn answer(id: u64, answer: &model::Answer, about: &About, now: Now) -> Answer {
     let result = body(&answer.reply, about, now);
+    // The error itself tells of this one.
+    let told = match &answer.reply {
+        Reply::Failed(Fault::Lost(ended, _)) => Some(ended.id),
+        _ => None,
+    };
     let (ok, error) = match result {
         Ok(body) => (Some(body), None),
         Err(error) => (None, Some(error)),
@@ -32,7 +37,7 @@ pub fn answer(id: u64, answer: &model::Answer, about: &About, now: Now) -> Answe
         id: Some(id),
         ok,
         error,
-        lost: answer.lost.iter().map(loss).collect(),
+        lost: answer.lost.iter().filter(|ended| Some(ended.id) != told).map(loss).collect(),
         wanted: answer.wanted.iter().map(wanted).collect(),
     }
 }
@@ -167,20 +172,18 @@ fn advice(refused: &Refused, about: &About, now: Now) -> String {
             format!("release what you hold, so that the others can go on, then ask for {file} again")
         }
         RefusedFor::Held | RefusedFor::Timeout if refused.foreigner.is_some() => {
-            format!("a program that does not know flockd has flocked {file}; wait longer (--wait), or see what it does")
+            format!("a program that does not know flockd has flocked {file}; wait longer, or see what it does")
         }
         RefusedFor::Held | RefusedFor::Timeout => match refused.holders.first() {
             Some(first) => {
-                let when = match left(first.expires, now) {
-                    Some(ms) => format!("its lease has {} left", duration(ms)),
-                    None => "it is kept while its session lives".to_owned(),
+                let when = match (left(first.expires, now), first.custody) {
+                    (Some(ms), _) => format!("its lease has {} left", duration(ms)),
+                    (None, Custody::Process(_)) => "it is kept while its command runs".to_owned(),
+                    (None, _) => "it is kept while its session lives".to_owned(),
                 };
-                format!(
-                    "wait longer (--wait), do other work first, or ask {} to release {file}; {when}",
-                    first.ask.who.agent
-                )
+                format!("wait longer, do other work first, or ask {} to release {file}; {when}", first.ask.who.agent)
             }
-            None => "others asked before you; wait longer (--wait) or do other work first".to_owned(),
+            None => "others asked before you; wait longer or do other work first".to_owned(),
         },
     }
 }
