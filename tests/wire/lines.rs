@@ -24,7 +24,8 @@ fn malformed_lines_are_answered_and_the_next_one_is_served() {
     for line in ["", "{", "null", "[]", "\"lock\"", "{\"id\":1}", "lock x", "{\"op\":\"lock\"}}", &nested, "\u{0}"] {
         raw.send_text(line);
         let id = if line == "{\"id\":1}" { json!(1) } else { Value::Null };
-        assert!(raw.fails(id, "invalid").contains("cannot be read"), "{line:.40}");
+        let sentence = raw.fails(id, "invalid");
+        assert!(sentence.contains("cannot be read") || sentence.contains("one JSON object"), "{line:.40}: {sentence}");
     }
     raw.stream.write_all(b"{\"id\":7,\"op\":\"lock\",\"scope\":\"\xff\"}\n").unwrap();
     raw.fails(Value::Null, "invalid");
@@ -227,8 +228,10 @@ fn a_cancelled_request_leaves_nothing_behind() {
     let (mut holder, mut raw) = (Raw::greeted(&ground, "holder"), Raw::greeted(&ground, "a"));
     holder.ask(json!({"id": 1, "op": "lock", "scope": "@x"}));
     raw.send(&json!({"id": 1, "op": "lock", "scope": "@x"}));
-    let answer = raw.ask(json!({"id": 2, "op": "cancel", "of": 1}));
-    assert_eq!(answer, json!({"id": 2, "ok": {"cancelled": true}}));
+    raw.send(&json!({"id": 2, "op": "cancel", "of": 1}));
+    for id in [1, 2] {
+        assert_eq!(raw.read(), json!({"id": id, "ok": {"cancelled": true}}));
+    }
     assert_eq!(ground.status().waiters, []);
     assert_eq!(raw.ask(json!({"id": 3, "op": "cancel", "of": 1})), json!({"id": 3, "ok": {"cancelled": false}}));
     holder.ask(json!({"id": 2, "op": "unlock", "scope": "@x"}));
