@@ -1,6 +1,6 @@
 //! Answers for people and for programs. Data goes to stdout, everything else to stderr; a closed pipe is no error.
 
-use super::Failure;
+use super::{Exit, Failure};
 use crate::client::ClientError;
 use crate::wire::render::duration;
 use crate::wire::{Answer, DaemonBody, Held, KeptBy, LockBody, Loss, StatusBody, WaiterBody};
@@ -54,6 +54,7 @@ pub(super) fn failure(failure: &Failure, as_json: bool) {
         }
         let error = match &failure.error {
             Some(error) => Error::Wire(error),
+            None if failure.exit == Exit::Usage => Error::Own { code: "invalid", message: &failure.message },
             None => Error::Own { code: "unavailable", message: &failure.message },
         };
         json(&Line { error });

@@ -214,6 +214,7 @@ fn without_a_name_nothing_is_taken_and_the_sentence_says_how_to_give_one() {
     for ask in ["lock x", "unlock x", "renew x", "check x", "break lk_1 --reason r"] {
         ground.flockd("", ask).gives(2).says(&["FLOCKD_AGENT", "--agent NAME"]);
     }
+    assert_eq!(ground.flockd("", "lock x --json").gives(2).json()["error"]["code"], "invalid");
     for name in ["two words", &"n".repeat(129)] {
         Done::of(ground.command("", &["lock", "x", "--agent", name])).gives(2);
         Done::of(ground.command(name, &["lock", "x"])).gives(2);
