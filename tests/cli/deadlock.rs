@@ -35,7 +35,7 @@ fn whoever_closes_a_cycle_of_two_or_three_agents_is_refused_and_the_others_go_on
         std::thread::scope(|scope| {
             let mut asked = Vec::new();
             for (number, agent) in waiting.iter().enumerate() {
-                let ask = format!("lock @{} --wait forever", agents[number + 1]);
+                let ask = format!("lock @{} --wait 110s", agents[number + 1]);
                 let ground = &ground;
                 asked.push(scope.spawn(move || ground.flockd(agent, &ask)));
                 ground.until_waiting(&waiting[..=number]);

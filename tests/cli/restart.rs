@@ -1,6 +1,6 @@
 //! What survives the daemon: kill -9 at any moment, an orderly stop, and a process that died while nobody served.
 
-use crate::util::{Ending, Ground, a_try, exclusive, kill_9, scaled, shared, signal, take, until};
+use crate::util::{Ending, Ground, StopAtEnd, a_try, exclusive, kill_9, scaled, shared, signal, take, until};
 use flockd::client::{Client, ClientError, Custodian};
 use flockd::wire::{Held, KeptBy, Op, Request};
 use rustix::process::Signal;
@@ -63,14 +63,6 @@ fn after_kill_9_every_lock_is_back_and_nobody_else_got_in() {
     assert!(!agents.iter().any(|agent| agent.starts_with("contender")), "{agents:?}");
     assert_eq!(run.end(), Some(0));
     keeper.unlock(standing.keys().find(|id| owns(&keeper, id)).unwrap()).unwrap();
-}
-
-struct StopAtEnd<'a>(&'a AtomicBool);
-
-impl Drop for StopAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Whether the lock is this client's: it can be renewed by it.
@@ -152,7 +144,7 @@ fn one_shots_that_wait_keep_their_place_when_the_daemon_is_killed() {
         let ask = |agent| {
             scope.spawn({
                 let ground = &ground;
-                move || ground.flockd(agent, "lock x --wait forever")
+                move || ground.flockd(agent, "lock x --wait 110s")
             })
         };
         let first = ask("w1");

@@ -1,6 +1,6 @@
 //! Many at once: 100,000 pairs from eight processes, fifty that start the daemon together, a writer among readers.
 
-use crate::util::{Ground, a_try, exclusive, scaled, shared, take};
+use crate::util::{Ground, StopAtEnd, a_try, exclusive, scaled, shared, take};
 use flockd::client::{Client, Custodian};
 use flockd::wire::{Mode, Op, Request};
 use std::fs;
@@ -126,6 +126,7 @@ fn a_writer_gets_in_among_eight_looping_readers_before_all_who_asked_after_it() 
     let writer = ground.client("writer", Some(Custodian::Library));
     let anchor = ground.client("anchor", Some(Custodian::Library));
     std::thread::scope(|scope| {
+        let ended = StopAtEnd(&stop);
         for number in 0..8 {
             let client = ground.client(&format!("reader-{number}"), Some(Custodian::Library));
             let (queued, stop, began_after) = (&queued, &stop, &began_after);
@@ -161,7 +162,7 @@ fn a_writer_gets_in_among_eight_looping_readers_before_all_who_asked_after_it() 
             writes.push(body.fence.unwrap());
             writer.unlock(&body.lock_id.unwrap()).unwrap();
         }
-        stop.store(true, Ordering::SeqCst);
+        drop(ended);
         for (writers_before, fence) in began_after.lock().unwrap().iter() {
             let overtaken = writes[..*writers_before as usize].iter().find(|write| *write > fence);
             assert_eq!(overtaken, None, "a reader that asked after the writer has {fence}");

@@ -12,6 +12,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -43,18 +44,32 @@ pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// A process that is to end. Taken while it lives: its number could be somebody else's later.
-pub struct Ending(rustix::fd::OwnedFd);
+/// Sets a flag when it is dropped: whatever fails meanwhile, those who look at the flag come to an end.
+pub struct StopAtEnd<'a>(pub &'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// A process that is to end. Taken while it lives, or just after: its number could be somebody else's later.
+pub struct Ending(Option<rustix::fd::OwnedFd>);
 
 impl Ending {
     pub fn of(pid: u32) -> Ending {
-        Ending(pidfd_open(pid_of(pid), PidfdFlags::empty()).expect("the process lives"))
+        match pidfd_open(pid_of(pid), PidfdFlags::empty()) {
+            Ok(pidfd) => Ending(Some(pidfd)),
+            Err(rustix::io::Errno::SRCH) => Ending(None),
+            Err(error) => panic!("no pidfd of process {pid}: {error}"),
+        }
     }
 
     /// Waits until it is dead.
     pub fn wait(self) {
         let within = Timespec { tv_sec: GUARD.as_secs() as i64, tv_nsec: 0 };
-        let mut polled = [PollFd::new(&self.0, PollFlags::IN)];
+        let Some(pidfd) = self.0 else { return };
+        let mut polled = [PollFd::new(&pidfd, PollFlags::IN)];
         let ready = rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, Some(&within))).unwrap();
         assert_eq!(ready, 1, "the process does not end");
     }
@@ -216,10 +231,10 @@ impl Drop for Ground {
                 return;
             }
             for pid in left {
-                let Ok(ending) = pidfd_open(pid_of(pid), PidfdFlags::empty()) else { continue };
+                let Ending(Some(pidfd)) = Ending::of(pid) else { continue };
                 // Dead already is as good.
-                let _ = rustix::process::pidfd_send_signal(&ending, Signal::KILL);
-                Ending(ending).wait();
+                let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+                Ending(Some(pidfd)).wait();
             }
         }
     }
