@@ -201,8 +201,8 @@ impl LockTable {
 
     /// A session takes up its agent's detached lock: same lock, same mode, new fence, the session's own terms.
     ///
-    /// Whoever waits for the lock waits for the session from then on, so this may close a cycle of waits without anybody
-    /// beginning to wait; the lock stays detached then.
+    /// Whoever waits for the lock waits for the session from then on, so this may close a cycle of waits though nobody
+    /// begins to wait; the lock stays detached then.
     fn take_up(&mut self, step: &mut Step, id: LockId, ask: &Arc<Ask>) -> Result<Lock, Vec<Link>> {
         let old = self.state.locks[&id].clone();
         assert!(old.custody == Custody::Detached && old.ask.who.agent == ask.who.agent);
