@@ -280,11 +280,10 @@ impl Coordinator {
         self.trouble = Some(Trouble { why: why.clone(), retry_at, events: Vec::new() });
         for (_, reply) in std::mem::take(&mut self.held_back) {
             if let Reply::Granted(granted) = &reply.answer.reply
-                && !granted.already_held
+                && granted.is_new()
             {
-                let who = granted.lock.ask.who.clone();
-                let release = Command::Unlock { caller: None, who, which: Which::Id(granted.lock.id) };
-                self.turn_in_trouble(now, vec![release], out);
+                let back = Command::TakeBack { id: granted.lock.id, fence: granted.lock.fence };
+                self.turn_in_trouble(now, vec![back], out);
             }
             let fault = Reply::Failed(Fault::Unavailable(why.clone()));
             out.push((reply.to, Answer { reply: fault, ..reply.answer }));

@@ -642,6 +642,13 @@ pub enum Command {
         /// What.
         which: Which,
     },
+    /// A grant did not reach its client: it is taken back, and its request may be granted anew.
+    TakeBack {
+        /// Which lock.
+        id: LockId,
+        /// The fence of that grant: a later one is not meant.
+        fence: Fence,
+    },
     /// Start the lease anew.
     Renew {
         /// Where the answer goes.
@@ -761,6 +768,15 @@ pub struct Granted {
     pub already_held: bool,
     /// It is a detached lock, taken up again.
     pub resumed: bool,
+    /// The same request was granted before; this repeats the answer.
+    pub again: bool,
+}
+
+impl Granted {
+    /// Whether the lock came to be with this answer: if it cannot be delivered, the lock is to be taken back.
+    pub fn is_new(&self) -> bool {
+        !(self.already_held || self.resumed || self.again)
+    }
 }
 
 /// Why a request was not granted.

@@ -39,8 +39,12 @@ const STOP: Token = Token(2);
 const FIRST_FREE: usize = 16;
 /// The id under which the table answers a greeting; clients may not use it.
 const GREETING: u64 = u64::MAX;
+/// Most requests taken from one peer before it is answered: answers are bounded by what was asked at once.
+const LINES_AT_ONCE: usize = 16;
 /// Out of descriptors: when to try to accept again. Somebody has to close one first, which nothing tells us.
 const ACCEPT_AGAIN: u64 = 100;
+/// The same for processes that could not be watched.
+const WATCH_AGAIN: u64 = limits::SECOND;
 
 /// What a server is told about itself.
 #[derive(Clone, Debug)]
@@ -100,6 +104,9 @@ pub struct Server {
     own_questions: Vec<(u64, Request)>,
     next_token: usize,
     accept_again: Option<Moment>,
+    /// Processes that could not be watched yet, and when that is tried again.
+    unwatched: Vec<Process>,
+    watch_again: Option<Moment>,
     begun: Moment,
     idle_since: Option<Moment>,
     stopping: bool,
@@ -149,6 +156,8 @@ impl Server {
             own_questions: Vec::new(),
             next_token: FIRST_FREE,
             accept_again: None,
+            unwatched: Vec::new(),
+            watch_again: None,
             begun: now,
             idle_since: Some(now),
             stopping: false,
@@ -198,6 +207,9 @@ impl Server {
         }
         self.give_up_on_silent(now.mono);
         self.give_up_on_lookups(now.mono);
+        if self.watch_again.is_some_and(|again| again <= now.mono) {
+            self.watch_unwatched();
+        }
         let is_due = self.coordinator.next_deadline().is_some_and(|due| due <= now.mono);
         if is_due {
             self.commands.push(Command::Tick);
@@ -245,7 +257,7 @@ impl Server {
         let idle = self.about.idle_exit.and_then(|ms| Some(self.idle_since?.after(ms)));
         let silent = self.silent.front().map(|(until, _)| *until);
         let lookup = self.pending.values().map(|pending| pending.until).min();
-        let next = [self.coordinator.next_deadline(), idle, silent, lookup, self.accept_again];
+        let next = [self.coordinator.next_deadline(), idle, silent, lookup, self.accept_again, self.watch_again];
         let next = next.into_iter().flatten().min()?;
         // A millisecond more: the clock is cut to milliseconds, and to wake early is to wake twice.
         Some(Duration::from_millis(next.left(now) + u64::from(next > now)))
@@ -348,7 +360,12 @@ impl Server {
     }
 
     fn take_lines(&mut self, conn: u64, now: Now) {
-        while let Some(peer) = self.peers.get_mut(&conn) {
+        for _ in 0..LINES_AT_ONCE {
+            let Some(peer) = self.peers.get_mut(&conn) else { return };
+            if peer.is_behind() {
+                // It goes on when it has read what it asked for.
+                return;
+            }
             let is_open = match peer.stage {
                 Stage::New { .. } => false,
                 Stage::Open if !peer.is_looking_up => true,
@@ -359,11 +376,16 @@ impl Server {
                 let text = format!("a line is longer than {} bytes", limits::LINE_MAX);
                 self.refuse_and_close(conn, Code::Invalid, text);
             } else if is_open {
-                self.take_request(conn, &line, now);
+                let is_long = self.take_request(conn, &line, now);
+                if is_long {
+                    break;
+                }
             } else {
                 self.take_hello(conn, &line);
             }
         }
+        // The others have their turn, and this one its answers, before it goes on.
+        self.ready.push(conn);
     }
 
     fn give_up_on_silent(&mut self, now: Moment) {
@@ -396,8 +418,8 @@ impl Server {
         if !peer.open.is_empty() {
             self.commands.push(Command::CallerGone { conn });
         }
-        for (who, lock) in std::mem::take(&mut peer.undelivered) {
-            self.commands.push(Command::Unlock { caller: None, who, which: Which::Id(lock) });
+        for (id, fence) in std::mem::take(&mut peer.undelivered) {
+            self.commands.push(Command::TakeBack { id, fence });
         }
         if let Some(session) = peer.session
             && self.sessions.get(&session) == Some(&conn)
@@ -412,7 +434,11 @@ impl Server {
 
     fn flush(&mut self, conn: u64) {
         let Some(peer) = self.peers.get_mut(&conn) else { return };
+        let was_behind = peer.is_behind();
         let result = peer.flush();
+        if was_behind && !peer.is_behind() {
+            self.ready.push(conn);
+        }
         let is_over = matches!(peer.stage, Stage::Closing) && peer.has_sent_all();
         if result.is_err() || is_over {
             self.close(conn);
@@ -449,23 +475,13 @@ impl Server {
             Ok(line) => line.hello,
             Err(text) => return self.refuse_and_close(conn, Code::Invalid, text),
         };
-        if hello.protocol != wire::PROTOCOL {
-            let text = format!(
-                "this daemon (flockd {}) speaks protocol {}, the client (flockd {}) speaks {}; \
-                 let the newer program run `flockd daemon stop`, then try again",
-                wire::VERSION,
-                wire::PROTOCOL,
-                hello.version,
-                hello.protocol
-            );
-            return self.refuse_and_close(conn, Code::Version, text);
-        }
         let Some(peer) = self.peers.get_mut(&conn) else { return };
         match caller_of(&hello) {
             Ok(caller) => peer.caller = Some(caller),
             Err((code, text)) => return self.refuse_and_close(conn, code, text),
         }
-        match hello.session {
+        peer.is_foreign = hello.protocol != wire::PROTOCOL;
+        match hello.session.filter(|_| hello.protocol == wire::PROTOCOL) {
             None => {
                 peer.stage = Stage::Open;
                 self.send(conn, &Line::Hello(welcome(None)));
@@ -514,43 +530,59 @@ impl Server {
         let peer = &self.peers[&conn];
         let Ok(process::Peer { process: Some((process, pidfd)), .. }) = process::peer(&peer.stream) else { return };
         if Some(process) == peer.process {
-            self.watch(process, pidfd);
+            // Out of descriptors: the end of the connection still tells of most deaths.
+            let _ = self.watch(process, pidfd);
         }
     }
 
-    fn watch(&mut self, process: Process, pidfd: OwnedFd) {
+    fn watch(&mut self, process: Process, pidfd: OwnedFd) -> io::Result<()> {
         let token = self.fresh_token();
-        if self.watches.add(self.poll.registry(), process, pidfd, token).is_err() {
-            // Out of descriptors: the end of the connection still tells of most deaths.
-            self.accept_again.get_or_insert(clock::now().mono.after(ACCEPT_AGAIN));
-        }
+        self.watches.add(self.poll.registry(), process, pidfd, token)
     }
 
     /// Finds the processes that restored locks and sessions hang on; those that are dead end now.
     fn watch_restored(&mut self) {
-        let processes: Vec<Process> = self.coordinator.table().processes().collect();
-        for process in processes {
-            match process::open_process(process) {
-                Ok(Some(pidfd)) => self.watch(process, pidfd),
-                Ok(None) => self.commands.push(Command::ProcessGone(process)),
-                // Death that cannot be proved is life: the session's own time-out decides.
-                Err(_) => {}
+        self.unwatched = self.coordinator.table().processes().collect();
+        self.watch_unwatched();
+    }
+
+    /// Tries to watch what could not be watched so far. Death that cannot be proved is life, until it can.
+    fn watch_unwatched(&mut self) {
+        self.watch_again = None;
+        for process in std::mem::take(&mut self.unwatched) {
+            let is_watched = match process::open_process(process) {
+                Ok(Some(pidfd)) => self.watch(process, pidfd).is_ok(),
+                Ok(None) => {
+                    self.commands.push(Command::ProcessGone(process));
+                    true
+                }
+                Err(_) => false,
+            };
+            if !is_watched {
+                self.unwatched.push(process);
+                self.watch_again = Some(clock::now().mono.after(WATCH_AGAIN));
             }
         }
     }
 
     // ── Requests ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    fn take_request(&mut self, conn: u64, line: &[u8], now: Now) {
+    /// Takes one request; true if its answer may be long, so that no other is taken before it is sent.
+    fn take_request(&mut self, conn: u64, line: &[u8], now: Now) -> bool {
         let request = match wire::decode_request(line) {
             Ok(request) => request,
-            Err((id, text)) => return self.fail(conn, id, (Code::Invalid, text)),
+            Err((id, text)) => {
+                self.fail(conn, id, (Code::Invalid, text));
+                return false;
+            }
         };
+        let is_long = request.op == Op::Status;
         let peer = &self.peers[&conn];
         if let Some(id) = request.id
             && (id == GREETING || peer.open.contains_key(&id))
         {
-            return self.fail(conn, Some(id), (Code::Invalid, "this id is in use; number requests upwards".to_owned()));
+            self.fail(conn, Some(id), (Code::Invalid, "this id is in use; number requests upwards".to_owned()));
+            return false;
         }
         match request::scope_bytes(&request) {
             Err(unfit) => self.fail(conn, request.id, unfit),
@@ -563,6 +595,7 @@ impl Server {
                 }
             }
         }
+        is_long
     }
 
     /// Gives a path to the file threads; the peer's later requests wait behind it.
@@ -619,6 +652,14 @@ impl Server {
             return;
         }
         let peer = self.peers.get_mut(&conn).expect("the request came from a peer");
+        if peer.is_foreign {
+            let text = format!(
+                "this daemon, flockd {}, speaks protocol {}, which the client does not: it may only `stop` it",
+                wire::VERSION,
+                wire::PROTOCOL
+            );
+            return self.fail(conn, request.id, (Code::Version, text));
+        }
         let caller = request.id.map(|id| Caller { conn, id });
         let info = peer.caller.clone().expect("requests come after the greeting");
         let sender = Sender { info, session: peer.session, process: peer.process };
@@ -652,7 +693,8 @@ impl Server {
         let pidfd = peer.passed_fd().ok_or_else(|| invalid("bind needs a pidfd, passed along with the line"))?;
         let process = process::process_of_pidfd(&pidfd)
             .map_err(|error| (Code::Invalid, format!("the descriptor passed along is no living process: {error}")))?;
-        self.watch(process, pidfd);
+        self.watch(process, pidfd)
+            .map_err(|error| (Code::Unavailable, format!("the process cannot be watched: {error}")))?;
         Ok((Command::Bind { caller, who, id, process }, About::Other))
     }
 
@@ -665,14 +707,12 @@ impl Server {
                 continue;
             }
             let grant = match &answer.reply {
-                Reply::Granted(granted) if !granted.already_held => {
-                    Some((granted.lock.ask.who.clone(), granted.lock.id))
-                }
+                Reply::Granted(granted) if granted.is_new() => Some((granted.lock.id, granted.lock.fence)),
                 _ => None,
             };
             let Some(peer) = self.peers.get_mut(&to.conn) else {
-                if let Some((who, lock)) = grant {
-                    self.commands.push(Command::Unlock { caller: None, who, which: Which::Id(lock) });
+                if let Some((id, fence)) = grant {
+                    self.commands.push(Command::TakeBack { id, fence });
                 }
                 continue;
             };
@@ -684,7 +724,15 @@ impl Server {
     }
 
     fn greet(&mut self, conn: u64, reply: &Reply, now: Now) {
-        let Some(peer) = self.peers.get_mut(&conn) else { return };
+        let Some(peer) = self.peers.get_mut(&conn) else {
+            // It has gone while the table was asked: a session that nobody else has taken up ends with it.
+            if let Reply::SessionOpen(id) = reply
+                && !self.sessions.contains_key(id)
+            {
+                self.commands.push(Command::EndSession(*id));
+            }
+            return;
+        };
         match reply {
             Reply::SessionOpen(id) => {
                 peer.stage = Stage::Open;

@@ -1,7 +1,7 @@
 //! One connection: bytes in become lines, answers become bytes out, and no peer is ever waited for.
 
 use crate::limits;
-use crate::model::{Agent, LockId, Moment, Process, SessionId, Who, Workspace};
+use crate::model::{Agent, Fence, LockId, Moment, Process, SessionId, Workspace};
 use crate::os::process;
 use crate::wire::render::About;
 use crate::wire::{self, Line};
@@ -46,12 +46,14 @@ pub(super) struct Peer {
     pub(super) session: Option<SessionId>,
     /// The secret of a session that is being opened, for the greeting.
     pub(super) secret: Option<u128>,
+    /// It speaks another protocol: it may only ask about the daemon itself, or end it.
+    pub(super) is_foreign: bool,
     /// A request of this peer is being looked up; those behind it wait, so that they stay in order.
     pub(super) is_looking_up: bool,
     /// Requests that are not answered yet and what they are about.
     pub(super) open: HashMap<u64, About>,
     /// Grants whose answers are still in the outbox: if the peer goes before it has them, they are taken back.
-    pub(super) undelivered: Vec<(Who, LockId)>,
+    pub(super) undelivered: Vec<(LockId, Fence)>,
     /// More may be there to read.
     pub(super) is_readable: bool,
     /// The other end is closed; its last bytes may still be there to read.
@@ -83,6 +85,7 @@ impl Peer {
             caller: None,
             session: None,
             secret: None,
+            is_foreign: false,
             is_looking_up: false,
             open: HashMap::new(),
             undelivered: Vec::new(),
@@ -117,6 +120,11 @@ impl Peer {
         self.inbox.truncate(begin + read);
         self.is_readable = result == Read::More;
         result
+    }
+
+    /// Whether it has so much unread that its next requests wait until it has read.
+    pub(super) fn is_behind(&self) -> bool {
+        self.outbox.len() > limits::OUTBOX_MAX / 2
     }
 
     /// Whether more may be taken: not while requests pile up behind one that is being looked up.

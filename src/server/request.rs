@@ -131,10 +131,11 @@ fn nobody() -> Agent {
 fn lease(request: &Request, has_session: bool) -> Lease {
     match has_session {
         true => Lease { ttl: request.ttl_ms.unwrap_or(limits::TTL_SESSION), max_hold: request.max_hold_ms },
-        false => Lease {
-            ttl: request.ttl_ms.unwrap_or(limits::TTL_ONE_SHOT),
-            max_hold: Some(request.max_hold_ms.unwrap_or(limits::MAX_HOLD)),
-        },
+        false => {
+            let ttl = request.ttl_ms.unwrap_or(limits::TTL_ONE_SHOT);
+            // Whoever asks for a longer lease means it.
+            Lease { ttl, max_hold: Some(request.max_hold_ms.unwrap_or(limits::MAX_HOLD.max(ttl))) }
+        }
     }
 }
 

@@ -58,6 +58,9 @@ impl LockTable {
                 "a lock without a session needs a ttl above 0: nothing else would keep it".to_owned(),
             )),
             _ if ask.lease.ttl > limits::TTL_MAX => Err(Fault::Invalid("the ttl is above 24 h".to_owned())),
+            _ if ask.lease.max_hold.is_some_and(|most| most == 0 || most > limits::TTL_MAX) => {
+                Err(Fault::Invalid("max_hold is more than 0 and at most 24 h".to_owned()))
+            }
             _ => Ok(()),
         }
     }
@@ -152,10 +155,12 @@ impl LockTable {
             Verdict::Mine(id) => {
                 self.renew_lock(now, step, id, Some(ask.lease.ttl));
                 let lock = self.state.locks[&id].clone();
-                Reply::Granted(Box::new(Granted { lock, already_held: true, resumed: false }))
+                Reply::Granted(Box::new(Granted { lock, already_held: true, resumed: false, again: false }))
             }
             Verdict::Resume(id) => match self.take_up(step, id, ask) {
-                Ok(lock) => Reply::Granted(Box::new(Granted { lock, already_held: false, resumed: true })),
+                Ok(lock) => {
+                    Reply::Granted(Box::new(Granted { lock, already_held: false, resumed: true, again: false }))
+                }
                 Err(cycle) => {
                     let at = WaiterId(self.next_waiter);
                     return self.refuse_for(step, caller, ask, at, RefusedFor::Deadlock(cycle));
@@ -163,7 +168,7 @@ impl LockTable {
             },
             Verdict::Clear => {
                 let lock = self.grant(now, step, ask, None, OsLock::None);
-                Reply::Granted(Box::new(Granted { lock, already_held: false, resumed: false }))
+                Reply::Granted(Box::new(Granted { lock, already_held: false, resumed: false, again: false }))
             }
         };
         self.answer_about(step, caller, reply, Some(&ask.who), Some(&ask.target));
@@ -242,8 +247,8 @@ impl LockTable {
             Fate::Waiting(id) => self.back_in_line(now, step, caller, id),
             Fate::Holding(id) => {
                 let lock = self.state.locks[&id].clone();
-                let reply = Reply::Granted(Box::new(Granted { lock, already_held: false, resumed: false }));
-                self.answer_about(step, caller, reply, Some(&ask.who), Some(&ask.target));
+                let granted = Granted { lock, already_held: false, resumed: false, again: true };
+                self.answer_grant(step, caller, &ask, granted);
             }
             Fate::Ended(id) => {
                 let ended = Box::new(self.state.ended[&id].clone());
@@ -354,6 +359,10 @@ impl LockTable {
             let fault = Fault::Invalid("a lease is renewed for more than 0 s and at most 24 h".to_owned());
             return self.fail(step, caller, fault);
         }
+        if let Some(why) = &self.paused {
+            let fault = Fault::Unavailable(why.clone());
+            return self.fail(step, caller, fault);
+        }
         match self.chosen(&who, &which) {
             Err(fault) => self.answer_which(step, caller, Reply::Failed(fault), &who, &which),
             Ok(ids) => {
@@ -369,6 +378,10 @@ impl LockTable {
     /// The lock belongs to a process from now on, whatever becomes of the session that asked for it. Whose guard it is
     /// stays as it was, or two sessions of one agent could come to hold what excludes each other.
     pub(super) fn bind(&mut self, step: &mut Step, caller: Caller, who: Who, id: LockId, process: Process) {
+        if let Some(why) = &self.paused {
+            let fault = Fault::Unavailable(why.clone());
+            return self.fail(step, caller, fault);
+        }
         let which = Which::Id(id);
         match self.chosen(&who, &which) {
             Err(fault) => self.answer_which(step, caller, Reply::Failed(fault), &who, &which),

@@ -43,8 +43,14 @@ impl LockTable {
     pub(super) fn lock_is_due(&mut self, now: Now, step: &mut Step, id: LockId) {
         if self.state.locks[&id].expires.is_some_and(|end| end <= now.mono) {
             self.end(now, step, id, EndReason::Expired, true);
-        } else {
+        } else if self.paused.is_none() {
             self.retake(step, id);
+        } else {
+            // Nothing is asked of the system while grants are stopped; it is asked later.
+            let lock = self.state.locks[&id].clone();
+            let OsLock::Contested { by, .. } = lock.os else { unreachable!("only contested flocks are tried again") };
+            let os = OsLock::Contested { by, again: now.mono.after(limits::OS_PAUSE_MAX) };
+            self.put_lock(step, Lock { os, ..lock });
         }
     }
 
@@ -207,6 +213,17 @@ impl LockTable {
                 self.answer_about(step, to, reply, Some(who), target.as_ref());
             }
         }
+    }
+
+    /// Ends a grant that its client never heard of: as if it had not been, so that a retry is granted anew.
+    pub(super) fn take_back(&mut self, step: &mut Step, id: LockId, fence: Fence) {
+        let Some(lock) = self.state.locks.get(&id).filter(|lock| lock.fence == fence).cloned() else { return };
+        self.set(step, Record::Lock(id, None));
+        if lock.os != OsLock::None {
+            step.effects.push(Effect::DropOs { lock: id });
+        }
+        self.tell(step, EventKind::Released(EndReason::Released), &lock);
+        step.freed.push(lock.ask);
     }
 
     /// Ends somebody's lock, by its exact id and with a reason; the holder is told.

@@ -75,6 +75,7 @@ impl LockTable {
             Command::Lock { caller, ask, wait } => self.lock(now, &mut step, caller, ask, wait),
             Command::WaitFree { caller, ask, wait } => self.wait_free(now, &mut step, caller, ask, wait),
             Command::Unlock { caller, who, which } => self.unlock(now, &mut step, caller, who, which),
+            Command::TakeBack { id, fence } => self.take_back(&mut step, id, fence),
             Command::Renew { caller, who, which, ttl } => self.renew(now, &mut step, caller, who, which, ttl),
             Command::Check { caller, who, target, fence } => self.check(now, &mut step, caller, who, target, fence),
             Command::Break { caller, who, id, reason } => self.break_lock(now, &mut step, caller, who, id, reason),
@@ -230,11 +231,15 @@ impl LockTable {
     fn losses(&mut self, step: &mut Step, who: &Who, target: Option<&Target>) -> Vec<Ended> {
         let Some(untold) = self.state.untold_of_agent.get(&who.agent) else { return Vec::new() };
         let is_meant = |ended: &&Ended| {
-            let of_session = ended.ask.who.session.is_some() && ended.ask.who.session == who.session;
+            let guard = ended.ask.who.session.filter(|session| self.state.sessions.contains_key(session));
+            if guard.is_some() {
+                // Its session is there and believes that it holds: nobody else is told in its place.
+                return guard == who.session;
+            }
             let named = target.is_none_or(|target| {
                 target.scope.covers(&ended.ask.target.scope) || ended.ask.target.scope.covers(&target.scope)
             });
-            of_session || named
+            named
         };
         let lost: Vec<Ended> = untold.iter().map(|id| &self.state.ended[id]).filter(is_meant).cloned().collect();
         for ended in &lost {

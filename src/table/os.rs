@@ -66,7 +66,7 @@ impl LockTable {
                 let os = if answer == OsAnswer::Held { OsLock::Held } else { OsLock::None };
                 self.set(step, Record::Waiter(id, None));
                 let lock = self.grant(now, step, &waiter.ask, Some(lock), os);
-                let granted = Granted { lock, already_held: false, resumed: false };
+                let granted = Granted { lock, already_held: false, resumed: false, again: false };
                 self.answer_grant(step, caller, &waiter.ask, granted);
             }
             verdict => {

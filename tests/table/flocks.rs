@@ -260,3 +260,19 @@ fn while_grants_are_stopped_nothing_is_asked_of_the_system_and_afterwards_it_is(
     desk.answer(OsAnswer::Held);
     assert!(desk.granted(ada).is_some() && desk.granted(bob).is_none());
 }
+
+#[test]
+fn while_grants_are_stopped_a_contested_flock_is_left_alone_and_tried_again_later() {
+    let mut desk = Desk::new();
+    desk.ask("ada", Mode::Exclusive, Wait::Forever);
+    desk.answer(OsAnswer::Held);
+    desk.restart();
+    desk.answer(OsAnswer::Busy(foreigner()));
+    desk.table.pause("no disk".to_owned());
+    desk.pass(limits::OS_PAUSE_MAX);
+    assert_eq!(desk.wanted, []);
+    let step = desk.table.resume(desk.now);
+    desk.keep(step);
+    desk.pass(limits::OS_PAUSE_MAX);
+    assert_eq!(desk.wanted.len(), 1);
+}

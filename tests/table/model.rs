@@ -150,6 +150,7 @@ impl Naive {
             Command::Lock { caller, ask, wait } => self.lock(caller, ask, wait),
             Command::WaitFree { caller, ask, wait } => self.ask(caller, ask, wait, false),
             Command::Unlock { caller, who, which } => self.unlock(caller, who, which),
+            Command::TakeBack { id, fence } => self.locks.retain(|lock| lock.id != id || lock.fence != fence),
             Command::Renew { caller, who, which, ttl } => self.renew(caller, who, which, ttl),
             Command::Check { caller, who, target, fence } => self.check(caller, who, target, fence),
             Command::Break { caller, who, id, reason } => self.break_lock(caller, who, id, reason),
@@ -246,7 +247,7 @@ impl Naive {
         }
         let about = Some((&ask.who, Some(&ask.target)));
         if let Some(lock) = held {
-            let granted = Granted { lock, already_held: false, resumed: false };
+            let granted = Granted { lock, already_held: false, resumed: false, again: true };
             self.answer(caller, Reply::Granted(Box::new(granted)), about);
         } else if let Some(waiter) = waits {
             self.back_in_line(caller, waiter);
@@ -375,7 +376,7 @@ impl Naive {
             Chance::Clear => (self.grant(ask), false, false),
         };
         let lock = self.held(id).expect("it was just granted").clone();
-        self.answer(caller, Reply::Granted(Box::new(Granted { lock, already_held, resumed })), about);
+        self.answer(caller, Reply::Granted(Box::new(Granted { lock, already_held, resumed, again: false })), about);
     }
 
     fn grant(&mut self, ask: &Arc<Ask>) -> LockId {
@@ -712,6 +713,9 @@ impl Naive {
         if ttl.is_some_and(|ttl| ttl == 0 || ttl > limits::TTL_MAX) {
             return self.fail(caller, Fault::Invalid(String::new()));
         }
+        if self.paused {
+            return self.fail(caller, Fault::Unavailable(String::new()));
+        }
         let reply = match self.chosen(&who, &which) {
             Err(fault) => Reply::Failed(fault),
             Ok(locks) => {
@@ -724,6 +728,9 @@ impl Naive {
     }
 
     fn bind(&mut self, caller: Caller, who: Who, id: LockId, process: Process) {
+        if self.paused {
+            return self.fail(caller, Fault::Unavailable(String::new()));
+        }
         let reply = match self.chosen(&who, &Which::Id(id)) {
             Err(fault) => Reply::Failed(fault),
             Ok(locks) => {
@@ -806,8 +813,9 @@ impl Naive {
             let is_named = target.is_none_or(|target| {
                 target.scope.covers(&ended.ask.target.scope) || ended.ask.target.scope.covers(&target.scope)
             });
-            let is_of_session = who.session.is_some() && who.session == ended.ask.who.session;
-            if ended.untold && ended.ask.who.agent == who.agent && (is_named || is_of_session) {
+            let guard = self.sessions.iter().find(|session| Some(session.id) == ended.ask.who.session);
+            let is_meant = guard.map_or(is_named, |guard| who.session == Some(guard.id));
+            if ended.untold && ended.ask.who.agent == who.agent && is_meant {
                 lost.push(ended.clone());
                 ended.untold = false;
             }

@@ -876,8 +876,11 @@ fn a_guard_that_is_released_over_its_head_is_told() {
     let mut desk = Desk::new();
     desk.ask("ada#1", "x /f");
     assert_eq!(desk.unlock("ada", "/f"), "released 1");
-    assert_eq!(desk.told(), [EndReason::Released], "the agent is");
-    desk.ask("ada#1", "x /f");
+    assert_eq!(desk.told(), [], "who released it knows");
+    desk.status("ada");
+    assert_eq!(desk.told(), [], "nobody else is told in the session's place");
+    assert_eq!(desk.ask("ada#1", "x /f"), "granted");
+    assert_eq!(desk.told(), [EndReason::Released], "its session is, before its next success");
     desk.unlock("ada#1", "/f");
     assert_eq!(desk.told(), [], "its own release is no news");
 }
@@ -1106,4 +1109,17 @@ fn a_session_cannot_take_up_a_lock_whose_waiters_it_waits_for() {
     assert!(desk.ask("ada#2", "x /a").starts_with("deadlock"), "bo waits for ada, ada's session for bo");
     assert_eq!(desk.unlock("ada", "/a"), "released 1");
     assert_eq!(desk.news(), ["bo#1: granted"]);
+}
+
+#[test]
+fn a_grant_that_is_taken_back_has_never_been() {
+    let mut desk = Desk::new();
+    desk.request("r1").ask("ada", "x /f");
+    let lock = desk.granted();
+    assert_eq!(desk.wait("bo", "x /f"), "waits");
+    desk.run(Command::TakeBack { id: lock.id, fence: Fence(lock.fence.0 + 1) });
+    assert_eq!(desk.table.locks(), 1, "a later grant is not meant");
+    desk.run(Command::TakeBack { id: lock.id, fence: lock.fence });
+    assert_eq!(desk.news(), ["bo: granted"]);
+    assert_eq!(desk.request("r1").ask("ada", "x /f"), "held by bo", "its request id is as good as new");
 }
