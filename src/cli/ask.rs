@@ -2,7 +2,7 @@
 
 use super::args::{BreakArgs, CheckArgs, LockArgs, RenewArgs, StatusArgs, WaitArgs, Which, WhichArgs};
 use super::{Common, Exit, Failure, print};
-use crate::client::{Client, unexpected};
+use crate::client::{Connection, unexpected};
 use crate::limits;
 use crate::wire::{self, Answer, Body, Code, Mode, Op, Request};
 use serde::Serialize;
@@ -19,7 +19,7 @@ pub(super) fn mode(shared: bool) -> Mode {
 }
 
 /// Asks, prints what comes along with the answer, and gives the body.
-fn ask(common: &Common, client: &Client, request: Request) -> Result<Body, Failure> {
+fn ask(common: &Common, client: &Connection, request: Request) -> Result<Body, Failure> {
     let answer = client.call(request)?;
     if !common.json {
         print::notices(&answer);

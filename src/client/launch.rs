@@ -19,6 +19,17 @@ pub enum Launch {
     With(PathBuf),
 }
 
+/// The `flockd` to start: the one that lies beside this program, else the first in `$PATH`.
+pub(super) fn find_program() -> Option<PathBuf> {
+    let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.to_owned()));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_program = |file: &PathBuf| {
+        let is_file = file.metadata().is_ok_and(|about| about.is_file());
+        is_file && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok()
+    };
+    beside.into_iter().chain(std::env::split_paths(&path)).map(|dir| dir.join("flockd")).find(is_program)
+}
+
 /// A greeted connection.
 pub(super) struct Greeted {
     pub(super) lines: BufReader<UnixStream>,
