@@ -20,7 +20,7 @@ pub(super) enum Verdict {
 
 impl LockTable {
     pub(super) fn lock(&mut self, now: Now, step: &mut Step, caller: Caller, ask: Arc<Ask>, wait: Wait) {
-        if let Err(fault) = self.is_sound(&ask) {
+        if let Err(fault) = self.is_known(caller, &ask).and_then(|()| self.is_sound(&ask)) {
             return self.fail(step, caller, fault);
         }
         let again = ask.request.clone().and_then(|id| self.state.requests.get(&(ask.who.agent.clone(), id)));
@@ -31,13 +31,29 @@ impl LockTable {
     }
 
     pub(super) fn wait_free(&mut self, now: Now, step: &mut Step, caller: Caller, ask: Arc<Ask>, wait: Wait) {
+        if let Err(fault) = self.is_known(caller, &ask) {
+            return self.fail(step, caller, fault);
+        }
         self.ask(now, step, Waiting { caller, ask, wait, takes: false });
     }
 
-    /// What no request may be.
+    /// Whether it is clear who asks and where the answer goes.
+    fn is_known(&self, caller: Caller, ask: &Ask) -> Result<(), Fault> {
+        if ask.who.session.is_some_and(|id| !self.state.sessions.contains_key(&id)) {
+            return Err(Fault::UnknownSession);
+        }
+        if self.state.waits_of_caller.contains_key(&caller) {
+            return Err(Fault::Invalid(
+                "a request with this number is already waiting on this connection; give each a number of its own"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// What no request for a lock may be.
     fn is_sound(&self, ask: &Ask) -> Result<(), Fault> {
         match ask.who.session {
-            Some(id) if !self.state.sessions.contains_key(&id) => Err(Fault::UnknownSession),
             None if ask.lease.ttl == 0 => Err(Fault::Invalid(
                 "a lock without a session needs a ttl above 0: nothing else would keep it".to_owned(),
             )),
@@ -85,19 +101,31 @@ impl LockTable {
         if let Some(mine) = self.already_held(ask) {
             return Verdict::Mine(mine);
         }
-        if let Some(detached) = self.own_detached(ask) {
-            // It is held, so nobody can be before us in line for it; only a fellow session's guard can be in the way.
-            return if self.is_held_against(ask) { Verdict::Blocked } else { Verdict::Resume(detached) };
+        if let Some(detached) = self.own_detached(ask)
+            && self.may_come_back(ask, &self.state.locks[&detached].ask)
+        {
+            return Verdict::Resume(detached);
         }
         // A weaker lock of one's own on the same scope is to be released first: nothing is granted beside it.
-        if self.is_held_against(ask) || self.has_earlier(ask, at) || self.own_obstacle(ask).is_some() {
+        if self.is_held_against(&ask.who, &ask.target, ask.mode)
+            || self.has_earlier(ask, at)
+            || self.own_obstacle(ask).is_some()
+        {
             return Verdict::Blocked;
         }
         Verdict::Clear
     }
 
+    /// A detached lock is held already, so nobody can be before its agent in line for it; only guards of fellow sessions
+    /// can be in the way. It comes back in the mode and under the name that it has: the mode may be stronger than the
+    /// one asked for, and what overlaps the one name of a file need not overlap the other.
+    fn may_come_back(&self, ask: &Ask, detached: &Ask) -> bool {
+        !self.is_held_against(&ask.who, &ask.target, detached.mode)
+            && !self.is_held_against(&ask.who, &detached.target, detached.mode)
+    }
+
     /// A one-shot's request for what its agent holds is answered by that lock. A session's is not: it wants a guard.
-    fn already_held(&self, ask: &Ask) -> Option<LockId> {
+    pub(super) fn already_held(&self, ask: &Ask) -> Option<LockId> {
         match ask.who.session {
             None => self.own_covering(&ask.who.agent, &ask.target, ask.mode).first().copied(),
             Some(_) => None,
@@ -146,6 +174,8 @@ impl LockTable {
         }
         self.put_lock(step, lock.clone());
         self.tell(step, EventKind::Acquired { resumed: false }, &lock);
+        // It may answer requests of the same agent that still wait.
+        step.eased.push(ask.who.agent.clone());
         lock
     }
 
@@ -211,16 +241,14 @@ impl LockTable {
         match self.verdict(&ask, id) {
             Verdict::Blocked => {
                 if let Some(cycle) = self.cycle(&ask, id) {
-                    self.set(step, Record::Waiter(id, None));
+                    self.take_out(step, id);
                     self.refuse_for(step, caller, &ask, id, RefusedFor::Deadlock(cycle));
-                    self.serve(now, step, &ask.target);
                 }
             }
             _ if self.paused.is_some() => {}
             verdict => {
-                self.set(step, Record::Waiter(id, None));
+                self.take_out(step, id);
                 self.settle(now, step, caller, &ask, true, verdict);
-                self.serve(now, step, &ask.target);
             }
         }
     }
@@ -300,14 +328,15 @@ impl LockTable {
         }
     }
 
-    /// The lock belongs to a process from now on, whatever becomes of the session that asked for it.
+    /// The lock belongs to a process from now on, whatever becomes of the session that asked for it. Whose guard it is
+    /// stays as it was, or two sessions of one agent could come to hold what excludes each other.
     pub(super) fn bind(&mut self, step: &mut Step, caller: Caller, who: Who, id: LockId, process: Process) {
         let which = Which::Id(id);
         match self.chosen(&who, &which) {
             Err(fault) => self.answer_which(step, caller, Reply::Failed(fault), &who, &which),
             Ok(_) => {
                 let old = self.state.locks[&id].clone();
-                let ask = with_session(&old.ask, who.session);
+                let ask = with_session(&old.ask, old.keeper());
                 let lock = Lock { ask, custody: Custody::Process(process), expires: None, ..old };
                 self.put_lock(step, lock);
                 self.answer_which(step, caller, Reply::Bound(id), &who, &which);

@@ -7,14 +7,14 @@ use crate::model::*;
 use std::sync::Arc;
 
 impl LockTable {
-    /// Ends a lock and serves those who waited for it.
+    /// Ends a lock. Those who wait for it are served when all that ends with it has ended.
     fn end(&mut self, now: Now, step: &mut Step, id: LockId, why: EndReason, untold: bool) -> Ended {
         let lock = self.state.locks[&id].clone();
         let ended = Ended { id, ask: lock.ask.clone(), fence: lock.fence, why: why.clone(), at: now, untold };
         self.set(step, Record::Lock(id, None));
         self.remember(step, ended.clone());
         self.tell(step, EventKind::Released(why), &lock);
-        self.serve(now, step, &lock.ask.target);
+        step.freed.push(lock.ask);
         ended
     }
 
@@ -54,7 +54,7 @@ impl LockTable {
         self.put_lock(step, lock.clone());
         self.tell(step, EventKind::Detached, &lock);
         // A fellow session may take it up now.
-        self.serve(now, step, &lock.ask.target);
+        step.freed.push(lock.ask);
     }
 
     // ── Sessions and processes ──────────────────────────────────────────────────────────────────────────────────────
@@ -101,19 +101,14 @@ impl LockTable {
             return;
         }
         let waits = self.state.waits_of_session.get(&id).into_iter().flatten().copied().collect::<Vec<_>>();
-        let mut freed = Vec::new();
         for waiter in waits {
-            freed.push(self.state.waiters[&waiter].ask.target.clone());
-            self.set(step, Record::Waiter(waiter, None));
+            self.take_out(step, waiter);
         }
         let locks = self.state.locks_of_session.get(&id).into_iter().flatten().copied().collect::<Vec<_>>();
         for lock in locks {
             self.let_go(now, step, lock, &why);
         }
         self.set(step, Record::Session(id, None));
-        for target in freed {
-            self.serve(now, step, &target);
-        }
     }
 
     pub(super) fn process_gone(&mut self, now: Now, step: &mut Step, process: Process) {

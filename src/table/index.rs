@@ -4,6 +4,11 @@
 //! below it. A directory that is mounted twice, or a file with two names, has two nodes with one identity: wherever
 //! the walk reaches one of them, it goes on from all of them. So a look-up costs the depth of the path and not the
 //! number of locks elsewhere.
+//!
+//! A node stands for a name with one identity, or without one: a file that was replaced, or that came to exist, while
+//! somebody waited has a node for each. The walk takes all of a name. So what overlaps is a question of two targets
+//! alone, the same from either side and whatever else was asked in between; nodes that learned identities from later
+//! requests would see what those that came before them do not, and a release could miss a waiter.
 
 use crate::model::{LockId, Mode, WaiterId};
 use crate::scope::{FileId, Scope, Target};
@@ -89,9 +94,10 @@ impl Slot {
         exclusive.chain(shared.into_iter().flat_map(move |line| line.range(..before))).copied()
     }
 
-    /// All waiting requests here whose mode excludes `mode`, exclusive ones first.
-    pub(super) fn queued_for(&self, mode: Mode) -> impl Iterator<Item = WaiterId> + '_ {
-        self.queued_against(mode, WaiterId(u64::MAX))
+    /// The queues here whose mode excludes `mode`, each by arrival.
+    pub(super) fn queues_for(&self, mode: Mode) -> impl Iterator<Item = impl Iterator<Item = WaiterId> + '_> + '_ {
+        let shared = if mode == Mode::Exclusive { Some(&self.queued_shared) } else { None };
+        std::iter::once(&self.queued_exclusive).chain(shared).map(|line| line.iter().copied())
     }
 
     fn has_waiters(&self) -> bool {
@@ -114,8 +120,9 @@ pub(super) struct SlotId {
 struct Node {
     parent: NodeId,
     name: Box<[u8]>,
-    children: HashMap<Box<[u8]>, NodeId>,
-    /// The identity that the path had when it was last asked for.
+    /// By name, one for each identity that it was asked for with; nearly always one.
+    children: HashMap<Box<[u8]>, Vec<NodeId>>,
+    /// The identity that the path had when it was asked for. Only the root learns it later, and keeps it.
     id: Option<FileId>,
     file: Slot,
     tree: Slot,
@@ -166,14 +173,13 @@ impl Index {
     fn enter(&mut self, target: &Target) -> &mut Slot {
         let mut node = root(&target.scope);
         self.nodes[node].entries += 1;
-        self.set_id(node, target.ids.first());
+        if self.nodes[node].id.is_none() {
+            self.set_id(node, target.ids.first());
+        }
         for (depth, name) in names(&target.scope).enumerate() {
-            node = match self.nodes[node].children.get(name) {
-                Some(&child) => child,
-                None => self.add_child(node, name),
-            };
+            let id = target.ids.get(depth + 1);
+            node = self.child(node, name, id).unwrap_or_else(|| self.add_child(node, name, id));
             self.nodes[node].entries += 1;
-            self.set_id(node, target.ids.get(depth + 1));
         }
         self.slot_mut(node, &target.scope)
     }
@@ -181,8 +187,9 @@ impl Index {
     /// Takes an entry out of the slot of a target and removes the nodes that are empty then.
     fn leave(&mut self, target: &Target, take_out: impl FnOnce(&mut Slot) -> bool) {
         let mut node = root(&target.scope);
-        for name in names(&target.scope) {
-            node = self.nodes[node].children[name];
+        for (depth, name) in names(&target.scope).enumerate() {
+            let child = self.child(node, name, target.ids.get(depth + 1));
+            node = child.expect("the way to an entry is in the index");
         }
         let was_there = take_out(self.slot_mut(node, &target.scope));
         assert!(was_there, "an entry on {} was not in the index", target.scope);
@@ -204,7 +211,12 @@ impl Index {
         if matches!(scope, Scope::Subtree(_)) { &mut node.tree } else { &mut node.file }
     }
 
-    fn add_child(&mut self, parent: NodeId, name: &[u8]) -> NodeId {
+    fn child(&self, parent: NodeId, name: &[u8], id: Option<&FileId>) -> Option<NodeId> {
+        let namesakes = self.nodes[parent].children.get(name)?;
+        namesakes.iter().copied().find(|&child| self.nodes[child].id.as_ref() == id)
+    }
+
+    fn add_child(&mut self, parent: NodeId, name: &[u8], id: Option<&FileId>) -> NodeId {
         let node = Node { parent, name: name.into(), ..Node::default() };
         let child = match self.free.pop() {
             Some(free) => {
@@ -216,7 +228,8 @@ impl Index {
                 self.nodes.len() - 1
             }
         };
-        self.nodes[parent].children.insert(name.into(), child);
+        self.nodes[parent].children.entry(name.into()).or_default().push(child);
+        self.set_id(child, id);
         child
     }
 
@@ -224,14 +237,16 @@ impl Index {
         assert!(self.nodes[node].file.is_empty() && self.nodes[node].tree.is_empty());
         self.forget_id(node);
         let Node { parent, name, .. } = std::mem::take(&mut self.nodes[node]);
-        self.nodes[parent].children.remove(&name);
+        let namesakes = self.nodes[parent].children.get_mut(&name).expect("a node is a child of its parent");
+        namesakes.retain(|&other| other != node);
+        if namesakes.is_empty() {
+            self.nodes[parent].children.remove(&name);
+        }
         self.free.push(node);
     }
 
     fn set_id(&mut self, node: NodeId, id: Option<&FileId>) {
-        let Some(&id) = id else { return };
-        if self.nodes[node].id != Some(id) {
-            self.forget_id(node);
+        if let Some(&id) = id {
             self.nodes[node].id = Some(id);
             self.by_id.entry(id).or_default().push(node);
         }
@@ -293,8 +308,7 @@ impl Index {
         f: &mut F,
         at_end: impl Fn(&Index, NodeId, &mut F) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
-        let mut nodes = vec![root(&target.scope)];
-        self.add_namesakes(&mut nodes, target.ids.first());
+        let mut nodes = self.roots_of(target);
         for (depth, name) in names(&target.scope).enumerate() {
             for &node in &nodes {
                 self.offer(node, true, f)?;
@@ -305,20 +319,25 @@ impl Index {
     }
 
     fn nodes_of(&self, target: &Target) -> Vec<NodeId> {
-        let mut nodes = vec![root(&target.scope)];
-        self.add_namesakes(&mut nodes, target.ids.first());
+        let mut nodes = self.roots_of(target);
         for (depth, name) in names(&target.scope).enumerate() {
             self.step_down(&mut nodes, name, target.ids.get(depth + 1));
         }
         nodes
     }
 
+    /// Where the walk to a target begins: at the root, and wherever that is mounted a second time.
+    fn roots_of(&self, target: &Target) -> Vec<NodeId> {
+        let root = root(&target.scope);
+        let mut nodes = vec![root];
+        self.add_namesakes(&mut nodes, self.nodes[root].id.as_ref().or(target.ids.first()));
+        nodes
+    }
+
     /// From the nodes of a directory to those of one of its entries.
     fn step_down(&self, nodes: &mut Vec<NodeId>, name: &[u8], id: Option<&FileId>) {
         for node in std::mem::take(nodes) {
-            if let Some(&child) = self.nodes[node].children.get(name) {
-                nodes.push(child);
-            }
+            nodes.extend(self.nodes[node].children.get(name).into_iter().flatten());
         }
         self.add_namesakes(nodes, id);
     }
@@ -344,7 +363,7 @@ impl Index {
     }
 
     fn below<B>(&self, node: NodeId, f: &mut impl FnMut(SlotId, &Slot) -> ControlFlow<B>) -> ControlFlow<B> {
-        for &child in self.nodes[node].children.values() {
+        for &child in self.nodes[node].children.values().flatten() {
             self.offer(child, true, f)?;
             self.offer(child, false, f)?;
             self.below(child, f)?;

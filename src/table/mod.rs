@@ -79,10 +79,11 @@ impl LockTable {
             Command::Status { caller, who, target } => self.status(&mut step, caller, who, target),
             Command::Bind { caller, who, id, process } => self.bind(&mut step, caller, who, id, process),
             Command::ProcessGone(process) => self.process_gone(now, &mut step, process),
-            Command::CallerGone { conn } => self.caller_gone(now, &mut step, conn),
-            Command::Cancel { caller, waiting } => self.cancel(now, &mut step, caller, waiting),
+            Command::CallerGone { conn } => self.caller_gone(&mut step, conn),
+            Command::Cancel { caller, waiting } => self.cancel(&mut step, caller, waiting),
             Command::Tick => {}
         }
+        self.serve(now, &mut step);
         self.reserve(&mut step);
         step
     }
@@ -107,9 +108,10 @@ impl LockTable {
         self.paused = Some(why);
     }
 
-    /// Lets grants go on and serves everybody who could have been served meanwhile.
+    /// Lets grants go on and serves everybody who could have been served meanwhile and still waits.
     pub fn resume(&mut self, now: Now) -> Step {
         let mut step = Step { wall: now.wall, ..Step::default() };
+        self.expire(now, &mut step);
         self.paused = None;
         self.serve_all(now, &mut step);
         self.reserve(&mut step);
@@ -193,10 +195,11 @@ impl LockTable {
             }
             match timer {
                 Timer::Lease(id) => self.lease_ran_out(now, step, id),
-                Timer::Waiter(id) => self.waited_enough(now, step, id),
+                Timer::Waiter(id) => self.waited_enough(step, id),
                 Timer::Session(id) => self.end_session(now, step, id, EndReason::Silent),
                 Timer::Ended(id) => self.set(step, Record::Ended(id, None)),
             }
+            self.serve(now, step);
             assert_ne!(self.state.timers.first(), Some(&(due, timer)), "what was due is done");
         }
     }
@@ -238,22 +241,23 @@ impl LockTable {
         lost
     }
 
-    /// One waiting request for each of the agent's locks that is in somebody's way. Guards hear of it by events.
+    /// The first waiting request behind each of the agent's locks, if any. Guards hear of it by events.
     fn wanted(&self, who: &Who) -> Vec<Waiter> {
-        if who.session.is_some() {
+        if who.session.is_some() || self.state.waiters.is_empty() {
             return Vec::new();
         }
         let mut wanted: Vec<WaiterId> = Vec::new();
         let ids = self.state.locks_of_agent.get(&who.agent).into_iter().flatten().take(limits::WANTED_LOOKED_AT);
         for lock in ids.map(|id| &self.state.locks[id]) {
-            let first = self.state.index.overlapping(&lock.ask.target, &mut |_, slot| {
-                let mut queued = slot.queued_for(lock.ask.mode).map(|id| &self.state.waiters[&id]);
-                match queued.find(|waiter| self.stands_in_the_way(&waiter.ask.who, lock)) {
-                    Some(waiter) => ControlFlow::Break(waiter.id),
-                    None => ControlFlow::Continue(()),
+            let mut first: Option<WaiterId> = None;
+            let _ = self.state.index.overlapping::<()>(&lock.ask.target, &mut |_, slot| {
+                for mut line in slot.queues_for(lock.ask.mode) {
+                    let found = line.find(|id| self.stands_in_the_way(&self.state.waiters[id].ask.who, lock));
+                    first = [first, found].into_iter().flatten().min();
                 }
+                ControlFlow::Continue(())
             });
-            wanted.extend(first.break_value());
+            wanted.extend(first);
         }
         wanted.sort_unstable();
         wanted.dedup();

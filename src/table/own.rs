@@ -77,14 +77,14 @@ impl LockTable {
             let lock = &self.state.locks[id];
             lock.ask.mode < ask.mode && kin(who, &who.agent, lock.keeper()) == Kin::Own
         });
-        let itself = self.state.index.overlapping(&ask.target, &mut |_, slot| {
-            let mut locks = slot.holders_against(ask.mode).map(|id| &self.state.locks[&id]);
-            match locks.find(|lock| kin(who, &lock.ask.who.agent, lock.keeper()) == Kin::Itself) {
-                Some(lock) => ControlFlow::Break(lock.id),
-                None => ControlFlow::Continue(()),
-            }
+        let mut itself = Vec::new();
+        let _ = self.state.index.overlapping::<()>(&ask.target, &mut |_, slot| {
+            let locks = slot.holders_against(ask.mode).map(|id| &self.state.locks[&id]);
+            let of_session = |lock: &&Lock| kin(who, &lock.ask.who.agent, lock.keeper()) == Kin::Itself;
+            itself.extend(locks.filter(of_session).map(|lock| lock.id));
+            ControlFlow::Continue(())
         });
-        itself.break_value().or(weaker.first().copied())
+        itself.into_iter().min().or(weaker.first().copied())
     }
 
     /// The detached lock that a session's request takes up again: its agent's, on the same scope, no weaker.

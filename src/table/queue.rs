@@ -9,7 +9,7 @@ use super::{LockTable, Step};
 use crate::model::*;
 use crate::scope::Target;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::ops::{Bound, ControlFlow};
 
 const LINES: [Line; 3] = [Line::Shared, Line::Exclusive, Line::Watching];
@@ -22,12 +22,21 @@ enum Barrier {
     ForAll,
 }
 
+/// Where a request that may be served now was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    /// In this queue; the next one there follows it.
+    Queue(SlotId, Line),
+    /// By itself.
+    Anywhere,
+}
+
 impl LockTable {
     /// Whether a holder is in the way.
-    pub(super) fn is_held_against(&self, ask: &Ask) -> bool {
-        let found = self.state.index.overlapping(&ask.target, &mut |_, slot| {
-            let mut locks = slot.holders_against(ask.mode).map(|id| &self.state.locks[&id]);
-            if locks.any(|lock| self.stands_in_the_way(&ask.who, lock)) {
+    pub(super) fn is_held_against(&self, who: &Who, target: &Target, mode: Mode) -> bool {
+        let found = self.state.index.overlapping(target, &mut |_, slot| {
+            let mut locks = slot.holders_against(mode).map(|id| &self.state.locks[&id]);
+            if locks.any(|lock| self.stands_in_the_way(who, lock)) {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
@@ -61,46 +70,88 @@ impl LockTable {
         ids
     }
 
-    /// Serves whoever can be served now that something on `target` ended. Grants open no door for others, so one pass
-    /// in the order of arrival is enough.
-    pub(super) fn serve(&mut self, now: Now, step: &mut Step, target: &Target) {
+    /// Serves whoever can be served now that everything a command ends has ended: served in between, a request could
+    /// be granted whose client is just going.
+    pub(super) fn serve(&mut self, now: Now, step: &mut Step) {
         if self.paused.is_some() {
+            step.freed.clear();
+            step.eased.clear();
             return;
         }
-        let slots = self.state.index.queues_overlapping(target);
-        let mut barriers: HashMap<SlotId, Barrier> = HashMap::new();
-        let mut next = BinaryHeap::new();
-        for &slot in &slots {
-            for line in LINES {
-                next.extend(self.next_in(slot, line, None).map(|id| Reverse((id, slot, line))));
-            }
-        }
-        while let Some(Reverse((id, slot, line))) = next.pop() {
-            let waiter = &self.state.waiters[&id];
-            let passes = match barriers.get(&slot) {
-                None => true,
-                Some(Barrier::ForOthersThan(agent)) => waiter.ask.who.agent == *agent,
-                Some(Barrier::ForAll) => continue,
-            };
-            let stays = if passes { !self.serve_one(now, step, id) } else { true };
-            if stays && line == Line::Exclusive {
-                let agent = self.state.waiters[&id].ask.who.agent.clone();
-                let barrier = match barriers.remove(&slot) {
-                    Some(Barrier::ForOthersThan(other)) if other != agent => Barrier::ForAll,
-                    _ => Barrier::ForOthersThan(agent),
-                };
-                barriers.insert(slot, barrier);
-            }
-            next.extend(self.next_in(slot, line, Some(id)).map(|id| Reverse((id, slot, line))));
-        }
+        self.serve_in_order(now, step, BinaryHeap::new());
     }
 
     /// Serves everybody who can be served, after grants had stopped.
     pub(super) fn serve_all(&mut self, now: Now, step: &mut Step) {
-        let ids: Vec<WaiterId> = self.state.waiters.keys().copied().collect();
-        for id in ids {
-            self.serve_one(now, step, id);
+        let next = self.state.waiters.keys().map(|&id| Reverse((id, Place::Anywhere))).collect();
+        self.serve_in_order(now, step, next);
+    }
+
+    /// Serves by order of arrival: those in `next`, those behind what was freed, and those whom a lock of their own
+    /// agent may answer now. A grant opens no other door.
+    fn serve_in_order(&mut self, now: Now, step: &mut Step, mut next: BinaryHeap<Reverse<(WaiterId, Place)>>) {
+        let mut barriers: HashMap<SlotId, Barrier> = HashMap::new();
+        loop {
+            step.eased.extend(step.freed.iter().map(|ask| ask.who.agent.clone()));
+            let freed = std::mem::take(&mut step.freed);
+            let slots: BTreeSet<SlotId> =
+                freed.iter().flat_map(|ask| self.state.index.queues_overlapping(&ask.target)).collect();
+            for slot in slots {
+                barriers.remove(&slot);
+                for line in LINES {
+                    next.extend(self.next_in(slot, line, None).map(|id| Reverse((id, Place::Queue(slot, line)))));
+                }
+            }
+            for agent in step.eased.drain(..) {
+                let own = self.state.waits_of_agent.get(&agent).into_iter().flatten();
+                next.extend(own.filter(|id| self.own_answers(**id)).map(|&id| Reverse((id, Place::Anywhere))));
+            }
+            let Some(Reverse((id, place))) = next.pop() else { return };
+            let still_waits = self.state.waiters.contains_key(&id);
+            match place {
+                Place::Anywhere if still_waits => drop(self.serve_one(now, step, id)),
+                Place::Anywhere => {}
+                Place::Queue(slot, line) => {
+                    if !still_waits || self.serve_in_queue(now, step, id, slot, line, &mut barriers) {
+                        let after = self.next_in(slot, line, Some(id));
+                        next.extend(after.map(|id| Reverse((id, Place::Queue(slot, line)))));
+                    }
+                }
+            }
         }
+    }
+
+    /// Serves one request of a slot if it can be; answers whether those behind it are worth a look.
+    fn serve_in_queue(
+        &mut self,
+        now: Now,
+        step: &mut Step,
+        id: WaiterId,
+        slot: SlotId,
+        line: Line,
+        barriers: &mut HashMap<SlotId, Barrier>,
+    ) -> bool {
+        let agent = self.state.waiters[&id].ask.who.agent.clone();
+        let passes = match barriers.get(&slot) {
+            None => true,
+            Some(Barrier::ForOthersThan(other)) => agent == *other,
+            Some(Barrier::ForAll) => return false,
+        };
+        let is_served = passes && self.serve_one(now, step, id);
+        if !is_served && line == Line::Exclusive {
+            let barrier = match barriers.remove(&slot) {
+                Some(Barrier::ForOthersThan(other)) if other != agent => Barrier::ForAll,
+                _ => Barrier::ForOthersThan(agent),
+            };
+            barriers.insert(slot, barrier);
+        }
+        true
+    }
+
+    /// Whether a lock of its own agent may answer a waiting request: that one need not wait for its turn.
+    fn own_answers(&self, id: WaiterId) -> bool {
+        let ask = &self.state.waiters[&id].ask;
+        self.already_held(ask).is_some() || self.own_detached(ask).is_some()
     }
 
     fn next_in(&self, slot: SlotId, line: Line, after: Option<WaiterId>) -> Option<WaiterId> {
@@ -118,6 +169,10 @@ impl LockTable {
             Verdict::Blocked => false,
             verdict => {
                 self.set(step, Record::Waiter(id, None));
+                // What it waited for may not be all under the name of the lock that answers it.
+                if matches!(verdict, Verdict::Mine(_) | Verdict::Resume(_)) {
+                    step.freed.push(ask.clone());
+                }
                 self.settle(now, step, caller, &ask, takes, verdict);
                 true
             }
@@ -125,39 +180,34 @@ impl LockTable {
     }
 
     /// A request has waited long enough, or its client stayed away too long.
-    pub(super) fn waited_enough(&mut self, now: Now, step: &mut Step, id: WaiterId) {
+    pub(super) fn waited_enough(&mut self, step: &mut Step, id: WaiterId) {
         let waiter = self.state.waiters[&id].clone();
-        self.set(step, Record::Waiter(id, None));
+        self.take_out(step, id);
         if let Some(caller) = waiter.caller {
             self.refuse_for(step, caller, &waiter.ask, id, RefusedFor::Timeout);
         }
-        self.serve(now, step, &waiter.ask.target);
     }
 
     /// Takes a request out of the queue: nothing of it stays behind.
-    pub(super) fn withdraw(&mut self, now: Now, step: &mut Step, id: WaiterId) {
-        let target = self.state.waiters[&id].ask.target.clone();
+    pub(super) fn take_out(&mut self, step: &mut Step, id: WaiterId) {
+        step.freed.push(self.state.waiters[&id].ask.clone());
         self.set(step, Record::Waiter(id, None));
-        self.serve(now, step, &target);
     }
 
-    pub(super) fn cancel(&mut self, now: Now, step: &mut Step, caller: Caller, waiting: Caller) {
+    pub(super) fn cancel(&mut self, step: &mut Step, caller: Caller, waiting: Caller) {
         let waiter = self.state.waits_of_caller.get(&waiting).copied();
         if let Some(id) = waiter {
-            self.withdraw(now, step, id);
+            self.take_out(step, id);
             self.answer(step, waiting, Reply::Cancelled(true));
         }
         self.answer(step, caller, Reply::Cancelled(waiter.is_some()));
     }
 
-    pub(super) fn caller_gone(&mut self, now: Now, step: &mut Step, conn: u64) {
+    pub(super) fn caller_gone(&mut self, step: &mut Step, conn: u64) {
         let all = Caller { conn, id: 0 }..=Caller { conn, id: u64::MAX };
         let ids: Vec<WaiterId> = self.state.waits_of_caller.range(all).map(|(_, id)| *id).collect();
         for id in ids {
-            // An earlier withdrawal may have served this one meanwhile; its lock ends with its session or lease.
-            if self.state.waiters.contains_key(&id) {
-                self.withdraw(now, step, id);
-            }
+            self.take_out(step, id);
         }
     }
 }

@@ -186,7 +186,8 @@ impl State {
         if let Some(due) = due_of_waiter(waiter) {
             self.timers.insert((due, Timer::Waiter(waiter.id)));
         }
-        if let Some(request) = &waiter.ask.request {
+        // One that takes nothing is no request that could be retried.
+        if let Some(request) = waiter.ask.request.as_ref().filter(|_| waiter.takes) {
             self.requests.insert((who.agent.clone(), request.clone()), Fate::Waiting(waiter.id));
         }
     }

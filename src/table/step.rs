@@ -1,6 +1,7 @@
 //! What a command leads to, as data: records to write, then answers to send. Nothing here is done yet.
 
-use crate::model::{Answer, Caller, Record, Wall};
+use crate::model::{Agent, Answer, Ask, Caller, Record, Wall};
+use std::sync::Arc;
 
 /// An answer that may be sent once the records of its step are written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,4 +25,8 @@ pub struct Step {
     pub(super) undo: Vec<Record>,
     /// The wall clock that events of this step carry.
     pub(super) wall: Wall,
+    /// What ended or went out of the queue and has not been followed up: who waited for it is to be served.
+    pub(super) freed: Vec<Arc<Ask>>,
+    /// Agents with a new lock that may answer waiting requests of their own.
+    pub(super) eased: Vec<Agent>,
 }

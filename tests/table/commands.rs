@@ -1,0 +1,954 @@
+//! The same random commands, crashes and restarts through the table and the naive model, and an auditor after each.
+
+use crate::model::{Naive, is_in_the_way};
+use crate::{scaled, seed};
+use flockd::limits::{self, MINUTE, SECOND};
+use flockd::model::*;
+use flockd::scope::{FileId, Scope, Target};
+use flockd::table::{LockTable, Outgoing, Step};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const CASES: usize = 1_000;
+const COMMANDS: usize = 300;
+/// A few more are drawn: each may be left out, which is how a failing case becomes a short one.
+const DRAWN: usize = 310;
+
+#[test]
+fn a_hundred_thousand_random_commands_end_as_in_the_naive_model() {
+    let (seed, cases) = (seed(), scaled(CASES));
+    eprintln!("{cases} cases of {COMMANDS} commands, FLOCKD_SEED={seed}");
+    let config =
+        Config { cases: cases as u32, failure_persistence: None, max_shrink_time: 120_000, ..Config::default() };
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+    let done = std::cell::Cell::new(0);
+    let seen = RefCell::new(BTreeMap::new());
+    let outcome = runner.run(&case(), |case| {
+        let mut world = World::new(case.weights, case.crowd);
+        for raw in case.commands.iter().flatten() {
+            world.turn(raw).map_err(|wrong| TestCaseError::fail(format!("{wrong}\n\n{}", world.story())))?;
+        }
+        for (outcome, count) in &world.seen {
+            *seen.borrow_mut().entry(*outcome).or_insert(0) += count;
+        }
+        done.set(done.get() + case.commands.iter().flatten().count());
+        Ok(())
+    });
+    match outcome {
+        Ok(()) => {
+            eprintln!("{} commands, with these outcomes: {:?}", done.get(), seen.borrow());
+            assert!(done.get() >= cases * COMMANDS, "only {} commands were run", done.get());
+            let missing = |outcome: &&&str| seen.borrow().get(**outcome).is_none_or(|count| *count == 0);
+            let missing: Vec<_> = OUTCOMES.iter().filter(missing).collect();
+            assert!(cases < CASES || missing.is_empty(), "never seen: {missing:?}");
+        }
+        Err(TestError::Fail(why, _)) => panic!("with FLOCKD_SEED={seed}: {why}"),
+        Err(other) => panic!("with FLOCKD_SEED={seed}: {other}"),
+    }
+}
+
+/// Every outcome that a full run must have met, or it proves less than it says.
+const OUTCOMES: [&str; 27] = [
+    "granted",
+    "granted later",
+    "already held",
+    "already held later",
+    "resumed",
+    "resumed later",
+    "free",
+    "free later",
+    "held",
+    "own lock",
+    "timeout",
+    "deadlock",
+    "released",
+    "renewed",
+    "may write",
+    "may not write",
+    "broken",
+    "bound",
+    "cancelled",
+    "not found",
+    "not holder",
+    "lost",
+    "invalid",
+    "unknown session",
+    "unavailable",
+    "loss told",
+    "waiter told",
+];
+
+/// Which outcome an answer is; `later` if it goes to another caller than the command's.
+fn outcome(reply: &Reply, later: bool) -> &'static str {
+    match reply {
+        Reply::Granted(granted) if granted.already_held => {
+            if later {
+                "already held later"
+            } else {
+                "already held"
+            }
+        }
+        Reply::Granted(granted) if granted.resumed => {
+            if later {
+                "resumed later"
+            } else {
+                "resumed"
+            }
+        }
+        Reply::Granted(_) => {
+            if later {
+                "granted later"
+            } else {
+                "granted"
+            }
+        }
+        Reply::Free => {
+            if later {
+                "free later"
+            } else {
+                "free"
+            }
+        }
+        Reply::Refused(refused) => match refused.why {
+            RefusedFor::Held => "held",
+            RefusedFor::OwnLock => "own lock",
+            RefusedFor::Timeout => "timeout",
+            RefusedFor::Deadlock(_) => "deadlock",
+        },
+        Reply::Released(_) => "released",
+        Reply::Renewed(_) => "renewed",
+        Reply::Checked(Ok(_)) => "may write",
+        Reply::Checked(Err(_)) => "may not write",
+        Reply::Broken(_) => "broken",
+        Reply::Bound(_) => "bound",
+        Reply::Cancelled(_) => "cancelled",
+        Reply::SessionOpen(_) => "session open",
+        Reply::Status { .. } => "status",
+        Reply::Failed(fault) => match fault {
+            Fault::NotFound => "not found",
+            Fault::NotHolder(_) => "not holder",
+            Fault::Lost(..) => "lost",
+            Fault::Invalid(_) => "invalid",
+            Fault::UnknownSession => "unknown session",
+            Fault::Unavailable(_) => "unavailable",
+            Fault::TooMany(_) => "too many",
+            Fault::Denied(_) => "denied",
+        },
+    }
+}
+
+// ── What is drawn ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// What can happen in a turn. Each case draws how often, so that some are about one thing and some about another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    LockOnce,
+    LockInSession,
+    AskAgain,
+    WaitFree,
+    UnlockId,
+    UnlockScope,
+    UnlockAll,
+    Renew,
+    Check,
+    Break,
+    Status,
+    Bind,
+    ProcessGone,
+    CallerGone,
+    Cancel,
+    OpenSession,
+    EndSession,
+    ReturnSession,
+    Time,
+    LongTime,
+    Restart,
+    Reboot,
+    JournalFails,
+    Resume,
+}
+
+use Kind::*;
+
+/// The kinds and how often each is drawn at most.
+const KINDS: [(Kind, u32); 24] = [
+    (LockOnce, 30),
+    (LockInSession, 40),
+    (AskAgain, 8),
+    (WaitFree, 4),
+    (UnlockId, 20),
+    (UnlockScope, 8),
+    (UnlockAll, 3),
+    (Renew, 5),
+    (Check, 5),
+    (Break, 4),
+    (Status, 3),
+    (Bind, 5),
+    (ProcessGone, 3),
+    (CallerGone, 4),
+    (Cancel, 6),
+    (OpenSession, 10),
+    (EndSession, 6),
+    (ReturnSession, 8),
+    (Time, 10),
+    (LongTime, 2),
+    (Restart, 3),
+    (Reboot, 1),
+    (JournalFails, 3),
+    (Resume, 10),
+];
+
+/// One turn before it meets the world: numbers that are read as choices among what is there then. So any part of a
+/// failing case can be left out and the rest still means something.
+#[derive(Clone, Debug)]
+struct Raw {
+    kind: u32,
+    agent: usize,
+    place: usize,
+    shared: bool,
+    lease: usize,
+    wait: usize,
+    pick: usize,
+    odd: u8,
+}
+
+#[derive(Clone, Debug)]
+struct Case {
+    weights: Vec<u32>,
+    crowd: Crowd,
+    commands: Vec<Option<Raw>>,
+}
+
+/// How many agents want how many places, and which: from one place for all to room for everybody.
+#[derive(Clone, Copy, Debug)]
+struct Crowd {
+    agents: usize,
+    places: usize,
+    first_place: usize,
+}
+
+fn raw() -> impl Strategy<Value = Raw> {
+    let numbers = (any::<u32>(), 0..AGENTS.len(), 0..1_000_usize, any::<bool>());
+    let more = (0..12_usize, 0..8_usize, 0..1_000_usize, any::<u8>());
+    (numbers, more).prop_map(|((kind, agent, place, shared), (lease, wait, pick, odd))| Raw {
+        kind,
+        agent,
+        place,
+        shared,
+        lease,
+        wait,
+        pick,
+        odd,
+    })
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let weights: Vec<_> = KINDS.iter().map(|(_, most)| prop_oneof![1 => Just(0), 4 => 0..=*most]).collect();
+    let commands = proptest::collection::vec(proptest::option::weighted(0.99, raw()), DRAWN);
+    let places = prop_oneof![1..4_usize, 1..12_usize, Just(1_000_usize)];
+    let crowd = (1..=AGENTS.len(), places, 0..1_000_usize);
+    let crowd = crowd.prop_map(|(agents, places, first_place)| Crowd { agents, places, first_place });
+    (weights, crowd, commands).prop_map(|(weights, crowd, commands)| Case { weights, crowd, commands })
+}
+
+const AGENTS: [&str; 4] = ["ada", "bo", "cy", "di"];
+
+fn id(inode: u64) -> FileId {
+    FileId { device: 1, inode, birth: 0 }
+}
+
+/// A path and the inodes along it, from the root to where it ends to exist.
+type Place = (&'static str, &'static [u64]);
+
+/// A small world in which much overlaps: three levels, a directory mounted twice (`/d` and `/m`), two names of one
+/// file, names that do not exist and then do, a file that was replaced, a directory that was.
+const PLACES: [Place; 22] = [
+    ("/", &[1]),
+    ("/d", &[1, 2]),
+    ("/d/a", &[1, 2, 3]),
+    ("/d/a/x", &[1, 2, 3, 4]),
+    ("/d/a/y", &[1, 2, 3, 5]),
+    ("/d/b", &[1, 2, 6]),
+    ("/d/b/z", &[1, 2, 6, 7]),
+    ("/d/b/z", &[1, 2, 6, 17]),
+    ("/m", &[1, 2]),
+    ("/m/a", &[1, 2, 3]),
+    ("/m/a/x", &[1, 2, 3, 4]),
+    ("/m/b/z", &[1, 2, 6, 17]),
+    ("/h", &[1, 4]),
+    ("/h2", &[1, 8]),
+    ("/d/new", &[1, 2]),
+    ("/d/new", &[1, 2, 8]),
+    ("/m/new", &[1, 2]),
+    ("/d/new/deep", &[1, 2]),
+    ("/m/new/deep", &[1, 2, 8]),
+    ("/d/new/deep", &[1, 2, 8, 9]),
+    ("/e/f", &[1, 10, 11]),
+    ("/e/f", &[1, 12]),
+];
+
+fn target(place: usize) -> Target {
+    // Two of these are no files. Of the others mostly the directories are meant with all below them.
+    match place % 24 {
+        22 => Target::named(Scope::Resource("port".into())),
+        23 => Target::named(Scope::Resource("d".into())),
+        n => {
+            let (path, ids) = PLACES[n];
+            let is_directory = matches!(path, "/" | "/d" | "/d/a" | "/d/b" | "/m" | "/m/a");
+            let is_odd = (place / 24).is_multiple_of(8);
+            let as_tree = is_directory != is_odd;
+            let path = path.as_bytes().into();
+            let scope = if as_tree { Scope::Subtree(path) } else { Scope::File(path) };
+            Target { scope, ids: ids.iter().map(|inode| id(*inode)).collect() }
+        }
+    }
+}
+
+fn process(n: usize) -> Process {
+    Process { pid: 100 + n as u32 % 5, start: 1 }
+}
+
+// ── The two of them ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// The rows that the records make, folded the plain way.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Rows {
+    locks: BTreeMap<LockId, Lock>,
+    waiters: BTreeMap<WaiterId, Waiter>,
+    sessions: BTreeMap<SessionId, Session>,
+    ended: BTreeMap<LockId, Ended>,
+}
+
+fn put<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
+    match value {
+        Some(value) => drop(map.insert(key, value)),
+        None => drop(map.remove(&key)),
+    }
+}
+
+impl Rows {
+    fn fold(&mut self, record: Record) {
+        match record {
+            Record::Lock(id, row) => put(&mut self.locks, id, row),
+            Record::Waiter(id, row) => put(&mut self.waiters, id, row),
+            Record::Session(id, row) => put(&mut self.sessions, id, row),
+            Record::Ended(id, row) => put(&mut self.ended, id, row),
+            Record::Event(_) | Record::Reserve { .. } => {}
+        }
+    }
+
+    fn of(naive: &Naive) -> Rows {
+        Rows {
+            locks: naive.locks.iter().map(|row| (row.id, row.clone())).collect(),
+            waiters: naive.waiters.iter().map(|row| (row.id, row.clone())).collect(),
+            sessions: naive.sessions.iter().map(|row| (row.id, row.clone())).collect(),
+            ended: naive.ended.iter().map(|row| (row.id, row.clone())).collect(),
+        }
+    }
+
+    fn records(&self) -> Vec<Record> {
+        let mut records: Vec<Record> = Vec::new();
+        records.extend(self.locks.values().map(|row| Record::Lock(row.id, Some(row.clone()))));
+        records.extend(self.waiters.values().map(|row| Record::Waiter(row.id, Some(row.clone()))));
+        records.extend(self.ended.values().map(|row| Record::Ended(row.id, Some(row.clone()))));
+        records.extend(self.sessions.values().map(|row| Record::Session(row.id, Some(row.clone()))));
+        records
+    }
+}
+
+/// What was before a step that may still be taken back.
+struct Past {
+    step: Step,
+    naive: Naive,
+    rows: Rows,
+    numbers: Numbers,
+}
+
+/// Fences and event numbers as the records have them.
+#[derive(Clone, Copy, Debug)]
+struct Numbers {
+    /// The newest that were given out.
+    fence: u64,
+    event: u64,
+    /// The first that are not reserved.
+    fences: u64,
+    events: u64,
+}
+
+struct World {
+    weights: Vec<u32>,
+    crowd: Crowd,
+    table: LockTable,
+    naive: Naive,
+    rows: Rows,
+    /// Of what was written.
+    numbers: Numbers,
+    /// The newest fence and event number that this run of the table gave out, written or not.
+    newest: (u64, u64),
+    past: Vec<Past>,
+    now: Now,
+    callers: u64,
+    opened: Vec<Session>,
+    asked: Vec<Arc<Ask>>,
+    told: Vec<String>,
+    seen: BTreeMap<&'static str, usize>,
+}
+
+/// What went wrong, in words.
+type Wrong = String;
+
+impl World {
+    fn new(mut weights: Vec<u32>, crowd: Crowd) -> World {
+        if weights.iter().sum::<u32>() == 0 {
+            weights[0] = 1;
+        }
+        World {
+            weights,
+            crowd,
+            table: LockTable::new(1_000, 1),
+            naive: Naive::new(1_000),
+            rows: Rows::default(),
+            numbers: Numbers { fence: 0, event: 0, fences: 1_000, events: 1 },
+            newest: (0, 0),
+            past: Vec::new(),
+            now: Now { mono: Moment(1_000_000), wall: Wall(5) },
+            callers: 0,
+            opened: Vec::new(),
+            asked: Vec::new(),
+            told: Vec::new(),
+            seen: BTreeMap::new(),
+        }
+    }
+
+    fn story(&self) -> String {
+        self.told.join("\n")
+    }
+
+    fn turn(&mut self, raw: &Raw) -> Result<(), Wrong> {
+        let mut n = raw.kind % self.weights.iter().sum::<u32>();
+        let mut kinds = KINDS.iter().zip(&self.weights);
+        let kind = loop {
+            let ((kind, _), weight) = kinds.next().expect("the numbers stay below their sum");
+            if n < *weight {
+                break *kind;
+            }
+            n -= weight;
+        };
+        if raw.odd.is_multiple_of(4) {
+            self.pass(u64::from(raw.odd) * 8);
+        }
+        // The disk comes back before long, also where nothing else would say so.
+        if self.naive.paused && raw.pick.is_multiple_of(5) {
+            self.resume()?;
+        }
+        match kind {
+            Restart => self.restart(raw, false)?,
+            Reboot => self.restart(raw, true)?,
+            JournalFails => self.journal_fails(raw)?,
+            Resume => self.resume()?,
+            kind => {
+                let command = self.command(kind, raw);
+                self.both(command)?;
+            }
+        }
+        self.look(raw)
+    }
+
+    fn agent(&self, raw: &Raw) -> Agent {
+        Agent::new(AGENTS[raw.agent % self.crowd.agents]).expect("a name")
+    }
+
+    fn target(&self, raw: &Raw) -> Target {
+        target(self.crowd.first_place + raw.place % self.crowd.places)
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.now.mono = self.now.mono.after(ms);
+        self.now.wall.0 += ms;
+    }
+
+    // ── From numbers to commands ────────────────────────────────────────────────────────────────────────────────────
+
+    fn command(&mut self, kind: Kind, raw: &Raw) -> Command {
+        let caller = self.caller(raw);
+        let who = self.who(raw);
+        match kind {
+            LockOnce => self.lock(caller, Who { session: None, ..who }, raw),
+            LockInSession => match self.session(raw) {
+                Some(session) => {
+                    let who = Who { agent: session.agent, session: Some(session.id) };
+                    self.lock(caller, who, raw)
+                }
+                None => self.open_session(caller, raw),
+            },
+            AskAgain => self.ask_again(caller, raw),
+            WaitFree => Command::WaitFree { caller, ask: self.ask(who, raw), wait: self.wait(raw) },
+            UnlockId => {
+                Command::Unlock { caller: Some(caller), who: self.owner(raw), which: Which::Id(self.lock_id(raw)) }
+            }
+            UnlockScope => {
+                let caller = Some(caller).filter(|_| raw.shared);
+                Command::Unlock { caller, who, which: Which::Scope(self.place(raw)) }
+            }
+            UnlockAll => Command::Unlock { caller: Some(caller), who, which: Which::All },
+            Renew => {
+                let which = match raw.wait {
+                    0 => Which::All,
+                    1..4 => Which::Scope(self.place(raw)),
+                    _ => Which::Id(self.lock_id(raw)),
+                };
+                let ttl = [None, None, Some(20 * SECOND), Some(0), Some(limits::TTL_MAX + 1)][raw.lease % 5];
+                Command::Renew { caller, who: self.owner(raw), which, ttl }
+            }
+            Check => {
+                let fence = Some(Fence(self.lock_id(raw).0)).filter(|_| raw.shared);
+                Command::Check { caller, who, target: self.place(raw), fence }
+            }
+            Break => Command::Break { caller, who, id: self.lock_id(raw), reason: "stuck".into() },
+            Status => {
+                let target = Some(self.target(raw)).filter(|_| raw.shared);
+                Command::Status { caller, who: Some(who), target }
+            }
+            Bind => Command::Bind { caller, who: self.owner(raw), id: self.lock_id(raw), process: process(raw.lease) },
+            ProcessGone => Command::ProcessGone(process(raw.pick)),
+            CallerGone => Command::CallerGone { conn: caller.conn },
+            Cancel => Command::Cancel { caller, waiting: self.waiting(raw) },
+            OpenSession => self.open_session(caller, raw),
+            EndSession => Command::EndSession(self.session(raw).map_or(SessionId(0), |session| session.id)),
+            ReturnSession => self.return_session(caller, raw),
+            Time => {
+                self.pass([0, 1, 999, 1_001, 5_000, 10_000, 20_000, 61_000][raw.wait]);
+                Command::Tick
+            }
+            LongTime => {
+                self.pass([11 * MINUTE, 61 * MINUTE, limits::NOTICE_KEPT][raw.lease % 3]);
+                Command::Tick
+            }
+            Restart | Reboot | JournalFails | Resume => unreachable!("these are no commands"),
+        }
+    }
+
+    /// One of a few connections, with a number of its own for each request.
+    fn caller(&mut self, raw: &Raw) -> Caller {
+        self.callers += 1;
+        Caller { conn: raw.odd as u64 % 5, id: self.callers }
+    }
+
+    fn who(&self, raw: &Raw) -> Who {
+        let agent = self.agent(raw);
+        let session = self.session(raw).filter(|session| raw.odd.is_multiple_of(3) && session.agent == agent);
+        Who { agent, session: session.map(|session| session.id) }
+    }
+
+    /// Mostly who holds the lock that is meant, sometimes anybody.
+    fn owner(&self, raw: &Raw) -> Who {
+        let lock = self.naive.locks.iter().find(|lock| lock.id == self.lock_id(raw));
+        match lock {
+            Some(lock) if raw.odd % 8 != 1 => {
+                let session = if raw.odd % 8 == 3 { None } else { lock.ask.who.session };
+                Who { session, ..lock.ask.who.clone() }
+            }
+            _ => self.who(raw),
+        }
+    }
+
+    /// Mostly one that is held, sometimes one that was, rarely one that never was.
+    fn lock_id(&self, raw: &Raw) -> LockId {
+        let (locks, ended) = (&self.naive.locks, &self.naive.ended);
+        match raw.pick % 8 {
+            0 if !ended.is_empty() => ended[raw.pick / 8 % ended.len()].id,
+            1 => LockId(7),
+            _ if !locks.is_empty() => locks[raw.pick / 8 % locks.len()].id,
+            _ => LockId(8),
+        }
+    }
+
+    /// Mostly a place where somebody holds something.
+    fn place(&self, raw: &Raw) -> Target {
+        match self.naive.locks.get(raw.pick % (self.naive.locks.len() + 2)) {
+            Some(lock) => lock.ask.target.clone(),
+            None => self.target(raw),
+        }
+    }
+
+    /// A session that was opened, mostly one that is open.
+    fn session(&self, raw: &Raw) -> Option<Session> {
+        let open = &self.naive.sessions;
+        match raw.pick % 16 {
+            0 => self.opened.get(raw.pick / 16 % self.opened.len().max(1)).cloned(),
+            _ => open.get(raw.pick / 16 % open.len().max(1)).cloned(),
+        }
+    }
+
+    fn waiting(&self, raw: &Raw) -> Caller {
+        let callers: Vec<Caller> = self.naive.waiters.iter().filter_map(|waiter| waiter.caller).collect();
+        callers.get(raw.pick % (callers.len() + 1)).copied().unwrap_or(Caller { conn: 99, id: 1 })
+    }
+
+    fn wait(&self, raw: &Raw) -> Wait {
+        match raw.wait {
+            0 | 1 => Wait::Try,
+            2 => Wait::Until(self.now.mono.after(3 * SECOND)),
+            3 => Wait::Until(self.now.mono.after(30 * SECOND)),
+            4 => Wait::Until(self.now.mono),
+            _ => Wait::Forever,
+        }
+    }
+
+    fn ask(&self, who: Who, raw: &Raw) -> Arc<Ask> {
+        let ttls = match who.session {
+            None => [5 * SECOND, MINUTE, 10 * MINUTE, 5 * SECOND],
+            Some(_) => [0, 5 * SECOND, MINUTE, 0],
+        };
+        let ttl = match raw.odd {
+            255 => limits::TTL_MAX + 1,
+            254 => 0,
+            _ => ttls[raw.lease % 4],
+        };
+        let max_hold = if raw.lease / 4 == 0 { Some(8 * SECOND) } else { None };
+        // Few names, so that some are used again, with the same and with other parameters.
+        let request = Some(raw.odd % 32).filter(|n| *n < 10).map(|n| RequestId::new(&format!("r{n}")).expect("an id"));
+        Arc::new(Ask {
+            target: self.target(raw),
+            mode: if raw.shared { Mode::Shared } else { Mode::Exclusive },
+            who,
+            lease: Lease { ttl, max_hold },
+            note: None,
+            process: Some(process(raw.pick)),
+            request,
+            workspace: Workspace { root: b"/d"[..].into() },
+        })
+    }
+
+    fn lock(&mut self, caller: Caller, who: Who, raw: &Raw) -> Command {
+        let ask = self.ask(who, raw);
+        if ask.request.is_some() {
+            self.asked.push(ask.clone());
+        }
+        Command::Lock { caller, ask, wait: self.wait(raw) }
+    }
+
+    /// The same request once more, sometimes with something changed.
+    fn ask_again(&mut self, caller: Caller, raw: &Raw) -> Command {
+        let Some(before) = self.asked.get(raw.pick % self.asked.len().max(1)) else {
+            return Command::Tick;
+        };
+        let mut ask = (**before).clone();
+        match raw.lease {
+            0 => ask.mode = if raw.shared { Mode::Shared } else { Mode::Exclusive },
+            1 => ask.lease.ttl += 1,
+            2 => ask.target = self.target(raw),
+            3 => ask.who.session = None,
+            4 => ask.note = Some("once more".into()),
+            _ => {}
+        }
+        Command::Lock { caller, ask: Arc::new(ask), wait: self.wait(raw) }
+    }
+
+    fn open_session(&mut self, caller: Caller, raw: &Raw) -> Command {
+        let session = Session {
+            id: SessionId(1_000 + self.opened.len() as u64),
+            secret: self.opened.len() as u128 * 7,
+            agent: self.agent(raw),
+            process: Some(process(raw.pick)).filter(|_| raw.wait > 0),
+            kind: if raw.shared { SessionKind::Library } else { SessionKind::Command },
+            away_until: None,
+        };
+        self.opened.push(session.clone());
+        Command::OpenSession { caller, session }
+    }
+
+    fn return_session(&mut self, caller: Caller, raw: &Raw) -> Command {
+        let Some(session) = self.session(raw) else { return Command::Tick };
+        let secret = session.secret + u128::from(raw.odd % 8 == 1);
+        let process = if raw.odd % 8 == 2 { Some(process(raw.lease)) } else { session.process };
+        Command::ReturnSession { caller, id: session.id, secret, process }
+    }
+
+    // ── Through both ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn both(&mut self, command: Command) -> Result<(), Wrong> {
+        self.told.push(format!("{} {}", self.now.mono.0, brief(&command)));
+        let (naive, rows) = (self.naive.clone(), self.rows.clone());
+        let step = self.table.apply(self.now, command.clone());
+        let said = self.naive.apply(self.now, &command);
+        self.compare(naive, rows, step, said)
+    }
+
+    fn compare(&mut self, naive: Naive, rows: Rows, step: Step, said: Vec<Outgoing>) -> Result<(), Wrong> {
+        let by_table = step.replies.iter().map(|reply| self.plain(reply)).collect::<Result<Vec<_>, _>>()?;
+        let by_model: Vec<Outgoing> = said.iter().map(plain_text).collect();
+        if by_table != by_model {
+            let (table, model) = (lines(&by_table), lines(&by_model));
+            return Err(format!("the answers differ\n\ntable:\n{table}\n\nmodel:\n{model}"));
+        }
+        for said in &by_table {
+            let later = said.to.id != self.callers;
+            *self.seen.entry(outcome(&said.answer.reply, later)).or_default() += 1;
+            *self.seen.entry("loss told").or_default() += said.answer.lost.len();
+            *self.seen.entry("waiter told").or_default() += said.answer.wanted.len();
+        }
+        let numbers = self.numbers;
+        self.write(&step)?;
+        self.nothing_outlives_its_time(&step)?;
+        self.past.push(Past { step, naive, rows, numbers });
+        if self.past.len() > 8 {
+            self.past.remove(0);
+        }
+        self.same_rows()
+    }
+
+    fn same_rows(&self) -> Result<(), Wrong> {
+        let model = Rows::of(&self.naive);
+        if self.rows == model {
+            return Ok(());
+        }
+        Err(format!("the rows differ\n\ntable, by its records:\n{:#?}\n\nmodel:\n{model:#?}", self.rows))
+    }
+
+    /// An answer without what table and model may say differently: texts, and which of several cycles.
+    fn plain(&self, said: &Outgoing) -> Result<Outgoing, Wrong> {
+        if let Reply::Refused(refused) = &said.answer.reply
+            && let RefusedFor::Deadlock(cycle) = &refused.why
+        {
+            is_cycle(cycle, &self.naive.waits_then)?;
+        }
+        Ok(plain_text(said))
+    }
+
+    /// Folds a step's records into the rows, and looks at the numbers in them.
+    fn write(&mut self, step: &Step) -> Result<(), Wrong> {
+        for record in &step.records {
+            self.rows.fold(record.clone());
+            match record {
+                Record::Event(event) => {
+                    grows(&mut self.newest.1, event.seq.0)?;
+                    self.numbers.event = event.seq.0;
+                    if matches!(event.kind, EventKind::Acquired { .. }) {
+                        grows(&mut self.newest.0, event.fence.0)?;
+                        self.numbers.fence = event.fence.0;
+                    }
+                }
+                Record::Reserve { fences, events } => {
+                    (self.numbers.fences, self.numbers.events) = (*fences, *events);
+                }
+                _ => {}
+            }
+        }
+        let Numbers { fence, event, fences, events } = self.numbers;
+        if fence < fences && event < events {
+            return Ok(());
+        }
+        Err(format!("numbers were given out beyond those reserved: {:?}", self.numbers))
+    }
+
+    /// A restart of the daemon, or of the machine, from what the records made.
+    fn restart(&mut self, raw: &Raw, rebooted: bool) -> Result<(), Wrong> {
+        self.told.push(format!("{} restart, rebooted: {rebooted}", self.now.mono.0));
+        if rebooted {
+            self.now.mono = Moment(u64::from(raw.odd) * 100);
+        }
+        let mut records = self.rows.records();
+        // A store gives its rows back in any order.
+        let by = raw.pick % records.len().max(1);
+        records.rotate_left(by);
+        let Numbers { fences, events, .. } = self.numbers;
+        let (table, step) = LockTable::restore(records, self.now, rebooted, fences, events);
+        self.table = table;
+        match rebooted {
+            false => self.naive.restart(self.now, fences),
+            true => self.naive.reboot(self.now, fences),
+        }
+        if !step.replies.is_empty() {
+            return Err("a restart answered somebody".into());
+        }
+        self.newest = (self.numbers.fence, self.numbers.event);
+        self.write(&step)?;
+        self.past.clear();
+        self.same_rows()
+    }
+
+    /// A write fails: the last steps are taken back, newest first, and grants stop.
+    fn journal_fails(&mut self, raw: &Raw) -> Result<(), Wrong> {
+        self.told.push(format!("the last {} steps fail", raw.pick % 5));
+        for _ in 0..raw.pick % 5 {
+            let Some(past) = self.past.pop() else { break };
+            self.table.undo(past.step);
+            // Numbers once given out are not given out again.
+            let given = (self.naive.next_fence, self.naive.next_waiter);
+            self.naive = past.naive;
+            (self.naive.next_fence, self.naive.next_waiter) = given;
+            (self.rows, self.numbers) = (past.rows, past.numbers);
+        }
+        self.past.clear();
+        self.table.pause("the disk is full".into());
+        self.naive.paused = true;
+        self.same_rows()
+    }
+
+    fn resume(&mut self) -> Result<(), Wrong> {
+        self.told.push("resume".into());
+        let (naive, rows) = (self.naive.clone(), self.rows.clone());
+        let step = self.table.resume(self.now);
+        let said = self.naive.resume(self.now);
+        self.compare(naive, rows, step, said)
+    }
+
+    // ── The auditor ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// What anybody can see of the table is what the model has, and what must be true of it is.
+    fn look(&mut self, raw: &Raw) -> Result<(), Wrong> {
+        self.callers += 1;
+        let caller = Caller { conn: 50, id: self.callers };
+        self.both(Command::Status { caller, who: None, target: None })?;
+        self.told.pop();
+        let seen = &self.past.last().expect("a step was just taken").step.replies;
+        let Some(Reply::Status { locks, waiters }) = seen.last().map(|said| said.answer.reply.clone()) else {
+            return Err("status was not answered".into());
+        };
+        nobody_excludes_another(&locks)?;
+        self.nobody_waits_for_nothing(&locks, &waiters)?;
+        let counts = (self.table.locks(), self.table.waiters(), self.table.sessions());
+        let rows = (self.rows.locks.len(), self.rows.waiters.len(), self.rows.sessions.len());
+        if counts != rows {
+            return Err(format!("the table counts {counts:?} where there are {rows:?}"));
+        }
+        if raw.pick.is_multiple_of(8) { self.its_own_rows() } else { Ok(()) }
+    }
+
+    /// The rows that the table would write anew are the fold of its records.
+    fn its_own_rows(&mut self) -> Result<(), Wrong> {
+        let mut rows = Rows::default();
+        for record in self.table.rows() {
+            if let Record::Reserve { fences, events } = record {
+                (self.numbers.fences, self.numbers.events) = (fences, events);
+            }
+            rows.fold(record);
+        }
+        // A new journal was begun: what is before it cannot be taken back any more.
+        self.past.clear();
+        if rows == self.rows {
+            return Ok(());
+        }
+        Err(format!("the table's own rows are not those of its records\n{rows:#?}\n\nrecords:\n{:#?}", self.rows))
+    }
+
+    fn nothing_outlives_its_time(&self, step: &Step) -> Result<(), Wrong> {
+        let now = self.now.mono;
+        let is_due = |due: Option<Moment>| due.is_some_and(|due| due <= now);
+        let is_new = |row: &dyn Fn(&Record) -> bool| step.records.iter().any(row);
+        for lock in self.rows.locks.values().filter(|lock| is_due(lock.expires)) {
+            // Only one whose lease ended at this very moment: its turn comes next.
+            if !is_new(&|record| matches!(record, Record::Lock(id, Some(_)) if *id == lock.id)) {
+                return Err(format!("{} is held past its lease", lock.id));
+            }
+        }
+        for waiter in self.rows.waiters.values().filter(|w| is_due(w.deadline) || is_due(w.absent_until)) {
+            if !is_new(&|record| matches!(record, Record::Waiter(id, Some(_)) if *id == waiter.id)) {
+                return Err(format!("{:?} waits past its deadline", waiter.id));
+            }
+        }
+        match self.rows.sessions.values().find(|session| is_due(session.away_until)) {
+            Some(session) => Err(format!("{} is awaited for too long", session.id)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whoever waits and listens has a holder, an earlier request or a weaker lock of its own in the way.
+    fn nobody_waits_for_nothing(&self, locks: &[Lock], waiters: &[Queued]) -> Result<(), Wrong> {
+        for queued in waiters.iter().filter(|queued| queued.waiter.caller.is_some() && !self.naive.paused) {
+            let ask = &queued.waiter.ask;
+            let own = |lock: &Lock| lock.ask.who.agent == ask.who.agent && lock.ask.mode < ask.mode;
+            if queued.behind.is_empty() && queued.position == 1 && !locks.iter().any(own) {
+                return Err(format!("{:?} waits for nothing", queued.waiter));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn grows(newest: &mut u64, number: u64) -> Result<(), Wrong> {
+    if number <= *newest {
+        return Err(format!("number {number} was given out after {newest}"));
+    }
+    *newest = number;
+    Ok(())
+}
+
+/// No two locks that are held together clash in scope, mode and owner.
+fn nobody_excludes_another(locks: &[Lock]) -> Result<(), Wrong> {
+    for (n, lock) in locks.iter().enumerate() {
+        for other in &locks[..n] {
+            let who = Who { session: other.keeper(), ..other.ask.who.clone() };
+            if is_in_the_way(lock, &who, &other.ask.target, other.ask.mode) {
+                return Err(format!("both are held:\n{other:?}\n{lock:?}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether each waits for the next and the last for the first, and each of these waits is real.
+fn is_cycle(cycle: &[Link], real: &[Link]) -> Result<(), Wrong> {
+    for (n, link) in cycle.iter().enumerate() {
+        let next = &cycle[(n + 1) % cycle.len()];
+        if link.behind != next.waits || !real.contains(link) {
+            return Err(format!("no cycle: {cycle:#?}\n\nthe waits there are: {real:#?}"));
+        }
+    }
+    if cycle.len() < 2 { Err(format!("a cycle of fewer than two: {cycle:?}")) } else { Ok(()) }
+}
+
+fn plain_text(said: &Outgoing) -> Outgoing {
+    let mut said = said.clone();
+    match &mut said.answer.reply {
+        Reply::Refused(refused) => {
+            if let RefusedFor::Deadlock(cycle) = &mut refused.why {
+                cycle.clear();
+            }
+        }
+        Reply::Failed(Fault::Invalid(text) | Fault::TooMany(text) | Fault::Unavailable(text) | Fault::Denied(text)) => {
+            text.clear();
+        }
+        _ => {}
+    }
+    said
+}
+
+fn lines(said: &[Outgoing]) -> String {
+    said.iter().map(|said| format!("{said:?}")).collect::<Vec<_>>().join("\n")
+}
+
+/// A command on one line.
+fn brief(command: &Command) -> String {
+    let request = |verb: &str, caller: &Caller, ask: &Ask, wait: &Wait| {
+        let inodes: Vec<u64> = ask.target.ids.iter().map(|id| id.inode).collect();
+        let session = ask.who.session.map(|session| session.to_string());
+        format!(
+            "{}:{} {verb} {} {inodes:?} {} by {} in {session:?} {:?} {:?} {wait:?}",
+            caller.conn,
+            caller.id,
+            ask.mode.as_str(),
+            ask.target.scope,
+            ask.who.agent,
+            ask.lease,
+            ask.request.as_ref().map(RequestId::as_str),
+        )
+    };
+    match command {
+        Command::Lock { caller, ask, wait } => request("lock", caller, ask, wait),
+        Command::WaitFree { caller, ask, wait } => request("wait", caller, ask, wait),
+        Command::Unlock { who, which: Which::Scope(target), .. } => format!("unlock {} by {who:?}", target.scope),
+        Command::Renew { who, which: Which::Scope(target), .. } => format!("renew {} by {who:?}", target.scope),
+        Command::Check { who, target, fence, .. } => format!("check {} by {who:?} {fence:?}", target.scope),
+        Command::Status { who, target, .. } => {
+            format!("status of {:?} by {who:?}", target.as_ref().map(|target| target.scope.to_string()))
+        }
+        other => format!("{other:?}"),
+    }
+}

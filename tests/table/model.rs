@@ -1,0 +1,868 @@
+//! The naive model: four lists and nested loops, so that a person can check each rule by eye.
+//!
+//! It shares the nouns with the table and nothing else: no index, no early stop, no derived state. What overlaps is
+//! decided here anew, from names and identities alone.
+
+use flockd::limits;
+use flockd::model::*;
+use flockd::scope::{Scope, Target};
+use flockd::table::Outgoing;
+use std::sync::Arc;
+
+// ── What overlaps ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+fn names(target: &Target) -> Vec<&[u8]> {
+    let path = target.scope.path().expect("only paths have names");
+    path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect()
+}
+
+/// Whether the place of `upper` is on the way to `lower`, or is its place: from some directory that both ways pass
+/// (the root, or one identity), the names that lead on to `upper` begin those that lead on to `lower`.
+fn is_on_the_way(upper: &Target, lower: &Target) -> bool {
+    let (up, low) = (names(upper), names(lower));
+    for i in 0..=up.len() {
+        for k in 0..=low.len() {
+            let both_at_root = i == 0 && k == 0;
+            let same_id = upper.ids.get(i).is_some() && upper.ids.get(i) == lower.ids.get(k);
+            if (both_at_root || same_id) && low[k..].starts_with(&up[i..]) {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+fn is_same_place(a: &Target, b: &Target) -> bool {
+    is_on_the_way(a, b) && is_on_the_way(b, a)
+}
+
+/// Whether two targets have anything in common.
+pub fn overlaps(a: &Target, b: &Target) -> bool {
+    match (&a.scope, &b.scope) {
+        (Scope::Resource(a), Scope::Resource(b)) => a == b,
+        (Scope::Resource(_), _) | (_, Scope::Resource(_)) => false,
+        (Scope::File(_), Scope::File(_)) => is_same_place(a, b),
+        (Scope::Subtree(_), Scope::File(_)) => is_on_the_way(a, b),
+        (Scope::File(_), Scope::Subtree(_)) => is_on_the_way(b, a),
+        (Scope::Subtree(_), Scope::Subtree(_)) => is_on_the_way(a, b) || is_on_the_way(b, a),
+    }
+}
+
+/// Whether a lock on `a` is also one on all of `b`.
+fn covers(a: &Target, b: &Target) -> bool {
+    match (&a.scope, &b.scope) {
+        (Scope::Resource(a), Scope::Resource(b)) => a == b,
+        (Scope::Subtree(_), Scope::File(_) | Scope::Subtree(_)) => is_on_the_way(a, b),
+        (Scope::File(_), Scope::File(_)) => is_same_place(a, b),
+        _ => false,
+    }
+}
+
+fn is_same_scope(a: &Target, b: &Target) -> bool {
+    covers(a, b) && covers(b, a)
+}
+
+/// The mode matrix: only shared goes with shared.
+fn modes_clash(a: Mode, b: Mode) -> bool {
+    !(a == Mode::Shared && b == Mode::Shared)
+}
+
+/// Whose lock keeps whom out: everybody else's does, one's own does not, but two guards of one agent do.
+fn excludes(agent: &Agent, session: Option<SessionId>, who: &Who) -> bool {
+    *agent != who.agent || (session.is_some() && who.session.is_some())
+}
+
+/// Whether a request of `who` for `target` in `mode` cannot be granted while `lock` is held.
+pub fn is_in_the_way(lock: &Lock, who: &Who, target: &Target, mode: Mode) -> bool {
+    overlaps(&lock.ask.target, target)
+        && modes_clash(lock.ask.mode, mode)
+        && excludes(&lock.ask.who.agent, lock.keeper(), who)
+}
+
+// ── The model ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// What a request comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chance {
+    Blocked,
+    Mine(LockId),
+    Resume(LockId),
+    Clear,
+}
+
+/// The lists, in the order in which things came to be.
+#[derive(Clone, Debug)]
+pub struct Naive {
+    pub locks: Vec<Lock>,
+    pub waiters: Vec<Waiter>,
+    pub sessions: Vec<Session>,
+    pub ended: Vec<Ended>,
+    pub next_fence: u64,
+    pub next_waiter: u64,
+    pub paused: bool,
+    /// Every wait of one agent for another when a request was refused for a deadlock: any cycle named is made of
+    /// these.
+    pub waits_then: Vec<Link>,
+    now: Now,
+    said: Vec<Outgoing>,
+}
+
+impl Naive {
+    pub fn new(fences_from: u64) -> Naive {
+        Naive {
+            locks: Vec::new(),
+            waiters: Vec::new(),
+            sessions: Vec::new(),
+            ended: Vec::new(),
+            next_fence: fences_from,
+            next_waiter: 1,
+            paused: false,
+            waits_then: Vec::new(),
+            now: Now::default(),
+            said: Vec::new(),
+        }
+    }
+
+    /// One command: what is due, one thing after the other; then the command; after each, whoever can be served.
+    pub fn apply(&mut self, now: Now, command: &Command) -> Vec<Outgoing> {
+        self.now = now;
+        self.do_what_is_due();
+        self.carry_out(command.clone());
+        self.serve();
+        std::mem::take(&mut self.said)
+    }
+
+    pub fn resume(&mut self, now: Now) -> Vec<Outgoing> {
+        self.now = now;
+        self.do_what_is_due();
+        self.paused = false;
+        self.serve();
+        std::mem::take(&mut self.said)
+    }
+
+    fn carry_out(&mut self, command: Command) {
+        match command {
+            Command::OpenSession { caller, session } => self.open(caller, session),
+            Command::ReturnSession { caller, id, secret, process } => self.come_back(caller, id, secret, process),
+            Command::EndSession(id) => self.end_session(id, EndReason::SessionEnded),
+            Command::Lock { caller, ask, wait } => self.lock(caller, ask, wait),
+            Command::WaitFree { caller, ask, wait } => self.ask(caller, ask, wait, false),
+            Command::Unlock { caller, who, which } => self.unlock(caller, who, which),
+            Command::Renew { caller, who, which, ttl } => self.renew(caller, who, which, ttl),
+            Command::Check { caller, who, target, fence } => self.check(caller, who, target, fence),
+            Command::Break { caller, who, id, reason } => self.break_lock(caller, who, id, reason),
+            Command::Status { caller, who, target } => self.status(caller, who, target),
+            Command::Bind { caller, who, id, process } => self.bind(caller, who, id, process),
+            Command::ProcessGone(process) => self.process_gone(process),
+            Command::CallerGone { conn } => {
+                self.waiters.retain(|waiter| waiter.caller.is_none_or(|caller| caller.conn != conn));
+            }
+            Command::Cancel { caller, waiting } => {
+                let before = self.waiters.len();
+                self.waiters.retain(|waiter| waiter.caller != Some(waiting));
+                let was_waiting = self.waiters.len() < before;
+                if was_waiting {
+                    self.answer(waiting, Reply::Cancelled(true), None);
+                }
+                self.answer(caller, Reply::Cancelled(was_waiting), None);
+            }
+            Command::Tick => {}
+        }
+    }
+
+    // ── Time ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn do_what_is_due(&mut self) {
+        while self.do_what_is_due_first() {
+            self.serve();
+        }
+    }
+
+    /// The earliest thing whose time has come is done; leases before waits before sessions before memories.
+    fn do_what_is_due_first(&mut self) -> bool {
+        let mut due: Vec<(Moment, u8, u64)> = Vec::new();
+        for lock in &self.locks {
+            due.extend(lock.expires.map(|at| (at, 0, lock.id.0)));
+        }
+        for waiter in &self.waiters {
+            due.extend(waiter.deadline.map(|at| (at, 1, waiter.id.0)));
+            due.extend(waiter.absent_until.map(|at| (at, 1, waiter.id.0)));
+        }
+        for session in &self.sessions {
+            due.extend(session.away_until.map(|at| (at, 2, session.id.0)));
+        }
+        for ended in &self.ended {
+            let kept = if ended.untold { limits::NOTICE_KEPT } else { limits::ENDED_KEPT };
+            due.push((ended.at.mono.after(kept), 3, ended.id.0));
+        }
+        due.retain(|(at, _, _)| *at <= self.now.mono);
+        let Some((_, kind, id)) = due.into_iter().min() else { return false };
+        match kind {
+            0 => {
+                self.end(LockId(id), EndReason::Expired, true);
+            }
+            1 => self.give_up(WaiterId(id)),
+            2 => self.end_session(SessionId(id), EndReason::Silent),
+            _ => self.ended.retain(|ended| ended.id != LockId(id)),
+        }
+        true
+    }
+
+    fn give_up(&mut self, id: WaiterId) {
+        let waiter = self.waiter(id).clone();
+        self.waiters.retain(|other| other.id != id);
+        if let Some(caller) = waiter.caller {
+            self.refuse(caller, &waiter.ask, id, RefusedFor::Timeout);
+        }
+    }
+
+    // ── Asking ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn lock(&mut self, caller: Caller, ask: Arc<Ask>, wait: Wait) {
+        if ask.who.session.is_some_and(|id| !self.has_session(id)) {
+            return self.fail(caller, Fault::UnknownSession);
+        }
+        if (ask.who.session.is_none() && ask.lease.ttl == 0) || ask.lease.ttl > limits::TTL_MAX {
+            return self.fail(caller, Fault::Invalid(String::new()));
+        }
+        let is_it =
+            |other: &Ask| ask.request.is_some() && other.request == ask.request && other.who.agent == ask.who.agent;
+        let same = |other: &Ask| {
+            other.target.scope == ask.target.scope
+                && other.mode == ask.mode
+                && other.who == ask.who
+                && other.lease == ask.lease
+        };
+        let held = self.locks.iter().find(|lock| is_it(&lock.ask)).cloned();
+        let waits = self.waiters.iter().find(|waiter| waiter.takes && is_it(&waiter.ask)).cloned();
+        let ended = self.ended.iter().find(|ended| is_it(&ended.ask)).cloned();
+        let before = held.as_ref().map(|lock| &lock.ask);
+        let before = before.or(waits.as_ref().map(|waiter| &waiter.ask)).or(ended.as_ref().map(|ended| &ended.ask));
+        if before.is_some_and(|before| !same(before)) {
+            return self.fail(caller, Fault::Invalid(String::new()));
+        }
+        let about = Some((&ask.who, Some(&ask.target)));
+        if let Some(lock) = held {
+            let granted = Granted { lock, already_held: false, resumed: false };
+            self.answer(caller, Reply::Granted(Box::new(granted)), about);
+        } else if let Some(waiter) = waits {
+            self.back_in_line(caller, waiter);
+        } else if let Some(ended) = ended {
+            let holders = self.holders_over(&ask.target);
+            self.answer(caller, Reply::Failed(Fault::Lost(Box::new(ended), holders)), about);
+        } else {
+            self.ask(caller, ask, wait, true);
+        }
+    }
+
+    fn back_in_line(&mut self, caller: Caller, waiter: Waiter) {
+        if let Some(before) = waiter.caller {
+            self.fail(before, Fault::Invalid(String::new()));
+        }
+        for row in &mut self.waiters {
+            if row.id == waiter.id {
+                row.caller = Some(caller);
+                row.absent_until = None;
+            }
+        }
+        let is_blocked = self.chance(&waiter.ask, waiter.id) == Chance::Blocked;
+        if waiter.caller.is_none() && is_blocked && self.closes_a_cycle(&waiter.ask, waiter.id) {
+            self.waiters.retain(|other| other.id != waiter.id);
+            self.refuse(caller, &waiter.ask, waiter.id, RefusedFor::Deadlock(Vec::new()));
+        }
+    }
+
+    fn ask(&mut self, caller: Caller, ask: Arc<Ask>, wait: Wait, takes: bool) {
+        if ask.who.session.is_some_and(|id| !self.has_session(id)) {
+            return self.fail(caller, Fault::UnknownSession);
+        }
+        if self.paused {
+            return self.fail(caller, Fault::Unavailable(String::new()));
+        }
+        let at = WaiterId(self.next_waiter);
+        let chance = self.chance(&ask, at);
+        if chance != Chance::Blocked {
+            return self.settle(caller, &ask, takes, chance);
+        }
+        if let Some(own) = self.own_obstacle(&ask) {
+            let refused = Refused { why: RefusedFor::OwnLock, holders: vec![own], more: 0, position: 1 };
+            return self.answer(caller, Reply::Refused(Box::new(refused)), Some((&ask.who, Some(&ask.target))));
+        }
+        if wait == Wait::Try {
+            return self.refuse(caller, &ask, at, RefusedFor::Held);
+        }
+        if self.closes_a_cycle(&ask, at) {
+            return self.refuse(caller, &ask, at, RefusedFor::Deadlock(Vec::new()));
+        }
+        let deadline = match wait {
+            Wait::Until(deadline) => Some(deadline),
+            _ => None,
+        };
+        self.next_waiter += 1;
+        let (since, caller) = (self.now, Some(caller));
+        self.waiters.push(Waiter { id: at, ask, takes, since, deadline, caller, absent_until: None });
+    }
+
+    /// What a request at `at` in the order of arrival comes to right now.
+    pub fn chance(&self, ask: &Ask, at: WaiterId) -> Chance {
+        // A one-shot is answered by what its agent holds; a session wants a guard of its own.
+        for lock in &self.locks {
+            let is_mine = lock.ask.who.agent == ask.who.agent && lock.ask.mode >= ask.mode;
+            if ask.who.session.is_none() && is_mine && covers(&lock.ask.target, &ask.target) {
+                return Chance::Mine(lock.id);
+            }
+        }
+        for lock in &self.locks {
+            let is_mine = lock.ask.who.agent == ask.who.agent && lock.ask.mode >= ask.mode;
+            let is_detached = lock.custody == Custody::Detached && is_same_scope(&lock.ask.target, &ask.target);
+            if ask.who.session.is_some() && is_mine && is_detached {
+                // It comes back in the mode and under the name that it has. One that cannot, because of a fellow
+                // session's guard, is in nobody's way here: it is one's own.
+                let as_asked = self.holders_against(&ask.who, &ask.target, lock.ask.mode);
+                let as_held = self.holders_against(&ask.who, &lock.ask.target, lock.ask.mode);
+                if as_asked.is_empty() && as_held.is_empty() {
+                    return Chance::Resume(lock.id);
+                }
+                break;
+            }
+        }
+        let is_blocked = !self.holders_against(&ask.who, &ask.target, ask.mode).is_empty()
+            || !self.earlier(ask, at).is_empty()
+            || self.own_obstacle(ask).is_some();
+        if is_blocked { Chance::Blocked } else { Chance::Clear }
+    }
+
+    fn settle(&mut self, caller: Caller, ask: &Arc<Ask>, takes: bool, chance: Chance) {
+        let about = Some((&ask.who, Some(&ask.target)));
+        if !takes {
+            return self.answer(caller, Reply::Free, about);
+        }
+        let (id, already_held, resumed) = match chance {
+            Chance::Blocked => unreachable!("a blocked request is not settled"),
+            Chance::Mine(id) => {
+                self.renew_lock(id, Some(ask.lease.ttl));
+                (id, true, false)
+            }
+            Chance::Resume(id) => {
+                self.take_up(id, ask);
+                (id, false, true)
+            }
+            Chance::Clear => (self.grant(ask), false, false),
+        };
+        let lock = self.held(id).expect("it was just granted").clone();
+        self.answer(caller, Reply::Granted(Box::new(Granted { lock, already_held, resumed })), about);
+    }
+
+    fn grant(&mut self, ask: &Arc<Ask>) -> LockId {
+        let fence = self.fresh_fence();
+        let hold_until = ask.lease.max_hold.map(|most| self.now.mono.after(most));
+        let mut lock = Lock {
+            id: LockId(fence.0),
+            ask: ask.clone(),
+            fence,
+            custody: Custody::Detached,
+            since: self.now,
+            expires: None,
+            hold_until,
+        };
+        match ask.who.session {
+            Some(session) => lock.custody = Custody::Session(session),
+            None => lock.expires = Some(self.lease_end(&lock)),
+        }
+        self.locks.push(lock);
+        LockId(fence.0)
+    }
+
+    /// Same lock, same scope, same mode; new fence, the session's own terms.
+    fn take_up(&mut self, id: LockId, ask: &Ask) {
+        let fence = self.fresh_fence();
+        let lock = self.locks.iter_mut().find(|lock| lock.id == id).expect("it is held");
+        let (mode, target) = (lock.ask.mode, lock.ask.target.clone());
+        lock.ask = Arc::new(Ask { mode, target, ..ask.clone() });
+        lock.fence = fence;
+        lock.custody = Custody::Session(ask.who.session.expect("only sessions take locks up"));
+        lock.expires = None;
+        lock.hold_until = None;
+    }
+
+    fn fresh_fence(&mut self) -> Fence {
+        self.next_fence += 1;
+        Fence(self.next_fence - 1)
+    }
+
+    /// From the front of the queue, again and again, until nobody more can be served.
+    fn serve(&mut self) {
+        while !self.paused {
+            let mut next = None;
+            for waiter in &self.waiters {
+                let chance = self.chance(&waiter.ask, waiter.id);
+                if next.is_none() && waiter.caller.is_some() && chance != Chance::Blocked {
+                    next = Some((waiter.clone(), chance));
+                }
+            }
+            let Some((waiter, chance)) = next else { return };
+            self.waiters.retain(|other| other.id != waiter.id);
+            self.settle(waiter.caller.expect("only those who listen are served"), &waiter.ask, waiter.takes, chance);
+        }
+    }
+
+    // ── Who is in the way ───────────────────────────────────────────────────────────────────────────────────────────
+
+    fn holders_against(&self, who: &Who, target: &Target, mode: Mode) -> Vec<Lock> {
+        self.locks.iter().filter(|lock| is_in_the_way(lock, who, target, mode)).cloned().collect()
+    }
+
+    fn earlier(&self, ask: &Ask, at: WaiterId) -> Vec<Waiter> {
+        let comes_first = |waiter: &&Waiter| {
+            waiter.id < at
+                && waiter.takes
+                && overlaps(&waiter.ask.target, &ask.target)
+                && modes_clash(waiter.ask.mode, ask.mode)
+                && excludes(&waiter.ask.who.agent, waiter.ask.who.session, &ask.who)
+        };
+        self.waiters.iter().filter(comes_first).cloned().collect()
+    }
+
+    /// Locks of one's own that waiting would never get out of the way: the same session's, or a weaker one of the
+    /// agent's on the same scope.
+    fn own_obstacle(&self, ask: &Ask) -> Option<Lock> {
+        let itself = self.locks.iter().find(|lock| {
+            lock.ask.who.agent == ask.who.agent
+                && lock.keeper().is_some()
+                && lock.keeper() == ask.who.session
+                && overlaps(&lock.ask.target, &ask.target)
+                && modes_clash(lock.ask.mode, ask.mode)
+        });
+        let weaker = self.locks.iter().find(|lock| {
+            lock.ask.who.agent == ask.who.agent
+                && !excludes(&lock.ask.who.agent, lock.keeper(), &ask.who)
+                && lock.ask.mode < ask.mode
+                && is_same_scope(&lock.ask.target, &ask.target)
+        });
+        itself.or(weaker).cloned()
+    }
+
+    fn holders_over(&self, target: &Target) -> Vec<Lock> {
+        self.locks.iter().filter(|lock| overlaps(&lock.ask.target, target)).cloned().collect()
+    }
+
+    fn refuse(&mut self, caller: Caller, ask: &Ask, at: WaiterId, why: RefusedFor) {
+        let holders = self.holders_against(&ask.who, &ask.target, ask.mode);
+        let position = 1 + self.earlier(ask, at).len();
+        let refused = Refused { why, holders, more: 0, position };
+        self.answer(caller, Reply::Refused(Box::new(refused)), Some((&ask.who, Some(&ask.target))));
+    }
+
+    // ── Deadlock ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn actor(&self, agent: &Agent, session: Option<SessionId>) -> Actor {
+        for open in &self.sessions {
+            if Some(open.id) == session && open.kind == SessionKind::Library {
+                return Actor::Session(open.id);
+            }
+        }
+        Actor::Agent(agent.clone())
+    }
+
+    /// Everybody whom one request waits for.
+    fn waits_for(&self, ask: &Ask, at: WaiterId) -> Vec<(Actor, Link)> {
+        let from = self.actor(&ask.who.agent, ask.who.session);
+        let link = |behind: &Agent, held: bool| Link {
+            waits: ask.who.agent.clone(),
+            wants: ask.target.scope.clone(),
+            behind: behind.clone(),
+            held,
+        };
+        let mut found = Vec::new();
+        for lock in self.holders_against(&ask.who, &ask.target, ask.mode) {
+            let agent = &lock.ask.who.agent;
+            found.push((self.actor(agent, lock.keeper()), link(agent, true)));
+        }
+        for waiter in self.earlier(ask, at) {
+            let who = &waiter.ask.who;
+            found.push((self.actor(&who.agent, who.session), link(&who.agent, false)));
+        }
+        found.retain(|(to, _)| *to != from);
+        found
+    }
+
+    /// Whether the requester waits, by way of others, for itself.
+    fn closes_a_cycle(&mut self, ask: &Ask, at: WaiterId) -> bool {
+        let goal = self.actor(&ask.who.agent, ask.who.session);
+        let mut reached = self.waits_for(ask, at);
+        let mut links: Vec<Link> = reached.iter().map(|(_, link)| link.clone()).collect();
+        loop {
+            let mut more = Vec::new();
+            for waiter in self.waiters.iter().filter(|waiter| waiter.caller.is_some() && waiter.id != at) {
+                let who = self.actor(&waiter.ask.who.agent, waiter.ask.who.session);
+                if reached.iter().any(|(actor, _)| *actor == who) {
+                    more.extend(self.waits_for(&waiter.ask, waiter.id));
+                }
+            }
+            more.retain(|(actor, _)| !reached.iter().any(|(known, _)| known == actor));
+            if more.is_empty() {
+                break;
+            }
+            reached.extend(more);
+        }
+        for waiter in self.waiters.iter().filter(|waiter| waiter.caller.is_some()) {
+            links.extend(self.waits_for(&waiter.ask, waiter.id).into_iter().map(|(_, link)| link));
+        }
+        self.waits_then = links;
+        reached.iter().any(|(actor, _)| *actor == goal)
+    }
+
+    // ── Holding ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn lease_end(&self, lock: &Lock) -> Moment {
+        let end = self.now.mono.after(lock.ask.lease.ttl);
+        lock.hold_until.map_or(end, |most| end.min(most))
+    }
+
+    fn renew_lock(&mut self, id: LockId, ttl: Option<u64>) {
+        let mut lock = self.held(id).expect("it is held").clone();
+        if lock.custody != Custody::Detached {
+            return;
+        }
+        if let Some(ttl) = ttl {
+            let lease = Lease { ttl, ..lock.ask.lease };
+            lock.ask = Arc::new(Ask { lease, ..(*lock.ask).clone() });
+        }
+        lock.expires = Some(self.lease_end(&lock));
+        self.put(lock);
+    }
+
+    fn put(&mut self, lock: Lock) {
+        let row = self.locks.iter_mut().find(|row| row.id == lock.id).expect("it is held");
+        *row = lock;
+    }
+
+    fn end(&mut self, id: LockId, why: EndReason, untold: bool) -> Ended {
+        let lock = self.held(id).expect("it is held").clone();
+        self.locks.retain(|other| other.id != id);
+        let ended = Ended { id, ask: lock.ask, fence: lock.fence, why, at: self.now, untold };
+        self.ended.push(ended.clone());
+        ended
+    }
+
+    /// What kept a lock alive is gone.
+    fn let_go(&mut self, id: LockId, why: EndReason) {
+        let mut lock = self.held(id).expect("it is held").clone();
+        if lock.ask.lease.ttl == 0 {
+            let is_silent = why == EndReason::Silent;
+            self.end(id, why, is_silent);
+            return;
+        }
+        lock.custody = Custody::Detached;
+        if lock.expires.is_none() {
+            lock.expires = Some(self.lease_end(&lock));
+        }
+        self.put(lock);
+    }
+
+    fn open(&mut self, caller: Caller, session: Session) {
+        if self.paused {
+            return self.fail(caller, Fault::Unavailable(String::new()));
+        }
+        let id = session.id;
+        self.sessions.push(session);
+        self.answer(caller, Reply::SessionOpen(id), None);
+    }
+
+    fn come_back(&mut self, caller: Caller, id: SessionId, secret: u128, process: Option<Process>) {
+        let is_it = |session: &&mut Session| session.id == id && session.secret == secret && session.process == process;
+        let Some(session) = self.sessions.iter_mut().find(is_it) else {
+            return self.fail(caller, Fault::UnknownSession);
+        };
+        session.away_until = None;
+        for lock in &mut self.locks {
+            if lock.custody == Custody::Session(id) {
+                lock.expires = None;
+            }
+        }
+        self.answer(caller, Reply::SessionOpen(id), None);
+    }
+
+    fn end_session(&mut self, id: SessionId, why: EndReason) {
+        if !self.has_session(id) {
+            return;
+        }
+        self.waiters.retain(|waiter| waiter.ask.who.session != Some(id));
+        for lock in self.locks.clone() {
+            if lock.custody == Custody::Session(id) {
+                self.let_go(lock.id, why.clone());
+            }
+        }
+        self.sessions.retain(|session| session.id != id);
+    }
+
+    fn process_gone(&mut self, process: Process) {
+        for session in self.sessions.clone() {
+            if session.process == Some(process) {
+                self.end_session(session.id, EndReason::SessionEnded);
+            }
+        }
+        for lock in self.locks.clone() {
+            if lock.custody == Custody::Process(process) {
+                self.let_go(lock.id, EndReason::SessionEnded);
+            }
+        }
+    }
+
+    // ── Commands about certain locks ────────────────────────────────────────────────────────────────────────────────
+
+    fn chosen(&self, who: &Who, which: &Which) -> Result<Vec<Lock>, Fault> {
+        let mut mine: Vec<Lock> = self.locks.iter().filter(|lock| lock.ask.who.agent == who.agent).cloned().collect();
+        let lost = |ended: &Ended| Fault::Lost(Box::new(ended.clone()), self.holders_over(&ended.ask.target));
+        match which {
+            Which::All => Ok(mine),
+            Which::Id(id) => {
+                if let Some(lock) = self.held(*id) {
+                    let is_mine = lock.ask.who.agent == who.agent;
+                    return if is_mine { Ok(vec![lock.clone()]) } else { Err(Fault::NotHolder(vec![lock.clone()])) };
+                }
+                let was_mine = |ended: &&Ended| ended.id == *id && ended.ask.who.agent == who.agent;
+                Err(self.ended.iter().find(was_mine).map_or(Fault::NotFound, lost))
+            }
+            Which::Scope(target) => {
+                mine.retain(|lock| is_same_scope(&lock.ask.target, target));
+                if !mine.is_empty() {
+                    return Ok(mine);
+                }
+                let mut was_mine: Vec<&Ended> = self.ended.iter().collect();
+                was_mine.retain(|ended| {
+                    ended.ask.who.agent == who.agent
+                        && ended.ask.target.scope == target.scope
+                        && ended.why != EndReason::Released
+                });
+                if let Some(ended) = was_mine.into_iter().max_by_key(|ended| (ended.at.mono, ended.id)) {
+                    return Err(lost(ended));
+                }
+                let holders = self.holders_over(target);
+                Err(if holders.is_empty() { Fault::NotFound } else { Fault::NotHolder(holders) })
+            }
+        }
+    }
+
+    fn answer_which(&mut self, to: Caller, reply: Reply, who: &Who, which: &Which) {
+        let target = match which {
+            Which::All => None,
+            Which::Scope(target) => Some(target.clone()),
+            Which::Id(id) => {
+                let held = self.held(*id).map(|lock| lock.ask.target.clone());
+                let ended = self.ended.iter().find(|ended| ended.id == *id).map(|ended| ended.ask.target.clone());
+                let Some(target) = held.or(ended) else { return self.answer(to, reply, None) };
+                Some(target)
+            }
+        };
+        self.answer(to, reply, Some((who, target.as_ref())));
+    }
+
+    fn unlock(&mut self, caller: Option<Caller>, who: Who, which: Which) {
+        let reply = match self.chosen(&who, &which) {
+            Err(fault) => Reply::Failed(fault),
+            Ok(locks) => {
+                for lock in &locks {
+                    // A guard that is released by anybody but its session has lost its lock.
+                    let over_its_head = lock.keeper().is_some() && lock.keeper() != who.session;
+                    self.end(lock.id, EndReason::Released, over_its_head);
+                }
+                Reply::Released(locks)
+            }
+        };
+        if let Some(caller) = caller {
+            self.answer_which(caller, reply, &who, &which);
+        }
+    }
+
+    fn renew(&mut self, caller: Caller, who: Who, which: Which, ttl: Option<u64>) {
+        if ttl.is_some_and(|ttl| ttl == 0 || ttl > limits::TTL_MAX) {
+            return self.fail(caller, Fault::Invalid(String::new()));
+        }
+        let reply = match self.chosen(&who, &which) {
+            Err(fault) => Reply::Failed(fault),
+            Ok(locks) => {
+                locks.iter().for_each(|lock| self.renew_lock(lock.id, ttl));
+                let renewed = locks.iter().map(|lock| self.held(lock.id).expect("it is held").clone());
+                Reply::Renewed(renewed.collect())
+            }
+        };
+        self.answer_which(caller, reply, &who, &which);
+    }
+
+    fn bind(&mut self, caller: Caller, who: Who, id: LockId, process: Process) {
+        let reply = match self.chosen(&who, &Which::Id(id)) {
+            Err(fault) => Reply::Failed(fault),
+            Ok(locks) => {
+                let mut lock = locks[0].clone();
+                let who = Who { agent: who.agent.clone(), session: lock.keeper() };
+                lock.ask = Arc::new(Ask { who, ..(*lock.ask).clone() });
+                lock.custody = Custody::Process(process);
+                lock.expires = None;
+                self.put(lock);
+                Reply::Bound(id)
+            }
+        };
+        self.answer_which(caller, reply, &who, &Which::Id(id));
+    }
+
+    fn break_lock(&mut self, caller: Caller, who: Who, id: LockId, reason: Arc<str>) {
+        if self.held(id).is_some() {
+            let ended = self.end(id, EndReason::Broken { by: who.agent, reason }, true);
+            return self.answer(caller, Reply::Broken(Box::new(ended)), None);
+        }
+        let ended = self.ended.iter().find(|ended| ended.id == id).cloned();
+        let fault = ended.map_or(Fault::NotFound, |ended| {
+            let holders = self.holders_over(&ended.ask.target);
+            Fault::Lost(Box::new(ended), holders)
+        });
+        self.fail(caller, fault);
+    }
+
+    fn check(&mut self, caller: Caller, who: Who, target: Target, fence: Option<Fence>) {
+        let may_write = |lock: &&Lock| {
+            lock.ask.who.agent == who.agent
+                && lock.ask.mode == Mode::Exclusive
+                && covers(&lock.ask.target, &target)
+                && fence.is_none_or(|fence| fence == lock.fence)
+        };
+        let mine = self.locks.iter().find(may_write).map(|lock| lock.id);
+        let reply = match mine {
+            Some(id) => {
+                self.renew_lock(id, None);
+                Reply::Checked(Ok(Box::new(self.held(id).expect("it is held").clone())))
+            }
+            None => Reply::Checked(Err(self.holders_over(&target))),
+        };
+        self.answer(caller, reply, Some((&who, Some(&target))));
+    }
+
+    fn status(&mut self, caller: Caller, who: Option<Who>, target: Option<Target>) {
+        let is_meant = |other: &Target| target.as_ref().is_none_or(|target| overlaps(target, other));
+        let locks = self.locks.iter().filter(|lock| is_meant(&lock.ask.target)).cloned().collect();
+        let waiters = self.waiters.iter().filter(|waiter| is_meant(&waiter.ask.target));
+        let waiters = waiters.map(|waiter| Queued {
+            waiter: waiter.clone(),
+            position: 1 + self.earlier(&waiter.ask, waiter.id).len(),
+            behind: self.holders_against(&waiter.ask.who, &waiter.ask.target, waiter.ask.mode),
+        });
+        let reply = Reply::Status { locks, waiters: waiters.collect() };
+        self.answer(caller, reply, who.as_ref().map(|who| (who, target.as_ref())));
+    }
+
+    // ── Answers ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn fail(&mut self, to: Caller, fault: Fault) {
+        self.answer(to, Reply::Failed(fault), None);
+    }
+
+    fn answer(&mut self, to: Caller, reply: Reply, about: Option<(&Who, Option<&Target>)>) {
+        let synced = matches!(&reply, Reply::Granted(granted) if granted.lock.ask.lease.ttl > 0);
+        let mut answer = Answer { reply, lost: Vec::new(), wanted: Vec::new() };
+        if let Some((who, target)) = about {
+            answer.lost = self.losses(who, target);
+            answer.wanted = self.wanted(who);
+        }
+        self.said.push(Outgoing { to, answer, synced });
+    }
+
+    /// What an agent lost, does not know of and hears now: its session's, and what the call names.
+    fn losses(&mut self, who: &Who, target: Option<&Target>) -> Vec<Ended> {
+        let mut lost = Vec::new();
+        for ended in &mut self.ended {
+            let is_named = target.is_none_or(|target| {
+                target.scope.covers(&ended.ask.target.scope) || ended.ask.target.scope.covers(&target.scope)
+            });
+            let is_of_session = who.session.is_some() && who.session == ended.ask.who.session;
+            if ended.untold && ended.ask.who.agent == who.agent && (is_named || is_of_session) {
+                lost.push(ended.clone());
+                ended.untold = false;
+            }
+        }
+        lost.sort_by_key(|ended| ended.id);
+        lost
+    }
+
+    /// The first request that each of a one-shot's oldest locks keeps waiting.
+    fn wanted(&self, who: &Who) -> Vec<Waiter> {
+        if who.session.is_some() {
+            return Vec::new();
+        }
+        let mine = self.locks.iter().filter(|lock| lock.ask.who.agent == who.agent);
+        let mut wanted: Vec<Waiter> = Vec::new();
+        for lock in mine.take(limits::WANTED_LOOKED_AT) {
+            let is_behind = |waiter: &&Waiter| {
+                waiter.takes && is_in_the_way(lock, &waiter.ask.who, &waiter.ask.target, waiter.ask.mode)
+            };
+            wanted.extend(self.waiters.iter().find(is_behind).cloned());
+        }
+        wanted.sort_by_key(|waiter| waiter.id);
+        wanted.dedup_by_key(|waiter| waiter.id);
+        wanted
+    }
+
+    fn held(&self, id: LockId) -> Option<&Lock> {
+        self.locks.iter().find(|lock| lock.id == id)
+    }
+
+    fn waiter(&self, id: WaiterId) -> &Waiter {
+        self.waiters.iter().find(|waiter| waiter.id == id).expect("it waits")
+    }
+
+    fn has_session(&self, id: SessionId) -> bool {
+        self.sessions.iter().any(|session| session.id == id)
+    }
+
+    // ── Restart ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The daemon stopped and came back, in the same boot: leases begin anew, sessions and waiters are expected back.
+    pub fn restart(&mut self, now: Now, fences_from: u64) {
+        self.begin_anew(now, fences_from);
+        for session in &mut self.sessions {
+            session.away_until = Some(now.mono.after(limits::SESSION_SILENCE));
+        }
+        self.waiters.retain(|waiter| waiter.takes);
+        for waiter in &mut self.waiters {
+            waiter.caller = None;
+            waiter.absent_until = Some(now.mono.after(limits::WAITER_ABSENCE));
+        }
+        for mut lock in self.locks.clone() {
+            let is_kept_by_process = matches!(lock.custody, Custody::Process(_));
+            if lock.ask.lease.ttl > 0 && !is_kept_by_process {
+                lock.expires = Some(self.lease_end(&lock));
+                self.put(lock);
+            }
+        }
+    }
+
+    /// The machine was restarted: no process lives, the clock began anew.
+    pub fn reboot(&mut self, now: Now, fences_from: u64) {
+        self.begin_anew(now, fences_from);
+        self.sessions.clear();
+        self.waiters.clear();
+        for ended in &mut self.ended {
+            ended.at.mono = now.mono;
+        }
+        for mut lock in self.locks.clone() {
+            let is_kept_by_process = matches!(lock.custody, Custody::Process(_));
+            if lock.ask.lease.ttl == 0 || is_kept_by_process {
+                self.end(lock.id, EndReason::Rebooted, true);
+                continue;
+            }
+            let who = Who { agent: lock.ask.who.agent.clone(), session: None };
+            lock.ask = Arc::new(Ask { who, ..(*lock.ask).clone() });
+            lock.custody = Custody::Detached;
+            lock.since.mono = now.mono;
+            lock.hold_until = lock.ask.lease.max_hold.map(|most| now.mono.after(most));
+            lock.expires = Some(self.lease_end(&lock));
+            self.put(lock);
+        }
+    }
+
+    fn begin_anew(&mut self, now: Now, fences_from: u64) {
+        self.now = now;
+        self.next_fence = fences_from;
+        self.next_waiter = self.waiters.iter().map(|waiter| waiter.id.0).max().unwrap_or(0) + 1;
+        self.paused = false;
+    }
+}
