@@ -1,7 +1,9 @@
 //! The daemon inside the caller's own process: the same home, socket and journal, on a thread instead of a process.
 
 use crate::client::{Client, Error, Session};
+use crate::clock;
 use crate::daemon::{Daemon, DaemonError, Options};
+use crate::limits;
 use crate::os::home::Home;
 use crate::server::Ended;
 use std::fmt;
@@ -9,6 +11,7 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// A coordinator in this process: it serves a home as a daemon would, on one thread, and other processes reach it by
 /// the home's socket, the `flockd` program included.
@@ -47,11 +50,11 @@ impl Coordinator {
     pub fn open(home: impl AsRef<Path>) -> Result<Coordinator, OpenError> {
         let home = Home::at(&std::path::absolute(home)?);
         let (stop, stopped) = UnixStream::pair()?;
-        // Whoever opened it says when it ends.
-        let daemon = Daemon::open(&home, stopped, &Options { idle_exit: None, fresh: false })?;
+        let daemon = open_patiently(&home, &stopped)?;
+        drop(stopped);
         let handle = std::thread::Builder::new().name("flockd-loop".into()).spawn(move || daemon.run())?;
         let thread = Thread { stop: Some(stop), handle: Some(handle) };
-        let client = Client::builder().home(&home.dir).start_nothing().connect().map_err(OpenError::Unreachable)?;
+        let client = reach(&home).map_err(OpenError::Unreachable)?;
         Ok(Coordinator { client, thread })
     }
 
@@ -77,6 +80,28 @@ impl Coordinator {
         let Coordinator { client, mut thread } = self;
         drop(client);
         thread.end()
+    }
+}
+
+fn reach(home: &Home) -> Result<Client, Error> {
+    Client::builder().home(&home.dir).start_nothing().connect()
+}
+
+/// Opens the daemon. While somebody has the home who does not answer, it is waited for: a daemon that is ending, or a
+/// process that was just forked from one and has its lock and socket until it runs its own program.
+fn open_patiently(home: &Home, stopped: &UnixStream) -> Result<Daemon, OpenError> {
+    let give_up_at = clock::monotonic_ns() + limits::READY_WITHIN * 1_000_000;
+    // Whoever opened it says when it ends.
+    let options = Options { idle_exit: None, fresh: false };
+    loop {
+        match Daemon::open(home, stopped.try_clone()?, &options) {
+            Err(DaemonError::Served { .. }) if clock::monotonic_ns() < give_up_at && reach(home).is_err() => {
+                let pause = Duration::from_millis(5);
+                #[expect(clippy::disallowed_methods, reason = "bounded back-off: nothing tells that a flock ends")]
+                std::thread::sleep(pause);
+            }
+            result => return Ok(result?),
+        }
     }
 }
 

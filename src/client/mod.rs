@@ -373,7 +373,7 @@ fn bound_of(request: &Request) -> Option<Duration> {
         Op::Lock | Op::Wait => request.wait_ms?,
         _ => 0,
     };
-    Some(Duration::from_millis(waits + limits::ANSWER_WITHIN))
+    Some(Duration::from_millis(waits.saturating_add(limits::ANSWER_WITHIN)))
 }
 
 /// Makes a connection, with the session if there is to be one.

@@ -223,15 +223,19 @@ impl LockTable {
     }
 
     /// The losses that `who` has not heard of and hears of now: all of its session's, and of the agent's those that
-    /// the call names, or all if it names nothing.
+    /// the call names, or all if it names nothing. What a session lost that still lives is kept for that session:
+    /// another call of its agent would take the word away from whoever has the guard.
     fn losses(&mut self, step: &mut Step, who: &Who, target: Option<&Target>) -> Vec<Ended> {
         let Some(untold) = self.state.untold_of_agent.get(&who.agent) else { return Vec::new() };
         let is_meant = |ended: &&Ended| {
-            let of_session = ended.ask.who.session.is_some() && ended.ask.who.session == who.session;
+            let is_alive = |session| self.state.sessions.contains_key(&session);
             let named = target.is_none_or(|target| {
                 target.scope.covers(&ended.ask.target.scope) || ended.ask.target.scope.covers(&target.scope)
             });
-            of_session || named
+            match ended.ask.who.session {
+                Some(session) if who.session == Some(session) => true,
+                session => named && !session.is_some_and(is_alive),
+            }
         };
         let lost: Vec<Ended> = untold.iter().map(|id| &self.state.ended[id]).filter(is_meant).cloned().collect();
         for ended in &lost {

@@ -766,15 +766,19 @@ impl Naive {
         self.said.push(Outgoing { to, answer, synced });
     }
 
-    /// What an agent lost, does not know of and hears now: its session's, and what the call names.
+    /// What an agent lost, does not know of and hears now: its session's, and what the call names and no session that
+    /// lives is to hear itself.
     fn losses(&mut self, who: &Who, target: Option<&Target>) -> Vec<Ended> {
         let mut lost = Vec::new();
+        let alive: Vec<SessionId> = self.sessions.iter().map(|session| session.id).collect();
         for ended in &mut self.ended {
             let is_named = target.is_none_or(|target| {
                 target.scope.covers(&ended.ask.target.scope) || ended.ask.target.scope.covers(&target.scope)
             });
             let is_of_session = who.session.is_some() && who.session == ended.ask.who.session;
-            if ended.untold && ended.ask.who.agent == who.agent && (is_named || is_of_session) {
+            let is_of_another = !is_of_session && ended.ask.who.session.is_some_and(|id| alive.contains(&id));
+            let is_told = is_of_session || is_named && !is_of_another;
+            if ended.untold && ended.ask.who.agent == who.agent && is_told {
                 lost.push(ended.clone());
                 ended.untold = false;
             }

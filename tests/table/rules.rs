@@ -875,7 +875,11 @@ fn a_guard_that_is_released_over_its_head_is_told() {
     let mut desk = Desk::new();
     desk.ask("ada#1", "x /f");
     assert_eq!(desk.unlock("ada", "/f"), "released 1");
-    assert_eq!(desk.told(), [EndReason::Released], "the agent is");
+    assert_eq!(desk.told(), [], "whoever released it knows");
+    desk.status("ada");
+    assert_eq!(desk.told(), [], "the session lives and is to hear it");
+    desk.ask("ada#1", "x /g");
+    assert_eq!(desk.told(), [EndReason::Released]);
     desk.ask("ada#1", "x /f");
     desk.unlock("ada#1", "/f");
     assert_eq!(desk.told(), [], "its own release is no news");
@@ -888,6 +892,17 @@ fn a_session_hears_of_its_losses_whatever_it_asks_for() {
     let id = desk.granted().id;
     desk.break_lock("bo", id);
     desk.ask("ada#1", "x /elsewhere");
+    assert_eq!(desk.told().len(), 1);
+}
+
+#[test]
+fn what_a_session_did_not_live_to_hear_its_agent_hears() {
+    let mut desk = Desk::new();
+    desk.ask("ada#1", "x /f");
+    let id = desk.granted().id;
+    desk.break_lock("bo", id);
+    desk.end("ada#1");
+    assert_eq!(desk.ask("ada", "x /f"), "granted");
     assert_eq!(desk.told().len(), 1);
 }
 
