@@ -74,8 +74,8 @@ impl LockRequest {
     /// How long the lock outlives its session, up to 24 h; 60 s if nothing is said. While the session lives there is
     /// nothing to renew.
     ///
-    /// With a ttl the lock waits for a killed process to come back, and for its part is in the journal, synced,
-    /// before it is granted. With zero it is free as soon as the session ends.
+    /// With a ttl the lock waits for a killed process to come back, and is synced to disk before it is granted. With
+    /// zero it is free as soon as the session ends, and nothing is synced.
     pub fn ttl(self, ttl: Duration) -> LockRequest {
         LockRequest { request: Request { ttl_ms: Some(milliseconds(ttl)), ..self.request }, ..self }
     }
@@ -121,10 +121,10 @@ fn milliseconds(duration: Duration) -> u64 {
 /// Dropping it releases the lock without waiting for the daemon: the release travels with whatever is asked next.
 /// [`release`](LockGuard::release) waits and tells whether the lock was held until then.
 ///
-/// A lock can be lost while it is held: somebody breaks it, another call of the agent releases it, or the machine
-/// sleeps on it. [`lost`](LockGuard::lost) tells what is known here, [`check`](LockGuard::check) asks. Neither can
-/// promise that it is still held a moment later: what must not be overwritten by a holder that lost its lock compares
-/// [fences](LockGuard::fence).
+/// A lock can be lost while it is held: somebody breaks it, another call of the agent releases it, or this process is
+/// stopped for more than a minute while the daemon is restarted. [`lost`](LockGuard::lost) tells what is known here,
+/// [`check`](LockGuard::check) asks. Neither can promise that it is still held a moment later: what must not be
+/// overwritten by a holder that lost its lock compares [fences](LockGuard::fence).
 #[must_use = "the lock is released when its guard is dropped"]
 pub struct LockGuard {
     connection: Arc<Connection>,
@@ -221,9 +221,9 @@ impl LockGuard {
     /// [`HoldError::Unknown`] if no word came; the release is on its way all the same.
     pub fn release(mut self) -> Result<(), HoldError> {
         self.is_held = false;
-        if let Some(why) = self.connection.why_over() {
+        if let Some(loss) = self.lost() {
             self.connection.forget(&self.lock_id);
-            return Err(HoldError::Lost(Box::new(self.loss_of_unknown_kind(why))));
+            return Err(HoldError::Lost(Box::new(loss)));
         }
         self.connection.unlock(&self.lock_id).map_err(|error| self.hold_error(error))
     }

@@ -31,15 +31,14 @@ use crate::os::home::Home;
 use crate::wire::{self, Answer, Hello, Line, LockBody, Op, Request, SessionProof, SessionWish, WireError};
 use launch::{connect, is_broken, read_line};
 use ledger::Ledger;
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, BufReader, ErrorKind, Write};
 use std::net::Shutdown;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How long a broken connection is tried to be made again: well above what any start of the daemon takes.
@@ -115,7 +114,6 @@ pub enum Custodian {
 /// A connection to the daemon, made again when it breaks.
 pub struct Connection {
     inner: Arc<Inner>,
-    keeper: Option<JoinHandle<()>>,
 }
 
 struct Inner {
@@ -123,6 +121,8 @@ struct Inner {
     state: Mutex<State>,
     /// Told when an answer came, the reader's place became free, or the connection changed.
     changed: Condvar,
+    /// Wakes the thread that sleeps until the connection breaks, when nobody needs it any more.
+    closing: OwnedFd,
 }
 
 struct State {
@@ -180,15 +180,13 @@ impl Connection {
                 closed: false,
             }),
             changed: Condvar::new(),
+            closing: eventfd(0, EventfdFlags::CLOEXEC).map_err(io::Error::from)?,
         });
-        let keeper = match inner.connect.session {
-            None => None,
-            Some(_) => {
-                let inner = inner.clone();
-                Some(std::thread::Builder::new().name("flockd-client".into()).spawn(move || inner.keep())?)
-            }
-        };
-        Ok(Connection { inner, keeper })
+        if inner.connect.session.is_some() {
+            let inner = inner.clone();
+            std::thread::Builder::new().name("flockd-client".into()).spawn(move || inner.keep())?;
+        }
+        Ok(Connection { inner })
     }
 
     /// Sends a request and waits for its answer, for as long as the request itself may wait and a little more.
@@ -289,7 +287,7 @@ impl Connection {
             Link::Up(socket) => socket.clone(),
             Link::Renewing | Link::Down(_) => return,
         };
-        wait_for_hang_up(&socket.stream);
+        wait_for_hang_up(&socket.stream, None);
     }
 
     /// The session, if the client has one.
@@ -342,23 +340,17 @@ impl Connection {
 }
 
 impl Drop for Connection {
-    /// Ends the connection, and with it the session. What was sent before still arrives.
+    /// Ends the connection, and with it the session. Waits for nothing: where releases may not have arrived, the
+    /// connection's thread sees to it and ends the session then.
     fn drop(&mut self) {
-        let was_up = {
-            let mut state = self.inner.lock();
-            state.closed = true;
-            self.inner.changed.notify_all();
-            match &state.link {
-                // The only failure is that it is closed already.
-                Link::Up(socket) => socket.stream.shutdown(Shutdown::Both).is_ok(),
-                Link::Renewing | Link::Down(_) => false,
-            }
-        };
-        // A keeper that is just making a connection is not waited for: it finds that nobody wants it and ends.
-        if let Some(keeper) = self.keeper.take().filter(|_| was_up) {
-            // Its panic, if any, was its own; there is nothing left to protect here.
-            let _ = keeper.join();
+        let mut state = self.inner.lock();
+        state.closed = true;
+        if self.inner.connect.session.is_none() || state.has_said_all() {
+            state.close();
         }
+        self.inner.changed.notify_all();
+        // It counts from zero, so that there is room for one more.
+        let _ = rustix::io::write(&self.inner.closing, &1u64.to_ne_bytes());
     }
 }
 
@@ -500,23 +492,20 @@ impl Inner {
 
     /// Makes a new connection in the place of a broken one and sends again what has no answer yet.
     fn renew<'a>(&'a self, mut state: MutexGuard<'a, State>, generation: u64) -> MutexGuard<'a, State> {
-        if state.generation != generation || state.closed {
+        if state.generation != generation {
             return state;
         }
         state.generation += 1;
         state.link = Link::Renewing;
         let give_up_at = crate::clock::monotonic_ns().saturating_add(RECONNECT_WITHIN * 1_000_000);
         loop {
-            if state.closed {
-                state.link = Link::Down("the client was closed".to_owned());
-                return state;
-            }
             let session = state.session.clone();
-            let launch = match state.said_bye && state.pending.values().all(|pending| pending.answer.is_some()) {
-                true => Launch::Never,
-                false => self.connect.launch.clone(),
+            let is_needed = !state.said_bye || state.pending.values().any(|pending| pending.answer.is_none());
+            let launch = match is_needed && !state.closed {
+                true => self.connect.launch.clone(),
+                false => Launch::Never,
             };
-            let is_patient = launch == Launch::Never && self.connect.launch != Launch::Never;
+            let is_patient = launch == Launch::Never && self.connect.launch != Launch::Never && !state.closed;
             drop(state);
             let dialled = dial(&Connect { launch, ..self.connect.clone() }, session.as_ref());
             state = self.lock();
@@ -567,12 +556,12 @@ impl Inner {
         state
     }
 
-    /// Sleeps until the connection breaks, then makes a new one; until the client is closed.
+    /// Sleeps until the connection breaks, then makes a new one; until nobody needs it.
     fn keep(&self) {
         let mut state = self.lock();
         loop {
             if state.closed {
-                return;
+                return self.part(state);
             }
             state = match &state.link {
                 Link::Down(_) => return,
@@ -580,20 +569,61 @@ impl Inner {
                 Link::Up(socket) => {
                     let (socket, generation) = (socket.clone(), state.generation);
                     drop(state);
-                    wait_for_hang_up(&socket.stream);
+                    wait_for_hang_up(&socket.stream, Some(&self.closing));
                     let state = self.lock();
-                    // Whoever reads finds the break as well, and takes first what came before it.
-                    match state.is_reading {
-                        true => self.wait(state, None),
-                        false => self.renew(state, generation),
+                    if state.closed {
+                        state
+                    } else if state.is_reading {
+                        // Whoever reads finds the break as well, and takes first what came before it.
+                        self.wait(state, None)
+                    } else {
+                        self.renew(state, generation)
                     }
                 }
             };
         }
     }
+
+    /// Nobody needs the connection any more. Where the daemon is away it is returned to once, or it would wait for the
+    /// session, and where releases may not have arrived it is asked something: its answer shows that they have.
+    fn part<'a>(&'a self, mut state: MutexGuard<'a, State>) {
+        while !state.has_said_all() {
+            state = match &state.link {
+                Link::Down(_) => return,
+                Link::Up(socket) if has_hung_up(&socket.stream) => {
+                    let generation = state.generation;
+                    self.renew(state, generation)
+                }
+                Link::Up(_) | Link::Renewing => {
+                    drop(state);
+                    let within = Some(Duration::from_millis(limits::ANSWER_WITHIN));
+                    let asked = self.begin(Request::new(Op::Daemon), None);
+                    if !matches!(asked.and_then(|id| self.finish(id, within)), Ok(Some(_))) {
+                        return self.lock().close();
+                    }
+                    self.lock()
+                }
+            };
+        }
+        state.close();
+    }
 }
 
 impl State {
+    /// Whether the daemon is there and has read all that nobody waits for.
+    fn has_said_all(&self) -> bool {
+        let is_there = matches!(&self.link, Link::Up(socket) if !has_hung_up(&socket.stream));
+        is_there && self.ledger.leaving().next().is_none()
+    }
+
+    fn close(&mut self) {
+        if let Link::Up(socket) = &self.link {
+            // The only failure is that it is closed already.
+            let _ = socket.stream.shutdown(Shutdown::Both);
+        }
+        self.link = Link::Down("the connection was closed".to_owned());
+    }
+
     fn take_number(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id - 1
@@ -662,9 +692,17 @@ fn wait_readable(lines: &mut BufReader<UnixStream>, within: Option<Duration>) ->
     }
 }
 
-/// Waits until the other end of a connection is closed; what arrives on it wakes nobody.
-fn wait_for_hang_up(stream: &UnixStream) {
+/// Whether the other end of a connection is closed.
+fn has_hung_up(stream: &UnixStream) -> bool {
     let mut polled = [PollFd::new(stream, PollFlags::RDHUP)];
+    rustix::event::poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+}
+
+/// Waits until the other end of a connection is closed, or `or` is readable; what arrives on it wakes nobody.
+fn wait_for_hang_up(stream: &UnixStream, or: Option<&OwnedFd>) {
+    let hang_up = PollFd::new(stream, PollFlags::RDHUP);
+    let mut polled: Vec<PollFd<'_>> =
+        or.map(|or| PollFd::new(or, PollFlags::IN)).into_iter().chain([hang_up]).collect();
     loop {
         match rustix::event::poll(&mut polled, None) {
             Ok(_) => return,

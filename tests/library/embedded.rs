@@ -88,6 +88,22 @@ fn a_release_while_nobody_serves_arrives_as_soon_as_somebody_does() {
 }
 
 #[test]
+fn a_session_dropped_while_nobody_serves_ends_as_soon_as_somebody_does() {
+    let dirs = Dirs::new();
+    let first = Coordinator::open(dirs.home()).unwrap();
+    let session = first.agent("claw-1").unwrap();
+    let (guard, kept) =
+        (session.lock("@x").ttl(Duration::ZERO).acquire().unwrap(), session.lock("@y").acquire().unwrap());
+    kept.keep().unwrap();
+    first.close().unwrap();
+    drop((guard, session));
+    let second = Coordinator::open(dirs.home()).unwrap();
+    // Both would take a minute if the session were still expected back.
+    drop(second.agent("claw-2").unwrap().lock("@x").acquire().unwrap());
+    assert!(second.agent("claw-1").unwrap().lock("@y").acquire().unwrap().is_resumed());
+}
+
+#[test]
 fn where_nothing_runs_and_nothing_may_be_started_there_is_no_daemon() {
     let dirs = Dirs::new();
     let error = Client::builder().home(dirs.home()).start_nothing().connect().unwrap_err();
