@@ -49,6 +49,7 @@ fn ask(name: &str, target: Target) -> Arc<Ask> {
         process: None,
         request: None,
         workspace: Workspace { root: b"/w"[..].into() },
+        os: false,
     })
 }
 

@@ -33,6 +33,12 @@ pub const WAIT_DEFAULT: u64 = 25 * SECOND;
 /// Longest finite wait; longer ones should say `forever`.
 pub const WAIT_MAX: u64 = 24 * HOUR;
 
+/// First pause before a flock that a foreign program held is tried again. Nothing tells that it was let go, so it is
+/// tried again and again, each pause twice the last.
+pub const OS_PAUSE_FIRST: u64 = 50;
+/// Longest such pause.
+pub const OS_PAUSE_MAX: u64 = SECOND;
+
 // ── Memory of what ended ────────────────────────────────────────────────────────────────────────────────────────────
 
 /// How long an ended lock is remembered: retries of its request are recognised, and a late release is answered

@@ -18,12 +18,13 @@ pub(super) fn mode(shared: bool) -> Mode {
     if shared { Mode::Shared } else { Mode::Exclusive }
 }
 
-/// Asks, prints what comes along with the answer, and gives the body.
-fn ask(common: &Common, client: &Connection, request: Request) -> Result<Body, Failure> {
-    let answer = client.call(request)?;
-    if !common.json {
-        print::notices(&answer);
-    }
+/// Asks, prints what comes along with the answer, and gives the body. A notice is told once, so that it is printed
+/// also beside JSON and beside an error.
+fn ask(client: &Connection, request: Request) -> Result<Body, Failure> {
+    let answer = client.call(request);
+    print::losses(&client.take_losses());
+    let answer = answer?;
+    print::notices(&answer);
     let Answer { ok, .. } = answer;
     ok.ok_or_else(|| unexpected(None).into())
 }
@@ -37,9 +38,10 @@ pub(super) fn lock(common: &Common, args: &LockArgs) -> Result<Exit, Failure> {
         ttl_ms: args.ttl,
         note: args.note.clone(),
         request_id: args.request_id.clone(),
+        no_os_lock: args.no_os_lock,
         ..Request::new(Op::Lock)
     };
-    match ask(common, &client, request)? {
+    match ask(&client, request)? {
         Body::Lock(body) => {
             match (common.json, body.acquired) {
                 (true, _) => print::json(&body),
@@ -80,7 +82,7 @@ fn change(common: &Common, which: &Which, request: &Request) -> Result<Exit, Fai
     let client = common.connect_as_agent()?;
     let (mut changed, mut failed) = (Vec::new(), None);
     for request in each(which, request) {
-        match ask(common, &client, request) {
+        match ask(&client, request) {
             Ok(Body::Released(locks) | Body::Renewed(locks)) => changed.extend(locks),
             Ok(other) => return Err(unexpected(Some(&other)).into()),
             Err(failure) => match failed {
@@ -104,7 +106,7 @@ fn change(common: &Common, which: &Which, request: &Request) -> Result<Exit, Fai
 pub(super) fn status(common: &Common, args: &StatusArgs) -> Result<Exit, Failure> {
     let client = common.connect_to_read()?;
     let request = Request { scope: args.scope.as_deref().map(scope), ..Request::new(Op::Status) };
-    match ask(common, &client, request)? {
+    match ask(&client, request)? {
         Body::Status(body) => {
             if common.json {
                 print::json(&body);
@@ -125,7 +127,7 @@ pub(super) fn wait(common: &Common, args: &WaitArgs) -> Result<Exit, Failure> {
         wait_ms: args.patience.wait_ms(Some(limits::WAIT_DEFAULT)),
         ..Request::new(Op::Wait)
     };
-    match ask(common, &client, request)? {
+    match ask(&client, request)? {
         Body::Wait(body) => {
             if common.json {
                 print::json(&body);
@@ -145,7 +147,7 @@ pub(super) fn wait(common: &Common, args: &WaitArgs) -> Result<Exit, Failure> {
 pub(super) fn check(common: &Common, args: &CheckArgs) -> Result<Exit, Failure> {
     let client = common.connect_as_agent()?;
     let request = Request { scope: Some(scope(&args.scope)), fence: args.fence, ..Request::new(Op::Check) };
-    match ask(common, &client, request)? {
+    match ask(&client, request)? {
         Body::Check(body) => {
             if common.json {
                 print::json(&body);
@@ -166,7 +168,7 @@ pub(super) fn break_lock(common: &Common, args: &BreakArgs) -> Result<Exit, Fail
     let client = common.connect_as_agent()?;
     let request =
         Request { lock_id: Some(args.id.clone()), reason: Some(args.reason.clone()), ..Request::new(Op::Break) };
-    match ask(common, &client, request)? {
+    match ask(&client, request)? {
         Body::Broken(loss) => {
             if common.json {
                 print::json(&loss);

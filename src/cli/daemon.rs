@@ -81,21 +81,25 @@ fn run_detached(options: &DaemonOptions) -> Result<Exit, Failure> {
     let home = Home::from_env()?;
     let stop = stop_signal()?;
     let opened = patiently(|| Daemon::open(&home, stop.try_clone()?, &options_of(options)));
-    let said = match &opened {
-        Ok(_) => READY.to_owned(),
-        Err(error) => error.to_string(),
-    };
     let mut log = Log::open(&home)?;
+    // Whoever is told that the daemon is ready finds in its log how it became so.
+    let said = match &opened {
+        Ok(daemon) => {
+            log.line(&format!("flockd {} serves as process {}", crate::wire::VERSION, std::process::id()));
+            daemon.notes.iter().for_each(|note| log.line(note));
+            READY.to_owned()
+        }
+        Err(error) => {
+            log.line(&format!("not started: {error}"));
+            error.to_string()
+        }
+    };
     // Whoever started us may be gone by now; then nobody needs the word.
     let _ = writeln!(io::stdout(), "{said}");
     let _ = io::stdout().flush();
     let null = File::open("/dev/null")?;
     rustix::stdio::dup2_stdout(&null).map_err(io::Error::from)?;
-    let daemon = opened.inspect_err(|error| log.line(&format!("not started: {error}")))?;
-    log.line(&format!("flockd {} serves as process {}", crate::wire::VERSION, std::process::id()));
-    for note in &daemon.notes {
-        log.line(note);
-    }
+    let daemon = opened?;
     let ended = daemon.run();
     match &ended {
         Ok(ended) => log.line(&format!("ended: {ended:?}")),

@@ -11,7 +11,7 @@ use crate::model::{Agent, Invalid};
 use crate::os::home::Home;
 use crate::wire::Code;
 use args::{Cli, Verb};
-use clap::{CommandFactory, Parser};
+use clap::Parser;
 use std::process::ExitCode;
 
 /// The exit statuses that scripts rely on.
@@ -40,6 +40,16 @@ impl Exit {
             Code::Deadlock => Exit::Deadlock,
             Code::Invalid | Code::OutsideWorkspace => Exit::Usage,
             Code::Unavailable | Code::TooMany | Code::Version | Code::Denied => Exit::Unavailable,
+        }
+    }
+}
+
+impl Exit {
+    /// The error code for a failure that the program itself found.
+    fn code(self) -> &'static str {
+        match self {
+            Exit::Usage => "invalid",
+            Exit::Yes | Exit::No | Exit::Timeout | Exit::Deadlock | Exit::Unavailable => "unavailable",
         }
     }
 }
@@ -111,7 +121,10 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Break(args) => ask::break_lock(&common, &args)?,
         Verb::Daemon(args) => daemon::daemon(&common, &args)?,
         Verb::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "flockd", &mut std::io::stdout());
+            // In memory first: whoever closes the pipe has read enough, and the generator would panic.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut args::for_people(), "flockd", &mut script);
+            print::out(&String::from_utf8_lossy(&script));
             Exit::Yes
         }
     };

@@ -54,7 +54,7 @@ pub(super) fn failure(failure: &Failure, as_json: bool) {
         }
         let error = match &failure.error {
             Some(error) => Error::Wire(error),
-            None => Error::Own { code: "unavailable", message: &failure.message },
+            None => Error::Own { code: failure.exit.code(), message: &failure.message },
         };
         json(&Line { error });
         return;
@@ -67,12 +67,17 @@ pub(super) fn failure(failure: &Failure, as_json: bool) {
 
 /// What comes along with an answer: losses and who waits.
 pub(super) fn notices(answer: &Answer) {
-    for loss in &answer.lost {
-        err(&format!("{} {}\n", paint(WARN, "flockd:"), loss_line(loss)));
-    }
+    losses(&answer.lost);
     for wanted in &answer.wanted {
         let (agent, file) = (shown(&wanted.agent), shown(&wanted.file_id));
         err(&format!("{} {agent} waits for {file}; when you are done: flockd unlock {file}\n", paint(WARN, "flockd:")));
+    }
+}
+
+/// Locks that this agent lost and had not heard of.
+pub(super) fn losses(lost: &[Loss]) {
+    for loss in lost {
+        err(&format!("{} {}\n", paint(WARN, "flockd:"), loss_line(loss)));
     }
 }
 
@@ -146,6 +151,7 @@ fn kept(held: &Held) -> String {
     match (held.expires_in_ms, held.kept_by) {
         (Some(ms), _) => format!("{} left", duration(ms)),
         (None, KeptBy::Process) => "while its command runs".to_owned(),
+        (None, KeptBy::Flock) => "by flock(2), not through flockd".to_owned(),
         (None, _) => "while its session lives".to_owned(),
     }
 }
@@ -195,10 +201,10 @@ fn columns(rows: &[[String; 6]]) -> String {
 /// The daemon in a few lines.
 pub(super) fn daemon(body: &DaemonBody) -> String {
     let mut text = format!(
-        "flockd {} runs as process {} since {}\n  home {}\n  {} locks, {} waiting, {} sessions, {} connections\n",
+        "flockd {} has run for {} as process {}\n  home {}\n  locks {}, waiting {}, sessions {}, connections {}\n",
         body.version,
-        body.pid,
         duration(body.uptime_ms),
+        body.pid,
         shown(&body.home),
         body.locks,
         body.waiters,

@@ -85,6 +85,11 @@ impl LockRequest {
         LockRequest { request: Request { note: Some(note.into()), ..self.request }, ..self }
     }
 
+    /// Leaves the file's own flock(2) alone, for programs that take it themselves while they hold ours.
+    pub fn no_os_lock(self) -> LockRequest {
+        LockRequest { request: Request { no_os_lock: true, ..self.request }, ..self }
+    }
+
     /// Asks, and waits for as long as was said.
     ///
     /// A restart of the daemon meanwhile is not noticed: the request is sent again and keeps its place.
@@ -176,6 +181,11 @@ impl LockGuard {
     /// How long the lock outlives its session.
     pub fn ttl(&self) -> Duration {
         Duration::from_millis(self.body.ttl_ms.unwrap_or(0))
+    }
+
+    /// Whether programs that only know flock(1) are kept out, too.
+    pub fn has_os_lock(&self) -> bool {
+        self.body.os_lock
     }
 
     /// Whether it is a lock that the agent held before and that no session kept: what was begun under it may be half

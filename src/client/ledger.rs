@@ -26,6 +26,11 @@ impl Ledger {
         if let Some(lock_id) = granted(answer) {
             self.held.insert(lock_id.to_owned(), None);
         }
+        if let Some(loss) = answer.error.as_ref().and_then(|error| error.loss.as_deref())
+            && let Some(known) = self.held.get_mut(&loss.lock_id)
+        {
+            *known = Some(loss.clone());
+        }
         for loss in &answer.lost {
             match self.held.get_mut(&loss.lock_id) {
                 Some(known) => *known = Some(loss.clone()),
@@ -41,9 +46,9 @@ impl Ledger {
         self.held.get(lock_id)?.as_ref()
     }
 
-    /// Nobody here holds this lock any more; what was heard of its loss.
-    pub(super) fn forget(&mut self, lock_id: &str) -> Option<Loss> {
-        self.held.remove(lock_id).flatten()
+    /// Nobody here holds this lock any more.
+    pub(super) fn forget(&mut self, lock_id: &str) {
+        self.held.remove(lock_id);
     }
 
     /// A release is sent that nobody waits for; `next_id` is the number of the next request.

@@ -135,6 +135,8 @@ struct State {
     next_id: u64,
     session: Option<SessionProof>,
     ledger: Ledger,
+    /// See [`Connection::take_losses`].
+    losses: Vec<wire::Loss>,
     /// The daemon said good-bye: it is not started again before it is needed.
     said_bye: bool,
     closed: bool,
@@ -156,6 +158,8 @@ struct Socket {
 struct Pending {
     op: Op,
     line: Vec<u8>,
+    /// It was sent on an earlier connection, too, and may have been carried out then.
+    is_repeated: bool,
     answer: Option<Result<Answer, ClientError>>,
 }
 
@@ -176,6 +180,7 @@ impl Connection {
                 next_id: 1,
                 session,
                 ledger: Ledger::default(),
+                losses: Vec::new(),
                 said_bye: false,
                 closed: false,
             }),
@@ -250,10 +255,10 @@ impl Connection {
 
     /// Releases a lock without waiting for the word that it is released. If the connection breaks before the daemon
     /// has read it, it is sent again.
-    pub(crate) fn release_later(&self, lock_id: &str) {
+    pub fn release_later(&self, lock_id: &str) {
         let mut state = self.inner.lock();
         match state.ledger.loss(lock_id) {
-            Some(_) => drop(state.ledger.forget(lock_id)),
+            Some(_) => state.ledger.forget(lock_id),
             None => state.give_back(lock_id),
         }
     }
@@ -290,6 +295,12 @@ impl Connection {
         wait_for_hang_up(&socket.stream, None);
     }
 
+    /// The losses that came along with refusals since this was last asked: the daemon tells each of them once, and
+    /// [`ClientError::Refused`] has no place for them.
+    pub fn take_losses(&self) -> Vec<wire::Loss> {
+        std::mem::take(&mut self.inner.lock().losses)
+    }
+
     /// The session, if the client has one.
     pub fn session_id(&self) -> Option<String> {
         self.inner.lock().session.as_ref().map(|proof| proof.id.clone())
@@ -320,22 +331,11 @@ impl Connection {
         let request = Request { lock_id: Some(lock_id.to_owned()), ..Request::new(Op::Unlock) };
         let result = self.call(request);
         let mut state = self.inner.lock();
-        match result {
-            Ok(_) => drop(state.ledger.forget(lock_id)),
-            Err(ClientError::Refused(error)) => {
-                let was_told = state.ledger.forget(lock_id).is_some();
-                // Sent twice across a restart of the daemon: the first one did it, unless somebody else had.
-                let is_done = error.loss.as_ref().is_some_and(|loss| loss.reason == "released");
-                if !is_done || was_told {
-                    return Err(ClientError::Refused(error));
-                }
-            }
-            Err(error) => {
-                state.give_back(lock_id);
-                return Err(error);
-            }
+        match &result {
+            Ok(_) | Err(ClientError::Refused(_)) => state.ledger.forget(lock_id),
+            Err(_) => state.give_back(lock_id),
         }
-        Ok(())
+        result.map(|_| ())
     }
 }
 
@@ -421,7 +421,7 @@ impl Inner {
         }
         // A descriptor cannot be sent again, so neither is its line.
         let line = if fd.is_some() { Vec::new() } else { line };
-        state.pending.insert(id, Pending { op: request.op, line, answer: None });
+        state.pending.insert(id, Pending { op: request.op, line, is_repeated: false, answer: None });
         Ok(id)
     }
 
@@ -431,11 +431,9 @@ impl Inner {
         loop {
             let pending = state.pending.get_mut(&id).expect("a request is finished once, after it was begun");
             if let Some(answer) = pending.answer.take() {
+                let is_repeated_release = pending.op == Op::Unlock && pending.is_repeated;
                 state.pending.remove(&id);
-                return match answer {
-                    Ok(Answer { error: Some(error), .. }) => Err(ClientError::Refused(Box::new(error))),
-                    other => other.map(Some),
-                };
+                return state.result(answer?, is_repeated_release).map(Some);
             }
             let left = match until.map(|until| until.saturating_sub(crate::clock::monotonic_ns())) {
                 Some(0) => return Ok(None),
@@ -537,6 +535,7 @@ impl Inner {
                 let text = "the daemon was restarted before it took the descriptor".to_owned();
                 pending.answer = Some(Err(ClientError::NoAnswer(text)));
             } else {
+                pending.is_repeated = true;
                 let _ = (&socket.stream).write_all(&pending.line);
             }
         }
@@ -570,14 +569,18 @@ impl Inner {
                     let (socket, generation) = (socket.clone(), state.generation);
                     drop(state);
                     wait_for_hang_up(&socket.stream, Some(&self.closing));
-                    let state = self.lock();
+                    let mut state = self.lock();
                     if state.closed {
                         state
                     } else if state.is_reading {
-                        // Whoever reads finds the break as well, and takes first what came before it.
+                        // Whoever reads finds the break as well.
                         self.wait(state, None)
                     } else {
-                        self.renew(state, generation)
+                        // What came before the break is taken first: a good-bye says that the daemon was stopped on
+                        // purpose.
+                        state.is_reading = true;
+                        drop(state);
+                        self.read_one(&socket, generation, None)
                     }
                 }
             };
@@ -654,6 +657,22 @@ impl State {
         match self.pending.get_mut(&id) {
             Some(pending) => pending.answer = Some(Ok(answer)),
             None => self.nobody_waits_for(&answer),
+        }
+    }
+
+    /// What an answer means to whoever asked.
+    fn result(&mut self, answer: Answer, is_repeated_release: bool) -> Result<Answer, ClientError> {
+        let Answer { error: Some(error), lost, .. } = answer else { return Ok(answer) };
+        self.losses.extend(lost);
+        let over = self.losses.len().saturating_sub(limits::CLIENT_NOTICES_MAX);
+        self.losses.drain(..over);
+        match &error.loss {
+            // Sent twice across a restart of the daemon: the first one did it.
+            Some(loss) if is_repeated_release && loss.reason == "released" => {
+                let ok = Some(wire::Body::Released(Vec::new()));
+                Ok(Answer { id: answer.id, ok, error: None, lost: Vec::new(), wanted: answer.wanted })
+            }
+            _ => Err(ClientError::Refused(Box::new(error))),
         }
     }
 

@@ -35,8 +35,12 @@ pub struct Holder {
     pub note: Option<String>,
     /// The process that asked for it.
     pub pid: Option<u32>,
-    /// What keeps it alive.
+    /// What keeps it alive. A foreign program that holds the file's own flock(2) is [`KeptBy::Flock`].
     pub kept_by: KeptBy,
+    /// Programs that only know flock(1) are kept out, too.
+    pub os_lock: bool,
+    /// A foreign program that had flocked the file when the daemon came back, and still has.
+    pub contested_by: Option<String>,
 }
 
 impl From<wire::Held> for Holder {
@@ -54,6 +58,8 @@ impl From<wire::Held> for Holder {
             note: held.note,
             pid: held.pid,
             kept_by: held.kept_by,
+            os_lock: held.os_lock,
+            contested_by: held.contested_by,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! and writes the answers out. Workspace files are looked up from the kernel's memory here, or else by file threads;
 //! the loop itself never waits for a disk that is not the journal's, nor for a peer.
 
+pub mod flocks;
 mod peer;
 mod request;
 mod watch;
@@ -180,7 +181,7 @@ impl Server {
                 Err(error) => return Err(error),
             }
             for event in &events {
-                self.take_event(event.token(), event.is_readable() || event.is_read_closed());
+                self.take_event(event.token(), event.is_readable(), event.is_read_closed());
             }
         };
         self.farewell();
@@ -218,7 +219,7 @@ impl Server {
         }
     }
 
-    fn take_event(&mut self, token: Token, is_readable: bool) {
+    fn take_event(&mut self, token: Token, is_readable: bool, is_read_closed: bool) {
         match token {
             LISTENER => self.accept(clock::now().mono),
             WAKER => self.take_results(clock::now()),
@@ -226,7 +227,8 @@ impl Server {
             Token(number) => {
                 let conn = number as u64;
                 if let Some(peer) = self.peers.get_mut(&conn) {
-                    peer.is_readable |= is_readable;
+                    peer.is_readable |= is_readable || is_read_closed;
+                    peer.has_hung_up |= is_read_closed;
                     self.ready.push(conn);
                     self.dirty.push(conn);
                 } else if let Some(process) = self.watches.ended(self.poll.registry(), token) {
@@ -262,6 +264,8 @@ impl Server {
     fn take_results(&mut self, now: Now) {
         let answers = self.coordinator.sync_done(now);
         self.deliver(answers, now);
+        // A turn takes up the answers of file threads.
+        self.commands.push(Command::Tick);
         while let Ok(looked) = self.looked.try_recv() {
             if let Some(pending) = self.pending.remove(&looked.token) {
                 self.lookup_ended(pending, looked.result, now);

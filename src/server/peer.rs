@@ -54,6 +54,8 @@ pub(super) struct Peer {
     pub(super) undelivered: Vec<(Who, LockId)>,
     /// More may be there to read.
     pub(super) is_readable: bool,
+    /// The other end is closed; its last bytes may still be there to read.
+    pub(super) has_hung_up: bool,
     inbox: Vec<u8>,
     /// Up to where the inbox was searched for a newline.
     searched: usize,
@@ -85,6 +87,7 @@ impl Peer {
             open: HashMap::new(),
             undelivered: Vec::new(),
             is_readable: true,
+            has_hung_up: false,
             inbox: Vec::new(),
             searched: 0,
             outbox: Vec::new(),
@@ -100,9 +103,11 @@ impl Peer {
             match process::recv_with_fds(&self.stream, &mut self.inbox[begin..]) {
                 Ok((0, _)) => break (0, Read::Gone),
                 Ok((read, fds)) => {
+                    // The kernel ends a read behind a passed descriptor, and tells of an end only once.
+                    let is_more = read == READ_AT_ONCE || !fds.is_empty() || self.has_hung_up;
                     self.passed.extend(fds);
                     self.passed.drain(..self.passed.len().saturating_sub(PASSED_KEPT));
-                    break (read, if read == READ_AT_ONCE { Read::More } else { Read::Drained });
+                    break (read, if is_more { Read::More } else { Read::Drained });
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break (0, Read::Drained),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}

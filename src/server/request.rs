@@ -130,6 +130,7 @@ fn ask(
         process: sender.process,
         request: id.filter(|_| takes),
         workspace: sender.info.workspace.clone(),
+        os: takes && !request.no_os_lock,
     });
     let about = About::Ask { ask: ask.clone(), takes };
     let command = match takes {

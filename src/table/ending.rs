@@ -12,6 +12,9 @@ impl LockTable {
         let lock = self.state.locks[&id].clone();
         let ended = Ended { id, ask: lock.ask.clone(), fence: lock.fence, why: why.clone(), at: now, untold };
         self.set(step, Record::Lock(id, None));
+        if lock.os != OsLock::None {
+            step.effects.push(Effect::DropOs { lock: id });
+        }
         self.remember(step, ended.clone());
         self.tell(step, EventKind::Released(why), &lock);
         step.freed.push(lock.ask);
@@ -36,8 +39,13 @@ impl LockTable {
         self.end(now, step, id, EndReason::Rebooted, true);
     }
 
-    pub(super) fn lease_ran_out(&mut self, now: Now, step: &mut Step, id: LockId) {
-        self.end(now, step, id, EndReason::Expired, true);
+    /// Its lease ran out, or its flock is tried again.
+    pub(super) fn lock_is_due(&mut self, now: Now, step: &mut Step, id: LockId) {
+        if self.state.locks[&id].expires.is_some_and(|end| end <= now.mono) {
+            self.end(now, step, id, EndReason::Expired, true);
+        } else {
+            self.retake(step, id);
+        }
     }
 
     /// What kept this lock alive is gone: its lease runs from now on, or it ends.
@@ -165,7 +173,14 @@ impl LockTable {
                     return Err(self.lost(ended));
                 }
                 let holders = self.holders_over(target).0;
-                Err(if holders.is_empty() { Fault::NotFound } else { Fault::NotHolder(holders) })
+                Err(match holders.iter().find(|lock| lock.ask.who.agent == who.agent) {
+                    Some(own) => Fault::Invalid(format!(
+                        "you hold {} ({}), not exactly this scope; name that one",
+                        own.ask.target.scope, own.id
+                    )),
+                    None if holders.is_empty() => Fault::NotFound,
+                    None => Fault::NotHolder(holders),
+                })
             }
         }
     }

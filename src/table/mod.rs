@@ -8,11 +8,13 @@
 //! - who is next when something becomes free: `queue.rs`
 //! - who waits for whom, and cycles: `waits.rs`
 //! - how locks and sessions end, and what is told of it: `ending.rs`
+//! - what foreign programs that hold a flock mean to ours: `os.rs`
 //! - what overlaps what: `index.rs`; what a change means to the rows: `state.rs`; after a restart: `restore.rs`
 
 mod ask;
 mod ending;
 mod index;
+mod os;
 mod own;
 mod queue;
 mod restore;
@@ -81,6 +83,7 @@ impl LockTable {
             Command::ProcessGone(process) => self.process_gone(now, &mut step, process),
             Command::CallerGone { conn } => self.caller_gone(&mut step, conn),
             Command::Cancel { caller, waiting } => self.cancel(&mut step, caller, waiting),
+            Command::Os { lock, answer } => self.system_answered(now, &mut step, lock, answer),
             Command::Tick => {}
         }
         self.serve(now, &mut step);
@@ -194,8 +197,8 @@ impl LockTable {
                 return;
             }
             match timer {
-                Timer::Lease(id) => self.lease_ran_out(now, step, id),
-                Timer::Waiter(id) => self.waited_enough(step, id),
+                Timer::Lock(id) => self.lock_is_due(now, step, id),
+                Timer::Waiter(id) => self.waiter_is_due(now, step, id),
                 Timer::Session(id) => self.end_session(now, step, id, EndReason::Silent),
                 Timer::Ended(id) => self.set(step, Record::Ended(id, None)),
             }

@@ -99,7 +99,7 @@ pub struct Welcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Op {
-    /// Take a lock: `scope`, `mode`, `wait_ms`, `ttl_ms`, `max_hold_ms`, `note`, `request_id`.
+    /// Take a lock: `scope`, `mode`, `wait_ms`, `ttl_ms`, `max_hold_ms`, `note`, `request_id`, `no_os_lock`.
     Lock,
     /// Release: `lock_id`, `scope` or `all`.
     Unlock,
@@ -163,6 +163,9 @@ pub struct Request {
     /// All of the agent's.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub all: bool,
+    /// Do not flock the file: its programs flock it themselves while they hold ours.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_os_lock: bool,
     /// The fence that must be current.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fence: Option<u64>,
@@ -193,6 +196,7 @@ impl Request {
             request_id: None,
             lock_id: None,
             all: false,
+            no_os_lock: false,
             fence: None,
             reason: None,
             of: None,
@@ -373,6 +377,11 @@ pub struct Held {
     pub pid: Option<u32>,
     /// What keeps it alive.
     pub kept_by: KeptBy,
+    /// Programs that only know flock(1) are kept out, too.
+    pub os_lock: bool,
+    /// A foreign program that had flocked the file when the daemon came back, and still has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contested_by: Option<String>,
 }
 
 /// What keeps a lock alive.
@@ -385,6 +394,8 @@ pub enum KeptBy {
     Session,
     /// A process.
     Process,
+    /// A foreign program's own flock(2): no lock of ours.
+    Flock,
 }
 
 /// The answer to `lock`. Without a lock the fields about one are null.

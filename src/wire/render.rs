@@ -2,7 +2,8 @@
 
 use super::{Answer, Body, CheckBody, Code, Held, KeptBy, LockBody, Loss, StatusBody, WaitBody, WaiterBody, Wanted};
 use super::{Mode, WireError, escape};
-use crate::model::{self, Custody, EndReason, Ended, Fault, Lock, Moment, Now, Queued, Refused, RefusedFor, Reply};
+use crate::model::{self, Custody, EndReason, Ended, Fault, Foreigner, Lock, Moment, Now, OsLock, Queued};
+use crate::model::{Refused, RefusedFor, Reply};
 use crate::scope::Scope;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -23,6 +24,11 @@ pub enum About {
 /// The message that an answer is sent as.
 pub fn answer(id: u64, answer: &model::Answer, about: &About, now: Now) -> Answer {
     let result = body(&answer.reply, about, now);
+    // The error itself tells of this one.
+    let told = match &answer.reply {
+        Reply::Failed(Fault::Lost(ended, _)) => Some(ended.id),
+        _ => None,
+    };
     let (ok, error) = match result {
         Ok(body) => (Some(body), None),
         Err(error) => (None, Some(error)),
@@ -31,7 +37,7 @@ pub fn answer(id: u64, answer: &model::Answer, about: &About, now: Now) -> Answe
         id: Some(id),
         ok,
         error,
-        lost: answer.lost.iter().map(loss).collect(),
+        lost: answer.lost.iter().filter(|ended| Some(ended.id) != told).map(loss).collect(),
         wanted: answer.wanted.iter().map(wanted).collect(),
     }
 }
@@ -92,7 +98,7 @@ fn granted_body(granted: &model::Granted, now: Now) -> LockBody {
         expires_in_ms: left(lock.expires, now),
         already_held: granted.already_held,
         resumed: granted.resumed,
-        os_lock: false,
+        os_lock: lock.os == OsLock::Held,
         holders: Vec::new(),
         more_holders: 0,
         position: None,
@@ -118,7 +124,7 @@ fn refused_body(refused: &Refused, about: &About, now: Now) -> LockBody {
         already_held: false,
         resumed: false,
         os_lock: false,
-        holders: held_all(&refused.holders, now),
+        holders: in_the_way(&refused.holders, refused.foreigner.as_ref(), ask, now),
         more_holders: refused.more,
         position: Some(refused.position),
         ticket: None,
@@ -165,18 +171,19 @@ fn advice(refused: &Refused, about: &About, now: Now) -> String {
         RefusedFor::Deadlock(_) => {
             format!("release what you hold, so that the others can go on, then ask for {file} again")
         }
+        RefusedFor::Held | RefusedFor::Timeout if refused.foreigner.is_some() => {
+            format!("a program that does not know flockd has flocked {file}; wait longer, or see what it does")
+        }
         RefusedFor::Held | RefusedFor::Timeout => match refused.holders.first() {
             Some(first) => {
-                let when = match left(first.expires, now) {
-                    Some(ms) => format!("its lease has {} left", duration(ms)),
-                    None => "it is kept while its session lives".to_owned(),
+                let when = match (left(first.expires, now), first.custody) {
+                    (Some(ms), _) => format!("its lease has {} left", duration(ms)),
+                    (None, Custody::Process(_)) => "it is kept while its command runs".to_owned(),
+                    (None, _) => "it is kept while its session lives".to_owned(),
                 };
-                format!(
-                    "wait longer (--wait), do other work first, or ask {} to release {file}; {when}",
-                    first.ask.who.agent
-                )
+                format!("wait longer, do other work first, or ask {} to release {file}; {when}", first.ask.who.agent)
             }
-            None => "others asked before you; wait longer (--wait) or do other work first".to_owned(),
+            None => "others asked before you; wait longer or do other work first".to_owned(),
         },
     }
 }
@@ -271,6 +278,37 @@ fn held_all(locks: &[Lock], now: Now) -> Vec<Held> {
     locks.iter().map(|lock| held(lock, now)).collect()
 }
 
+/// Who is in the way of a request: holders of ours, and a foreign program.
+fn in_the_way(holders: &[Lock], foreigner: Option<&Foreigner>, ask: &model::Ask, now: Now) -> Vec<Held> {
+    let mut all = held_all(holders, now);
+    all.extend(foreigner.map(|by| Held {
+        agent: name_of(by),
+        mode: mode(by.mode),
+        lock_id: "flock".to_owned(),
+        workspace_id: ask.workspace.id(),
+        file_id: file_id(ask),
+        fence: 0,
+        since: time(by.seen),
+        ttl_ms: 0,
+        expires_in_ms: None,
+        note: None,
+        pid: by.pid,
+        kept_by: KeptBy::Flock,
+        os_lock: true,
+        contested_by: None,
+    }));
+    all
+}
+
+/// A foreign program by its command, as far as it is known.
+fn name_of(by: &Foreigner) -> String {
+    match (&by.command, by.pid) {
+        (Some(command), _) => format!("({command})"),
+        (None, Some(pid)) => format!("(process {pid})"),
+        (None, None) => "(unknown program)".to_owned(),
+    }
+}
+
 fn held(lock: &Lock, now: Now) -> Held {
     Held {
         agent: lock.ask.who.agent.to_string(),
@@ -289,6 +327,11 @@ fn held(lock: &Lock, now: Now) -> Held {
             Custody::Session(_) => KeptBy::Session,
             Custody::Process(_) => KeptBy::Process,
         },
+        os_lock: lock.os == OsLock::Held,
+        contested_by: match &lock.os {
+            OsLock::Contested { by, .. } => Some(name_of(by)),
+            OsLock::None | OsLock::Asked | OsLock::Held => None,
+        },
     }
 }
 
@@ -302,7 +345,7 @@ fn waiter(queued: &Queued, now: Now) -> WaiterBody {
         since: time(waiter.since.wall),
         wait_left_ms: left(waiter.deadline, now),
         position: queued.position,
-        holders: held_all(&queued.behind, now),
+        holders: in_the_way(&queued.behind, waiter.foreigner(), &waiter.ask, now),
         note: waiter.ask.note.as_deref().map(str::to_owned),
         pid: waiter.ask.process.map(|process| process.pid),
         absent: waiter.caller.is_none(),

@@ -55,11 +55,13 @@ fn a_guard_released_over_its_head_by_its_own_agent_has_lost_its_lock() {
     let session = ground.agent("claw-1");
     let guard = session.lock("@x").acquire().unwrap();
     assert!(ground.dirs.flockd("unlock @x --agent claw-1").status.success());
+    drop(session.lock("@y").acquire().unwrap());
+    assert_eq!(guard.lost().unwrap().reason, LossReason::Released);
     assert_eq!(guard.release().unwrap_err().loss().unwrap().reason, LossReason::Released);
-    // By the session itself it is no loss but a release, and there is nothing left for the guard to release.
+    // Also by its own session: whoever has the guard, in another thread perhaps, did not do it.
     let guard = session.lock("@x").acquire().unwrap();
     assert_eq!(session.unlock("@x").unwrap()[0].lock_id, guard.lock_id());
-    guard.release().unwrap();
+    assert_eq!(guard.release().unwrap_err().loss().unwrap().reason, LossReason::Released);
 }
 
 #[test]

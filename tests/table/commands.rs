@@ -622,6 +622,7 @@ impl World {
             process: Some(process(raw.pick)),
             request,
             workspace: Workspace { root: b"/d"[..].into() },
+            os: false,
         })
     }
 

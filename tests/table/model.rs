@@ -166,6 +166,7 @@ impl Naive {
                 }
                 self.answer(caller, Reply::Cancelled(was_waiting), None);
             }
+            Command::Os { .. } => unreachable!("nothing here wants a flock; rules.rs tells of those"),
             Command::Tick => {}
         }
     }
@@ -285,7 +286,8 @@ impl Naive {
             return self.settle(caller, &ask, takes, chance);
         }
         if let Some(own) = self.own_obstacle(&ask) {
-            let refused = Refused { why: RefusedFor::OwnLock, holders: vec![own], more: 0, position: 1 };
+            let refused =
+                Refused { why: RefusedFor::OwnLock, holders: vec![own], more: 0, foreigner: None, position: 1 };
             return self.answer(caller, Reply::Refused(Box::new(refused)), Some((&ask.who, Some(&ask.target))));
         }
         if wait == Wait::Try {
@@ -300,7 +302,17 @@ impl Naive {
         };
         self.next_waiter += 1;
         let (since, caller) = (self.now, Some(caller));
-        self.waiters.push(Waiter { id: at, ask, takes, since, deadline, caller, absent_until: None });
+        self.waiters.push(Waiter {
+            id: at,
+            at_once: false,
+            ask,
+            takes,
+            since,
+            deadline,
+            caller,
+            absent_until: None,
+            os: OsWait::Idle,
+        });
     }
 
     /// What a request at `at` in the order of arrival comes to right now.
@@ -364,6 +376,7 @@ impl Naive {
             since: self.now,
             expires: None,
             hold_until,
+            os: OsLock::None,
         };
         match ask.who.session {
             Some(session) => lock.custody = Custody::Session(session),
@@ -449,7 +462,7 @@ impl Naive {
     fn refuse(&mut self, caller: Caller, ask: &Ask, at: WaiterId, why: RefusedFor) {
         let holders = self.holders_against(&ask.who, &ask.target, ask.mode);
         let position = 1 + self.earlier(ask, at).len();
-        let refused = Refused { why, holders, more: 0, position };
+        let refused = Refused { why, holders, more: 0, foreigner: None, position };
         self.answer(caller, Reply::Refused(Box::new(refused)), Some((&ask.who, Some(&ask.target))));
     }
 
@@ -639,7 +652,14 @@ impl Naive {
                     return Err(lost(ended));
                 }
                 let holders = self.holders_over(target);
-                Err(if holders.is_empty() { Fault::NotFound } else { Fault::NotHolder(holders) })
+                Err(match holders.iter().find(|lock| lock.ask.who.agent == who.agent) {
+                    Some(own) => Fault::Invalid(format!(
+                        "you hold {} ({}), not exactly this scope; name that one",
+                        own.ask.target.scope, own.id
+                    )),
+                    None if holders.is_empty() => Fault::NotFound,
+                    None => Fault::NotHolder(holders),
+                })
             }
         }
     }
