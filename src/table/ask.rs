@@ -154,10 +154,13 @@ impl LockTable {
                 let lock = self.state.locks[&id].clone();
                 Reply::Granted(Box::new(Granted { lock, already_held: true, resumed: false }))
             }
-            Verdict::Resume(id) => {
-                let lock = self.take_up(step, id, ask);
-                Reply::Granted(Box::new(Granted { lock, already_held: false, resumed: true }))
-            }
+            Verdict::Resume(id) => match self.take_up(step, id, ask) {
+                Ok(lock) => Reply::Granted(Box::new(Granted { lock, already_held: false, resumed: true })),
+                Err(cycle) => {
+                    let at = WaiterId(self.next_waiter);
+                    return self.refuse_for(step, caller, ask, at, RefusedFor::Deadlock(cycle));
+                }
+            },
             Verdict::Clear => {
                 let lock = self.grant(now, step, ask, None, OsLock::None);
                 Reply::Granted(Box::new(Granted { lock, already_held: false, resumed: false }))
@@ -197,7 +200,10 @@ impl LockTable {
     }
 
     /// A session takes up its agent's detached lock: same lock, same mode, new fence, the session's own terms.
-    fn take_up(&mut self, step: &mut Step, id: LockId, ask: &Arc<Ask>) -> Lock {
+    ///
+    /// Whoever waits for the lock waits for the session from then on, so this may close a cycle of waits though nobody
+    /// begins to wait; the lock stays detached then.
+    fn take_up(&mut self, step: &mut Step, id: LockId, ask: &Arc<Ask>) -> Result<Lock, Vec<Link>> {
         let old = self.state.locks[&id].clone();
         assert!(old.custody == Custody::Detached && old.ask.who.agent == ask.who.agent);
         let session = ask.who.session.expect("only sessions take locks up");
@@ -209,9 +215,16 @@ impl LockTable {
             hold_until: None,
             ..old
         };
-        self.put_lock(step, lock.clone());
+        let record = Record::Lock(id, Some(lock.clone()));
+        let before = self.state.fold(record.clone());
+        if let Some(cycle) = self.cycle_through(&ask.who) {
+            self.state.fold(before);
+            return Err(cycle);
+        }
+        step.undo.push(before);
+        step.records.push(record);
         self.tell(step, EventKind::Acquired { resumed: true }, &lock);
-        lock
+        Ok(lock)
     }
 
     /// A request whose id is known: the same grant, the same place, or the word that it is over.

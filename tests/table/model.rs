@@ -126,6 +126,7 @@ impl Naive {
     /// One command: what is due, one thing after the other; then the command; after each, whoever can be served.
     pub fn apply(&mut self, now: Now, command: &Command) -> Vec<Outgoing> {
         self.now = now;
+        self.waits_then.clear();
         self.do_what_is_due();
         self.carry_out(command.clone());
         self.serve();
@@ -134,6 +135,7 @@ impl Naive {
 
     pub fn resume(&mut self, now: Now) -> Vec<Outgoing> {
         self.now = now;
+        self.waits_then.clear();
         self.do_what_is_due();
         self.paused = false;
         self.serve();
@@ -356,7 +358,18 @@ impl Naive {
                 (id, true, false)
             }
             Chance::Resume(id) => {
+                let before = self.held(id).expect("it is held").clone();
                 self.take_up(id, ask);
+                let actor = self.actor(&ask.who.agent, ask.who.session);
+                let is_mine =
+                    |w: &&Waiter| self.actor(&w.ask.who.agent, w.ask.who.session) == actor && w.caller.is_some();
+                let mine: Vec<Waiter> = self.waiters.iter().filter(is_mine).cloned().collect();
+                // Those who wait for the lock wait for this session now.
+                if mine.iter().any(|waiter| self.closes_a_cycle(&waiter.ask, waiter.id)) {
+                    self.put(before);
+                    let at = WaiterId(self.next_waiter);
+                    return self.refuse(caller, ask, at, RefusedFor::Deadlock(Vec::new()));
+                }
                 (id, false, true)
             }
             Chance::Clear => (self.grant(ask), false, false),
@@ -521,7 +534,7 @@ impl Naive {
         for waiter in self.waiters.iter().filter(|waiter| waiter.caller.is_some()) {
             links.extend(self.waits_for(&waiter.ask, waiter.id).into_iter().map(|(_, link)| link));
         }
-        self.waits_then = links;
+        self.waits_then.extend(links);
         reached.iter().any(|(actor, _)| *actor == goal)
     }
 

@@ -1110,3 +1110,15 @@ fn every_grant_has_a_larger_fence_than_all_before_it() {
         }
     }
 }
+
+#[test]
+fn a_session_cannot_take_up_a_lock_whose_waiters_it_waits_for() {
+    let mut desk = Desk::new();
+    desk.ask("ada", "x /a");
+    desk.ask("bo#1", "x /b");
+    assert_eq!(desk.wait("ada#2", "x /b"), "waits");
+    assert_eq!(desk.wait("bo#1", "x /a"), "waits");
+    assert!(desk.ask("ada#2", "x /a").starts_with("deadlock"), "bo waits for ada, ada's session for bo");
+    assert_eq!(desk.unlock("ada", "/a"), "released 1");
+    assert_eq!(desk.news(), ["bo#1: granted"]);
+}
