@@ -50,6 +50,9 @@ pub const ENDED_MAX: usize = 20_000;
 pub const NOTICE_KEPT: u64 = 7 * 24 * HOUR;
 /// How many notices wait at most; beyond it the oldest goes.
 pub const NOTICES_MAX: usize = 4_096;
+/// How many notices a client keeps that its program has not asked for; beyond it the oldest goes. The daemon has told
+/// them, and a program that never asks must not grow by them.
+pub const CLIENT_NOTICES_MAX: usize = 256;
 
 // ── Counts ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 

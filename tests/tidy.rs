@@ -58,6 +58,7 @@ const PARTS: &[Part] = &[
     part("mcp", "words clock wire os client", "mio"),
     part("hooks", "words clock wire os client", "mio"),
     part("daemon", "words table journal events clock coordinator wire os server webhook", ""),
+    part("embedded", "words clock os server client daemon", "mio"),
     part("cli", "*", ""),
     part("sim", "*", ""),
     part("main", "*", ""),

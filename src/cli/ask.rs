@@ -2,7 +2,7 @@
 
 use super::args::{BreakArgs, CheckArgs, LockArgs, RenewArgs, StatusArgs, WaitArgs, Which, WhichArgs};
 use super::{Common, Exit, Failure, print};
-use crate::client::{Client, unexpected};
+use crate::client::{Connection, unexpected};
 use crate::limits;
 use crate::wire::{self, Answer, Body, Code, Mode, Op, Request};
 use serde::Serialize;
@@ -20,7 +20,7 @@ pub(super) fn mode(shared: bool) -> Mode {
 
 /// Asks, prints what comes along with the answer, and gives the body. A notice is told once, so that it is printed
 /// also beside JSON and beside an error.
-fn ask(client: &Client, request: Request) -> Result<Body, Failure> {
+fn ask(client: &Connection, request: Request) -> Result<Body, Failure> {
     let answer = client.call(request);
     print::losses(&client.take_losses());
     let answer = answer?;

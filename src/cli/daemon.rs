@@ -2,7 +2,7 @@
 
 use super::args::{DaemonArgs, DaemonOptions, DaemonVerb};
 use super::{Common, Exit, Failure, print};
-use crate::client::{Client, ClientError, Connect, Launch, Place, unexpected};
+use crate::client::{ClientError, Connect, Connection, Launch, Place, unexpected};
 use crate::daemon::{Daemon, DaemonError, Options};
 use crate::limits;
 use crate::os::home::{self, Home, StartLock};
@@ -210,9 +210,9 @@ fn start(options: &DaemonOptions) -> Result<Exit, Failure> {
 
 // ── Stop and status ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-fn connect(home: &Home) -> Result<Client, ClientError> {
+fn connect(home: &Home) -> Result<Connection, ClientError> {
     let place = Place { cwd: b"/".to_vec(), workspace: b"/".to_vec() };
-    Client::connect(Connect { home: home.clone(), launch: Launch::Never, agent: None, place, session: None })
+    Connection::connect(Connect { home: home.clone(), launch: Launch::Never, agent: None, place, session: None })
 }
 
 fn stop() -> Result<Exit, Failure> {

@@ -6,7 +6,7 @@ mod daemon;
 mod print;
 mod run;
 
-use crate::client::{Client, ClientError, Connect, Custodian, Launch, Place};
+use crate::client::{ClientError, Connect, Connection, Custodian, Launch, Place};
 use crate::model::{Agent, Invalid};
 use crate::os::home::Home;
 use crate::wire::Code;
@@ -155,18 +155,18 @@ impl Common {
         })
     }
 
-    fn connect(&self, agent: Option<Agent>, session: Option<Custodian>) -> Result<Client, Failure> {
+    fn connect(&self, agent: Option<Agent>, session: Option<Custodian>) -> Result<Connection, Failure> {
         let connect = Connect { home: Home::from_env()?, launch: launch()?, agent, place: Place::here()?, session };
-        Ok(Client::connect(connect)?)
+        Ok(Connection::connect(connect)?)
     }
 
     /// A connection in the agent's name.
-    fn connect_as_agent(&self) -> Result<Client, Failure> {
+    fn connect_as_agent(&self) -> Result<Connection, Failure> {
         self.connect(Some(self.agent()?), None)
     }
 
     /// A connection that only reads, in the agent's name if there is one.
-    fn connect_to_read(&self) -> Result<Client, Failure> {
+    fn connect_to_read(&self) -> Result<Connection, Failure> {
         self.connect(self.named_agent()?.or_else(person), None)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::args::RunArgs;
 use super::{Common, Exit, Failure, ask, print};
-use crate::client::{Client, ClientError, Custodian};
+use crate::client::{ClientError, Connection, Custodian};
 use crate::limits;
 use crate::model::Agent;
 use crate::os::process;
@@ -55,7 +55,7 @@ pub(super) fn run(common: &Common, args: &RunArgs) -> Result<ExitCode, Failure> 
 
 // ── The lock ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-fn take(common: &Common, args: &RunArgs, client: &Client) -> Result<LockBody, Failure> {
+fn take(common: &Common, args: &RunArgs, client: &Connection) -> Result<LockBody, Failure> {
     let request = Request {
         scope: Some(ask::scope(&args.scope)),
         mode: Some(ask::mode(args.shared)),
@@ -108,7 +108,7 @@ fn waits_for_itself(tried: &LockBody, lock_id: &str) -> LockBody {
 }
 
 /// Says for whom we wait, as far as it can be told just now.
-fn name_holders(common: &Common, args: &RunArgs, client: &Client) {
+fn name_holders(common: &Common, args: &RunArgs, client: &Connection) {
     if common.json {
         return;
     }
@@ -121,7 +121,7 @@ fn name_holders(common: &Common, args: &RunArgs, client: &Client) {
 }
 
 /// Releases the lock and says so if it was lost while the command ran. That the command's end released it is no loss.
-fn release(client: &Client, lock_id: &str, body: &LockBody) {
+fn release(client: &Connection, lock_id: &str, body: &LockBody) {
     match client.unlock(lock_id) {
         Ok(()) => {}
         Err(ClientError::Refused(error)) if error.loss.as_ref().is_some_and(|loss| loss.reason == "session_ended") => {}
@@ -136,7 +136,12 @@ fn release(client: &Client, lock_id: &str, body: &LockBody) {
 
 /// Starts the command behind a gate, binds the lock to it, opens the gate, and waits for its end. The inner error says
 /// why there is no such command.
-fn command(args: &RunArgs, agent: &Agent, client: &Client, lock_id: &str) -> Result<io::Result<ExitStatus>, Failure> {
+fn command(
+    args: &RunArgs,
+    agent: &Agent,
+    client: &Connection,
+    lock_id: &str,
+) -> Result<io::Result<ExitStatus>, Failure> {
     let gate = Gate::new().map_err(|error| Failure::new(Exit::Unavailable, error.to_string()))?;
     let around = std::env::var(AROUND).ok().filter(|around| !around.is_empty());
     let mut command = Command::new(&args.command[0]);
@@ -192,7 +197,7 @@ impl Gate {
 }
 
 /// Binds the lock to the child that waits at the gate, then lets it go on.
-fn bind(client: &Client, lock_id: &str, pid_out: OwnedFd, go_in: OwnedFd) -> Result<(), Failure> {
+fn bind(client: &Connection, lock_id: &str, pid_out: OwnedFd, go_in: OwnedFd) -> Result<(), Failure> {
     let mut pid = [0u8; 4];
     let read = rustix::io::retry_on_intr(|| rustix::io::read(&pid_out, &mut pid));
     if read != Ok(pid.len()) {

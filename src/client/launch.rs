@@ -19,6 +19,21 @@ pub enum Launch {
     With(PathBuf),
 }
 
+/// The `flockd` to start: the one that lies beside this program, else the first in `$PATH`.
+pub(super) fn find_program() -> Option<PathBuf> {
+    let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.to_owned()));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    find_in(beside.into_iter().chain(std::env::split_paths(&path)))
+}
+
+fn find_in(mut dirs: impl Iterator<Item = PathBuf>) -> Option<PathBuf> {
+    dirs.find_map(|dir| {
+        let file = dir.join("flockd");
+        let is_file = file.metadata().is_ok_and(|about| about.is_file());
+        (is_file && rustix::fs::access(&file, rustix::fs::Access::EXEC_OK).is_ok()).then_some(file)
+    })
+}
+
 /// A greeted connection.
 pub(super) struct Greeted {
     pub(super) lines: BufReader<UnixStream>,
@@ -131,4 +146,27 @@ fn replace(greeted: &mut Greeted) -> Result<(), ClientError> {
     let mut rest = Vec::new();
     greeted.lines.read_to_end(&mut rest)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn the_first_program_is_found_and_neither_a_directory_nor_what_cannot_be_run() {
+        let kept = tempfile::tempdir().unwrap();
+        let dir = |name: &str| kept.path().join(name);
+        for name in ["none", "directory/flockd", "text", "program", "later"] {
+            fs::create_dir_all(dir(name)).unwrap();
+        }
+        for (name, mode) in [("text", 0o600), ("program", 0o700), ("later", 0o700)] {
+            fs::write(dir(name).join("flockd"), "").unwrap();
+            fs::set_permissions(dir(name).join("flockd"), fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let dirs = ["missing", "none", "directory", "text", "program", "later"].map(dir);
+        assert_eq!(find_in(dirs.into_iter()), Some(dir("program").join("flockd")));
+        assert_eq!(find_in([dir("none"), dir("text")].into_iter()), None);
+    }
 }

@@ -584,24 +584,22 @@ impl Server {
             self.fail(conn, Some(id), (Code::Invalid, "this id is in use; number requests upwards".to_owned()));
             return false;
         }
-        match request::scope_bytes(&request) {
+        let greeted = peer.caller.as_ref().expect("requests come after the greeting");
+        let place = request::place(&request, greeted);
+        match place.and_then(|place| Ok((place.cwd, request::scope_bytes(&request)?))) {
             Err(unfit) => self.fail(conn, request.id, unfit),
-            Ok(None) => self.carry_out(conn, request, None, now),
-            Ok(Some(raw)) => {
-                let cwd = &peer.caller.as_ref().expect("requests come after the greeting").cwd;
-                match paths::target(cwd, &raw, Look::CachedOnly) {
-                    Err(PathError::WouldBlock) => self.look_up(conn, request, raw, now),
-                    result => self.looked_up(conn, request, result, now),
-                }
-            }
+            Ok((_, None)) => self.carry_out(conn, request, None, now),
+            Ok((cwd, Some(raw))) => match paths::target(&cwd, &raw, Look::CachedOnly) {
+                Err(PathError::WouldBlock) => self.look_up(conn, request, cwd, raw, now),
+                result => self.looked_up(conn, request, result, now),
+            },
         }
         is_long
     }
 
     /// Gives a path to the file threads; the peer's later requests wait behind it.
-    fn look_up(&mut self, conn: u64, request: Request, raw: Vec<u8>, now: Now) {
+    fn look_up(&mut self, conn: u64, request: Request, cwd: Box<[u8]>, raw: Vec<u8>, now: Now) {
         let peer = self.peers.get_mut(&conn).expect("the request came from a peer");
-        let cwd = peer.caller.as_ref().expect("requests come after the greeting").cwd.clone();
         let token = self.next_token as u64;
         self.next_token += 1;
         if self.files.submit(Lookup { token, cwd, raw: raw.into() }).is_err() {
@@ -661,7 +659,11 @@ impl Server {
             return self.fail(conn, request.id, (Code::Version, text));
         }
         let caller = request.id.map(|id| Caller { conn, id });
-        let info = peer.caller.clone().expect("requests come after the greeting");
+        let greeted = peer.caller.as_ref().expect("requests come after the greeting");
+        let info = match request::place(&request, greeted) {
+            Ok(info) => info,
+            Err(unfit) => return self.fail(conn, request.id, unfit),
+        };
         let sender = Sender { info, session: peer.session, process: peer.process };
         let made = match request.op {
             Op::Bind => match caller {
@@ -812,13 +814,9 @@ fn welcome(session: Option<wire::SessionProof>) -> Welcome {
 fn caller_of(hello: &Hello) -> Result<peer::Caller, Unfit> {
     let invalid = |text: String| (Code::Invalid, text);
     let agent = hello.agent.as_deref().map(Agent::new).transpose().map_err(|error| invalid(error.0))?;
-    let absolute = |what: &str, text: &str| match wire::unescape(text) {
-        Some(path) if path.first() == Some(&b'/') && path.len() <= limits::PATH_MAX => Ok(path),
-        _ => Err(invalid(format!("the {what} {text:?} is no absolute path"))),
-    };
-    let cwd = absolute("working directory", &hello.cwd)?;
+    let cwd = request::absolute("working directory", &hello.cwd)?;
     let root = match &hello.workspace {
-        Some(text) => absolute("workspace", text)?,
+        Some(text) => request::absolute("workspace", text)?,
         None => cwd.clone(),
     };
     Ok(peer::Caller { agent, cwd: cwd.into(), workspace: Workspace { root: root.into() } })

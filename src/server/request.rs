@@ -4,6 +4,7 @@ use super::peer::Caller as CallerInfo;
 use crate::limits;
 use crate::model::{
     self, Agent, Ask, Caller, Command, Fence, Lease, LockId, Now, Process, RequestId, SessionId, Wait, Which, Who,
+    Workspace,
 };
 use crate::scope::Target;
 use crate::wire::render::About;
@@ -35,6 +36,22 @@ impl Sender {
     fn who(&self) -> Result<Who, Unfit> {
         Ok(Who { agent: self.agent()?, session: self.session })
     }
+}
+
+/// The bytes of a path that must be absolute.
+pub(super) fn absolute(what: &str, text: &str) -> Result<Vec<u8>, Unfit> {
+    match unescape(text) {
+        Some(path) if path.first() == Some(&b'/') && path.len() <= limits::PATH_MAX => Ok(path),
+        _ => Err(invalid(format!("the {what} {text:?} is no absolute path"))),
+    }
+}
+
+/// From where a request is to be understood: from where its sender greeted, or the workspace that it names.
+pub(super) fn place(request: &Request, greeted: &CallerInfo) -> Result<CallerInfo, Unfit> {
+    let Some(text) = &request.workspace else { return Ok(greeted.clone()) };
+    let root = absolute("workspace", text)?;
+    let workspace = Workspace { root: root.as_slice().into() };
+    Ok(CallerInfo { agent: greeted.agent.clone(), cwd: root.into(), workspace })
 }
 
 /// The bytes of the scope of a request that names one.

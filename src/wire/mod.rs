@@ -135,6 +135,10 @@ pub struct Request {
     /// A path as typed, escaped; `@name` for a resource; a trailing `/` for a subtree.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
+    /// Root of the workspace that this request is about, escaped and absolute: a relative scope begins there, and
+    /// names in answers and events do. Absent, both are as said in the greeting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<String>,
     /// `shared` or `exclusive`; exclusive if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
@@ -183,6 +187,7 @@ impl Request {
             id: None,
             op,
             scope: None,
+            workspace: None,
             mode: None,
             wait_ms: None,
             ttl_ms: None,

@@ -1,7 +1,7 @@
 //! What survives the daemon: kill -9 at any moment, an orderly stop, and a process that died while nobody served.
 
 use crate::util::{Ending, Ground, StopAtEnd, a_try, exclusive, kill_9, scaled, shared, signal, take, until};
-use flockd::client::{Client, ClientError, Custodian};
+use flockd::client::{ClientError, Connection, Custodian};
 use flockd::wire::{Held, KeptBy, Op, Request};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
@@ -66,7 +66,7 @@ fn after_kill_9_every_lock_is_back_and_nobody_else_got_in() {
 }
 
 /// Whether the lock is this client's: it can be renewed by it.
-fn owns(client: &Client, id: &str) -> bool {
+fn owns(client: &Connection, id: &str) -> bool {
     client.call(Request { lock_id: Some(id.to_owned()), ..Request::new(Op::Renew) }).is_ok()
 }
 

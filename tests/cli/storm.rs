@@ -1,8 +1,8 @@
 //! Many at once: 100,000 pairs from eight processes, fifty that start the daemon together, a writer among readers.
 
 use crate::util::{Ground, StopAtEnd, a_try, exclusive, scaled, shared, take};
-use flockd::client::{Client, Custodian};
-use flockd::wire::{Mode, Op, Request};
+use flockd::client::{Connection, Custodian};
+use flockd::wire::Mode;
 use std::fs;
 use std::io::ErrorKind;
 use std::process::{Command, Stdio};
@@ -72,16 +72,15 @@ fn works_as_one_of_the_eight_if_told_to() {
                 fs::remove_file(format!("{scope}.in")).unwrap();
             }
         }
-        let release = Request { lock_id: Some(id.clone()), ..Request::new(Op::Unlock) };
-        if pair % 2 == 0 { client.tell(release) } else { client.unlock(&id).unwrap() }
+        if pair % 2 == 0 { client.release_later(&id) } else { client.unlock(&id).unwrap() }
     }
     fs::write(format!("count-{number}"), pairs.to_string()).unwrap();
 }
 
 /// A client with a session, for the home and the working directory of this process.
-fn flockd_client(agent: &str) -> Client {
+fn flockd_client(agent: &str) -> Connection {
     use flockd::client::{Connect, Launch, Place};
-    Client::connect(Connect {
+    Connection::connect(Connect {
         home: flockd::os::home::Home::from_env().unwrap(),
         launch: Launch::With(crate::util::FLOCKD.into()),
         agent: Some(flockd::model::Agent::new(agent).unwrap()),

@@ -1,7 +1,7 @@
 //! A home, a working directory and a daemon of one's own for each test, and what tests do with them. The tests of the
 //! socket use it as well.
 
-use flockd::client::{Client, Connect, Custodian, Launch, Place};
+use flockd::client::{Connect, Connection, Custodian, Launch, Place};
 use flockd::model::Agent;
 use flockd::wire::{Body, DaemonBody, LockBody, Mode, Op, Request, StatusBody};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -130,7 +130,7 @@ impl Ground {
     }
 
     /// A client in this process, which starts the daemon if it is gone.
-    pub fn client(&self, agent: &str, session: Option<Custodian>) -> Client {
+    pub fn client(&self, agent: &str, session: Option<Custodian>) -> Connection {
         let path = |path: &Path| path.as_os_str().as_bytes().to_vec();
         let connect = Connect {
             home: flockd::os::home::Home::at(&self.home),
@@ -139,7 +139,7 @@ impl Ground {
             place: Place { cwd: path(&self.work), workspace: path(&self.work) },
             session,
         };
-        Client::connect(connect).unwrap()
+        Connection::connect(connect).unwrap()
     }
 
     /// All locks and waiting requests.
@@ -353,7 +353,7 @@ pub fn a_try(request: Request) -> Request {
 
 /// Takes a lock that must be granted: its id and fence.
 #[track_caller]
-pub fn take(client: &Client, request: Request) -> (String, u64) {
+pub fn take(client: &Connection, request: Request) -> (String, u64) {
     match client.lock(request).unwrap() {
         LockBody { acquired: true, lock_id: Some(id), fence: Some(fence), .. } => (id, fence),
         other => panic!("{other:?}"),
