@@ -11,7 +11,7 @@ use crate::wire::{Body, Op, Request};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -20,6 +20,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+/// How often a daemon is started that ends without a word: somebody kills it, or the system does.
+const STARTS: usize = 3;
 /// What a started daemon says when it listens.
 const READY: &str = "ready";
 
@@ -179,6 +181,19 @@ fn start(options: &DaemonOptions) -> Result<Exit, Failure> {
     if home::connect(&home).is_ok() {
         return Ok(Exit::Yes);
     }
+    for _ in 1..STARTS {
+        if let Some(result) = spawn(&home, options)? {
+            return result;
+        }
+    }
+    spawn(&home, options)?.unwrap_or_else(|| {
+        let text = format!("the daemon ended before it was ready; see {}", home.daemon_log().display());
+        Err(Failure::new(Exit::Unavailable, text))
+    })
+}
+
+/// Starts a daemon and waits for its word. None if it ended without one: it was killed, and may be started again.
+fn spawn(home: &Home, options: &DaemonOptions) -> io::Result<Option<Result<Exit, Failure>>> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["daemon", "run", "--detached", "--idle-exit"]);
     command.arg(options.idle_exit.0.map_or_else(|| "never".to_owned(), |ms| format!("{ms}ms")));
@@ -191,21 +206,20 @@ fn start(options: &DaemonOptions) -> Result<Exit, Failure> {
     let mut out = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
     let within = Timespec { tv_sec: i64::try_from(limits::READY_WITHIN / limits::SECOND).unwrap_or(30), tv_nsec: 0 };
     let mut polled = [PollFd::new(out.get_ref(), PollFlags::IN)];
-    if rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, Some(&within))).map_err(io::Error::from)? == 0 {
+    if rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, Some(&within)))? == 0 {
         let text = format!("the daemon is not ready after 30 s; see {}", home.daemon_log().display());
-        return Err(Failure::new(Exit::Unavailable, text));
+        return Ok(Some(Err(Failure::new(Exit::Unavailable, text))));
     }
     let mut said = String::new();
-    out.read_line(&mut said)?;
-    if said.trim_end() == READY {
-        return Ok(Exit::Yes);
-    }
     out.read_to_string(&mut said)?;
-    let said = match said.trim_end() {
-        "" => format!("the daemon ended before it was ready; see {}", home.daemon_log().display()),
-        said => said.to_owned(),
-    };
-    Err(Failure::new(Exit::Unavailable, said))
+    Ok(match said.trim_end() {
+        "" => {
+            child.wait()?;
+            None
+        }
+        READY => Some(Ok(Exit::Yes)),
+        said => Some(Err(Failure::new(Exit::Unavailable, said))),
+    })
 }
 
 // ── Stop and status ─────────────────────────────────────────────────────────────────────────────────────────────────

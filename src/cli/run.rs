@@ -113,10 +113,11 @@ fn name_holders(common: &Common, args: &RunArgs, client: &Connection) {
         return;
     }
     let request = Request { scope: Some(ask::scope(&args.scope)), ..Request::new(Op::Status) };
-    if let Ok(Answer { ok: Some(Body::Status(status)), .. }) = client.call(request) {
-        for holder in &status.locks {
-            print::err(&format!("flockd: waiting: {}\n", print::holder_line(holder)));
-        }
+    let Ok(Answer { ok: Some(Body::Status(status)), .. }) = client.call(request) else { return };
+    let agent = client.agent().map(Agent::as_str);
+    let mine = status.waiters.iter().find(|waiter| Some(waiter.agent.as_str()) == agent);
+    for holder in mine.into_iter().flat_map(|waiter| &waiter.holders) {
+        print::err(&format!("flockd: waiting: {}\n", print::holder_line(holder)));
     }
 }
 
