@@ -102,6 +102,9 @@ pub const OUTBOX_MAX: usize = 1024 * 1024;
 pub const CONNECTIONS_MAX: usize = 8_192;
 /// How long a new connection may take to say hello.
 pub const HELLO_WITHIN: u64 = 10 * SECOND;
+/// How long a client waits to be greeted: a loop that runs does so within milliseconds, one that does not is stopped or
+/// hangs.
+pub const GREETED_WITHIN: u64 = 10 * SECOND;
 /// How long a client waits for the answer to a request that does not wait for a lock.
 pub const ANSWER_WITHIN: u64 = 30 * SECOND;
 /// How long a client waits for a daemon it started to become ready: loading 200,000 locks takes under two seconds,

@@ -82,13 +82,19 @@ fn change(common: &Common, which: &Which, request: &Request) -> Result<Exit, Fai
     let client = common.connect_as_agent()?;
     let (mut changed, mut failed) = (Vec::new(), None);
     for request in each(which, request) {
+        let subject = request.scope.clone().filter(|_| which.scopes.len() > 1);
         match ask(&client, request) {
             Ok(Body::Released(locks) | Body::Renewed(locks)) => changed.extend(locks),
             Ok(other) => return Err(unexpected(Some(&other)).into()),
-            Err(failure) => match failed {
-                None => failed = Some(failure),
-                Some(_) => print::failure(&failure, common.json),
-            },
+            Err(failure) => {
+                let message =
+                    subject.map_or_else(|| failure.message.clone(), |it| format!("{it}: {}", failure.message));
+                let failure = Failure { message, ..failure };
+                match failed {
+                    None => failed = Some(failure),
+                    Some(_) => print::failure(&failure, common.json),
+                }
+            }
         }
     }
     if let Some(failure) = failed {
@@ -132,11 +138,12 @@ pub(super) fn wait(common: &Common, args: &WaitArgs) -> Result<Exit, Failure> {
             if common.json {
                 print::json(&body);
             } else if !body.free {
-                let advice = body.advice.as_deref().unwrap_or("it is not free");
-                print::err(&format!("flockd: {advice}\n"));
+                let advice = body.advice.as_deref().unwrap_or("wait longer");
+                print::err(&format!("flockd: {} is not free\n", args.scope.to_string_lossy()));
                 for holder in &body.holders {
                     print::err(&format!("  {}\n", print::holder_line(holder)));
                 }
+                print::err(&format!("  {advice}\n"));
             }
             Ok(body.code.map_or(Exit::Yes, Exit::of))
         }
@@ -152,7 +159,7 @@ pub(super) fn check(common: &Common, args: &CheckArgs) -> Result<Exit, Failure> 
             if common.json {
                 print::json(&body);
             } else if !body.allowed {
-                print::err("flockd: you do not hold it exclusively");
+                print::err(&format!("flockd: you do not hold {} exclusively", args.scope.to_string_lossy()));
                 print::err(if args.fence.is_some() { " under this fence\n" } else { "\n" });
                 for holder in &body.holders {
                     print::err(&format!("  {}\n", print::holder_line(holder)));

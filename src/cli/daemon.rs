@@ -5,7 +5,7 @@ use super::{Common, Exit, Failure, print};
 use crate::client::{ClientError, Connect, Connection, Launch, Place, unexpected};
 use crate::daemon::{Daemon, DaemonError, Options};
 use crate::limits;
-use crate::os::home::{self, Home, StartLock};
+use crate::os::home::{self, DaemonLock, Home, NotTaken, StartLock};
 use crate::os::process;
 use crate::wire::{Body, Op, Request};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -22,6 +22,8 @@ use std::time::Duration;
 
 /// How often a daemon is started that ends without a word: somebody kills it, or the system does.
 const STARTS: usize = 3;
+/// Seconds that a daemon which does not listen may take to end.
+const STOPPED_WITHIN: i64 = 10;
 /// What a started daemon says when it listens.
 const READY: &str = "ready";
 
@@ -233,12 +235,37 @@ fn stop() -> Result<Exit, Failure> {
     let home = Home::from_env()?;
     let client = match connect(&home) {
         Ok(client) => client,
-        Err(ClientError::NoDaemon(_)) => return Ok(Exit::Yes),
+        Err(ClientError::NoDaemon(_) | ClientError::NoAnswer(_)) => return stop_process(&home),
         Err(error) => return Err(error.into()),
     };
     client.call(Request::new(Op::Stop))?;
     client.wait_until_closed();
     Ok(Exit::Yes)
+}
+
+/// Ends a daemon that does not listen or answer, if there is one: whoever holds the daemon lock.
+fn stop_process(home: &Home) -> Result<Exit, Failure> {
+    let pid = match DaemonLock::take(home) {
+        Err(NotTaken::Held { pid: Some(pid) }) => pid,
+        Err(NotTaken::Held { pid: None }) => {
+            return Err(Failure::new(Exit::Unavailable, "a process whose number is not known holds the home"));
+        }
+        // Nobody has the home, or there is none.
+        Ok(_) | Err(NotTaken::Failed(_)) => return Ok(Exit::Yes),
+    };
+    let pidfd = process::pidfd_of_child(pid)?;
+    rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::TERM).map_err(io::Error::from)?;
+    let mut polled = [PollFd::new(&pidfd, PollFlags::IN)];
+    let within = Timespec { tv_sec: STOPPED_WITHIN, tv_nsec: 0 };
+    match rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, Some(&within))).map_err(io::Error::from)? {
+        0 => {
+            let text = format!(
+                "process {pid} serves the home and does not end; kill -9 {pid} ends it, its locks stay in the journal"
+            );
+            Err(Failure::new(Exit::Unavailable, text))
+        }
+        _ => Ok(Exit::Yes),
+    }
 }
 
 fn status(common: &Common) -> Result<Exit, Failure> {

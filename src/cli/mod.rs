@@ -97,6 +97,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let json = cli.json;
     match dispatch(cli) {
+        Ok(_) if print::is_cut_off() => Exit::Unavailable.into(),
         Ok(code) => code,
         Err(failure) => {
             print::failure(&failure, json);

@@ -242,7 +242,13 @@ fn wait_for(mut child: Child, mut signals: Signals) -> Result<ExitStatus, Failur
     status
 }
 
+/// The command's own status. If a signal ended it, the same one ends us, so that a shell stops a loop around `run` as
+/// it would stop one around the command.
 fn exit_code(status: ExitStatus) -> ExitCode {
+    if let Some(signal @ (SIGHUP | SIGINT | SIGQUIT | SIGTERM)) = status.signal() {
+        // It does not return; if it did, the status below says the same.
+        let _ = signal_hook::low_level::emulate_default_handler(signal);
+    }
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
 }

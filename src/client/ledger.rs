@@ -85,6 +85,7 @@ mod tests {
             lock_id: (*lock_id).to_owned(),
             workspace_id: "ws_1".to_owned(),
             file_id: "data.json".to_owned(),
+            path: "/data.json".to_owned(),
             agent: "claw-1".to_owned(),
             fence: 1,
             reason: "broken".to_owned(),

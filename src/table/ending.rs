@@ -181,8 +181,9 @@ impl LockTable {
                 let holders = self.holders_over(target).0;
                 Err(match holders.iter().find(|lock| lock.ask.who.agent == who.agent) {
                     Some(own) => Fault::Invalid(format!(
-                        "you hold {} ({}), not exactly this scope; name that one",
-                        own.ask.target.scope, own.id
+                        "you hold {} ({id}), not exactly this scope; `flockd unlock --id {id}` releases it",
+                        own.ask.target.scope,
+                        id = own.id
                     )),
                     None if holders.is_empty() => Fault::NotFound,
                     None => Fault::NotHolder(holders),

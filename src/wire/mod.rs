@@ -363,6 +363,8 @@ pub struct Held {
     pub workspace_id: String,
     /// The scope within its workspace, or absolute.
     pub file_id: String,
+    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`.
+    pub path: String,
     /// The fencing token.
     pub fence: u64,
     /// When it was granted, RFC 3339, UTC.
@@ -411,6 +413,8 @@ pub struct LockBody {
     pub workspace_id: String,
     /// The scope within the workspace, or absolute.
     pub file_id: String,
+    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`.
+    pub path: String,
     /// The mode in force, or the one asked for.
     pub mode: Mode,
     /// Whose.
@@ -487,6 +491,8 @@ pub struct WaiterBody {
     pub workspace_id: String,
     /// What it wants.
     pub file_id: String,
+    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`.
+    pub path: String,
     /// Since when, RFC 3339, UTC.
     pub since: String,
     /// How long it goes on waiting; null for ever.
@@ -512,6 +518,8 @@ pub struct Loss {
     pub workspace_id: String,
     /// What was locked.
     pub file_id: String,
+    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`.
+    pub path: String,
     /// Whose it was.
     pub agent: String,
     /// Its last fencing token.
@@ -533,6 +541,8 @@ pub struct Wanted {
     pub agent: String,
     /// What it wants.
     pub file_id: String,
+    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`.
+    pub path: String,
     /// How.
     pub mode: Mode,
     /// Why.

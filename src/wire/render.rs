@@ -58,7 +58,7 @@ fn body(reply: &Reply, about: &About, now: Now) -> Result<Body, WireError> {
             code: Some(code_of(&refused.why)),
             holders: held_all(&refused.holders, now),
             cycle: cycle(&refused.why),
-            advice: Some(advice(refused, about, now)),
+            advice: Some(advice(refused, now)),
         }),
         Reply::Free => {
             Body::Wait(WaitBody { free: true, code: None, holders: Vec::new(), cycle: Vec::new(), advice: None })
@@ -91,6 +91,7 @@ fn granted_body(granted: &model::Granted, now: Now) -> LockBody {
         lock_id: Some(lock.id.to_string()),
         workspace_id: lock.ask.workspace.id(),
         file_id: file_id(&lock.ask),
+        path: path(&lock.ask.target.scope),
         mode: mode(lock.ask.mode),
         agent: lock.ask.who.agent.to_string(),
         fence: Some(lock.fence.0),
@@ -116,6 +117,7 @@ fn refused_body(refused: &Refused, about: &About, now: Now) -> LockBody {
         lock_id: None,
         workspace_id: ask.workspace.id(),
         file_id: file_id(ask),
+        path: path(&ask.target.scope),
         mode: mode(ask.mode),
         agent: ask.who.agent.to_string(),
         fence: None,
@@ -129,7 +131,7 @@ fn refused_body(refused: &Refused, about: &About, now: Now) -> LockBody {
         position: Some(refused.position),
         ticket: None,
         cycle: cycle(&refused.why),
-        advice: Some(advice(refused, about, now)),
+        advice: Some(advice(refused, now)),
     }
 }
 
@@ -153,26 +155,21 @@ fn cycle(why: &RefusedFor) -> Vec<String> {
 }
 
 /// What to do about a refusal, in one sentence or two.
-fn advice(refused: &Refused, about: &About, now: Now) -> String {
-    let file = match about {
-        About::Ask { ask, .. } => file_id(ask),
-        About::Other => "it".to_owned(),
-    };
+fn advice(refused: &Refused, now: Now) -> String {
     match &refused.why {
         RefusedFor::OwnLock => match refused.holders.first() {
-            Some(own) => format!(
-                "you hold {} {} yourself ({}); release it first, then ask again",
-                file_id(&own.ask),
-                own.ask.mode.as_str(),
-                own.id
-            ),
+            Some(own) => {
+                format!(
+                    "you hold {} ({}) yourself; release that first, then ask again",
+                    path(&own.ask.target.scope),
+                    own.id
+                )
+            }
             None => "release your own lock first, then ask again".to_owned(),
         },
-        RefusedFor::Deadlock(_) => {
-            format!("release what you hold, so that the others can go on, then ask for {file} again")
-        }
+        RefusedFor::Deadlock(_) => "release what you hold, so that the others can go on, then ask again".to_owned(),
         RefusedFor::Held | RefusedFor::Timeout if refused.foreigner.is_some() => {
-            format!("a program that does not know flockd has flocked {file}; wait longer, or see what it does")
+            "a program has flocked the file without asking this daemon; wait longer, or see what it does".to_owned()
         }
         RefusedFor::Held | RefusedFor::Timeout => match refused.holders.first() {
             Some(first) => {
@@ -181,7 +178,8 @@ fn advice(refused: &Refused, about: &About, now: Now) -> String {
                     (None, Custody::Process(_)) => "it is kept while its command runs".to_owned(),
                     (None, _) => "it is kept while its session lives".to_owned(),
                 };
-                format!("wait longer, do other work first, or ask {} to release {file}; {when}", first.ask.who.agent)
+                let agent = &first.ask.who.agent;
+                format!("wait longer, do other work first, or ask {agent} to release {}; {when}", first.id)
             }
             None => "others asked before you; wait longer or do other work first".to_owned(),
         },
@@ -263,6 +261,16 @@ pub fn file_id(ask: &model::Ask) -> String {
     }
 }
 
+/// The whole name of a scope, escaped.
+fn path(scope: &Scope) -> String {
+    match scope {
+        Scope::Resource(name) => format!("@{name}"),
+        Scope::File(path) => escape(path),
+        Scope::Subtree(path) if &**path == b"/" => "/".to_owned(),
+        Scope::Subtree(path) => format!("{}/", escape(path)),
+    }
+}
+
 fn mode(mode: model::Mode) -> Mode {
     match mode {
         model::Mode::Shared => Mode::Shared,
@@ -287,6 +295,7 @@ fn in_the_way(holders: &[Lock], foreigner: Option<&Foreigner>, ask: &model::Ask,
         lock_id: "flock".to_owned(),
         workspace_id: ask.workspace.id(),
         file_id: file_id(ask),
+        path: path(&ask.target.scope),
         fence: 0,
         since: time(by.seen),
         ttl_ms: 0,
@@ -316,6 +325,7 @@ fn held(lock: &Lock, now: Now) -> Held {
         lock_id: lock.id.to_string(),
         workspace_id: lock.ask.workspace.id(),
         file_id: file_id(&lock.ask),
+        path: path(&lock.ask.target.scope),
         fence: lock.fence.0,
         since: time(lock.since.wall),
         ttl_ms: lock.ask.lease.ttl,
@@ -342,6 +352,7 @@ fn waiter(queued: &Queued, now: Now) -> WaiterBody {
         mode: mode(waiter.ask.mode),
         workspace_id: waiter.ask.workspace.id(),
         file_id: file_id(&waiter.ask),
+        path: path(&waiter.ask.target.scope),
         since: time(waiter.since.wall),
         wait_left_ms: left(waiter.deadline, now),
         position: queued.position,
@@ -361,6 +372,7 @@ fn loss(ended: &Ended) -> Loss {
         lock_id: ended.id.to_string(),
         workspace_id: ended.ask.workspace.id(),
         file_id: file_id(&ended.ask),
+        path: path(&ended.ask.target.scope),
         agent: ended.ask.who.agent.to_string(),
         fence: ended.fence.0,
         reason: reason(&ended.why).to_owned(),
@@ -385,6 +397,7 @@ fn wanted(waiter: &model::Waiter) -> Wanted {
     Wanted {
         agent: waiter.ask.who.agent.to_string(),
         file_id: file_id(&waiter.ask),
+        path: path(&waiter.ask.target.scope),
         mode: mode(waiter.ask.mode),
         note: waiter.ask.note.as_deref().map(str::to_owned),
     }

@@ -69,7 +69,7 @@ fn a_reader_that_wants_to_write_what_others_read_is_no_silent_standstill() {
     }
     for agent in ["a", "b"] {
         let refused = Done::of(ground.command(agent, &["lock", "x", "--wait", "forever"])).gives(1);
-        refused.says(&["you hold x shared yourself", "release it first"]);
+        refused.says(&["yourself; release that first", "release that first"]);
     }
     assert_eq!(ground.status().locks.len(), 2);
 }

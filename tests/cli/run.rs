@@ -4,6 +4,8 @@ use crate::util::{Done, Ending, Ground, kill_9, signal};
 use flockd::wire::KeptBy;
 use rustix::process::Signal;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::process::{Command, Stdio};
 
 /// `flockd run ARGS -- sh -c SCRIPT`, run to its end.
@@ -24,9 +26,10 @@ fn the_exit_status_of_the_command_is_passed_on() {
     for status in [0, 1, 7, 255] {
         run(&ground, "a", "x", &format!("exit {status}")).gives(status);
     }
-    for (name, number) in [("KILL", 9), ("TERM", 15), ("USR1", 10)] {
+    for (name, number) in [("KILL", 9), ("USR1", 10)] {
         run(&ground, "a", "x", &format!("kill -{name} $$")).gives(128 + number);
     }
+    assert_eq!(run(&ground, "a", "x", "kill -TERM $$").code, None, "the same signal ends us, for the shell to see");
     assert_eq!(run(&ground, "a", "x", "echo out; echo err >&2").gives(0).out, "out\n");
     assert_eq!(ground.status().locks, []);
 }
@@ -153,11 +156,13 @@ fn a_run_within_the_run_that_holds_the_lock_is_refused() {
 #[test]
 fn signals_are_passed_on_to_the_command() {
     let ground = Ground::new();
-    for (sent, number) in [(Signal::TERM, 15), (Signal::INT, 2), (Signal::HUP, 1), (Signal::USR1, 10)] {
+    let ended_by = |number| ExitStatus::from_raw(number);
+    let ways = [(Signal::TERM, ended_by(15)), (Signal::INT, ended_by(2)), (Signal::HUP, ended_by(1))];
+    for (sent, status) in ways.into_iter().chain([(Signal::USR1, ExitStatus::from_raw((128 + 10) << 8))]) {
         let mut held = ground.hold("a", "x");
         let command = Ending::of(held.command());
         signal(held.run.id(), sent);
-        assert_eq!(held.run.wait().unwrap().code(), Some(128 + number));
+        assert_eq!(held.run.wait().unwrap(), status);
         command.wait();
     }
     assert_eq!(ground.status().locks, []);

@@ -61,7 +61,7 @@ fn a_refusal_names_every_holder_with_its_note_and_what_to_do() {
     assert_eq!(refusal.holders.len(), 3);
     let text = error.to_string();
     assert!(text.contains("reader-2 holds @x shared") && text.contains("reading as reader-2"), "{text}");
-    assert!(text.contains("to release @x"), "{text}");
+    assert!(text.contains("to release lk_"), "{text}");
 }
 
 #[test]

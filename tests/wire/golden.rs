@@ -15,6 +15,7 @@ const CONVERSATION: &str = include_str!("golden.txt");
 const MASKED: &[&str] = &[
     "lock_id",
     "workspace_id",
+    "path",
     "since",
     "at",
     "fence",

@@ -112,7 +112,7 @@ fn a_session_does_not_lock_twice_what_it_holds() {
     raw.ask(json!({"id": 1, "op": "lock", "scope": "@x", "ttl_ms": 0}));
     let refused = raw.ask(json!({"id": 2, "op": "lock", "scope": "@x", "ttl_ms": 0}));
     assert_eq!(refused["ok"]["lock"]["code"], "held", "{refused}");
-    assert!(refused["ok"]["lock"]["advice"].as_str().unwrap().contains("you hold @x exclusive yourself"));
+    assert!(refused["ok"]["lock"]["advice"].as_str().unwrap().contains("you hold @x (lk_"));
 }
 
 #[test]
