@@ -236,10 +236,9 @@ impl LockTable {
                 // Its session is there and believes that it holds: nobody else is told in its place.
                 return guard == who.session;
             }
-            let named = target.is_none_or(|target| {
+            target.is_none_or(|target| {
                 target.scope.covers(&ended.ask.target.scope) || ended.ask.target.scope.covers(&target.scope)
-            });
-            named
+            })
         };
         let lost: Vec<Ended> = untold.iter().map(|id| &self.state.ended[id]).filter(is_meant).cloned().collect();
         for ended in &lost {
