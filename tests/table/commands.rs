@@ -488,10 +488,12 @@ impl World {
             },
             AskAgain => self.ask_again(caller, raw),
             WaitFree => Command::WaitFree { caller, ask: self.ask(who, raw), wait: self.wait(raw) },
-            UnlockId if raw.odd.is_multiple_of(8) => match self.naive.locks.get(raw.pick % self.naive.locks.len().max(1)) {
-                Some(lock) => Command::TakeBack { id: lock.id, fence: lock.fence },
-                None => Command::Tick,
-            },
+            UnlockId if raw.odd.is_multiple_of(8) => {
+                match self.naive.locks.get(raw.pick % self.naive.locks.len().max(1)) {
+                    Some(lock) => Command::TakeBack { id: lock.id, fence: lock.fence },
+                    None => Command::Tick,
+                }
+            }
             UnlockId => {
                 Command::Unlock { caller: Some(caller), who: self.owner(raw), which: Which::Id(self.lock_id(raw)) }
             }
