@@ -9,16 +9,17 @@ test *ARGS:
     cargo test --locked {{ ARGS }}
 
 # One test binary at full scale; a piece stays under 10 minutes, or it is ended.
-piece NAME SCALE="100":
+piece NAME SCALE="5":
     FLOCKD_SCALE={{ SCALE }} timeout --kill-after=10 600 cargo test --locked --test {{ NAME }} -- --nocapture
 
-# The figures of docs/PROOF.md: the unit tests and then every test binary, one piece after the other.
-full SCALE="100":
+# More of everything that repeats: the unit tests and then every test binary, one piece after the other.
+full SCALE="5":
     #!/usr/bin/env bash
     set -euo pipefail
     FLOCKD_SCALE={{ SCALE }} timeout --kill-after=10 600 cargo test --locked --lib -- --nocapture
-    for file in tests/*.rs; do
-        just piece "$(basename "$file" .rs)" {{ SCALE }}
+    for file in tests/*.rs tests/*/main.rs; do
+        name="$(basename "${file%/main.rs}" .rs)"
+        just piece "$name" {{ SCALE }}
     done
 
 # Latency and throughput, as ratios to their floors.

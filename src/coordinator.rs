@@ -10,6 +10,7 @@
 use crate::journal::{Journal, JournalError, Syncer};
 use crate::limits;
 use crate::model::*;
+use crate::scope::Target;
 use crate::table::{LockTable, Outgoing, Step};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::VecDeque;
@@ -30,8 +31,22 @@ pub type Wake = Box<dyn Fn() + Send>;
 /// Says why the home is not ours any more, if it is not: asked before each append.
 pub type HomeGuard = Box<dyn Fn() -> Result<(), JournalError> + Send>;
 
+/// The flocks on workspace files, as the coordinator sees them.
+pub trait OsLocks: Send {
+    /// Tries to flock a file for a lock; none if that may take a while: the answer comes by [`OsLocks::finished`].
+    fn want(&mut self, lock: LockId, target: &Target, mode: Mode, now: Now) -> Option<OsAnswer>;
+    /// A lock does not want its flock any longer.
+    fn release(&mut self, lock: LockId);
+    /// The next answer that took a while, or that is waited for no longer.
+    fn finished(&mut self, now: Now) -> Option<(LockId, OsAnswer)>;
+    /// When an answer is waited for no longer.
+    fn next_deadline(&self) -> Option<Moment>;
+}
+
 /// What a coordinator is given to touch the world with, little as that is.
 pub struct Surroundings {
+    /// The flocks on workspace files.
+    pub os: Box<dyn OsLocks>,
     /// Measures how long a sync takes.
     pub stopwatch: Stopwatch,
     /// Called by the sync thread.
@@ -44,6 +59,7 @@ pub struct Surroundings {
 pub struct Coordinator {
     table: LockTable,
     journal: Journal,
+    os: Box<dyn OsLocks>,
     guard: HomeGuard,
     stopwatch: Stopwatch,
     syncing: Syncing,
@@ -51,6 +67,15 @@ pub struct Coordinator {
     held_back: VecDeque<(u64, Outgoing)>,
     /// Set while the journal cannot be written.
     trouble: Option<Trouble>,
+}
+
+/// Steps that are written together, and what they did to flocks.
+struct Batch {
+    steps: Vec<Step>,
+    /// Asked for, to be let go if the batch cannot be written.
+    taken: Vec<LockId>,
+    /// To be let go once the batch is written.
+    dropped: Vec<LockId>,
 }
 
 /// What is kept while the journal cannot be written.
@@ -74,18 +99,24 @@ impl Coordinator {
         now: Now,
         surroundings: Surroundings,
     ) -> Result<Coordinator, JournalError> {
-        let Surroundings { stopwatch, wake, guard } = surroundings;
-        let (mut table, step) = LockTable::restore(rows, now, rebooted, numbers.0, numbers.1);
+        let Surroundings { os, stopwatch, wake, guard } = surroundings;
+        let (mut table, mut step) = LockTable::restore(rows, now, rebooted, numbers.0, numbers.1);
         if rebooted {
             let mut rows = table.rows();
-            rows.extend(step.records.into_iter().filter(|record| matches!(record, Record::Event(_))));
+            rows.extend(step.records.iter().filter(|record| matches!(record, Record::Event(_))).cloned());
             journal.rewrite(&rows)?;
         } else if !step.records.is_empty() {
             journal.append(&step.records)?;
             journal.sync()?;
         }
         let syncing = Syncing::new(journal.syncer(), wake);
-        Ok(Coordinator { table, journal, guard, stopwatch, syncing, held_back: VecDeque::new(), trouble: None })
+        let held_back = VecDeque::new();
+        let mut restored = Coordinator { table, journal, os, guard, stopwatch, syncing, held_back, trouble: None };
+        let mut batch = Batch { steps: Vec::new(), taken: Vec::new(), dropped: Vec::new() };
+        let answers = restored.carry_out(now, std::mem::take(&mut step.effects), &mut batch);
+        let replies = restored.turn(now, answers);
+        assert!(replies.is_empty(), "nobody has asked anything yet");
+        Ok(restored)
     }
 
     /// Starts no thread for slow syncs: whoever runs the turns carries them out with [`Coordinator::sync_by_hand`], at
@@ -110,25 +141,27 @@ impl Coordinator {
         let mut out = Vec::new();
         commands.retain(|command| !self.is_handed_on(command));
         self.try_again(now, &mut out);
+        while let Some((lock, answer)) = self.os.finished(now) {
+            commands.push(Command::Os { lock, answer });
+        }
         if self.trouble.is_some() {
             self.turn_in_trouble(now, commands, &mut out);
             return out;
         }
-        let mut steps: Vec<Step> = Vec::with_capacity(commands.len());
-        for command in &commands {
-            steps.push(self.table.apply(now, command.clone()));
-        }
-        let records: Vec<Record> = steps.iter_mut().flat_map(|step| std::mem::take(&mut step.records)).collect();
-        let wants_sync = steps.iter().flat_map(|step| &step.replies).any(|reply| reply.synced);
+        let mut batch = self.decide(now, commands.clone());
+        let records: Vec<Record> = batch.steps.iter_mut().flat_map(|step| std::mem::take(&mut step.records)).collect();
+        let wants_sync = batch.steps.iter().flat_map(|step| &step.replies).any(|reply| reply.synced);
         match self.write(&records, wants_sync) {
             Ok(written) => {
-                let replies = steps.into_iter().flat_map(|step| step.replies);
+                let replies = batch.steps.into_iter().flat_map(|step| step.replies);
                 self.send(replies, written, &mut out);
+                batch.dropped.into_iter().for_each(|lock| self.os.release(lock));
             }
             Err(error) => {
-                for step in steps.into_iter().rev() {
+                for step in batch.steps.into_iter().rev() {
                     self.table.undo(step);
                 }
+                batch.taken.into_iter().for_each(|lock| self.os.release(lock));
                 self.stop_granting(now, &error, &mut out);
                 self.turn_in_trouble(now, commands, &mut out);
             }
@@ -156,7 +189,7 @@ impl Coordinator {
     /// When [`Coordinator::turn`] has something to do without a command.
     pub fn next_deadline(&self) -> Option<Moment> {
         let retry = self.trouble.as_ref().map(|trouble| trouble.retry_at);
-        [self.table.next_deadline(), retry].into_iter().flatten().min()
+        [self.table.next_deadline(), retry, self.os.next_deadline()].into_iter().flatten().min()
     }
 
     /// Why grants have stopped, while they have.
@@ -181,6 +214,37 @@ impl Coordinator {
     pub fn close(self) -> Result<(), JournalError> {
         self.syncing.stop();
         self.journal.close()
+    }
+
+    /// Applies commands in order, and in between what the system answers at once.
+    fn decide(&mut self, now: Now, commands: Vec<Command>) -> Batch {
+        let mut batch = Batch { steps: Vec::with_capacity(commands.len()), taken: Vec::new(), dropped: Vec::new() };
+        let mut commands = VecDeque::from(commands);
+        while let Some(command) = commands.pop_front() {
+            let mut step = self.table.apply(now, command);
+            let answers = self.carry_out(now, std::mem::take(&mut step.effects), &mut batch);
+            batch.steps.push(step);
+            // Before the next command: whoever asked for a lock and then for more has it, or not, by then.
+            answers.into_iter().rev().for_each(|answer| commands.push_front(answer));
+        }
+        batch
+    }
+
+    /// Does what the table wants done. Flocks are let go at the end of a turn, so that the next
+    /// lock can take them over.
+    fn carry_out(&mut self, now: Now, effects: Vec<Effect>, batch: &mut Batch) -> Vec<Command> {
+        let mut answers = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::DropOs { lock } => batch.dropped.push(lock),
+                Effect::WantOs { lock, target, mode } => {
+                    batch.taken.push(lock);
+                    let answer = self.os.want(lock, &target, mode, now);
+                    answers.extend(answer.map(|answer| Command::Os { lock, answer }));
+                }
+            }
+        }
+        answers
     }
 
     // ── Writing ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -220,12 +284,12 @@ impl Coordinator {
     /// Whether a grant is to be taken back that an answer held back promises as well: that one is the first to tell of
     /// it from now on, and whoever fails to hear it takes the grant back.
     fn is_handed_on(&mut self, command: &Command) -> bool {
-        let Command::TakeBack { id, .. } = command else { return false };
+        let Command::TakeBack { id, was_known, .. } = command else { return false };
         for (_, reply) in &mut self.held_back {
             if let Reply::Granted(granted) = &mut reply.answer.reply
                 && granted.lock.id == *id
             {
-                granted.already_held = false;
+                (granted.already_held, granted.resumed, granted.again) = (false, *was_known, false);
                 return true;
             }
         }
@@ -266,19 +330,26 @@ impl Coordinator {
     /// yet goes with it.
     fn untold_grants(&self) -> Vec<Command> {
         let grants = self.held_back.iter().rev().filter_map(|(_, reply)| match &reply.answer.reply {
-            Reply::Granted(granted) if !granted.already_held => Some((granted.lock.id, granted.lock.fence)),
+            Reply::Granted(granted) if granted.is_new() => Some(granted),
             _ => None,
         });
-        let first = |id: LockId| (id, Fence(id.0));
-        let is_known = |id: LockId| grants.clone().all(|grant| grant != first(id));
-        let take_back = |(id, fence)| Command::TakeBack { id, fence, was_known: is_known(id) };
-        grants.clone().map(take_back).collect()
+        let is_known = |id: LockId| grants.clone().all(|granted| granted.resumed || granted.lock.id != id);
+        let take_back = |Granted { lock, .. }: &Granted| {
+            Command::TakeBack { id: lock.id, fence: lock.fence, was_known: is_known(lock.id) }
+        };
+        grants.clone().map(|granted| take_back(granted)).collect()
     }
 
     /// Releases go on in memory. A crash now would bring a released lock back: held for too long, never twice.
     fn turn_in_trouble(&mut self, now: Now, commands: Vec<Command>, out: &mut Vec<Addressed>) {
         for command in commands {
-            let step = self.table.apply(now, command);
+            let mut step = self.table.apply(now, command);
+            for effect in std::mem::take(&mut step.effects) {
+                match effect {
+                    Effect::DropOs { lock } => self.os.release(lock),
+                    Effect::WantOs { .. } => unreachable!("nothing is wanted of the system while grants are stopped"),
+                }
+            }
             let trouble = self.trouble.as_mut().expect("called in trouble only");
             let events = step.records.into_iter().filter(|record| matches!(record, Record::Event(_)));
             trouble.events.extend(events);
@@ -301,11 +372,25 @@ impl Coordinator {
         self.trouble = None;
         self.syncing.renew(self.journal.syncer());
         let step = self.table.resume(now);
+        self.write_resumed(now, step, out);
+    }
+
+    /// Writes and sends what the end of the trouble brings, as a turn does.
+    fn write_resumed(&mut self, now: Now, mut step: Step, out: &mut Vec<Addressed>) {
+        let mut batch = Batch { steps: Vec::new(), taken: Vec::new(), dropped: Vec::new() };
+        let answers = self.carry_out(now, std::mem::take(&mut step.effects), &mut batch);
         let wants_sync = step.replies.iter().any(|reply| reply.synced);
         match self.write(&step.records, wants_sync) {
-            Ok(written) => self.send(step.replies.into_iter(), written, out),
+            Ok(written) => {
+                self.send(step.replies.into_iter(), written, out);
+                batch.dropped.into_iter().for_each(|lock| self.os.release(lock));
+                if !answers.is_empty() {
+                    out.extend(self.turn(now, answers));
+                }
+            }
             Err(error) => {
                 self.table.undo(step);
+                batch.taken.into_iter().for_each(|lock| self.os.release(lock));
                 self.stop_granting(now, &error, out);
             }
         }

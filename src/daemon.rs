@@ -7,6 +7,7 @@ use crate::journal::{Journal, JournalError};
 use crate::limits;
 use crate::os;
 use crate::os::home::{self, DaemonLock, Home, NotTaken};
+use crate::server::flocks::FileLocks;
 use crate::server::{Ended, Identity, Server, wake_up};
 use mio::{Poll, Waker};
 use std::fmt;
@@ -147,6 +148,7 @@ fn surroundings(waker: &Arc<Waker>, lock: &Arc<DaemonLock>) -> Surroundings {
         false => Err(JournalError::Tampered { file: lock.home().daemon_lock().display().to_string() }),
     };
     Surroundings {
+        os: Box::new(FileLocks::new(&waker)),
         stopwatch: Box::new(|| clock::now().mono.0),
         wake: Box::new(move || wake_up(&waker)),
         guard: Box::new(guard),

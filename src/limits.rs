@@ -33,6 +33,12 @@ pub const WAIT_DEFAULT: u64 = 25 * SECOND;
 /// Longest finite wait; longer ones should say `forever`.
 pub const WAIT_MAX: u64 = 24 * HOUR;
 
+/// First pause before a flock that a foreign program held is tried again. Nothing tells that it was let go, so it is
+/// tried again and again, each pause twice the last.
+pub const OS_PAUSE_FIRST: u64 = 50;
+/// Longest such pause.
+pub const OS_PAUSE_MAX: u64 = SECOND;
+
 // ── Memory of what ended ────────────────────────────────────────────────────────────────────────────────────────────
 
 /// How long an ended lock is remembered: retries of its request are recognised, and a late release is answered
@@ -44,6 +50,9 @@ pub const ENDED_MAX: usize = 20_000;
 pub const NOTICE_KEPT: u64 = 7 * 24 * HOUR;
 /// How many notices wait at most; beyond it the oldest goes.
 pub const NOTICES_MAX: usize = 4_096;
+/// How many notices a client keeps that its program has not asked for; beyond it the oldest goes. The daemon has told
+/// them, and a program that never asks must not grow by them.
+pub const CLIENT_NOTICES_MAX: usize = 256;
 
 // ── Counts ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -93,6 +102,9 @@ pub const OUTBOX_MAX: usize = 1024 * 1024;
 pub const CONNECTIONS_MAX: usize = 8_192;
 /// How long a new connection may take to say hello.
 pub const HELLO_WITHIN: u64 = 10 * SECOND;
+/// How long a client waits to be greeted: a loop that runs does so within milliseconds, one that does not is stopped or
+/// hangs.
+pub const GREETED_WITHIN: u64 = 10 * SECOND;
 /// How long a client waits for the answer to a request that does not wait for a lock.
 pub const ANSWER_WITHIN: u64 = 30 * SECOND;
 /// How long a client waits for a daemon it started to become ready: loading 200,000 locks takes under two seconds,

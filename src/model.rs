@@ -324,6 +324,8 @@ pub struct Ask {
     pub request: Option<RequestId>,
     /// What names the scope in answers and events.
     pub workspace: Workspace,
+    /// Whether programs that know only flock(2) are to be kept out as well, where there is a file to flock.
+    pub os: bool,
 }
 
 /// What keeps a lock alive.
@@ -335,6 +337,60 @@ pub enum Custody {
     Session(SessionId),
     /// A process: the command of `flockd run`, which may outlive `run` itself.
     Process(Process),
+}
+
+/// Somebody who holds a flock(2) on our file and does not know us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Foreigner {
+    /// Its process, if the system could tell.
+    pub pid: Option<u32>,
+    /// Its command, if the system could tell.
+    pub command: Option<Arc<str>>,
+    /// How it holds the file.
+    pub mode: Mode,
+    /// When it was first found there.
+    pub seen: Wall,
+}
+
+/// What a lock has of the operating system. Not kept in the journal: a new daemon takes it anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OsLock {
+    /// Nothing: not wanted, no such file, or no way to lock it.
+    None,
+    /// Being taken again after a restart.
+    Asked,
+    /// A flock that keeps others out.
+    Held,
+    /// After a restart somebody else had it: told, and tried again when the time comes.
+    Contested {
+        /// Who.
+        by: Foreigner,
+        /// When it is tried again.
+        again: Moment,
+    },
+}
+
+/// How far a waiting request is with the operating system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OsWait {
+    /// Not there yet: somebody of ours is in the way.
+    Idle,
+    /// Ours have let it through, the flock is being tried. The lock will have this id.
+    Asked {
+        /// The lock to be.
+        lock: LockId,
+        /// How long was waited before this try, in milliseconds.
+        pause: u64,
+    },
+    /// A foreigner holds the file; it is tried again when the time comes.
+    Busy {
+        /// Who.
+        by: Foreigner,
+        /// When it is tried again.
+        again: Moment,
+        /// How long was waited for that, in milliseconds.
+        pause: u64,
+    },
 }
 
 /// A granted request.
@@ -354,6 +410,8 @@ pub struct Lock {
     pub expires: Option<Moment>,
     /// When it ends however often it is renewed, unless something keeps it alive.
     pub hold_until: Option<Moment>,
+    /// What keeps foreign programs out.
+    pub os: OsLock,
 }
 
 impl Lock {
@@ -377,6 +435,8 @@ impl Lock {
 pub struct Waiter {
     /// Its place in the order of arrival.
     pub id: WaiterId,
+    /// It would be refused if it could not be had at once; only the system is asked meanwhile.
+    pub at_once: bool,
     /// What it waits for.
     pub ask: Arc<Ask>,
     /// False for `flockd wait`, which takes nothing and keeps nobody waiting.
@@ -389,6 +449,18 @@ pub struct Waiter {
     pub caller: Option<Caller>,
     /// Set while `caller` is none: when the place is given up.
     pub absent_until: Option<Moment>,
+    /// How far it is with the operating system.
+    pub os: OsWait,
+}
+
+impl Waiter {
+    /// The foreigner in its way, if one is.
+    pub fn foreigner(&self) -> Option<&Foreigner> {
+        match &self.os {
+            OsWait::Busy { by, .. } => Some(by),
+            OsWait::Idle | OsWait::Asked { .. } => None,
+        }
+    }
 }
 
 /// Why a lock ended.
@@ -570,6 +642,17 @@ pub enum Command {
         /// What.
         which: Which,
     },
+    /// A grant did not reach its client: it is taken back, and its request may be granted anew.
+    TakeBack {
+        /// Which lock.
+        id: LockId,
+        /// The fence of that grant: a later one is not meant.
+        fence: Fence,
+        /// Whether somebody had heard of the lock before that grant: then it goes on as a lease without a keeper.
+        was_known: bool,
+    },
+    /// The notices of these losses have reached their agents.
+    LossesTold(Vec<LockId>),
     /// Start the lease anew.
     Renew {
         /// Where the answer goes.
@@ -637,19 +720,47 @@ pub enum Command {
         /// The waiting request, by its own caller.
         waiting: Caller,
     },
-    /// The answer that granted this did not reach its client: the grant is undone, as far as nobody relies on it.
-    TakeBack {
-        /// Which lock.
-        id: LockId,
-        /// The grant that is meant; a later one of the same lock stays.
-        fence: Fence,
-        /// Whether somebody had heard of the lock before that grant: then it goes on as a lease without a keeper.
-        was_known: bool,
+    /// The system's answer to [`Effect::WantOs`].
+    Os {
+        /// The lock, or the lock to be.
+        lock: LockId,
+        /// What it said.
+        answer: OsAnswer,
     },
-    /// The notices of these losses have reached their agents.
-    LossesTold(Vec<LockId>),
     /// Nothing is asked; what is due is done.
     Tick,
+}
+
+/// What the operating system says to a wish for a flock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OsAnswer {
+    /// It is held now.
+    Held,
+    /// A foreigner holds the file.
+    Busy(Foreigner),
+    /// The file is gone, or may not or cannot be locked. Ours is granted all the same and says so.
+    Unable,
+}
+
+/// What the table wants done in the world.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Try to flock this for a lock, without waiting; the answer comes back as [`Command::Os`]. The scope is reserved
+    /// meanwhile.
+    WantOs {
+        /// The lock, or the lock to be.
+        lock: LockId,
+        /// What.
+        target: Target,
+        /// How.
+        mode: Mode,
+    },
+    /// The lock is no more, or was not granted: its flock is not wanted any longer. Done after all wishes of its turn,
+    /// so that a flock passes from one holder to the next without a gap.
+    DropOs {
+        /// Which lock.
+        lock: LockId,
+    },
 }
 
 /// What a granted request is answered with.
@@ -661,6 +772,16 @@ pub struct Granted {
     pub already_held: bool,
     /// It is a detached lock, taken up again.
     pub resumed: bool,
+    /// The same request was granted before; this repeats the answer.
+    pub again: bool,
+}
+
+impl Granted {
+    /// Whether this answer is the first to tell of this fence: if it cannot be delivered, the grant is to be taken
+    /// back. For a lock that was taken up again that means its lease runs on.
+    pub fn is_new(&self) -> bool {
+        !(self.already_held || self.again)
+    }
 }
 
 /// Why a request was not granted.
@@ -698,6 +819,8 @@ pub struct Refused {
     pub holders: Vec<Lock>,
     /// How many more there are.
     pub more: usize,
+    /// A foreign program in the way.
+    pub foreigner: Option<Foreigner>,
     /// Place in the queue that it had or would have had, from 1.
     pub position: usize,
 }

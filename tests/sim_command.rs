@@ -25,11 +25,12 @@ fn document(output: &Output) -> Value {
 }
 
 /// Waits for what must come; the guard is no measurement.
-#[expect(clippy::disallowed_methods, reason = "bounded: other processes give no event that could be awaited here")]
 fn wait_until(what: &str, mut happened: impl FnMut() -> bool) {
     let start = Instant::now();
     while !happened() {
         assert!(start.elapsed() < Duration::from_secs(120), "waited in vain until {what}");
+        // bounded back-off: 5 ms, for two minutes at most
+        #[expect(clippy::disallowed_methods, reason = "bounded back-off: other processes tell us nothing")]
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -54,7 +55,7 @@ fn processes_of(dir: &Path) -> Vec<String> {
 #[test]
 fn the_run_without_locks_loses_and_the_run_with_locks_does_not_whatever_is_killed() {
     let tmp = TempDir::new().unwrap();
-    let flags = "--claws 6 --pairs 2 --updates 60 --kills 9 --daemon-kills 0 --seed 1 --json";
+    let flags = "--claws 6 --pairs 2 --updates 60 --kills 9 --daemon-kills 2 --seed 1 --json";
     let output = sim(tmp.path(), flags).output().unwrap();
     let document = document(&output);
     let (without, with) = (&document["without"], &document["with"]);
@@ -67,11 +68,32 @@ fn the_run_without_locks_loses_and_the_run_with_locks_does_not_whatever_is_kille
     for name in ["lost", "torn", "overlaps"] {
         assert_eq!(with[name], 0, "{name}: {document}");
     }
-    assert_eq!(with["kills"], 9);
+    assert_eq!((&with["kills"], &with["daemon_kills"]), (&9.into(), &2.into()));
     assert!(with["updates"].as_u64().unwrap() + with["unknown"].as_u64().unwrap() >= 360, "{document}");
     assert!(with["wait_ms"]["max"].as_f64() > Some(0.0), "{document}");
     assert!(output.status.success());
     assert_eq!(entries(tmp.path()), [] as [PathBuf; 0]);
+}
+
+/// What `flockd sim` claims for itself: with its defaults it kills at least twenty claws and three daemons.
+#[test]
+fn with_its_defaults_it_shows_losses_without_locks_and_none_with_them() {
+    let tmp = TempDir::new().unwrap();
+    let kept = tmp.path().join("kept");
+    let output = sim(tmp.path(), &format!("--json --keep {}", kept.display())).output().unwrap();
+    let document = document(&output);
+    assert_eq!(output.status.code(), Some(0), "{document}");
+    let count = |run: &str, name: &str| document[run][name].as_u64().unwrap();
+    for name in ["lost", "torn", "overlaps"] {
+        assert!(count("without", name) > 0, "{name}: {document}");
+        assert_eq!(count("with", name), 0, "{name}: {document}");
+    }
+    assert!(count("with", "kills") >= 20 && count("with", "daemon_kills") >= 3, "{document}");
+    assert!(count("with", "updates") > 1_000, "{document}");
+    // The log of the daemons tells how many there were, and that only the last one ended in order.
+    let log = fs::read_to_string(kept.join("home/daemon.log")).unwrap();
+    assert_eq!(log.matches("serves as process").count() as u64, count("with", "daemon_kills") + 1, "{log}");
+    assert_eq!(log.matches("ended: Stopped").count(), 1, "{log}");
 }
 
 #[test]
@@ -90,9 +112,10 @@ fn a_second_run_whose_locks_are_left_out_is_found_guilty() {
 #[test]
 fn every_kill_is_made_even_when_there_is_hardly_any_work() {
     let tmp = TempDir::new().unwrap();
-    let flags = "--claws 2 --pairs 1 --updates 1 --kills 12 --daemon-kills 0 --json";
+    let flags = "--claws 2 --pairs 1 --updates 1 --kills 12 --daemon-kills 3 --json";
     let output = sim(tmp.path(), flags).output().unwrap();
-    assert_eq!(document(&output)["with"]["kills"], 12);
+    let document = document(&output);
+    assert_eq!((&document["with"]["kills"], &document["with"]["daemon_kills"]), (&12.into(), &3.into()));
     assert!(output.status.success());
 }
 
@@ -119,7 +142,7 @@ fn kept_files_tell_the_same_story_and_a_full_directory_is_not_written_to() {
 
 /// Starts a simulation that would kill claws for minutes, and waits until it does.
 fn long_simulation(tmp: &Path) -> Child {
-    let mut command = sim(tmp, "--claws 3 --pairs 1 --updates 1 --kills 10000 --daemon-kills 0");
+    let mut command = sim(tmp, "--claws 3 --pairs 1 --updates 1 --kills 10000 --daemon-kills 1000");
     let child = command.process_group(0).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let wrote = |dir: PathBuf| {
         entries(&dir.join("with/diaries")).iter().any(|diary| fs::metadata(diary).is_ok_and(|about| about.len() > 0))

@@ -58,6 +58,7 @@ const PARTS: &[Part] = &[
     part("mcp", "words clock wire os client", "mio"),
     part("hooks", "words clock wire os client", "mio"),
     part("daemon", "words table journal events clock coordinator wire os server webhook", ""),
+    part("embedded", "words clock os server client daemon", "mio"),
     part("cli", "*", ""),
     part("sim", "*", ""),
     part("main", "*", ""),
@@ -283,6 +284,19 @@ fn the_readme_marks_the_commands_that_ci_runs() {
         let block = lines.take_while(|line| !line.starts_with("```"));
         assert!(block.filter(|line| !line.is_empty()).count() > 0, "README.md: the block below {marker} is empty");
     }
+}
+
+/// The page is the map of a newcomer: a file that is not on it cannot be found, one that is gone leads astray.
+#[test]
+fn the_tree_in_the_architecture_page_has_every_file_and_no_other() {
+    let page = read("ARCHITECTURE.md");
+    let (_, tree) = page.split_once("## The tree").expect("the page has a tree");
+    let tree = tree.split("```").nth(1).expect("the tree is a fenced block");
+    let shown: BTreeSet<&str> = tree.split_whitespace().filter(|word| word.ends_with(".rs")).collect();
+    let product = product();
+    let there: BTreeSet<&str> = product.iter().filter_map(|source| source.name.strip_prefix("src/")).collect();
+    assert_eq!(there.difference(&shown).collect::<Vec<_>>(), [] as [&&str; 0], "not in the tree of ARCHITECTURE.md");
+    assert_eq!(shown.difference(&there).collect::<Vec<_>>(), [] as [&&str; 0], "in the tree and not in src/");
 }
 
 // ── What is read ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,7 +1,7 @@
 //! Commands and flags, wholly checked here; help, completions and errors come from this one definition.
 
 use crate::limits;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::time::Duration;
 
 const EXIT_STATUSES: &str = "Exit statuses: 0 yes or done, 1 no (held, not yours, lost), 2 usage, 3 waited in vain, \
@@ -146,6 +146,13 @@ Examples:
     SimJanitor(crate::sim::JanitorArgs),
 }
 
+/// The definition without what is hidden: completions would offer it all the same.
+pub(super) fn for_people() -> clap::Command {
+    let whole = Cli::command();
+    let shown = whole.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
+    clap::Command::new("flockd").args(whole.get_arguments().cloned()).subcommands(shown)
+}
+
 /// How long to wait, in the ways in which people say it.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Patience {
@@ -190,6 +197,10 @@ pub(super) struct RunArgs {
     #[arg(short = 'E', long, value_name = "NUM")]
     pub(super) conflict_exit_code: Option<u8>,
 
+    /// Do not flock(2) the file as well: its programs do that themselves
+    #[arg(long)]
+    pub(super) no_os_lock: bool,
+
     /// Why, for whoever waits
     #[arg(long, value_name = "TEXT")]
     pub(super) note: Option<String>,
@@ -219,6 +230,10 @@ pub(super) struct LockArgs {
     /// Why, for whoever waits
     #[arg(long, value_name = "TEXT")]
     pub(super) note: Option<String>,
+
+    /// Do not flock(2) the file as well: its programs do that themselves
+    #[arg(long)]
+    pub(super) no_os_lock: bool,
 
     /// Name this request: repeated with it, it gets the same lock
     #[arg(long, value_name = "ID")]
@@ -313,6 +328,12 @@ pub(super) struct DaemonArgs {
 #[derive(Debug, Subcommand)]
 pub(super) enum DaemonVerb {
     /// Serve in the foreground until told to stop
+    #[command(after_long_help = "\
+For a service manager, or to see why the daemon does not start. SIGTERM ends it in order.
+
+Examples:
+  flockd daemon run --idle-exit never
+  FLOCKD_HOME=/tmp/try flockd daemon run        beside the one that serves you")]
     Run {
         #[command(flatten)]
         options: DaemonOptions,
@@ -333,8 +354,16 @@ Examples:
         options: DaemonOptions,
     },
     /// End it in order; locks stay in its journal
+    #[command(after_long_help = "\
+Examples:
+  flockd daemon stop
+  flockd daemon stop && flockd daemon start --idle-exit never")]
     Stop,
     /// Whether and how it runs
+    #[command(after_long_help = "\
+Examples:
+  flockd daemon status
+  flockd daemon status --json | jq .pid")]
     Status,
 }
 
@@ -394,7 +423,6 @@ fn idle(text: &str) -> Result<Idle, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_definition_holds_together() {
@@ -417,9 +445,9 @@ mod tests {
     #[test]
     fn every_command_that_people_see_has_an_example() {
         for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
-            let has_own = command.get_after_long_help().is_some();
-            let has_below = command.get_subcommands().any(|below| below.get_after_long_help().is_some());
-            assert!(has_own || has_below, "{} has no example", command.get_name());
+            let has_own = |command: &clap::Command| command.get_after_long_help().is_some();
+            let below_all = command.has_subcommands() && command.get_subcommands().all(has_own);
+            assert!(has_own(command) || below_all, "{} has no example", command.get_name());
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::args::{BreakArgs, CheckArgs, LockArgs, RenewArgs, StatusArgs, WaitArgs, Which, WhichArgs};
 use super::{Common, Exit, Failure, print};
-use crate::client::{Client, unexpected};
+use crate::client::{Connection, unexpected};
 use crate::limits;
 use crate::wire::{self, Answer, Body, Code, Mode, Op, Request};
 use serde::Serialize;
@@ -18,12 +18,13 @@ pub(super) fn mode(shared: bool) -> Mode {
     if shared { Mode::Shared } else { Mode::Exclusive }
 }
 
-/// Asks, prints what comes along with the answer, and gives the body.
-fn ask(common: &Common, client: &Client, request: Request) -> Result<Body, Failure> {
-    let answer = client.call(request)?;
-    if !common.json {
-        print::notices(&answer);
-    }
+/// Asks, prints what comes along with the answer, and gives the body. A notice is told once, so that it is printed
+/// also beside JSON and beside an error.
+fn ask(client: &Connection, request: Request) -> Result<Body, Failure> {
+    let answer = client.call(request);
+    print::losses(&client.take_losses());
+    let answer = answer?;
+    print::notices(&answer);
     let Answer { ok, .. } = answer;
     ok.ok_or_else(|| unexpected(None).into())
 }
@@ -37,9 +38,10 @@ pub(super) fn lock(common: &Common, args: &LockArgs) -> Result<Exit, Failure> {
         ttl_ms: args.ttl,
         note: args.note.clone(),
         request_id: args.request_id.clone(),
+        no_os_lock: args.no_os_lock,
         ..Request::new(Op::Lock)
     };
-    match ask(common, &client, request)? {
+    match ask(&client, request)? {
         Body::Lock(body) => {
             match (common.json, body.acquired) {
                 (true, _) => print::json(&body),
@@ -80,13 +82,19 @@ fn change(common: &Common, which: &Which, request: &Request) -> Result<Exit, Fai
     let client = common.connect_as_agent()?;
     let (mut changed, mut failed) = (Vec::new(), None);
     for request in each(which, request) {
-        match ask(common, &client, request) {
+        let subject = request.scope.clone().filter(|_| which.scopes.len() > 1);
+        match ask(&client, request) {
             Ok(Body::Released(locks) | Body::Renewed(locks)) => changed.extend(locks),
             Ok(other) => return Err(unexpected(Some(&other)).into()),
-            Err(failure) => match failed {
-                None => failed = Some(failure),
-                Some(_) => print::failure(&failure, common.json),
-            },
+            Err(failure) => {
+                let message =
+                    subject.map_or_else(|| failure.message.clone(), |it| format!("{it}: {}", failure.message));
+                let failure = Failure { message, ..failure };
+                match failed {
+                    None => failed = Some(failure),
+                    Some(_) => print::failure(&failure, common.json),
+                }
+            }
         }
     }
     if let Some(failure) = failed {
@@ -104,7 +112,7 @@ fn change(common: &Common, which: &Which, request: &Request) -> Result<Exit, Fai
 pub(super) fn status(common: &Common, args: &StatusArgs) -> Result<Exit, Failure> {
     let client = common.connect_to_read()?;
     let request = Request { scope: args.scope.as_deref().map(scope), ..Request::new(Op::Status) };
-    match ask(common, &client, request)? {
+    match ask(&client, request)? {
         Body::Status(body) => {
             if common.json {
                 print::json(&body);
@@ -125,16 +133,17 @@ pub(super) fn wait(common: &Common, args: &WaitArgs) -> Result<Exit, Failure> {
         wait_ms: args.patience.wait_ms(Some(limits::WAIT_DEFAULT)),
         ..Request::new(Op::Wait)
     };
-    match ask(common, &client, request)? {
+    match ask(&client, request)? {
         Body::Wait(body) => {
             if common.json {
                 print::json(&body);
             } else if !body.free {
-                let advice = body.advice.as_deref().unwrap_or("it is not free");
-                print::err(&format!("flockd: {advice}\n"));
+                let advice = body.advice.as_deref().unwrap_or("wait longer");
+                print::err(&format!("flockd: {} is not free\n", args.scope.to_string_lossy()));
                 for holder in &body.holders {
                     print::err(&format!("  {}\n", print::holder_line(holder)));
                 }
+                print::err(&format!("  {advice}\n"));
             }
             Ok(body.code.map_or(Exit::Yes, Exit::of))
         }
@@ -145,12 +154,12 @@ pub(super) fn wait(common: &Common, args: &WaitArgs) -> Result<Exit, Failure> {
 pub(super) fn check(common: &Common, args: &CheckArgs) -> Result<Exit, Failure> {
     let client = common.connect_as_agent()?;
     let request = Request { scope: Some(scope(&args.scope)), fence: args.fence, ..Request::new(Op::Check) };
-    match ask(common, &client, request)? {
+    match ask(&client, request)? {
         Body::Check(body) => {
             if common.json {
                 print::json(&body);
             } else if !body.allowed {
-                print::err("flockd: you do not hold it exclusively");
+                print::err(&format!("flockd: you do not hold {} exclusively", args.scope.to_string_lossy()));
                 print::err(if args.fence.is_some() { " under this fence\n" } else { "\n" });
                 for holder in &body.holders {
                     print::err(&format!("  {}\n", print::holder_line(holder)));
@@ -166,7 +175,7 @@ pub(super) fn break_lock(common: &Common, args: &BreakArgs) -> Result<Exit, Fail
     let client = common.connect_as_agent()?;
     let request =
         Request { lock_id: Some(args.id.clone()), reason: Some(args.reason.clone()), ..Request::new(Op::Break) };
-    match ask(common, &client, request)? {
+    match ask(&client, request)? {
         Body::Broken(loss) => {
             if common.json {
                 print::json(&loss);

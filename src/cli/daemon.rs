@@ -2,16 +2,16 @@
 
 use super::args::{DaemonArgs, DaemonOptions, DaemonVerb};
 use super::{Common, Exit, Failure, print};
-use crate::client::{Client, ClientError, Connect, Launch, Place, unexpected};
+use crate::client::{ClientError, Connect, Connection, Launch, Place, unexpected};
 use crate::daemon::{Daemon, DaemonError, Options};
 use crate::limits;
-use crate::os::home::{self, Home, StartLock};
+use crate::os::home::{self, DaemonLock, Home, NotTaken, StartLock};
 use crate::os::process;
 use crate::wire::{Body, Op, Request};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -20,6 +20,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+/// How often a daemon is started that ends without a word: somebody kills it, or the system does.
+const STARTS: usize = 3;
+/// Seconds that a daemon which does not listen may take to end.
+const STOPPED_WITHIN: i64 = 10;
 /// What a started daemon says when it listens.
 const READY: &str = "ready";
 
@@ -81,21 +85,25 @@ fn run_detached(options: &DaemonOptions) -> Result<Exit, Failure> {
     let home = Home::from_env()?;
     let stop = stop_signal()?;
     let opened = patiently(|| Daemon::open(&home, stop.try_clone()?, &options_of(options)));
-    let said = match &opened {
-        Ok(_) => READY.to_owned(),
-        Err(error) => error.to_string(),
-    };
     let mut log = Log::open(&home)?;
+    // Whoever is told that the daemon is ready finds in its log how it became so.
+    let said = match &opened {
+        Ok(daemon) => {
+            log.line(&format!("flockd {} serves as process {}", crate::wire::VERSION, std::process::id()));
+            daemon.notes.iter().for_each(|note| log.line(note));
+            READY.to_owned()
+        }
+        Err(error) => {
+            log.line(&format!("not started: {error}"));
+            error.to_string()
+        }
+    };
     // Whoever started us may be gone by now; then nobody needs the word.
     let _ = writeln!(io::stdout(), "{said}");
     let _ = io::stdout().flush();
     let null = File::open("/dev/null")?;
     rustix::stdio::dup2_stdout(&null).map_err(io::Error::from)?;
-    let daemon = opened.inspect_err(|error| log.line(&format!("not started: {error}")))?;
-    log.line(&format!("flockd {} serves as process {}", crate::wire::VERSION, std::process::id()));
-    for note in &daemon.notes {
-        log.line(note);
-    }
+    let daemon = opened?;
     let ended = daemon.run();
     match &ended {
         Ok(ended) => log.line(&format!("ended: {ended:?}")),
@@ -175,6 +183,19 @@ fn start(options: &DaemonOptions) -> Result<Exit, Failure> {
     if home::connect(&home).is_ok() {
         return Ok(Exit::Yes);
     }
+    for _ in 1..STARTS {
+        if let Some(result) = spawn(&home, options)? {
+            return result;
+        }
+    }
+    spawn(&home, options)?.unwrap_or_else(|| {
+        let text = format!("the daemon ended before it was ready; see {}", home.daemon_log().display());
+        Err(Failure::new(Exit::Unavailable, text))
+    })
+}
+
+/// Starts a daemon and waits for its word. None if it ended without one: it was killed, and may be started again.
+fn spawn(home: &Home, options: &DaemonOptions) -> io::Result<Option<Result<Exit, Failure>>> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["daemon", "run", "--detached", "--idle-exit"]);
     command.arg(options.idle_exit.0.map_or_else(|| "never".to_owned(), |ms| format!("{ms}ms")));
@@ -187,40 +208,64 @@ fn start(options: &DaemonOptions) -> Result<Exit, Failure> {
     let mut out = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
     let within = Timespec { tv_sec: i64::try_from(limits::READY_WITHIN / limits::SECOND).unwrap_or(30), tv_nsec: 0 };
     let mut polled = [PollFd::new(out.get_ref(), PollFlags::IN)];
-    if rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, Some(&within))).map_err(io::Error::from)? == 0 {
+    if rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, Some(&within)))? == 0 {
         let text = format!("the daemon is not ready after 30 s; see {}", home.daemon_log().display());
-        return Err(Failure::new(Exit::Unavailable, text));
+        return Ok(Some(Err(Failure::new(Exit::Unavailable, text))));
     }
     let mut said = String::new();
-    out.read_line(&mut said)?;
-    if said.trim_end() == READY {
-        return Ok(Exit::Yes);
-    }
     out.read_to_string(&mut said)?;
-    let said = match said.trim_end() {
-        "" => format!("the daemon ended before it was ready; see {}", home.daemon_log().display()),
-        said => said.to_owned(),
-    };
-    Err(Failure::new(Exit::Unavailable, said))
+    Ok(match said.trim_end() {
+        "" => {
+            child.wait()?;
+            None
+        }
+        READY => Some(Ok(Exit::Yes)),
+        said => Some(Err(Failure::new(Exit::Unavailable, said))),
+    })
 }
 
 // ── Stop and status ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-fn connect(home: &Home) -> Result<Client, ClientError> {
+fn connect(home: &Home) -> Result<Connection, ClientError> {
     let place = Place { cwd: b"/".to_vec(), workspace: b"/".to_vec() };
-    Client::connect(Connect { home: home.clone(), launch: Launch::Never, agent: None, place, session: None })
+    Connection::connect(Connect { home: home.clone(), launch: Launch::Never, agent: None, place, session: None })
 }
 
 fn stop() -> Result<Exit, Failure> {
     let home = Home::from_env()?;
     let client = match connect(&home) {
         Ok(client) => client,
-        Err(ClientError::NoDaemon(_)) => return Ok(Exit::Yes),
+        Err(ClientError::NoDaemon(_) | ClientError::NoAnswer(_)) => return stop_process(&home),
         Err(error) => return Err(error.into()),
     };
     client.call(Request::new(Op::Stop))?;
     client.wait_until_closed();
     Ok(Exit::Yes)
+}
+
+/// Ends a daemon that does not listen or answer, if there is one: whoever holds the daemon lock.
+fn stop_process(home: &Home) -> Result<Exit, Failure> {
+    let pid = match DaemonLock::take(home) {
+        Err(NotTaken::Held { pid: Some(pid) }) => pid,
+        Err(NotTaken::Held { pid: None }) => {
+            return Err(Failure::new(Exit::Unavailable, "a process whose number is not known holds the home"));
+        }
+        // Nobody has the home, or there is none.
+        Ok(_) | Err(NotTaken::Failed(_)) => return Ok(Exit::Yes),
+    };
+    let pidfd = process::pidfd_of_child(pid)?;
+    rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::TERM).map_err(io::Error::from)?;
+    let mut polled = [PollFd::new(&pidfd, PollFlags::IN)];
+    let within = Timespec { tv_sec: STOPPED_WITHIN, tv_nsec: 0 };
+    match rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, Some(&within))).map_err(io::Error::from)? {
+        0 => {
+            let text = format!(
+                "process {pid} serves the home and does not end; kill -9 {pid} ends it, its locks stay in the journal"
+            );
+            Err(Failure::new(Exit::Unavailable, text))
+        }
+        _ => Ok(Exit::Yes),
+    }
 }
 
 fn status(common: &Common) -> Result<Exit, Failure> {

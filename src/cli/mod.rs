@@ -6,12 +6,12 @@ mod daemon;
 mod print;
 mod run;
 
-use crate::client::{Client, ClientError, Connect, Custodian, Launch, Place};
+use crate::client::{ClientError, Connect, Connection, Custodian, Launch, Place};
 use crate::model::{Agent, Invalid};
 use crate::os::home::Home;
 use crate::wire::Code;
 use args::{Cli, Verb};
-use clap::{CommandFactory, Parser};
+use clap::Parser;
 use std::process::ExitCode;
 
 /// The exit statuses that scripts rely on.
@@ -40,6 +40,16 @@ impl Exit {
             Code::Deadlock => Exit::Deadlock,
             Code::Invalid | Code::OutsideWorkspace => Exit::Usage,
             Code::Unavailable | Code::TooMany | Code::Version | Code::Denied => Exit::Unavailable,
+        }
+    }
+}
+
+impl Exit {
+    /// The error code for a failure that the program itself found.
+    fn code(self) -> &'static str {
+        match self {
+            Exit::Usage => "invalid",
+            Exit::Yes | Exit::No | Exit::Timeout | Exit::Deadlock | Exit::Unavailable => "unavailable",
         }
     }
 }
@@ -87,6 +97,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let json = cli.json;
     match dispatch(cli) {
+        Ok(_) if print::is_cut_off() => Exit::Unavailable.into(),
         Ok(code) => code,
         Err(failure) => {
             print::failure(&failure, json);
@@ -111,7 +122,10 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Break(args) => ask::break_lock(&common, &args)?,
         Verb::Daemon(args) => daemon::daemon(&common, &args)?,
         Verb::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "flockd", &mut std::io::stdout());
+            // In memory first: whoever closes the pipe has read enough, and the generator would panic.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut args::for_people(), "flockd", &mut script);
+            print::out(&String::from_utf8_lossy(&script));
             Exit::Yes
         }
     };
@@ -142,18 +156,18 @@ impl Common {
         })
     }
 
-    fn connect(&self, agent: Option<Agent>, session: Option<Custodian>) -> Result<Client, Failure> {
+    fn connect(&self, agent: Option<Agent>, session: Option<Custodian>) -> Result<Connection, Failure> {
         let connect = Connect { home: Home::from_env()?, launch: launch()?, agent, place: Place::here()?, session };
-        Ok(Client::connect(connect)?)
+        Ok(Connection::connect(connect)?)
     }
 
     /// A connection in the agent's name.
-    fn connect_as_agent(&self) -> Result<Client, Failure> {
+    fn connect_as_agent(&self) -> Result<Connection, Failure> {
         self.connect(Some(self.agent()?), None)
     }
 
     /// A connection that only reads, in the agent's name if there is one.
-    fn connect_to_read(&self) -> Result<Client, Failure> {
+    fn connect_to_read(&self) -> Result<Connection, Failure> {
         self.connect(self.named_agent()?.or_else(person), None)
     }
 }

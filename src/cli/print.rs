@@ -7,7 +7,9 @@ use crate::wire::{Answer, DaemonBody, Held, KeptBy, LockBody, Loss, StatusBody, 
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const NAME: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
@@ -18,9 +20,23 @@ fn paint(style: Style, text: &str) -> String {
     format!("{style}{text}{style:#}")
 }
 
-/// Writes to stdout. Whoever closed the pipe has read enough.
+/// Set when an answer could not be written: the exit status must not say that all is well.
+static CUT_OFF: AtomicBool = AtomicBool::new(false);
+
+/// Writes to stdout. Whoever closed the pipe has read enough; any other failure is one.
 pub(super) fn out(text: &str) {
-    let _ = anstream::stdout().lock().write_all(text.as_bytes());
+    let mut stdout = anstream::stdout().lock();
+    if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        CUT_OFF.store(true, Ordering::Relaxed);
+        err(&format!("{} the answer cannot be written: {error}\n", paint(BAD, "flockd:")));
+    }
+}
+
+/// Whether an answer could not be written.
+pub(super) fn is_cut_off() -> bool {
+    CUT_OFF.load(Ordering::Relaxed)
 }
 
 /// Writes to stderr, where nobody can be told that it failed.
@@ -39,6 +55,19 @@ fn shown(name: &str) -> String {
     name.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
+/// A scope as whoever asked would name it: relative where it lies below the working directory, else whole. What would
+/// be taken for something else begins with `./`.
+fn name(path: &str) -> String {
+    let cwd = std::env::current_dir().ok().map(|cwd| crate::wire::escape(cwd.as_os_str().as_bytes()));
+    let below = cwd.and_then(|cwd| path.strip_prefix(&cwd)?.strip_prefix('/').map(str::to_owned));
+    match below.as_deref() {
+        None => shown(path),
+        Some("") => "./".to_owned(),
+        Some(below) if below.starts_with(['@', '-']) => format!("./{}", shown(below)),
+        Some(below) => shown(below),
+    }
+}
+
 /// The error line of a command.
 pub(super) fn failure(failure: &Failure, as_json: bool) {
     if as_json {
@@ -54,7 +83,7 @@ pub(super) fn failure(failure: &Failure, as_json: bool) {
         }
         let error = match &failure.error {
             Some(error) => Error::Wire(error),
-            None => Error::Own { code: "unavailable", message: &failure.message },
+            None => Error::Own { code: failure.exit.code(), message: &failure.message },
         };
         json(&Line { error });
         return;
@@ -67,17 +96,22 @@ pub(super) fn failure(failure: &Failure, as_json: bool) {
 
 /// What comes along with an answer: losses and who waits.
 pub(super) fn notices(answer: &Answer) {
-    for loss in &answer.lost {
-        err(&format!("{} {}\n", paint(WARN, "flockd:"), loss_line(loss)));
-    }
+    losses(&answer.lost);
     for wanted in &answer.wanted {
-        let (agent, file) = (shown(&wanted.agent), shown(&wanted.file_id));
+        let (agent, file) = (shown(&wanted.agent), name(&wanted.path));
         err(&format!("{} {agent} waits for {file}; when you are done: flockd unlock {file}\n", paint(WARN, "flockd:")));
     }
 }
 
+/// Locks that this agent lost and had not heard of.
+pub(super) fn losses(lost: &[Loss]) {
+    for loss in lost {
+        err(&format!("{} {}\n", paint(WARN, "flockd:"), loss_line(loss)));
+    }
+}
+
 fn loss_line(loss: &Loss) -> String {
-    let file = shown(&loss.file_id);
+    let file = name(&loss.path);
     let how = match (loss.reason.as_str(), &loss.by) {
         ("broken", Some(by)) => {
             format!("{} broke it: {}", shown(by), shown(loss.note.as_deref().unwrap_or("no reason given")))
@@ -103,13 +137,13 @@ pub(super) fn granted(body: &LockBody) -> String {
     };
     let id = body.lock_id.as_deref().unwrap_or_default();
     let fence = body.fence.unwrap_or_default();
-    let file = paint(NAME, &shown(&body.file_id));
+    let file = paint(NAME, &name(&body.path));
     format!("{before} {file} {}, {id}, fence {fence}{lease}\n", body.mode)
 }
 
 /// Why a lock is not held, who holds it and what to do.
 pub(super) fn refused(body: &LockBody) -> String {
-    let file = paint(NAME, &shown(&body.file_id));
+    let file = paint(NAME, &name(&body.path));
     let why = match body.code {
         Some(crate::wire::Code::Timeout) => "was not free in time",
         Some(crate::wire::Code::Deadlock) => "would never become free: to wait for it would close a cycle",
@@ -136,16 +170,20 @@ pub(super) fn refused(body: &LockBody) -> String {
 
 /// A holder in a line: `claw-1 holds data.json exclusive since …, 9m left, pid 12: why`.
 pub(super) fn holder_line(held: &Held) -> String {
-    let (agent, file) = (paint(NAME, &shown(&held.agent)), shown(&held.file_id));
+    let (agent, file) = (paint(NAME, &shown(&held.agent)), name(&held.path));
     let pid = held.pid.map_or_else(String::new, |pid| format!(", pid {pid}"));
     let note = held.note.as_deref().map_or_else(String::new, |note| format!(": {}", shown(note)));
     format!("{agent} holds {file} {} ({}) since {}, {}{pid}{note}", held.mode, held.lock_id, held.since, kept(held))
 }
 
 fn kept(held: &Held) -> String {
+    if let Some(by) = &held.contested_by {
+        return format!("flocked by {}", shown(by));
+    }
     match (held.expires_in_ms, held.kept_by) {
         (Some(ms), _) => format!("{} left", duration(ms)),
         (None, KeptBy::Process) => "while its command runs".to_owned(),
+        (None, KeptBy::Flock) => "by flock(2), not through flockd".to_owned(),
         (None, _) => "while its session lives".to_owned(),
     }
 }
@@ -165,7 +203,7 @@ pub(super) fn status(body: &StatusBody) -> String {
 
 fn lock_row(held: &Held) -> [String; 6] {
     let note = held.note.as_deref().map(shown).unwrap_or_default();
-    [shown(&held.file_id), held.mode.to_string(), shown(&held.agent), held.lock_id.clone(), kept(held), note]
+    [name(&held.path), held.mode.to_string(), shown(&held.agent), held.lock_id.clone(), kept(held), note]
 }
 
 fn waiter_row(waiter: &WaiterBody) -> [String; 6] {
@@ -177,7 +215,7 @@ fn waiter_row(waiter: &WaiterBody) -> [String; 6] {
     };
     let note = waiter.note.as_deref().map_or(behind.clone(), |note| format!("{behind}: {}", shown(note)));
     let place = format!("place {}", waiter.position);
-    [shown(&waiter.file_id), waiter.mode.to_string(), shown(&waiter.agent), place, left, note]
+    [name(&waiter.path), waiter.mode.to_string(), shown(&waiter.agent), place, left, note]
 }
 
 fn columns(rows: &[[String; 6]]) -> String {
@@ -195,10 +233,10 @@ fn columns(rows: &[[String; 6]]) -> String {
 /// The daemon in a few lines.
 pub(super) fn daemon(body: &DaemonBody) -> String {
     let mut text = format!(
-        "flockd {} runs as process {} since {}\n  home {}\n  {} locks, {} waiting, {} sessions, {} connections\n",
+        "flockd {} has run for {} as process {}\n  home {}\n  locks {}, waiting {}, sessions {}, connections {}\n",
         body.version,
-        body.pid,
         duration(body.uptime_ms),
+        body.pid,
         shown(&body.home),
         body.locks,
         body.waiters,

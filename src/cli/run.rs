@@ -2,13 +2,14 @@
 
 use super::args::RunArgs;
 use super::{Common, Exit, Failure, ask, print};
-use crate::client::{Client, ClientError, Custodian};
+use crate::client::{ClientError, Connection, Custodian};
 use crate::limits;
 use crate::model::Agent;
 use crate::os::process;
 use crate::wire::{Answer, Body, Code, LockBody, Op, Request};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::iterator::Signals;
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitCode, ExitStatus};
@@ -16,6 +17,9 @@ use std::time::Duration;
 
 /// The locks of the `run`s around this one, so that it does not wait for what waits for it.
 const AROUND: &str = "FLOCKD_RUN_LOCKS";
+/// As shells, env(1) and nice(1) say that there is no such command, or that it cannot be run.
+const NOT_FOUND: u8 = 127;
+const NOT_RUNNABLE: u8 = 126;
 /// When whoever waits is told for whom, in milliseconds.
 const NAME_HOLDER_AFTER: u64 = limits::SECOND;
 /// How often a bind is tried again when the daemon is restarted in its midst.
@@ -37,20 +41,28 @@ pub(super) fn run(common: &Common, args: &RunArgs) -> Result<ExitCode, Failure> 
         let own = ask::exit_of(body.code) as u8;
         return Ok(ExitCode::from(args.conflict_exit_code.unwrap_or(own)));
     };
-    let status = command(args, &agent, &client, &lock_id)?;
+    let ended = command(args, &agent, &client, &lock_id)?;
     release(&client, &lock_id, &body);
-    Ok(exit_code(status))
+    match ended {
+        Ok(status) => Ok(exit_code(status)),
+        Err(error) => {
+            print::err(&format!("flockd: cannot run {}: {error}\n", args.command[0].to_string_lossy()));
+            let is_missing = error.kind() == io::ErrorKind::NotFound;
+            Ok(ExitCode::from(if is_missing { NOT_FOUND } else { NOT_RUNNABLE }))
+        }
+    }
 }
 
 // ── The lock ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-fn take(common: &Common, args: &RunArgs, client: &Client) -> Result<LockBody, Failure> {
+fn take(common: &Common, args: &RunArgs, client: &Connection) -> Result<LockBody, Failure> {
     let request = Request {
         scope: Some(ask::scope(&args.scope)),
         mode: Some(ask::mode(args.shared)),
         wait_ms: args.patience.wait_ms(None),
         ttl_ms: Some(0),
         note: args.note.clone(),
+        no_os_lock: args.no_os_lock,
         ..Request::new(Op::Lock)
     };
     let around = std::env::var(AROUND).unwrap_or_default();
@@ -96,20 +108,21 @@ fn waits_for_itself(tried: &LockBody, lock_id: &str) -> LockBody {
 }
 
 /// Says for whom we wait, as far as it can be told just now.
-fn name_holders(common: &Common, args: &RunArgs, client: &Client) {
+fn name_holders(common: &Common, args: &RunArgs, client: &Connection) {
     if common.json {
         return;
     }
     let request = Request { scope: Some(ask::scope(&args.scope)), ..Request::new(Op::Status) };
-    if let Ok(Answer { ok: Some(Body::Status(status)), .. }) = client.call(request) {
-        for holder in &status.locks {
-            print::err(&format!("flockd: waiting: {}\n", print::holder_line(holder)));
-        }
+    let Ok(Answer { ok: Some(Body::Status(status)), .. }) = client.call(request) else { return };
+    let agent = client.agent().map(Agent::as_str);
+    let mine = status.waiters.iter().find(|waiter| Some(waiter.agent.as_str()) == agent);
+    for holder in mine.into_iter().flat_map(|waiter| &waiter.holders) {
+        print::err(&format!("flockd: waiting: {}\n", print::holder_line(holder)));
     }
 }
 
 /// Releases the lock and says so if it was lost while the command ran. That the command's end released it is no loss.
-fn release(client: &Client, lock_id: &str, body: &LockBody) {
+fn release(client: &Connection, lock_id: &str, body: &LockBody) {
     match client.unlock(lock_id) {
         Ok(()) => {}
         Err(ClientError::Refused(error)) if error.loss.as_ref().is_some_and(|loss| loss.reason == "session_ended") => {}
@@ -122,24 +135,30 @@ fn release(client: &Client, lock_id: &str, body: &LockBody) {
 
 // ── The command ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// Starts the command behind a gate, binds the lock to it, opens the gate, and waits for its end.
-fn command(args: &RunArgs, agent: &Agent, client: &Client, lock_id: &str) -> Result<ExitStatus, Failure> {
+/// Starts the command behind a gate, binds the lock to it, opens the gate, and waits for its end. The inner error says
+/// why there is no such command.
+fn command(
+    args: &RunArgs,
+    agent: &Agent,
+    client: &Connection,
+    lock_id: &str,
+) -> Result<io::Result<ExitStatus>, Failure> {
     let gate = Gate::new().map_err(|error| Failure::new(Exit::Unavailable, error.to_string()))?;
     let around = std::env::var(AROUND).ok().filter(|around| !around.is_empty());
     let mut command = Command::new(&args.command[0]);
     command.args(&args.command[1..]).env("FLOCKD_AGENT", agent.as_str());
     command.env(AROUND, around.map_or_else(|| lock_id.to_owned(), |around| format!("{around} {lock_id}")));
     let Gate { pid_out, pid_in, go_out, go_in } = gate;
-    let (child_pid_in, child_go_out, child_go_in) = (pid_in, go_out, go_in.try_clone());
-    let child_go_in = child_go_in.map_err(|error| Failure::new(Exit::Unavailable, error.to_string()))?;
-    let mut child_ends = Some((child_pid_in, child_go_in));
+    let go_in_number = go_in.as_raw_fd();
+    // Before there is a command: a signal that comes at once is passed on as well, and does not end `run` alone.
+    let signals = Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2])?;
     let wait_at_gate = move || {
-        let Some((pid_in, go_in)) = child_ends.take() else { return Ok(()) };
-        // Our copy of the other end is closed first: otherwise we would wait for ourselves if `run` is killed now.
-        drop(go_in);
+        // The child's copy of the other end is closed first: else it would wait for itself if `run` is killed now.
+        // SAFETY: in the child nobody else uses this number, and its owner, the thread that binds, is not there.
+        unsafe { rustix::io::close(go_in_number) };
         rustix::io::write(&pid_in, &rustix::process::getpid().as_raw_pid().to_ne_bytes())?;
         let mut go = [0u8; 1];
-        match rustix::io::retry_on_intr(|| rustix::io::read(&child_go_out, &mut go))? {
+        match rustix::io::retry_on_intr(|| rustix::io::read(&go_out, &mut go))? {
             1 => Ok(()),
             _ => Err(io::Error::other("the lock could not be bound to the command")),
         }
@@ -155,12 +174,9 @@ fn command(args: &RunArgs, agent: &Agent, client: &Client, lock_id: &str) -> Res
         drop(command);
         let bound = bind.join().expect("the binding thread does not panic");
         match (spawned, bound) {
-            (Ok(child), _) => wait_for(child),
+            (Ok(child), _) => wait_for(child, signals).map(Ok),
             (Err(_), Err(failure)) => Err(failure),
-            (Err(error), Ok(())) => {
-                let name = args.command[0].to_string_lossy();
-                Err(Failure::new(Exit::Unavailable, format!("cannot run {name}: {error}")))
-            }
+            (Err(error), Ok(())) => Ok(Err(error)),
         }
     })
 }
@@ -182,7 +198,7 @@ impl Gate {
 }
 
 /// Binds the lock to the child that waits at the gate, then lets it go on.
-fn bind(client: &Client, lock_id: &str, pid_out: OwnedFd, go_in: OwnedFd) -> Result<(), Failure> {
+fn bind(client: &Connection, lock_id: &str, pid_out: OwnedFd, go_in: OwnedFd) -> Result<(), Failure> {
     let mut pid = [0u8; 4];
     let read = rustix::io::retry_on_intr(|| rustix::io::read(&pid_out, &mut pid));
     if read != Ok(pid.len()) {
@@ -207,10 +223,8 @@ fn bind(client: &Client, lock_id: &str, pid_out: OwnedFd, go_in: OwnedFd) -> Res
 }
 
 /// Waits for the command, passing on the signals that are meant for it.
-fn wait_for(mut child: Child) -> Result<ExitStatus, Failure> {
+fn wait_for(mut child: Child, mut signals: Signals) -> Result<ExitStatus, Failure> {
     let system = |error: io::Error| Failure::new(Exit::Unavailable, error.to_string());
-    let mut signals =
-        signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2]).map_err(system)?;
     let handle = signals.handle();
     let pidfd = process::pidfd_of_child(child.id()).map_err(system)?;
     let forward = std::thread::spawn(move || {
@@ -228,7 +242,13 @@ fn wait_for(mut child: Child) -> Result<ExitStatus, Failure> {
     status
 }
 
+/// The command's own status. If a signal ended it, the same one ends us, so that a shell stops a loop around `run` as
+/// it would stop one around the command.
 fn exit_code(status: ExitStatus) -> ExitCode {
+    if let Some(signal @ (SIGHUP | SIGINT | SIGQUIT | SIGTERM)) = status.signal() {
+        // It does not return; if it did, the status below says the same.
+        let _ = signal_hook::low_level::emulate_default_handler(signal);
+    }
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
 }

@@ -3,7 +3,8 @@
 use super::ClientError;
 use crate::limits;
 use crate::os::home::{self, Home};
-use crate::wire::{self, Hello, HelloLine, Line, Op, Request, Welcome};
+use crate::os::process;
+use crate::wire::{self, Code, Hello, HelloLine, Line, Op, Request, Welcome, WireError};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,21 @@ pub enum Launch {
     Never,
     /// Start one with this `flockd`.
     With(PathBuf),
+}
+
+/// The `flockd` to start: the one that lies beside this program, else the first in `$PATH`.
+pub(super) fn find_program() -> Option<PathBuf> {
+    let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.to_owned()));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    find_in(beside.into_iter().chain(std::env::split_paths(&path)))
+}
+
+fn find_in(mut dirs: impl Iterator<Item = PathBuf>) -> Option<PathBuf> {
+    dirs.find_map(|dir| {
+        let file = dir.join("flockd");
+        let is_file = file.metadata().is_ok_and(|about| about.is_file());
+        (is_file && rustix::fs::access(&file, rustix::fs::Access::EXEC_OK).is_ok()).then_some(file)
+    })
 }
 
 /// A greeted connection.
@@ -45,6 +61,9 @@ pub(super) fn connect(home: &Home, launch: &Launch, hello: &Hello) -> Result<Gre
             replace(&mut greeted)?;
             continue;
         }
+        if greeted.welcome.protocol != wire::PROTOCOL {
+            return Err(ClientError::Refused(Box::new(other_protocol(&greeted.welcome))));
+        }
         return Ok(greeted);
     }
     Err(ClientError::NoDaemon(format!(
@@ -52,6 +71,18 @@ pub(super) fn connect(home: &Home, launch: &Launch, hello: &Hello) -> Result<Gre
         home.dir.display(),
         home.daemon_log().display()
     )))
+}
+
+/// A daemon that we cannot speak with, and that is not older than we are.
+fn other_protocol(daemon: &Welcome) -> WireError {
+    let message = format!(
+        "the daemon, flockd {}, speaks protocol {}, this program, flockd {}, speaks {}: use the daemon's program",
+        daemon.version,
+        daemon.protocol,
+        wire::VERSION,
+        wire::PROTOCOL
+    );
+    WireError { code: Code::Version, message, holders: Vec::new(), loss: None }
 }
 
 fn no_daemon(home: &Home) -> String {
@@ -65,7 +96,7 @@ fn is_absent(error: &std::io::Error) -> bool {
 
 /// Says hello. None if the daemon ended before it answered.
 fn greet(stream: UnixStream, hello: &Hello) -> Result<Option<Greeted>, ClientError> {
-    stream.set_read_timeout(Some(Duration::from_millis(limits::ANSWER_WITHIN)))?;
+    stream.set_read_timeout(Some(Duration::from_millis(limits::GREETED_WITHIN)))?;
     stream.set_write_timeout(Some(Duration::from_millis(limits::ANSWER_WITHIN)))?;
     let line = wire::encode(&HelloLine { hello: hello.clone() });
     if (&stream).write_all(&line).is_err() {
@@ -75,7 +106,13 @@ fn greet(stream: UnixStream, hello: &Hello) -> Result<Option<Greeted>, ClientErr
     match read_line(&mut lines) {
         Ok(None) => Ok(None),
         Ok(Some(Line::Bye(_))) => Ok(None),
-        Ok(Some(Line::Hello(welcome))) => Ok(Some(Greeted { lines, welcome })),
+        Ok(Some(Line::Hello(welcome))) => {
+            lines.get_ref().set_read_timeout(Some(Duration::from_millis(limits::ANSWER_WITHIN)))?;
+            Ok(Some(Greeted { lines, welcome }))
+        }
+        Err(ClientError::Io(error)) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            Err(ClientError::NoAnswer(hung(lines.get_ref())))
+        }
         Ok(Some(Line::Answer(answer))) => match answer.error {
             Some(error) => Err(ClientError::Refused(Box::new(error))),
             None => Err(ClientError::Protocol("the daemon answered before it greeted".to_owned())),
@@ -83,6 +120,16 @@ fn greet(stream: UnixStream, hello: &Hello) -> Result<Option<Greeted>, ClientErr
         Err(ClientError::Io(error)) if is_broken(&error) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// What to do about a daemon that does not greet.
+fn hung(stream: &UnixStream) -> String {
+    let who = process::peer(stream)
+        .map_or_else(|_| "the daemon".to_owned(), |peer| format!("the daemon, process {},", peer.pid));
+    format!(
+        "{who} does not answer: it is stopped or hangs. `flockd daemon stop` or kill -9 ends it; its locks stay in the \
+         journal and the next command starts a new one"
+    )
 }
 
 /// Whether an error of reading means that the other end is gone.
@@ -131,4 +178,27 @@ fn replace(greeted: &mut Greeted) -> Result<(), ClientError> {
     let mut rest = Vec::new();
     greeted.lines.read_to_end(&mut rest)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn the_first_program_is_found_and_neither_a_directory_nor_what_cannot_be_run() {
+        let kept = tempfile::tempdir().unwrap();
+        let dir = |name: &str| kept.path().join(name);
+        for name in ["none", "directory/flockd", "text", "program", "later"] {
+            fs::create_dir_all(dir(name)).unwrap();
+        }
+        for (name, mode) in [("text", 0o600), ("program", 0o700), ("later", 0o700)] {
+            fs::write(dir(name).join("flockd"), "").unwrap();
+            fs::set_permissions(dir(name).join("flockd"), fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let dirs = ["missing", "none", "directory", "text", "program", "later"].map(dir);
+        assert_eq!(find_in(dirs.into_iter()), Some(dir("program").join("flockd")));
+        assert_eq!(find_in([dir("none"), dir("text")].into_iter()), None);
+    }
 }

@@ -1,15 +1,28 @@
-//! A client of the daemon: blocking, shared by threads, and it goes on by itself when the daemon was restarted.
+//! The library's side of the socket: a connection to the daemon, and on top of it the handles that programs use.
+//!
+//! [`Connection`] sends requests and hands out answers; it is shared by threads and goes on by itself when the daemon
+//! was restarted. The handles ([`Client`], [`Session`], [`Workspace`], [`LockRequest`], [`LockGuard`]) know nothing of
+//! sockets.
 //!
 //! Nobody reads for others while nobody waits: of the threads that wait for answers one reads the socket and hands
 //! the others theirs. So a request costs two switches between processes and none between threads. A client with a
 //! session has one more thread, which sleeps until the connection breaks and then makes a new one, so that the
 //! daemon does not take the holder of a lock for gone.
 
+mod guard;
+mod handle;
 mod launch;
+mod ledger;
 mod place;
+mod session;
+mod values;
 
+pub use guard::{LockGuard, LockRequest, NotKept};
+pub use handle::{Client, ClientBuilder};
 pub use launch::Launch;
 pub use place::Place;
+pub use session::{Session, Workspace};
+pub use values::{Check, Error, HoldError, Holder, LockError, Loss, LossReason, Refusal, Status, Waiter};
 
 use crate::limits;
 use crate::model::Agent;
@@ -17,15 +30,15 @@ use crate::os;
 use crate::os::home::Home;
 use crate::wire::{self, Answer, Hello, Line, LockBody, Op, Request, SessionProof, SessionWish, WireError};
 use launch::{connect, is_broken, read_line};
-use rustix::event::{PollFd, PollFlags, Timespec};
+use ledger::Ledger;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, BufReader, ErrorKind, Write};
 use std::net::Shutdown;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How long a broken connection is tried to be made again: well above what any start of the daemon takes.
@@ -99,9 +112,8 @@ pub enum Custodian {
 }
 
 /// A connection to the daemon, made again when it breaks.
-pub struct Client {
+pub struct Connection {
     inner: Arc<Inner>,
-    keeper: Option<JoinHandle<()>>,
 }
 
 struct Inner {
@@ -109,6 +121,8 @@ struct Inner {
     state: Mutex<State>,
     /// Told when an answer came, the reader's place became free, or the connection changed.
     changed: Condvar,
+    /// Wakes the thread that sleeps until the connection breaks, when nobody needs it any more.
+    closing: OwnedFd,
 }
 
 struct State {
@@ -120,58 +134,64 @@ struct State {
     pending: BTreeMap<u64, Pending>,
     next_id: u64,
     session: Option<SessionProof>,
+    ledger: Ledger,
+    /// See [`Connection::take_losses`].
+    losses: Vec<wire::Loss>,
     /// The daemon said good-bye: it is not started again before it is needed.
     said_bye: bool,
     closed: bool,
 }
 
 enum Link {
-    Up(Arc<Connection>),
+    Up(Arc<Socket>),
     /// Somebody is making a new one.
     Renewing,
     /// Given up; why.
     Down(String),
 }
 
-struct Connection {
+struct Socket {
     stream: UnixStream,
     lines: Mutex<BufReader<UnixStream>>,
 }
 
 struct Pending {
+    op: Op,
     line: Vec<u8>,
+    /// It was sent on an earlier connection, too, and may have been carried out then.
+    is_repeated: bool,
     answer: Option<Result<Answer, ClientError>>,
 }
 
-impl Client {
+impl Connection {
     /// Connects, and starts the daemon if there is none and `connect` allows it.
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub fn connect(connect: Connect) -> Result<Client, ClientError> {
-        let (connection, session) = dial(&connect, None)?;
+    pub fn connect(connect: Connect) -> Result<Connection, ClientError> {
+        let (socket, session) = dial(&connect, None)?;
         let inner = Arc::new(Inner {
             connect,
             state: Mutex::new(State {
-                link: Link::Up(Arc::new(connection)),
+                link: Link::Up(Arc::new(socket)),
                 generation: 0,
                 is_reading: false,
                 pending: BTreeMap::new(),
                 next_id: 1,
                 session,
+                ledger: Ledger::default(),
+                losses: Vec::new(),
                 said_bye: false,
                 closed: false,
             }),
             changed: Condvar::new(),
+            closing: eventfd(0, EventfdFlags::CLOEXEC).map_err(io::Error::from)?,
         });
-        let keeper = match inner.connect.session {
-            None => None,
-            Some(_) => {
-                let inner = inner.clone();
-                Some(std::thread::Builder::new().name("flockd-client".into()).spawn(move || inner.keep())?)
-            }
-        };
-        Ok(Client { inner, keeper })
+        if inner.connect.session.is_some() {
+            let inner = inner.clone();
+            std::thread::Builder::new().name("flockd-client".into()).spawn(move || inner.keep())?;
+        }
+        Ok(Connection { inner })
     }
 
     /// Sends a request and waits for its answer, for as long as the request itself may wait and a little more.
@@ -190,7 +210,7 @@ impl Client {
         }
     }
 
-    /// Sends a request; [`Client::finish`] gets its answer.
+    /// Sends a request; [`Connection::finish`] gets its answer.
     ///
     /// # Errors
     /// When the connection was given up.
@@ -201,12 +221,15 @@ impl Client {
     /// Sends a request that comes with a descriptor.
     ///
     /// # Errors
-    /// As [`Client::call`]. The descriptor is not sent again if the connection breaks: the error says that it did.
+    /// As [`Connection::call`]. The descriptor is not sent again if the connection breaks: the error says that it did.
     pub fn call_with_fd(&self, request: Request, fd: BorrowedFd<'_>) -> Result<Answer, ClientError> {
         let bound = bound_of(&request);
         let id = self.inner.begin(request, Some(fd))?;
         let answer = self.finish(id, bound)?;
-        answer.ok_or_else(|| ClientError::NoAnswer("the daemon does not answer".to_owned()))
+        answer.ok_or_else(|| {
+            self.abandon(id);
+            ClientError::NoAnswer("the daemon does not answer".to_owned())
+        })
     }
 
     /// Waits for the answer to a request, at most `within`; none if it has not come by then and may still come.
@@ -217,27 +240,65 @@ impl Client {
         self.inner.finish(id, within)
     }
 
-    /// Sends a request whose answer nobody waits for, and that is not repeated if the connection breaks.
-    pub fn tell(&self, request: Request) {
-        let state = self.inner.lock();
-        if let Link::Up(connection) = &state.link {
-            // A break is found by whoever reads or keeps; the session's end releases what this would have.
-            let _ = (&connection.stream).write_all(&wire::encode(&Request { id: None, ..request }));
+    /// Forgets a request. One that waits is withdrawn; a lock that it is granted all the same is given back.
+    pub fn abandon(&self, id: u64) {
+        let mut state = self.inner.lock();
+        match state.pending.remove(&id) {
+            Some(Pending { answer: Some(Ok(answer)), .. }) => state.nobody_waits_for(&answer),
+            Some(Pending { op: Op::Lock | Op::Wait, answer: None, .. }) => {
+                let number = state.take_number();
+                state.send(&Request { id: Some(number), of: Some(id), ..Request::new(Op::Cancel) });
+            }
+            _ => {}
         }
     }
 
-    /// Forgets a request: an answer that still comes is dropped.
-    pub fn abandon(&self, id: u64) {
-        self.inner.lock().pending.remove(&id);
+    /// Releases a lock without waiting for the word that it is released. If the connection breaks before the daemon
+    /// has read it, it is sent again.
+    pub fn release_later(&self, lock_id: &str) {
+        let mut state = self.inner.lock();
+        match state.ledger.loss(lock_id) {
+            Some(_) => state.ledger.forget(lock_id),
+            None => state.give_back(lock_id),
+        }
+    }
+
+    /// Leaves a lock to whatever else keeps it.
+    pub(crate) fn forget(&self, lock_id: &str) {
+        self.inner.lock().ledger.forget(lock_id);
+    }
+
+    /// What was heard of the loss of a lock that was granted here.
+    pub(crate) fn loss(&self, lock_id: &str) -> Option<wire::Loss> {
+        self.inner.lock().ledger.loss(lock_id).cloned()
+    }
+
+    /// Why the session is over, if it is.
+    pub(crate) fn why_over(&self) -> Option<String> {
+        match &self.inner.lock().link {
+            Link::Down(why) => Some(why.clone()),
+            Link::Up(_) | Link::Renewing => None,
+        }
+    }
+
+    /// The losses of locks that were not granted here, told since this was last asked.
+    pub(crate) fn take_notices(&self) -> Vec<wire::Loss> {
+        self.inner.lock().ledger.take_notices()
     }
 
     /// Waits until the daemon closes the connection, which it does when it has ended in order.
     pub fn wait_until_closed(&self) {
-        let connection = match &self.inner.lock().link {
-            Link::Up(connection) => connection.clone(),
+        let socket = match &self.inner.lock().link {
+            Link::Up(socket) => socket.clone(),
             Link::Renewing | Link::Down(_) => return,
         };
-        wait_for_hang_up(&connection.stream);
+        wait_for_hang_up(&socket.stream, None);
+    }
+
+    /// The losses that came along with refusals since this was last asked: the daemon tells each of them once, and
+    /// [`ClientError::Refused`] has no place for them.
+    pub fn take_losses(&self) -> Vec<wire::Loss> {
+        std::mem::take(&mut self.inner.lock().losses)
     }
 
     /// The session, if the client has one.
@@ -264,36 +325,32 @@ impl Client {
     /// Releases a lock and waits for the word that it is released.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] with code `lost` if it was lost before; the others of [`ClientError`].
+    /// [`ClientError::Refused`] with code `lost` if it was lost before; the others of [`ClientError`]. After any other
+    /// error the release is still on its way.
     pub fn unlock(&self, lock_id: &str) -> Result<(), ClientError> {
         let request = Request { lock_id: Some(lock_id.to_owned()), ..Request::new(Op::Unlock) };
-        match self.call(request) {
-            Ok(_) => Ok(()),
-            // Sent twice across a restart of the daemon: the first one did it.
-            Err(ClientError::Refused(error)) if error.loss.as_ref().is_some_and(|loss| loss.reason == "released") => {
-                Ok(())
-            }
-            Err(error) => Err(error),
+        let result = self.call(request);
+        let mut state = self.inner.lock();
+        match &result {
+            Ok(_) | Err(ClientError::Refused(_)) => state.ledger.forget(lock_id),
+            Err(_) => state.give_back(lock_id),
         }
+        result.map(|_| ())
     }
 }
 
-impl Drop for Client {
-    /// Ends the connection, and with it the session. What was sent before still arrives.
+impl Drop for Connection {
+    /// Ends the connection, and with it the session. Waits for nothing: where releases may not have arrived, the
+    /// connection's thread sees to it and ends the session then.
     fn drop(&mut self) {
-        {
-            let mut state = self.inner.lock();
-            state.closed = true;
-            if let Link::Up(connection) = &state.link {
-                // The only failure is that it is closed already.
-                let _ = connection.stream.shutdown(Shutdown::Both);
-            }
-            self.inner.changed.notify_all();
+        let mut state = self.inner.lock();
+        state.closed = true;
+        if self.inner.connect.session.is_none() || state.has_said_all() {
+            state.close();
         }
-        if let Some(keeper) = self.keeper.take() {
-            // Its panic, if any, was its own; there is nothing left to protect here.
-            let _ = keeper.join();
-        }
+        self.inner.changed.notify_all();
+        // It counts from zero, so that there is room for one more.
+        let _ = rustix::io::write(&self.inner.closing, &1u64.to_ne_bytes());
     }
 }
 
@@ -308,11 +365,11 @@ fn bound_of(request: &Request) -> Option<Duration> {
         Op::Lock | Op::Wait => request.wait_ms?,
         _ => 0,
     };
-    Some(Duration::from_millis(waits + limits::ANSWER_WITHIN))
+    Some(Duration::from_millis(waits.saturating_add(limits::ANSWER_WITHIN)))
 }
 
 /// Makes a connection, with the session if there is to be one.
-fn dial(options: &Connect, session: Option<&SessionProof>) -> Result<(Connection, Option<SessionProof>), ClientError> {
+fn dial(options: &Connect, session: Option<&SessionProof>) -> Result<(Socket, Option<SessionProof>), ClientError> {
     let wish = match (options.session, session) {
         (None, _) => None,
         (Some(_), Some(proof)) => Some(SessionWish::Return(proof.clone())),
@@ -330,7 +387,7 @@ fn dial(options: &Connect, session: Option<&SessionProof>) -> Result<(Connection
     let greeted = connect(&options.home, &options.launch, &hello)?;
     let stream = greeted.lines.get_ref().try_clone()?;
     let proof = greeted.welcome.session.or_else(|| session.cloned());
-    Ok((Connection { stream, lines: Mutex::new(greeted.lines) }, proof))
+    Ok((Socket { stream, lines: Mutex::new(greeted.lines) }, proof))
 }
 
 impl Inner {
@@ -341,8 +398,7 @@ impl Inner {
 
     fn begin(&self, mut request: Request, fd: Option<BorrowedFd<'_>>) -> Result<u64, ClientError> {
         let mut state = self.lock();
-        let id = state.next_id;
-        state.next_id += 1;
+        let id = state.take_number();
         request.id = Some(id);
         if request.op == Op::Lock && request.request_id.is_none() {
             // Named by us, so that it can be asked again after a restart and is the same request.
@@ -355,9 +411,9 @@ impl Inner {
         }
         match &state.link {
             // A failure to write shows when the answer is read, and the line is sent again then.
-            Link::Up(connection) => drop(match fd {
-                None => (&connection.stream).write_all(&line),
-                Some(fd) => os::process::send_with_fd(&connection.stream, &line, fd),
+            Link::Up(socket) => drop(match fd {
+                None => (&socket.stream).write_all(&line),
+                Some(fd) => os::process::send_with_fd(&socket.stream, &line, fd),
             }),
             // Whoever makes the connection may have had no reason to hurry until now.
             Link::Renewing => self.changed.notify_all(),
@@ -365,7 +421,7 @@ impl Inner {
         }
         // A descriptor cannot be sent again, so neither is its line.
         let line = if fd.is_some() { Vec::new() } else { line };
-        state.pending.insert(id, Pending { line, answer: None });
+        state.pending.insert(id, Pending { op: request.op, line, is_repeated: false, answer: None });
         Ok(id)
     }
 
@@ -375,22 +431,20 @@ impl Inner {
         loop {
             let pending = state.pending.get_mut(&id).expect("a request is finished once, after it was begun");
             if let Some(answer) = pending.answer.take() {
+                let is_repeated_release = pending.op == Op::Unlock && pending.is_repeated;
                 state.pending.remove(&id);
-                return match answer {
-                    Ok(Answer { error: Some(error), .. }) => Err(ClientError::Refused(Box::new(error))),
-                    other => other.map(Some),
-                };
+                return state.result(answer?, is_repeated_release).map(Some);
             }
             let left = match until.map(|until| until.saturating_sub(crate::clock::monotonic_ns())) {
                 Some(0) => return Ok(None),
                 left => left.map(Duration::from_nanos),
             };
             state = match &state.link {
-                Link::Up(connection) if !state.is_reading => {
-                    let (connection, generation) = (connection.clone(), state.generation);
+                Link::Up(socket) if !state.is_reading => {
+                    let (socket, generation) = (socket.clone(), state.generation);
                     state.is_reading = true;
                     drop(state);
-                    self.read_one(&connection, generation, left)
+                    self.read_one(&socket, generation, left)
                 }
                 _ => self.wait(state, left),
             };
@@ -405,9 +459,9 @@ impl Inner {
     }
 
     /// Reads one line as the one reader, and gives it to whom it belongs.
-    fn read_one(&self, connection: &Connection, generation: u64, within: Option<Duration>) -> MutexGuard<'_, State> {
+    fn read_one(&self, socket: &Socket, generation: u64, within: Option<Duration>) -> MutexGuard<'_, State> {
         let read = {
-            let mut lines = connection.lines.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut lines = socket.lines.lock().unwrap_or_else(PoisonError::into_inner);
             wait_readable(&mut lines, within).and_then(|is_there| match is_there {
                 true => read_line(&mut *lines).map(Some),
                 false => Ok(None),
@@ -420,9 +474,7 @@ impl Inner {
             // Time is up; whoever still waits reads on.
             Ok(None) => state,
             Ok(Some(Some(Line::Answer(answer)))) => {
-                if let Some(pending) = answer.id.and_then(|id| state.pending.get_mut(&id)) {
-                    pending.answer = Some(Ok(*answer));
-                }
+                state.take_answer(*answer);
                 state
             }
             Ok(Some(Some(Line::Bye(_)))) => {
@@ -438,28 +490,25 @@ impl Inner {
 
     /// Makes a new connection in the place of a broken one and sends again what has no answer yet.
     fn renew<'a>(&'a self, mut state: MutexGuard<'a, State>, generation: u64) -> MutexGuard<'a, State> {
-        if state.generation != generation || state.closed {
+        if state.generation != generation {
             return state;
         }
         state.generation += 1;
         state.link = Link::Renewing;
         let give_up_at = crate::clock::monotonic_ns().saturating_add(RECONNECT_WITHIN * 1_000_000);
         loop {
-            if state.closed {
-                state.link = Link::Down("the client was closed".to_owned());
-                return state;
-            }
             let session = state.session.clone();
-            let launch = match state.said_bye && state.pending.values().all(|pending| pending.answer.is_some()) {
-                true => Launch::Never,
-                false => self.connect.launch.clone(),
+            let is_needed = !state.said_bye || state.pending.values().any(|pending| pending.answer.is_none());
+            let launch = match is_needed && !state.closed {
+                true => self.connect.launch.clone(),
+                false => Launch::Never,
             };
-            let is_patient = launch == Launch::Never && self.connect.launch != Launch::Never;
+            let is_patient = launch == Launch::Never && self.connect.launch != Launch::Never && !state.closed;
             drop(state);
             let dialled = dial(&Connect { launch, ..self.connect.clone() }, session.as_ref());
             state = self.lock();
             match dialled {
-                Ok((connection, session)) => return self.take_up(state, connection, session),
+                Ok((socket, session)) => return self.take_up(state, socket, session),
                 Err(ClientError::Refused(error)) => return self.give_up(state, error.message),
                 Err(_) if is_patient || crate::clock::monotonic_ns() < give_up_at => {
                     let pause = if is_patient { LOOK_AGAIN_EVERY } else { RECONNECT_EVERY };
@@ -473,21 +522,26 @@ impl Inner {
     fn take_up<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
-        connection: Connection,
+        socket: Socket,
         session: Option<SessionProof>,
     ) -> MutexGuard<'a, State> {
+        // First, as they were: what waits for these locks here must not find them held. A failure to send anything
+        // shows when an answer is read, as above.
+        for lock_id in state.ledger.leaving() {
+            let _ = (&socket.stream).write_all(&wire::encode(&release_of(lock_id)));
+        }
         for pending in state.pending.values_mut().filter(|pending| pending.answer.is_none()) {
             if pending.line.is_empty() {
                 let text = "the daemon was restarted before it took the descriptor".to_owned();
                 pending.answer = Some(Err(ClientError::NoAnswer(text)));
             } else {
-                // A failure shows when the answer is read, as above.
-                let _ = (&connection.stream).write_all(&pending.line);
+                pending.is_repeated = true;
+                let _ = (&socket.stream).write_all(&pending.line);
             }
         }
         state.session = session;
         state.said_bye = false;
-        state.link = Link::Up(Arc::new(connection));
+        state.link = Link::Up(Arc::new(socket));
         self.changed.notify_all();
         state
     }
@@ -501,30 +555,138 @@ impl Inner {
         state
     }
 
-    /// Sleeps until the connection breaks, then makes a new one; until the client is closed.
+    /// Sleeps until the connection breaks, then makes a new one; until nobody needs it.
     fn keep(&self) {
         let mut state = self.lock();
         loop {
             if state.closed {
-                return;
+                return self.part(state);
             }
             state = match &state.link {
                 Link::Down(_) => return,
                 Link::Renewing => self.wait(state, None),
-                Link::Up(connection) => {
-                    let (connection, generation) = (connection.clone(), state.generation);
+                Link::Up(socket) => {
+                    let (socket, generation) = (socket.clone(), state.generation);
                     drop(state);
-                    wait_for_hang_up(&connection.stream);
-                    let state = self.lock();
-                    // Whoever reads finds the break as well, and takes first what came before it.
-                    match state.is_reading {
-                        true => self.wait(state, None),
-                        false => self.renew(state, generation),
+                    wait_for_hang_up(&socket.stream, Some(&self.closing));
+                    let mut state = self.lock();
+                    if state.closed {
+                        state
+                    } else if state.is_reading {
+                        // Whoever reads finds the break as well.
+                        self.wait(state, None)
+                    } else {
+                        // What came before the break is taken first: a good-bye says that the daemon was stopped on
+                        // purpose.
+                        state.is_reading = true;
+                        drop(state);
+                        self.read_one(&socket, generation, None)
                     }
                 }
             };
         }
     }
+
+    /// Nobody needs the connection any more. Where the daemon is away it is returned to once, or it would wait for the
+    /// session, and where releases may not have arrived it is asked something: its answer shows that they have.
+    fn part<'a>(&'a self, mut state: MutexGuard<'a, State>) {
+        while !state.has_said_all() {
+            state = match &state.link {
+                Link::Down(_) => return,
+                Link::Up(socket) if has_hung_up(&socket.stream) => {
+                    let generation = state.generation;
+                    self.renew(state, generation)
+                }
+                Link::Up(_) | Link::Renewing => {
+                    drop(state);
+                    let within = Some(Duration::from_millis(limits::ANSWER_WITHIN));
+                    let asked = self.begin(Request::new(Op::Daemon), None);
+                    if !matches!(asked.and_then(|id| self.finish(id, within)), Ok(Some(_))) {
+                        return self.lock().close();
+                    }
+                    self.lock()
+                }
+            };
+        }
+        state.close();
+    }
+}
+
+impl State {
+    /// Whether the daemon is there and has read all that nobody waits for.
+    fn has_said_all(&self) -> bool {
+        let is_there = matches!(&self.link, Link::Up(socket) if !has_hung_up(&socket.stream));
+        is_there && self.ledger.leaving().next().is_none()
+    }
+
+    fn close(&mut self) {
+        if let Link::Up(socket) = &self.link {
+            // The only failure is that it is closed already.
+            let _ = socket.stream.shutdown(Shutdown::Both);
+        }
+        self.link = Link::Down("the connection was closed".to_owned());
+    }
+
+    fn take_number(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id - 1
+    }
+
+    /// Sends what is not kept for another try. A break is found by whoever reads or keeps.
+    fn send(&self, request: &Request) {
+        if let Link::Up(socket) = &self.link {
+            let _ = (&socket.stream).write_all(&wire::encode(request));
+        }
+    }
+
+    /// Sends a release that nobody waits for, now and, as long as it may not have arrived, on each new connection.
+    fn give_back(&mut self, lock_id: &str) {
+        if let Link::Down(_) = self.link {
+            // The session is over, and with it its custody.
+            self.ledger.forget(lock_id);
+            return;
+        }
+        self.ledger.leave(lock_id, self.next_id);
+        self.send(&release_of(lock_id));
+    }
+
+    /// Gives an answer to whom it belongs.
+    fn take_answer(&mut self, answer: Answer) {
+        let Some(id) = answer.id else { return };
+        self.ledger.note(id, &answer);
+        match self.pending.get_mut(&id) {
+            Some(pending) => pending.answer = Some(Ok(answer)),
+            None => self.nobody_waits_for(&answer),
+        }
+    }
+
+    /// What an answer means to whoever asked.
+    fn result(&mut self, answer: Answer, is_repeated_release: bool) -> Result<Answer, ClientError> {
+        let Answer { error: Some(error), lost, .. } = answer else { return Ok(answer) };
+        self.losses.extend(lost);
+        let over = self.losses.len().saturating_sub(limits::CLIENT_NOTICES_MAX);
+        self.losses.drain(..over);
+        match &error.loss {
+            // Sent twice across a restart of the daemon: the first one did it.
+            Some(loss) if is_repeated_release && loss.reason == "released" => {
+                let ok = Some(wire::Body::Released(Vec::new()));
+                Ok(Answer { id: answer.id, ok, error: None, lost: Vec::new(), wanted: answer.wanted })
+            }
+            _ => Err(ClientError::Refused(Box::new(error))),
+        }
+    }
+
+    /// A lock that came too late goes back.
+    fn nobody_waits_for(&mut self, answer: &Answer) {
+        if let Some(lock_id) = ledger::granted(answer) {
+            self.give_back(lock_id);
+        }
+    }
+}
+
+/// A release without an answer.
+fn release_of(lock_id: &str) -> Request {
+    Request { lock_id: Some(lock_id.to_owned()), ..Request::new(Op::Unlock) }
 }
 
 fn nanos(duration: Duration) -> u64 {
@@ -549,9 +711,17 @@ fn wait_readable(lines: &mut BufReader<UnixStream>, within: Option<Duration>) ->
     }
 }
 
-/// Waits until the other end of a connection is closed; what arrives on it wakes nobody.
-fn wait_for_hang_up(stream: &UnixStream) {
+/// Whether the other end of a connection is closed.
+fn has_hung_up(stream: &UnixStream) -> bool {
     let mut polled = [PollFd::new(stream, PollFlags::RDHUP)];
+    rustix::event::poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+}
+
+/// Waits until the other end of a connection is closed, or `or` is readable; what arrives on it wakes nobody.
+fn wait_for_hang_up(stream: &UnixStream, or: Option<&OwnedFd>) {
+    let hang_up = PollFd::new(stream, PollFlags::RDHUP);
+    let mut polled: Vec<PollFd<'_>> =
+        or.map(|or| PollFd::new(or, PollFlags::IN)).into_iter().chain([hang_up]).collect();
     loop {
         match rustix::event::poll(&mut polled, None) {
             Ok(_) => return,

@@ -54,6 +54,23 @@ fn canonical(cwd: &Path, root: &OsStr) -> Result<Vec<u8>, Invalid> {
     }
 }
 
+/// The canonical path of a directory, relative to that of this process.
+pub(super) fn directory(path: &Path) -> Result<PathBuf, Invalid> {
+    let cwd = match std::env::current_dir() {
+        Ok(cwd) => cwd,
+        Err(_) if path.is_absolute() => PathBuf::from("/"),
+        Err(error) => return Err(Invalid(format!("the working directory cannot be told ({error})"))),
+    };
+    let resolved = paths::resolve(cwd.as_os_str().as_bytes(), path.as_os_str().as_bytes(), Look::Thorough);
+    match resolved {
+        Ok(resolved) if resolved.kind == paths::Kind::Directory => {
+            Ok(PathBuf::from(OsString::from_vec(resolved.path.into())))
+        }
+        Ok(_) => Err(Invalid(format!("{} is no directory, so it is no workspace", path.display()))),
+        Err(error) => Err(Invalid(format!("{}: {error}", path.display()))),
+    }
+}
+
 fn find_root(cwd: &Path) -> &Path {
     let with = |name: &str| cwd.ancestors().find(|dir| dir.join(name).symlink_metadata().is_ok());
     with(CONFIG).or_else(|| with(GIT)).unwrap_or(cwd)

@@ -33,7 +33,8 @@
 
 use crate::model::{
     Agent, Ask, Custody, EndReason, Ended, Event, EventKind, EventSeq, Fence, Lease, Lock, LockId, Mode, Moment, Now,
-    Process, Record, RequestId, Session, SessionId, SessionKind, Waiter, WaiterId, Wall, Who, Workspace,
+    OsLock, OsWait, Process, Record, RequestId, Session, SessionId, SessionKind, Waiter, WaiterId, Wall, Who,
+    Workspace,
 };
 use crate::scope::{FileId, Scope, Target};
 use bincode::config;
@@ -185,6 +186,7 @@ struct WaiterV1<'a> {
     #[serde(borrow)]
     ask: AskV1<'a>,
     takes: bool,
+    at_once: bool,
     since: NowV1,
     deadline: Option<u64>,
     absent_until: Option<u64>,
@@ -235,6 +237,7 @@ struct AskV1<'a> {
     process: Option<ProcessV1>,
     request: Option<&'a str>,
     workspace: &'a [u8],
+    os: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -348,6 +351,7 @@ impl<'a> From<&'a Waiter> for WaiterV1<'a> {
         WaiterV1 {
             ask: (&*waiter.ask).into(),
             takes: waiter.takes,
+            at_once: waiter.at_once,
             since: waiter.since.into(),
             deadline: waiter.deadline.map(|moment| moment.0),
             absent_until: waiter.absent_until.map(|moment| moment.0),
@@ -421,6 +425,7 @@ impl<'a> From<&'a Ask> for AskV1<'a> {
             process: ask.process.map(Into::into),
             request: ask.request.as_ref().map(RequestId::as_str),
             workspace: &ask.workspace.root,
+            os: ask.os,
         }
     }
 }
@@ -489,6 +494,7 @@ impl LockV1<'_> {
             since: self.since.into(),
             expires: self.expires.map(Moment),
             hold_until: self.hold_until.map(Moment),
+            os: OsLock::None,
         })
     }
 }
@@ -499,6 +505,8 @@ impl WaiterV1<'_> {
             id,
             ask: self.ask.into_model()?,
             takes: self.takes,
+            at_once: self.at_once,
+            os: OsWait::Idle,
             since: self.since.into(),
             deadline: self.deadline.map(Moment),
             caller: None,
@@ -576,6 +584,7 @@ impl AskV1<'_> {
             process: self.process.map(Into::into),
             request: request.map_err(|invalid| Fault::Damaged(invalid.0))?,
             workspace: Workspace { root: self.workspace.into() },
+            os: self.os,
         }))
     }
 }
@@ -657,6 +666,7 @@ mod tests {
                     process,
                     request: request.map(|id| RequestId::new(&id).unwrap()),
                     workspace: Workspace { root: root.into() },
+                    os: shared,
                 })
             },
         )
@@ -685,7 +695,7 @@ mod tests {
         (any::<(u64, u64)>(), ask(), custody(), now(), moment(), moment()).prop_map(
             |((id, fence), ask, custody, since, expires, hold_until)| {
                 let (id, fence) = (LockId(id), Fence(fence));
-                Record::Lock(id, Some(Lock { id, ask, fence, custody, since, expires, hold_until }))
+                Record::Lock(id, Some(Lock { id, ask, fence, custody, since, expires, hold_until, os: OsLock::None }))
             },
         )
     }
@@ -694,7 +704,20 @@ mod tests {
         (any::<(u64, bool)>(), ask(), now(), moment(), moment()).prop_map(
             |((id, takes), ask, since, deadline, absent_until)| {
                 let id = WaiterId(id);
-                Record::Waiter(id, Some(Waiter { id, ask, takes, since, deadline, caller: None, absent_until }))
+                Record::Waiter(
+                    id,
+                    Some(Waiter {
+                        id,
+                        at_once: !takes,
+                        ask,
+                        takes,
+                        since,
+                        deadline,
+                        caller: None,
+                        absent_until,
+                        os: OsWait::Idle,
+                    }),
+                )
             },
         )
     }
@@ -846,6 +869,7 @@ mod tests {
             process: Some(Process { pid: u32::MAX, start: u64::MAX }),
             request: Some(RequestId::new(&word(limits::REQUEST_ID_MAX)).unwrap()),
             workspace: Workspace { root: path.to_vec().into() },
+            os: true,
         });
         let by = Agent::new(&word(limits::AGENT_MAX)).unwrap();
         let why = EndReason::Broken { by, reason: word(limits::NOTE_MAX).into() };

@@ -40,18 +40,37 @@ const LOCAL: &[&[u8]] = &[
 /// The mount table of this process, read again when the kernel says that it changed.
 struct Table {
     source: File,
-    is_local: HashMap<Vec<u8>, bool>,
+    mounts: Mounts,
+}
+
+/// What is known of mounts.
+#[derive(Default)]
+struct Mounts {
+    /// By mount point. Of several mounts on one point a single remote one makes it remote.
+    points: HashMap<Vec<u8>, bool>,
+    /// By device number.
+    devices: HashMap<u64, bool>,
 }
 
 static TABLE: Mutex<Option<Table>> = Mutex::new(None);
 
 /// Whether `path` (canonical) is a mount point, and of a local file system. False where that cannot be found out.
 pub fn is_local_mount_point(path: &[u8]) -> bool {
+    ask(|mounts| mounts.points.get(path).copied())
+}
+
+/// Whether a device number, as in `st_dev`, is that of a local file system. False where that cannot be found out: file
+/// systems such as btrfs give their files numbers that no mount has.
+pub fn is_local_device(device: u64) -> bool {
+    ask(|mounts| mounts.devices.get(&device).copied())
+}
+
+fn ask(question: impl FnOnce(&Mounts) -> Option<bool>) -> bool {
     let mut table = TABLE.lock().unwrap_or_else(PoisonError::into_inner);
     if table.as_ref().is_none_or(Table::has_changed) {
         *table = Table::read();
     }
-    table.as_ref().is_some_and(|table| table.is_local.get(path).copied().unwrap_or(false))
+    table.as_ref().and_then(|table| question(&table.mounts)).unwrap_or(false)
 }
 
 impl Table {
@@ -60,7 +79,7 @@ impl Table {
         let mut text = Vec::new();
         source.read_to_end(&mut text).ok()?;
         source.rewind().ok()?;
-        Some(Table { source, is_local: parse(&text) })
+        Some(Table { source, mounts: parse(&text) })
     }
 
     /// A changed mount table makes its file readable with an exceptional condition; so does a failed question.
@@ -71,17 +90,25 @@ impl Table {
     }
 }
 
-/// Mount points of `mountinfo` (see `proc(5)`). Of several mounts on one point a single remote one makes it remote.
-fn parse(mountinfo: &[u8]) -> HashMap<Vec<u8>, bool> {
-    let mut is_local = HashMap::new();
+/// What `mountinfo` says (see `proc(5)`).
+fn parse(mountinfo: &[u8]) -> Mounts {
+    let mut mounts = Mounts::default();
     for line in mountinfo.split(|&byte| byte == b'\n') {
         let mut fields = line.split(|&byte| byte == b' ');
-        let Some(point) = fields.nth(4) else { continue };
+        let (Some(device), Some(point)) = (fields.nth(2).and_then(device_number), fields.nth(1)) else { continue };
         // Optional fields end in a lone dash; the type follows it.
         let kind = fields.skip_while(|field| field != b"-").nth(1).unwrap_or(b"unknown");
-        *is_local.entry(unescaped(point)).or_insert(true) &= LOCAL.contains(&kind);
+        let is_local = LOCAL.contains(&kind);
+        *mounts.points.entry(unescaped(point)).or_insert(true) &= is_local;
+        *mounts.devices.entry(device).or_insert(true) &= is_local;
     }
-    is_local
+    mounts
+}
+
+/// Reads `254:0`.
+fn device_number(field: &[u8]) -> Option<u64> {
+    let (major, minor) = std::str::from_utf8(field).ok()?.split_once(':')?;
+    Some(rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?))
 }
 
 /// Undoes `\ooo`, the kernel's escape of blanks, newlines and backslashes.
@@ -117,6 +144,9 @@ mod tests {
               43 27 0:53 / /both rw - fuse.sshfs host: rw\n\
               44 27 0:54 / /new rw - notyetknown none rw\n",
         );
+        let device = |major, minor| table.devices.get(&rustix::fs::makedev(major, minor));
+        assert_eq!((device(254, 0), device(0, 50), device(9, 9)), (Some(&true), Some(&false), None));
+        let table = table.points;
         assert_eq!(table.get(&b"/"[..]), Some(&true));
         assert_eq!(table.get(&b"/home"[..]), Some(&true));
         for remote in [&b"/mnt/a b"[..], b"/both", b"/new"] {

@@ -10,7 +10,7 @@ use crate::model;
 use crate::os::mounts;
 use crate::scope::{FileId, Scope, Target};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 use std::fmt;
 
@@ -356,14 +356,19 @@ fn identify(fd: OwnedFd, how: AtFlags) -> Result<Node, Errno> {
     if !told.contains(wanted) {
         return Err(Errno::AGAIN);
     }
+    Ok(Node { fd, id: identity_of(&stat), kind: FileType::from_raw_mode(stat.stx_mode.into()) })
+}
+
+/// The identity in a `statx` answer.
+pub(super) fn identity_of(stat: &Statx) -> FileId {
+    let told = StatxFlags::from_bits_retain(stat.stx_mask);
     let born = if told.contains(StatxFlags::BTIME) { stat.stx_btime.tv_sec } else { 0 };
     let birth = u64::try_from(born).unwrap_or(0).saturating_mul(1_000_000_000);
-    let id = FileId {
+    FileId {
         device: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
         inode: stat.stx_ino,
         birth: if birth == 0 { 0 } else { birth + u64::from(stat.stx_btime.tv_nsec) },
-    };
-    Ok(Node { fd, id, kind: FileType::from_raw_mode(stat.stx_mode.into()) })
+    }
 }
 
 /// The text of a link; none if it is one of `/proc`, whose text depends on who reads it.

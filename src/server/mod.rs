@@ -4,6 +4,7 @@
 //! and writes the answers out. Workspace files are looked up from the kernel's memory here, or else by file threads;
 //! the loop itself never waits for a disk that is not the journal's, nor for a peer.
 
+pub mod flocks;
 mod peer;
 mod request;
 mod watch;
@@ -21,7 +22,7 @@ use crate::wire::{self, Answer as Message, Body, Code, DaemonBody, Hello, Line, 
 use crossbeam_channel::{Receiver, bounded};
 use mio::net::UnixListener;
 use mio::{Events, Interest, Poll, Token, Waker};
-use peer::{Peer, Read, Stage};
+use peer::{Peer, Read, Stage, Unheard};
 use request::{Sender, Unfit};
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind};
@@ -38,8 +39,12 @@ const STOP: Token = Token(2);
 const FIRST_FREE: usize = 16;
 /// The id under which the table answers a greeting; clients may not use it.
 const GREETING: u64 = u64::MAX;
+/// Most requests taken from one peer before it is answered: answers are bounded by what was asked at once.
+const LINES_AT_ONCE: usize = 16;
 /// Out of descriptors: when to try to accept again. Somebody has to close one first, which nothing tells us.
 const ACCEPT_AGAIN: u64 = 100;
+/// The same for processes that could not be watched.
+const WATCH_AGAIN: u64 = limits::SECOND;
 
 /// What a server is told about itself.
 #[derive(Clone, Debug)]
@@ -87,8 +92,9 @@ pub struct Server {
     peers: HashMap<u64, Peer>,
     watches: Watches,
     sessions: HashMap<SessionId, u64>,
-    /// Grants that nobody has heard of yet, and over which connection their agents are to.
-    undelivered: HashMap<LockId, u64>,
+    /// Grants that nobody has heard of yet: over which connection their agents are to, and whether the lock itself was
+    /// known before.
+    undelivered: HashMap<LockId, (u64, bool)>,
     pending: HashMap<u64, Pending>,
     /// Peers that have not said hello, in the order of their deadlines.
     silent: VecDeque<(Moment, u64)>,
@@ -101,6 +107,9 @@ pub struct Server {
     own_questions: Vec<(u64, Request)>,
     next_token: usize,
     accept_again: Option<Moment>,
+    /// Processes that could not be watched yet, and when that is tried again.
+    unwatched: Vec<Process>,
+    watch_again: Option<Moment>,
     begun: Moment,
     idle_since: Option<Moment>,
     stopping: bool,
@@ -151,6 +160,8 @@ impl Server {
             own_questions: Vec::new(),
             next_token: FIRST_FREE,
             accept_again: None,
+            unwatched: Vec::new(),
+            watch_again: None,
             begun: now,
             idle_since: Some(now),
             stopping: false,
@@ -183,7 +194,7 @@ impl Server {
                 Err(error) => return Err(error),
             }
             for event in &events {
-                self.take_event(event.token(), event.is_readable() || event.is_read_closed());
+                self.take_event(event.token(), event.is_readable(), event.is_read_closed());
             }
         };
         self.farewell();
@@ -200,6 +211,9 @@ impl Server {
         }
         self.give_up_on_silent(now.mono);
         self.give_up_on_lookups(now.mono);
+        if self.watch_again.is_some_and(|again| again <= now.mono) {
+            self.watch_unwatched();
+        }
         let is_due = self.coordinator.next_deadline().is_some_and(|due| due <= now.mono);
         if is_due {
             self.commands.push(Command::Tick);
@@ -221,7 +235,7 @@ impl Server {
         }
     }
 
-    fn take_event(&mut self, token: Token, is_readable: bool) {
+    fn take_event(&mut self, token: Token, is_readable: bool, is_read_closed: bool) {
         match token {
             LISTENER => self.accept(clock::now().mono),
             WAKER => self.take_results(clock::now()),
@@ -229,7 +243,8 @@ impl Server {
             Token(number) => {
                 let conn = number as u64;
                 if let Some(peer) = self.peers.get_mut(&conn) {
-                    peer.is_readable |= is_readable;
+                    peer.is_readable |= is_readable || is_read_closed;
+                    peer.has_hung_up |= is_read_closed;
                     self.ready.push(conn);
                     self.dirty.push(conn);
                 } else if let Some(process) = self.watches.ended(self.poll.registry(), token) {
@@ -246,7 +261,7 @@ impl Server {
         let idle = self.about.idle_exit.and_then(|ms| Some(self.idle_since?.after(ms)));
         let silent = self.silent.front().map(|(until, _)| *until);
         let lookup = self.pending.values().map(|pending| pending.until).min();
-        let next = [self.coordinator.next_deadline(), idle, silent, lookup, self.accept_again];
+        let next = [self.coordinator.next_deadline(), idle, silent, lookup, self.accept_again, self.watch_again];
         let next = next.into_iter().flatten().min()?;
         // A millisecond more: the clock is cut to milliseconds, and to wake early is to wake twice.
         Some(Duration::from_millis(next.left(now) + u64::from(next > now)))
@@ -265,6 +280,8 @@ impl Server {
     fn take_results(&mut self, now: Now) {
         let answers = self.coordinator.sync_done(now);
         self.deliver(answers, now);
+        // A turn takes up the answers of file threads.
+        self.commands.push(Command::Tick);
         while let Ok(looked) = self.looked.try_recv() {
             if let Some(pending) = self.pending.remove(&looked.token) {
                 self.lookup_ended(pending, looked.result, now);
@@ -347,7 +364,12 @@ impl Server {
     }
 
     fn take_lines(&mut self, conn: u64, now: Now) {
-        while let Some(peer) = self.peers.get_mut(&conn) {
+        for _ in 0..LINES_AT_ONCE {
+            let Some(peer) = self.peers.get_mut(&conn) else { return };
+            if peer.is_behind() {
+                // It goes on when it has read what it asked for.
+                return;
+            }
             let is_open = match peer.stage {
                 Stage::New { .. } => false,
                 Stage::Open if !peer.is_looking_up => true,
@@ -358,11 +380,16 @@ impl Server {
                 let text = format!("a line is longer than {} bytes", limits::LINE_MAX);
                 self.refuse_and_close(conn, Code::Invalid, text);
             } else if is_open {
-                self.take_request(conn, &line, now);
+                let is_long = self.take_request(conn, &line, now);
+                if is_long {
+                    break;
+                }
             } else {
                 self.take_hello(conn, &line);
             }
         }
+        // The others have their turn, and this one its answers, before it goes on.
+        self.ready.push(conn);
     }
 
     fn give_up_on_silent(&mut self, now: Moment) {
@@ -395,9 +422,10 @@ impl Server {
         if !peer.open.is_empty() {
             self.commands.push(Command::CallerGone { conn });
         }
-        for (id, fence) in peer.cargo.drain(..).filter_map(|cargo| cargo.grant) {
-            if self.undelivered.remove(&id) == Some(conn) {
-                self.commands.push(take_back(id, fence));
+        for grant in peer.cargo.drain(..).filter_map(|cargo| cargo.grant) {
+            if self.undelivered.get(&grant.id).is_some_and(|(to, _)| *to == conn) {
+                self.undelivered.remove(&grant.id);
+                self.commands.push(grant.take_back());
             }
         }
         if let Some(session) = peer.session
@@ -413,14 +441,18 @@ impl Server {
 
     fn flush(&mut self, conn: u64) {
         let Some(peer) = self.peers.get_mut(&conn) else { return };
+        let was_behind = peer.is_behind();
         let result = peer.flush();
         while let Some(cargo) = peer.delivered() {
-            if let Some((id, _)) = cargo.grant {
-                self.undelivered.remove(&id);
+            if let Some(grant) = cargo.grant {
+                self.undelivered.remove(&grant.id);
             }
             if !cargo.losses.is_empty() {
                 self.commands.push(Command::LossesTold(cargo.losses));
             }
+        }
+        if was_behind && !peer.is_behind() {
+            self.ready.push(conn);
         }
         let is_over = matches!(peer.stage, Stage::Closing) && peer.has_sent_all();
         if result.is_err() || is_over {
@@ -458,23 +490,13 @@ impl Server {
             Ok(line) => line.hello,
             Err(text) => return self.refuse_and_close(conn, Code::Invalid, text),
         };
-        if hello.protocol != wire::PROTOCOL {
-            let text = format!(
-                "this daemon (flockd {}) speaks protocol {}, the client (flockd {}) speaks {}; \
-                 let the newer program run `flockd daemon stop`, then try again",
-                wire::VERSION,
-                wire::PROTOCOL,
-                hello.version,
-                hello.protocol
-            );
-            return self.refuse_and_close(conn, Code::Version, text);
-        }
         let Some(peer) = self.peers.get_mut(&conn) else { return };
         match caller_of(&hello) {
             Ok(caller) => peer.caller = Some(caller),
             Err((code, text)) => return self.refuse_and_close(conn, code, text),
         }
-        match hello.session {
+        peer.is_foreign = hello.protocol != wire::PROTOCOL;
+        match hello.session.filter(|_| hello.protocol == wire::PROTOCOL) {
             None => {
                 peer.stage = Stage::Open;
                 self.send(conn, &Line::Hello(welcome(None)));
@@ -523,61 +545,76 @@ impl Server {
         let peer = &self.peers[&conn];
         let Ok(process::Peer { process: Some((process, pidfd)), .. }) = process::peer(&peer.stream) else { return };
         if Some(process) == peer.process {
-            self.watch(process, pidfd);
+            // Out of descriptors: the end of the connection still tells of most deaths.
+            let _ = self.watch(process, pidfd);
         }
     }
 
-    fn watch(&mut self, process: Process, pidfd: OwnedFd) {
+    fn watch(&mut self, process: Process, pidfd: OwnedFd) -> io::Result<()> {
         let token = self.fresh_token();
-        if self.watches.add(self.poll.registry(), process, pidfd, token).is_err() {
-            // Out of descriptors: the end of the connection still tells of most deaths.
-            self.accept_again.get_or_insert(clock::now().mono.after(ACCEPT_AGAIN));
-        }
+        self.watches.add(self.poll.registry(), process, pidfd, token)
     }
 
     /// Finds the processes that restored locks and sessions hang on; those that are dead end now.
     fn watch_restored(&mut self) {
-        let processes: Vec<Process> = self.coordinator.table().processes().collect();
-        for process in processes {
-            match process::open_process(process) {
-                Ok(Some(pidfd)) => self.watch(process, pidfd),
-                Ok(None) => self.commands.push(Command::ProcessGone(process)),
-                // Death that cannot be proved is life: the session's own time-out decides.
-                Err(_) => {}
+        self.unwatched = self.coordinator.table().processes().collect();
+        self.watch_unwatched();
+    }
+
+    /// Tries to watch what could not be watched so far. Death that cannot be proved is life, until it can.
+    fn watch_unwatched(&mut self) {
+        self.watch_again = None;
+        for process in std::mem::take(&mut self.unwatched) {
+            let is_watched = match process::open_process(process) {
+                Ok(Some(pidfd)) => self.watch(process, pidfd).is_ok(),
+                Ok(None) => {
+                    self.commands.push(Command::ProcessGone(process));
+                    true
+                }
+                Err(_) => false,
+            };
+            if !is_watched {
+                self.unwatched.push(process);
+                self.watch_again = Some(clock::now().mono.after(WATCH_AGAIN));
             }
         }
     }
 
     // ── Requests ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    fn take_request(&mut self, conn: u64, line: &[u8], now: Now) {
+    /// Takes one request; true if its answer may be long, so that no other is taken before it is sent.
+    fn take_request(&mut self, conn: u64, line: &[u8], now: Now) -> bool {
         let request = match wire::decode_request(line) {
             Ok(request) => request,
-            Err((id, text)) => return self.fail(conn, id, (Code::Invalid, text)),
+            Err((id, text)) => {
+                self.fail(conn, id, (Code::Invalid, text));
+                return false;
+            }
         };
+        let is_long = request.op == Op::Status;
         let peer = &self.peers[&conn];
         if let Some(id) = request.id
             && (id == GREETING || peer.open.contains_key(&id))
         {
-            return self.fail(conn, Some(id), (Code::Invalid, "this id is in use; number requests upwards".to_owned()));
+            self.fail(conn, Some(id), (Code::Invalid, "this id is in use; number requests upwards".to_owned()));
+            return false;
         }
-        match request::scope_bytes(&request) {
+        let greeted = peer.caller.as_ref().expect("requests come after the greeting");
+        let place = request::place(&request, greeted);
+        match place.and_then(|place| Ok((place.cwd, request::scope_bytes(&request)?))) {
             Err(unfit) => self.fail(conn, request.id, unfit),
-            Ok(None) => self.carry_out(conn, request, None, now),
-            Ok(Some(raw)) => {
-                let cwd = &peer.caller.as_ref().expect("requests come after the greeting").cwd;
-                match paths::target(cwd, &raw, Look::CachedOnly) {
-                    Err(PathError::WouldBlock) => self.look_up(conn, request, raw, now),
-                    result => self.looked_up(conn, request, result, now),
-                }
-            }
+            Ok((_, None)) => self.carry_out(conn, request, None, now),
+            Ok((cwd, Some(raw))) => match paths::target(&cwd, &raw, Look::CachedOnly) {
+                Err(PathError::WouldBlock) => self.look_up(conn, request, cwd, raw, now),
+                result => self.looked_up(conn, request, result, now),
+            },
         }
+        is_long
     }
 
     /// Gives a path to the file threads; the peer's later requests wait behind it.
-    fn look_up(&mut self, conn: u64, request: Request, raw: Vec<u8>, now: Now) {
+    fn look_up(&mut self, conn: u64, request: Request, cwd: Box<[u8]>, raw: Vec<u8>, now: Now) {
         let peer = self.peers.get_mut(&conn).expect("the request came from a peer");
-        let cwd = peer.caller.as_ref().expect("requests come after the greeting").cwd.clone();
         let token = self.next_token as u64;
         self.next_token += 1;
         if self.files.submit(Lookup { token, cwd, raw: raw.into() }).is_err() {
@@ -628,8 +665,20 @@ impl Server {
             return;
         }
         let peer = self.peers.get_mut(&conn).expect("the request came from a peer");
+        if peer.is_foreign {
+            let text = format!(
+                "this daemon, flockd {}, speaks protocol {}, which the client does not: it may only `stop` it",
+                wire::VERSION,
+                wire::PROTOCOL
+            );
+            return self.fail(conn, request.id, (Code::Version, text));
+        }
         let caller = request.id.map(|id| Caller { conn, id });
-        let info = peer.caller.clone().expect("requests come after the greeting");
+        let greeted = peer.caller.as_ref().expect("requests come after the greeting");
+        let info = match request::place(&request, greeted) {
+            Ok(info) => info,
+            Err(unfit) => return self.fail(conn, request.id, unfit),
+        };
         let sender = Sender { info, session: peer.session, process: peer.process };
         let made = match request.op {
             Op::Bind => match caller {
@@ -661,19 +710,21 @@ impl Server {
         let pidfd = peer.passed_fd().ok_or_else(|| invalid("bind needs a pidfd, passed along with the line"))?;
         let process = process::process_of_pidfd(&pidfd)
             .map_err(|error| (Code::Invalid, format!("the descriptor passed along is no living process: {error}")))?;
-        self.watch(process, pidfd);
+        self.watch(process, pidfd)
+            .map_err(|error| (Code::Unavailable, format!("the process cannot be watched: {error}")))?;
         Ok((Command::Bind { caller, who, id, process }, About::Other))
     }
 
     // ── Answers ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     fn deliver(&mut self, answers: Vec<Addressed>, now: Now) {
-        for (to, answer) in answers {
+        for (to, mut answer) in answers {
             if to.id == GREETING {
                 self.greet(to.conn, &answer.reply, now);
                 continue;
             }
             if let Some(peer) = self.peers.get_mut(&to.conn) {
+                answer.lost.retain(|ended| !peer.will_hear_of(ended.id));
                 let about = peer.open.remove(&to.id).unwrap_or(About::Other);
                 let message = render::answer(to.id, &answer, &about, now);
                 self.send(to.conn, &Line::Answer(Box::new(message)));
@@ -682,32 +733,44 @@ impl Server {
                 let grant = self.first_to_tell(to.conn, &answer.reply);
                 let peer = self.peers.get_mut(&to.conn).expect("it was there just now");
                 peer.load(grant, answer.lost.iter().map(|ended| ended.id).collect());
-            } else if let Reply::Granted(granted) = &answer.reply
-                && !granted.already_held
-            {
-                let (id, fence) = (granted.lock.id, granted.lock.fence);
-                self.commands.push(take_back(id, fence));
+            } else if let Some(grant) = self.first_to_tell(to.conn, &answer.reply) {
+                self.undelivered.remove(&grant.id);
+                self.commands.push(grant.take_back());
             }
         }
     }
 
     /// The grant that this answer is the first to tell of, if it is: it is taken back if it does not arrive. An answer
     /// that tells again of a grant nobody has heard of yet takes the place of the one before.
-    fn first_to_tell(&mut self, conn: u64, reply: &Reply) -> Option<(LockId, Fence)> {
+    fn first_to_tell(&mut self, conn: u64, reply: &Reply) -> Option<Unheard> {
         let Reply::Granted(granted) = reply else { return None };
         let (id, fence) = (granted.lock.id, granted.lock.fence);
-        let before = self.commands.len();
-        self.commands.retain(|command| !matches!(command, Command::TakeBack { id: lost, .. } if *lost == id));
-        let is_unheard = self.undelivered.contains_key(&id) || self.commands.len() < before;
-        if granted.already_held && !is_unheard {
-            return None;
-        }
-        self.undelivered.insert(id, conn);
-        Some((id, fence))
+        let mut unheard = self.undelivered.get(&id).map(|(_, was_known)| *was_known);
+        self.commands.retain(|command| match command {
+            Command::TakeBack { id: lost, was_known, .. } if *lost == id => {
+                unheard = Some(*was_known);
+                false
+            }
+            _ => true,
+        });
+        let was_known = match granted.is_new() {
+            true => granted.resumed && unheard.unwrap_or(true),
+            false => unheard?,
+        };
+        self.undelivered.insert(id, (conn, was_known));
+        Some(Unheard { id, fence, was_known })
     }
 
     fn greet(&mut self, conn: u64, reply: &Reply, now: Now) {
-        let Some(peer) = self.peers.get_mut(&conn) else { return };
+        let Some(peer) = self.peers.get_mut(&conn) else {
+            // It has gone while the table was asked: a session that nobody else has taken up ends with it.
+            if let Reply::SessionOpen(id) = reply
+                && !self.sessions.contains_key(id)
+            {
+                self.commands.push(Command::EndSession(*id));
+            }
+            return;
+        };
         match reply {
             Reply::SessionOpen(id) => {
                 peer.stage = Stage::Open;
@@ -774,11 +837,6 @@ impl Server {
     }
 }
 
-/// Undoes a grant that did not reach its client. The first grant of a lock has given it its name.
-fn take_back(id: LockId, fence: Fence) -> Command {
-    Command::TakeBack { id, fence, was_known: id.0 != fence.0 }
-}
-
 /// Wakes a loop from another thread.
 pub fn wake_up(waker: &Waker) {
     waker.wake().expect("an eventfd takes a wake at any time");
@@ -792,13 +850,9 @@ fn welcome(session: Option<wire::SessionProof>) -> Welcome {
 fn caller_of(hello: &Hello) -> Result<peer::Caller, Unfit> {
     let invalid = |text: String| (Code::Invalid, text);
     let agent = hello.agent.as_deref().map(Agent::new).transpose().map_err(|error| invalid(error.0))?;
-    let absolute = |what: &str, text: &str| match wire::unescape(text) {
-        Some(path) if path.first() == Some(&b'/') && path.len() <= limits::PATH_MAX => Ok(path),
-        _ => Err(invalid(format!("the {what} {text:?} is no absolute path"))),
-    };
-    let cwd = absolute("working directory", &hello.cwd)?;
+    let cwd = request::absolute("working directory", &hello.cwd)?;
     let root = match &hello.workspace {
-        Some(text) => absolute("workspace", text)?,
+        Some(text) => request::absolute("workspace", text)?,
         None => cwd.clone(),
     };
     Ok(peer::Caller { agent, cwd: cwd.into(), workspace: Workspace { root: root.into() } })

@@ -1,7 +1,7 @@
 //! One connection: bytes in become lines, answers become bytes out, and no peer is ever waited for.
 
 use crate::limits;
-use crate::model::{Agent, Fence, LockId, Moment, Process, SessionId, Workspace};
+use crate::model::{Agent, Command, Fence, LockId, Moment, Process, SessionId, Workspace};
 use crate::os::process;
 use crate::wire::render::About;
 use crate::wire::{self, Line};
@@ -46,6 +46,8 @@ pub(super) struct Peer {
     pub(super) session: Option<SessionId>,
     /// The secret of a session that is being opened, for the greeting.
     pub(super) secret: Option<u128>,
+    /// It speaks another protocol: it may only ask about the daemon itself, or end it.
+    pub(super) is_foreign: bool,
     /// A request of this peer is being looked up; those behind it wait, so that they stay in order.
     pub(super) is_looking_up: bool,
     /// Requests that are not answered yet and what they are about.
@@ -54,6 +56,8 @@ pub(super) struct Peer {
     pub(super) cargo: VecDeque<Cargo>,
     /// More may be there to read.
     pub(super) is_readable: bool,
+    /// The other end is closed; its last bytes may still be there to read.
+    pub(super) has_hung_up: bool,
     inbox: Vec<u8>,
     /// Up to where the inbox was searched for a newline.
     searched: usize,
@@ -69,9 +73,26 @@ pub(super) struct Cargo {
     /// The bytes that are sent when this message is, counted from the first there was.
     end: u64,
     /// A grant nobody knows of yet: if the peer goes before it has it, it is taken back.
-    pub(super) grant: Option<(LockId, Fence)>,
+    pub(super) grant: Option<Unheard>,
     /// Losses: if the peer goes before it has them, they are told again.
     pub(super) losses: Vec<LockId>,
+}
+
+/// A grant that nobody has heard of yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unheard {
+    pub(super) id: LockId,
+    pub(super) fence: Fence,
+    /// The lock itself was known before.
+    pub(super) was_known: bool,
+}
+
+impl Unheard {
+    /// The grant does not reach its client.
+    pub(super) fn take_back(self) -> Command {
+        let Unheard { id, fence, was_known } = self;
+        Command::TakeBack { id, fence, was_known }
+    }
 }
 
 /// What reading came to.
@@ -94,10 +115,12 @@ impl Peer {
             caller: None,
             session: None,
             secret: None,
+            is_foreign: false,
             is_looking_up: false,
             open: HashMap::new(),
             cargo: VecDeque::new(),
             is_readable: true,
+            has_hung_up: false,
             inbox: Vec::new(),
             searched: 0,
             outbox: Vec::new(),
@@ -114,9 +137,11 @@ impl Peer {
             match process::recv_with_fds(&self.stream, &mut self.inbox[begin..]) {
                 Ok((0, _)) => break (0, Read::Gone),
                 Ok((read, fds)) => {
+                    // The kernel ends a read behind a passed descriptor, and tells of an end only once.
+                    let is_more = read == READ_AT_ONCE || !fds.is_empty() || self.has_hung_up;
                     self.passed.extend(fds);
                     self.passed.drain(..self.passed.len().saturating_sub(PASSED_KEPT));
-                    break (read, if read == READ_AT_ONCE { Read::More } else { Read::Drained });
+                    break (read, if is_more { Read::More } else { Read::Drained });
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break (0, Read::Drained),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -126,6 +151,11 @@ impl Peer {
         self.inbox.truncate(begin + read);
         self.is_readable = result == Read::More;
         result
+    }
+
+    /// Whether it has so much unread that its next requests wait until it has read.
+    pub(super) fn is_behind(&self) -> bool {
+        self.outbox.len() > limits::OUTBOX_MAX / 2
     }
 
     /// Whether more may be taken: not while requests pile up behind one that is being looked up.
@@ -171,9 +201,16 @@ impl Peer {
     }
 
     /// Remembers what the message pushed last brings.
-    pub(super) fn load(&mut self, grant: Option<(LockId, Fence)>, losses: Vec<LockId>) {
-        let end = self.sent + self.outbox.len() as u64;
-        self.cargo.push_back(Cargo { end, grant, losses });
+    pub(super) fn load(&mut self, grant: Option<Unheard>, losses: Vec<LockId>) {
+        if grant.is_some() || !losses.is_empty() {
+            let end = self.sent + self.outbox.len() as u64;
+            self.cargo.push_back(Cargo { end, grant, losses });
+        }
+    }
+
+    /// Whether a message on its way tells of this loss already. It is read before whatever is sent now.
+    pub(super) fn will_hear_of(&self, loss: LockId) -> bool {
+        self.cargo.iter().any(|cargo| cargo.losses.contains(&loss))
     }
 
     /// What has been brought as far as the kernel since this was last asked.

@@ -4,6 +4,7 @@ use super::peer::Caller as CallerInfo;
 use crate::limits;
 use crate::model::{
     self, Agent, Ask, Caller, Command, Fence, Lease, LockId, Now, Process, RequestId, SessionId, Wait, Which, Who,
+    Workspace,
 };
 use crate::scope::Target;
 use crate::wire::render::About;
@@ -35,6 +36,22 @@ impl Sender {
     fn who(&self) -> Result<Who, Unfit> {
         Ok(Who { agent: self.agent()?, session: self.session })
     }
+}
+
+/// The bytes of a path that must be absolute.
+pub(super) fn absolute(what: &str, text: &str) -> Result<Vec<u8>, Unfit> {
+    match unescape(text) {
+        Some(path) if path.first() == Some(&b'/') && path.len() <= limits::PATH_MAX => Ok(path),
+        _ => Err(invalid(format!("the {what} {text:?} is no absolute path"))),
+    }
+}
+
+/// From where a request is to be understood: from where its sender greeted, or the workspace that it names.
+pub(super) fn place(request: &Request, greeted: &CallerInfo) -> Result<CallerInfo, Unfit> {
+    let Some(text) = &request.workspace else { return Ok(greeted.clone()) };
+    let root = absolute("workspace", text)?;
+    let workspace = Workspace { root: root.as_slice().into() };
+    Ok(CallerInfo { agent: greeted.agent.clone(), cwd: root.into(), workspace })
 }
 
 /// The bytes of the scope of a request that names one.
@@ -113,6 +130,7 @@ fn ask(
         process: sender.process,
         request: id.filter(|_| takes),
         workspace: sender.info.workspace.clone(),
+        os: takes && !request.no_os_lock,
     });
     let about = About::Ask { ask: ask.clone(), takes };
     let command = match takes {
@@ -130,10 +148,11 @@ fn nobody() -> Agent {
 fn lease(request: &Request, has_session: bool) -> Lease {
     match has_session {
         true => Lease { ttl: request.ttl_ms.unwrap_or(limits::TTL_SESSION), max_hold: request.max_hold_ms },
-        false => Lease {
-            ttl: request.ttl_ms.unwrap_or(limits::TTL_ONE_SHOT),
-            max_hold: Some(request.max_hold_ms.unwrap_or(limits::MAX_HOLD)),
-        },
+        false => {
+            let ttl = request.ttl_ms.unwrap_or(limits::TTL_ONE_SHOT);
+            // Whoever asks for a longer lease means it.
+            Lease { ttl, max_hold: Some(request.max_hold_ms.unwrap_or(limits::MAX_HOLD.max(ttl))) }
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use super::diary::{Diary, Entry, Incarnation};
 use super::ground::Stage;
 use super::plan::{Locks, Think, rng_of};
 use super::writer::{Pair, update};
-use crate::client::{Client, Connect, Custodian, Launch, Place};
+use crate::client::{Connect, Connection, Custodian, Launch, Place};
 use crate::clock::monotonic_ns;
 use crate::model::Agent;
 use crate::os::home::Home;
@@ -98,7 +98,7 @@ fn die_with(parent: u32) -> Result<(), Failure> {
 /// The one place where the two runs differ: what stands around an update.
 enum Guarded {
     None,
-    Flockd(Client),
+    Flockd(Connection),
 }
 
 impl Guarded {
@@ -115,7 +115,7 @@ impl Guarded {
             place: Place::here().map_err(|error| Failure(error.to_string()))?,
             session: Some(Custodian::Library),
         };
-        Client::connect(connect).map(Guarded::Flockd).map_err(|error| Failure(format!("cannot connect: {error}")))
+        Connection::connect(connect).map(Guarded::Flockd).map_err(|error| Failure(format!("cannot connect: {error}")))
     }
 
     /// Does `work` inside the pair. The greeting is written after the lock is granted and the farewell before it is
@@ -144,7 +144,7 @@ impl Guarded {
 }
 
 /// Takes the lock on the directory of a pair, however long that takes; its id.
-fn take(client: &Client, dir: &Path) -> Result<String, Failure> {
+fn take(client: &Connection, dir: &Path) -> Result<String, Failure> {
     let request = Request {
         scope: Some(format!("{}/", wire::escape(dir.as_os_str().as_bytes()))),
         ttl_ms: Some(0),

@@ -1,7 +1,7 @@
 //! Asking for a lock: a retry of what was granted, a lock of one's own, a grant, a place in the queue, or a refusal.
 
 use super::state::Fate;
-use super::{LockTable, Step, with_session};
+use super::{LockTable, Step, os, with_session};
 use crate::limits;
 use crate::model::*;
 use std::sync::Arc;
@@ -58,6 +58,9 @@ impl LockTable {
                 "a lock without a session needs a ttl above 0: nothing else would keep it".to_owned(),
             )),
             _ if ask.lease.ttl > limits::TTL_MAX => Err(Fault::Invalid("the ttl is above 24 h".to_owned())),
+            _ if ask.lease.max_hold.is_some_and(|most| most == 0 || most > limits::TTL_MAX) => {
+                Err(Fault::Invalid("max_hold is more than 0 and at most 24 h".to_owned()))
+            }
             _ => Ok(()),
         }
     }
@@ -76,11 +79,15 @@ impl LockTable {
                 let fault = Fault::TooMany(format!("this home holds {} locks, the most it may", limits::LOCKS_MAX));
                 return self.fail(step, *caller, fault);
             }
+            Verdict::Clear if *takes && os::wants_flock(ask) => {
+                let id = self.enqueue(now, step, request);
+                return self.ask_system(step, id, 0);
+            }
             verdict => return self.settle(now, step, *caller, ask, *takes, verdict),
         }
         if let Some(own) = self.own_obstacle(ask) {
             let holders = vec![self.state.locks[&own].clone()];
-            let refused = Refused { why: RefusedFor::OwnLock, holders, more: 0, position: 1 };
+            let refused = Refused { why: RefusedFor::OwnLock, holders, more: 0, foreigner: None, position: 1 };
             return self.refuse(step, *caller, ask, refused);
         }
         if *wait == Wait::Try {
@@ -116,7 +123,7 @@ impl LockTable {
         Verdict::Clear
     }
 
-    /// A detached lock is held already, so nobody can be before its agent in line for it; only guards of fellow sessions
+    /// A detached lock is held already, so nobody can be before its agent in line for it; only fellow sessions' guards
     /// can be in the way. It comes back in the mode and under the name that it has: the mode may be stronger than the
     /// one asked for, and what overlaps the one name of a file need not overlap the other.
     fn may_come_back(&self, ask: &Ask, detached: &Ask) -> bool {
@@ -148,27 +155,45 @@ impl LockTable {
             Verdict::Mine(id) => {
                 self.renew_lock(now, step, id, Some(ask.lease.ttl));
                 let lock = self.state.locks[&id].clone();
-                Reply::Granted(Box::new(Granted { lock, already_held: true, resumed: false }))
+                Reply::Granted(Box::new(Granted { lock, already_held: true, resumed: false, again: false }))
             }
-            Verdict::Resume(id) => {
-                let lock = self.take_up(step, id, ask);
-                Reply::Granted(Box::new(Granted { lock, already_held: false, resumed: true }))
-            }
+            Verdict::Resume(id) => match self.take_up(step, id, ask) {
+                Ok(lock) => {
+                    Reply::Granted(Box::new(Granted { lock, already_held: false, resumed: true, again: false }))
+                }
+                Err(cycle) => {
+                    let at = WaiterId(self.next_waiter);
+                    return self.refuse_for(step, caller, ask, at, RefusedFor::Deadlock(cycle));
+                }
+            },
             Verdict::Clear => {
-                let lock = self.grant(now, step, ask);
-                Reply::Granted(Box::new(Granted { lock, already_held: false, resumed: false }))
+                let lock = self.grant(now, step, ask, None, OsLock::None);
+                Reply::Granted(Box::new(Granted { lock, already_held: false, resumed: false, again: false }))
             }
         };
         self.answer_about(step, caller, reply, Some(&ask.who), Some(&ask.target));
     }
 
-    fn grant(&mut self, now: Now, step: &mut Step, ask: &Arc<Ask>) -> Lock {
+    pub(super) fn answer_grant(&mut self, step: &mut Step, to: Caller, ask: &Arc<Ask>, granted: Granted) {
+        self.answer_about(step, to, Reply::Granted(Box::new(granted)), Some(&ask.who), Some(&ask.target));
+    }
+
+    /// Grants, under the id that the system was asked with or a fresh one.
+    pub(super) fn grant(&mut self, now: Now, step: &mut Step, ask: &Arc<Ask>, id: Option<LockId>, os: OsLock) -> Lock {
         assert!(self.paused.is_none(), "nothing is granted while grants are stopped");
         let fence = self.fresh_fence();
         let custody = ask.who.session.map_or(Custody::Detached, Custody::Session);
         let hold_until = ask.lease.max_hold.map(|most| now.mono.after(most));
-        let mut lock =
-            Lock { id: LockId(fence.0), ask: ask.clone(), fence, custody, since: now, expires: None, hold_until };
+        let mut lock = Lock {
+            id: id.unwrap_or(LockId(fence.0)),
+            ask: ask.clone(),
+            fence,
+            custody,
+            since: now,
+            expires: None,
+            hold_until,
+            os,
+        };
         if custody == Custody::Detached {
             lock.expires = Some(lease_end(&lock, now));
         }
@@ -180,7 +205,10 @@ impl LockTable {
     }
 
     /// A session takes up its agent's detached lock: same lock, same mode, new fence, the session's own terms.
-    fn take_up(&mut self, step: &mut Step, id: LockId, ask: &Arc<Ask>) -> Lock {
+    ///
+    /// Whoever waits for the lock waits for the session from then on, so this may close a cycle of waits though nobody
+    /// begins to wait; the lock stays detached then.
+    fn take_up(&mut self, step: &mut Step, id: LockId, ask: &Arc<Ask>) -> Result<Lock, Vec<Link>> {
         let old = self.state.locks[&id].clone();
         assert!(old.custody == Custody::Detached && old.ask.who.agent == ask.who.agent);
         let session = ask.who.session.expect("only sessions take locks up");
@@ -192,9 +220,16 @@ impl LockTable {
             hold_until: None,
             ..old
         };
-        self.put_lock(step, lock.clone());
+        let record = Record::Lock(id, Some(lock.clone()));
+        let before = self.state.fold(record.clone());
+        if let Some(cycle) = self.cycle_through(&ask.who) {
+            self.state.fold(before);
+            return Err(cycle);
+        }
+        step.undo.push(before);
+        step.records.push(record);
         self.tell(step, EventKind::Acquired { resumed: true }, &lock);
-        lock
+        Ok(lock)
     }
 
     /// A request whose id is known: the same grant, the same place, or the word that it is over.
@@ -211,10 +246,9 @@ impl LockTable {
         match fate {
             Fate::Waiting(id) => self.back_in_line(now, step, caller, id),
             Fate::Holding(id) => {
-                // Not a new grant: whoever fails to hear of it takes nothing back.
                 let lock = self.state.locks[&id].clone();
-                let reply = Reply::Granted(Box::new(Granted { lock, already_held: true, resumed: false }));
-                self.answer_about(step, caller, reply, Some(&ask.who), Some(&ask.target));
+                let granted = Granted { lock, already_held: false, resumed: false, again: true };
+                self.answer_grant(step, caller, &ask, granted);
             }
             Fate::Ended(id) => {
                 let ended = Box::new(self.state.ended[&id].clone());
@@ -247,6 +281,7 @@ impl LockTable {
                 }
             }
             _ if self.paused.is_some() => {}
+            Verdict::Clear if os::wants_flock(&ask) => self.ask_system(step, id, 0),
             verdict => {
                 self.take_out(step, id);
                 self.settle(now, step, caller, &ask, true, verdict);
@@ -254,12 +289,12 @@ impl LockTable {
         }
     }
 
-    fn enqueue(&mut self, now: Now, step: &mut Step, request: Waiting) {
+    fn enqueue(&mut self, now: Now, step: &mut Step, request: Waiting) -> WaiterId {
         let Waiting { caller, ask, wait, takes } = request;
-        let deadline = match wait {
-            Wait::Until(deadline) => Some(deadline),
-            Wait::Forever => None,
-            Wait::Try => unreachable!("a try never queues"),
+        let (deadline, at_once) = match wait {
+            Wait::Until(deadline) => (Some(deadline), false),
+            Wait::Forever => (None, false),
+            Wait::Try => (None, true),
         };
         let id = WaiterId(self.next_waiter);
         self.next_waiter += 1;
@@ -268,17 +303,24 @@ impl LockTable {
                 self.tell(step, EventKind::Waiting { waiter: ask.who.agent.clone() }, &lock);
             }
         }
-        let waiter = Waiter { id, ask, takes, since: now, deadline, caller: Some(caller), absent_until: None };
+        let (caller, os) = (Some(caller), OsWait::Idle);
+        let waiter = Waiter { id, at_once, ask, takes, since: now, deadline, caller, absent_until: None, os };
         self.set(step, Record::Waiter(id, Some(waiter)));
+        id
     }
 
     pub(super) fn refuse_for(&mut self, step: &mut Step, to: Caller, ask: &Arc<Ask>, at: WaiterId, why: RefusedFor) {
-        let (holders, more) = self.in_the_way(ask);
-        let position = self.position(ask, at);
-        self.refuse(step, to, ask, Refused { why, holders, more, position });
+        let refused = self.refused(ask, at, why);
+        self.refuse(step, to, ask, refused);
     }
 
-    fn refuse(&mut self, step: &mut Step, to: Caller, ask: &Arc<Ask>, refused: Refused) {
+    /// A refusal that names the holders in the way of a request that stands, or would stand, at `at`.
+    pub(super) fn refused(&self, ask: &Ask, at: WaiterId, why: RefusedFor) -> Refused {
+        let (holders, more) = self.in_the_way(ask);
+        Refused { why, holders, more, foreigner: None, position: self.position(ask, at) }
+    }
+
+    pub(super) fn refuse(&mut self, step: &mut Step, to: Caller, ask: &Arc<Ask>, refused: Refused) {
         self.answer_about(step, to, Reply::Refused(Box::new(refused)), Some(&ask.who), Some(&ask.target));
     }
 
@@ -315,6 +357,10 @@ impl LockTable {
     ) {
         if ttl.is_some_and(|ttl| ttl == 0 || ttl > limits::TTL_MAX) {
             let fault = Fault::Invalid("a lease is renewed for more than 0 s and at most 24 h".to_owned());
+            return self.fail(step, caller, fault);
+        }
+        if let Some(why) = &self.paused {
+            let fault = Fault::Unavailable(why.clone());
             return self.fail(step, caller, fault);
         }
         match self.chosen(&who, &which) {

@@ -12,6 +12,9 @@ impl LockTable {
         let lock = self.state.locks[&id].clone();
         let ended = Ended { id, ask: lock.ask.clone(), fence: lock.fence, why: why.clone(), at: now, untold };
         self.set(step, Record::Lock(id, None));
+        if lock.os != OsLock::None {
+            step.effects.push(Effect::DropOs { lock: id });
+        }
         self.remember(step, ended.clone());
         self.tell(step, EventKind::Released(why), &lock);
         step.freed.push(lock.ask);
@@ -42,26 +45,23 @@ impl LockTable {
         }
     }
 
-    /// A grant that nobody knows of is undone. One that took up a detached lock is only let go: its lease is promised.
-    pub(super) fn take_back(&mut self, now: Now, step: &mut Step, id: LockId, fence: Fence, was_known: bool) {
-        if self.state.locks.get(&id).is_none_or(|lock| lock.fence != fence) {
-            return;
-        }
-        if was_known {
-            self.let_go(now, step, id, &EndReason::SessionEnded);
-        } else {
-            self.end(now, step, id, EndReason::Released, false);
-            // A retry of its request is a new one: there is nothing it could have lost.
-            self.set(step, Record::Ended(id, None));
-        }
-    }
-
     pub(super) fn end_by_reboot(&mut self, now: Now, step: &mut Step, id: LockId) {
         self.end(now, step, id, EndReason::Rebooted, true);
     }
 
-    pub(super) fn lease_ran_out(&mut self, now: Now, step: &mut Step, id: LockId) {
-        self.end(now, step, id, EndReason::Expired, true);
+    /// Its lease ran out, or its flock is tried again.
+    pub(super) fn lock_is_due(&mut self, now: Now, step: &mut Step, id: LockId) {
+        if self.state.locks[&id].expires.is_some_and(|end| end <= now.mono) {
+            self.end(now, step, id, EndReason::Expired, true);
+        } else if self.paused.is_none() {
+            self.retake(step, id);
+        } else {
+            // Nothing is asked of the system while grants are stopped; it is asked later.
+            let lock = self.state.locks[&id].clone();
+            let OsLock::Contested { by, .. } = lock.os else { unreachable!("only contested flocks are tried again") };
+            let os = OsLock::Contested { by, again: now.mono.after(limits::OS_PAUSE_MAX) };
+            self.put_lock(step, Lock { os, ..lock });
+        }
     }
 
     /// What kept this lock alive is gone: its lease runs from now on, or it ends.
@@ -189,7 +189,15 @@ impl LockTable {
                     return Err(self.lost(ended));
                 }
                 let holders = self.holders_over(target).0;
-                Err(if holders.is_empty() { Fault::NotFound } else { Fault::NotHolder(holders) })
+                Err(match holders.iter().find(|lock| lock.ask.who.agent == who.agent) {
+                    Some(own) => Fault::Invalid(format!(
+                        "you hold {} ({id}), not exactly this scope; `flockd unlock --id {id}` releases it",
+                        own.ask.target.scope,
+                        id = own.id
+                    )),
+                    None if holders.is_empty() => Fault::NotFound,
+                    None => Fault::NotHolder(holders),
+                })
             }
         }
     }
@@ -222,6 +230,23 @@ impl LockTable {
                 self.answer_about(step, to, reply, Some(who), target.as_ref());
             }
         }
+    }
+
+    /// Ends a grant that its client never heard of: as if it had not been, so that a retry is granted anew. One that
+    /// took up a detached lock is only let go: that lease is promised.
+    pub(super) fn take_back(&mut self, now: Now, step: &mut Step, id: LockId, fence: Fence, was_known: bool) {
+        let Some(lock) = self.state.locks.get(&id).filter(|lock| lock.fence == fence).cloned() else { return };
+        if was_known {
+            let ask = Arc::new(Ask { request: None, ..(*lock.ask).clone() });
+            self.put_lock(step, Lock { ask, ..lock });
+            return self.let_go(now, step, id, &EndReason::SessionEnded);
+        }
+        self.set(step, Record::Lock(id, None));
+        if lock.os != OsLock::None {
+            step.effects.push(Effect::DropOs { lock: id });
+        }
+        self.tell(step, EventKind::Released(EndReason::Released), &lock);
+        step.freed.push(lock.ask);
     }
 
     /// Ends somebody's lock, by its exact id and with a reason; the holder is told.

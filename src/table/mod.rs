@@ -8,11 +8,13 @@
 //! - who is next when something becomes free: `queue.rs`
 //! - who waits for whom, and cycles: `waits.rs`
 //! - how locks and sessions end, and what is told of it: `ending.rs`
+//! - what foreign programs that hold a flock mean to ours: `os.rs`
 //! - what overlaps what: `index.rs`; what a change means to the rows: `state.rs`; after a restart: `restore.rs`
 
 mod ask;
 mod ending;
 mod index;
+mod os;
 mod own;
 mod queue;
 mod restore;
@@ -76,6 +78,7 @@ impl LockTable {
             Command::Lock { caller, ask, wait } => self.lock(now, &mut step, caller, ask, wait),
             Command::WaitFree { caller, ask, wait } => self.wait_free(now, &mut step, caller, ask, wait),
             Command::Unlock { caller, who, which } => self.unlock(now, &mut step, caller, who, which),
+            Command::TakeBack { id, fence, was_known } => self.take_back(now, &mut step, id, fence, was_known),
             Command::Renew { caller, who, which, ttl } => self.renew(now, &mut step, caller, who, which, ttl),
             Command::Check { caller, who, target, fence } => self.check(now, &mut step, caller, who, target, fence),
             Command::Break { caller, who, id, reason } => self.break_lock(now, &mut step, caller, who, id, reason),
@@ -84,8 +87,8 @@ impl LockTable {
             Command::ProcessGone(process) => self.process_gone(now, &mut step, process),
             Command::CallerGone { conn } => self.caller_gone(&mut step, conn),
             Command::Cancel { caller, waiting } => self.cancel(&mut step, caller, waiting),
-            Command::TakeBack { id, fence, was_known } => self.take_back(now, &mut step, id, fence, was_known),
             Command::LossesTold(ids) => self.losses_told(&mut step, &ids),
+            Command::Os { lock, answer } => self.system_answered(now, &mut step, lock, answer),
             Command::Tick => {}
         }
         self.serve(now, &mut step);
@@ -199,8 +202,8 @@ impl LockTable {
                 return;
             }
             match timer {
-                Timer::Lease(id) => self.lease_ran_out(now, step, id),
-                Timer::Waiter(id) => self.waited_enough(step, id),
+                Timer::Lock(id) => self.lock_is_due(now, step, id),
+                Timer::Waiter(id) => self.waiter_is_due(now, step, id),
                 Timer::Session(id) => self.end_session(now, step, id, EndReason::Silent),
                 Timer::Ended(id) => self.set(step, Record::Ended(id, None)),
             }
@@ -228,23 +231,24 @@ impl LockTable {
     }
 
     /// The losses that `who` has not heard of and is told now: all of its session's, and of the agent's those that the
-    /// call names, or all if it names nothing. They are told with every answer until one has arrived. What an open session lost is told to that session alone: it is the
-    /// one that still believes, and whoever released the lock over its head would swallow the notice.
+    /// call names, or all if it names nothing. They are told with every answer until one has arrived. What an open
+    /// session lost is told to that session alone: it is the one that still believes, and whoever released the lock
+    /// over its head would swallow the notice.
     fn losses(&self, who: &Who, target: Option<&Target>) -> Vec<Ended> {
         let Some(untold) = self.state.untold_of_agent.get(&who.agent) else { return Vec::new() };
         let is_meant = |ended: &&Ended| {
-            let session = ended.ask.who.session.filter(|id| self.state.sessions.contains_key(id));
+            let guard = ended.ask.who.session.filter(|session| self.state.sessions.contains_key(session));
             let is_named = target.is_none_or(|target| {
                 target.scope.covers(&ended.ask.target.scope) || ended.ask.target.scope.covers(&target.scope)
             });
-            session.map_or(is_named, |session| who.session == Some(session))
+            guard.map_or(is_named, |guard| who.session == Some(guard))
         };
         untold.iter().map(|id| &self.state.ended[id]).filter(is_meant).cloned().collect()
     }
 
     /// The first waiting request behind each of the agent's locks, if any. Guards hear of it by events.
     fn wanted(&self, who: &Who) -> Vec<Waiter> {
-        if who.session.is_some() {
+        if who.session.is_some() || self.state.waiters.is_empty() {
             return Vec::new();
         }
         let mut wanted: Vec<WaiterId> = Vec::new();

@@ -5,7 +5,7 @@
 
 use super::ask::Verdict;
 use super::index::{Line, SlotId};
-use super::{LockTable, Step};
+use super::{LockTable, Step, os};
 use crate::model::*;
 use crate::scope::Target;
 use std::cmp::Reverse;
@@ -167,7 +167,14 @@ impl LockTable {
         let (ask, takes) = (waiter.ask.clone(), waiter.takes);
         match self.verdict(&ask, id) {
             Verdict::Blocked => false,
+            Verdict::Clear if waiter.os != OsWait::Idle => false,
+            Verdict::Clear if takes && os::wants_flock(&ask) => {
+                self.ask_system(step, id, 0);
+                false
+            }
             verdict => {
+                let waiter = waiter.clone();
+                self.forget_flock(step, &waiter);
                 self.set(step, Record::Waiter(id, None));
                 // What it waited for may not be all under the name of the lock that answers it.
                 if matches!(verdict, Verdict::Mine(_) | Verdict::Resume(_)) {
@@ -179,18 +186,28 @@ impl LockTable {
         }
     }
 
-    /// A request has waited long enough, or its client stayed away too long.
-    pub(super) fn waited_enough(&mut self, step: &mut Step, id: WaiterId) {
+    /// A request has waited long enough, its client stayed away too long, or its flock is tried again.
+    pub(super) fn waiter_is_due(&mut self, now: Now, step: &mut Step, id: WaiterId) {
         let waiter = self.state.waiters[&id].clone();
+        let is_over = [waiter.deadline, waiter.absent_until].into_iter().flatten().any(|end| end <= now.mono);
+        if let OsWait::Busy { pause, .. } = waiter.os
+            && !is_over
+        {
+            return self.try_again(step, id, pause);
+        }
         self.take_out(step, id);
         if let Some(caller) = waiter.caller {
-            self.refuse_for(step, caller, &waiter.ask, id, RefusedFor::Timeout);
+            let refused = self.refused(&waiter.ask, id, RefusedFor::Timeout);
+            let foreigner = waiter.foreigner().cloned();
+            self.refuse(step, caller, &waiter.ask, Refused { foreigner, ..refused });
         }
     }
 
     /// Takes a request out of the queue: nothing of it stays behind.
     pub(super) fn take_out(&mut self, step: &mut Step, id: WaiterId) {
-        step.freed.push(self.state.waiters[&id].ask.clone());
+        let waiter = self.state.waiters[&id].clone();
+        self.forget_flock(step, &waiter);
+        step.freed.push(waiter.ask);
         self.set(step, Record::Waiter(id, None));
     }
 

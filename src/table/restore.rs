@@ -4,7 +4,7 @@
 //! place for a while. After a reboot every process is gone: what hung on one is over, the rest is on its lease.
 
 use super::ask::lease_end;
-use super::{LockTable, Step, with_session};
+use super::{LockTable, Step, os, with_session};
 use crate::limits;
 use crate::model::*;
 
@@ -30,6 +30,10 @@ impl LockTable {
         } else {
             table.after_restart(now, &mut step)
         }
+        let with_file = table.state.locks.values().filter(|lock| os::wants_flock(&lock.ask)).map(|lock| lock.id);
+        for id in sorted(with_file.collect::<Vec<_>>().iter()) {
+            table.retake(&mut step, id);
+        }
         table.reserve(&mut step);
         assert!(
             table.state.locks.values().all(|lock| lock.fence.0 < fences_from),
@@ -47,8 +51,8 @@ impl LockTable {
         for id in sorted(self.state.waiters.keys()) {
             let absent_until = Some(now.mono.after(limits::WAITER_ABSENCE));
             let waiter = Waiter { absent_until, caller: None, ..self.state.waiters[&id].clone() };
-            // One that takes nothing has nothing to lose: its client asks anew.
-            let kept = Some(waiter).filter(|waiter| waiter.takes);
+            // One that takes nothing, or would not wait, has nothing to lose: its client asks anew.
+            let kept = Some(waiter).filter(|waiter| waiter.takes && !waiter.at_once);
             self.set(step, Record::Waiter(id, kept));
         }
         for id in sorted(self.state.locks.keys()) {

@@ -12,9 +12,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 /// What becomes due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {
-    /// A lease runs out.
-    Lease(LockId),
-    /// A request has waited long enough, or was absent for too long.
+    /// A lease runs out, or a contested flock is tried again.
+    Lock(LockId),
+    /// A request has waited long enough, was absent for too long, or tries its flock again.
     Waiter(WaiterId),
     /// A session did not come back.
     Session(SessionId),
@@ -48,6 +48,8 @@ pub(super) struct State {
     pub(super) locks_of_process: HashMap<Process, BTreeSet<LockId>>,
     pub(super) sessions_of_process: HashMap<Process, BTreeSet<SessionId>>,
     pub(super) waits_of_caller: BTreeMap<Caller, WaiterId>,
+    /// Waiting requests whose flock is being tried, by the lock that they would become.
+    pub(super) waits_of_lock: HashMap<LockId, WaiterId>,
     pub(super) requests: HashMap<(Agent, RequestId), Fate>,
     pub(super) ended_of_agent: HashMap<Agent, BTreeSet<LockId>>,
     pub(super) untold_of_agent: HashMap<Agent, BTreeSet<LockId>>,
@@ -73,6 +75,7 @@ impl State {
             locks_of_process: HashMap::new(),
             sessions_of_process: HashMap::new(),
             waits_of_caller: BTreeMap::new(),
+            waits_of_lock: HashMap::new(),
             requests: HashMap::new(),
             ended_of_agent: HashMap::new(),
             untold_of_agent: HashMap::new(),
@@ -149,8 +152,8 @@ impl State {
                 self.locks_of_process.entry(process).or_default().insert(lock.id);
             }
         }
-        if let Some(due) = lock.expires {
-            self.timers.insert((due, Timer::Lease(lock.id)));
+        if let Some(due) = due_of_lock(lock) {
+            self.timers.insert((due, Timer::Lock(lock.id)));
         }
         if let Some(request) = &lock.ask.request {
             self.requests.insert((agent.clone(), request.clone()), Fate::Holding(lock.id));
@@ -166,8 +169,8 @@ impl State {
             Custody::Session(session) => drop_entry(&mut self.locks_of_session, &session, &lock.id),
             Custody::Process(process) => drop_entry(&mut self.locks_of_process, &process, &lock.id),
         }
-        if let Some(due) = lock.expires {
-            self.timers.remove(&(due, Timer::Lease(lock.id)));
+        if let Some(due) = due_of_lock(lock) {
+            self.timers.remove(&(due, Timer::Lock(lock.id)));
         }
         self.drop_request(agent, &lock.ask.request, Fate::Holding(lock.id));
     }
@@ -185,6 +188,9 @@ impl State {
         }
         if let Some(due) = due_of_waiter(waiter) {
             self.timers.insert((due, Timer::Waiter(waiter.id)));
+        }
+        if let OsWait::Asked { lock, .. } = waiter.os {
+            self.waits_of_lock.insert(lock, waiter.id);
         }
         // One that takes nothing is no request that could be retried.
         if let Some(request) = waiter.ask.request.as_ref().filter(|_| waiter.takes) {
@@ -204,6 +210,9 @@ impl State {
         }
         if let Some(due) = due_of_waiter(waiter) {
             self.timers.remove(&(due, Timer::Waiter(waiter.id)));
+        }
+        if let OsWait::Asked { lock, .. } = waiter.os {
+            self.waits_of_lock.remove(&lock);
         }
         self.drop_request(&who.agent, &waiter.ask.request, Fate::Waiting(waiter.id));
     }
@@ -274,8 +283,20 @@ impl State {
     }
 }
 
+fn due_of_lock(lock: &Lock) -> Option<Moment> {
+    let again = match lock.os {
+        OsLock::Contested { again, .. } => Some(again),
+        OsLock::None | OsLock::Asked | OsLock::Held => None,
+    };
+    [lock.expires, again].into_iter().flatten().min()
+}
+
 fn due_of_waiter(waiter: &Waiter) -> Option<Moment> {
-    [waiter.deadline, waiter.absent_until].into_iter().flatten().min()
+    let again = match waiter.os {
+        OsWait::Busy { again, .. } => Some(again),
+        OsWait::Idle | OsWait::Asked { .. } => None,
+    };
+    [waiter.deadline, waiter.absent_until, again].into_iter().flatten().min()
 }
 
 fn due_of_ended(ended: &Ended) -> Moment {

@@ -1,6 +1,6 @@
 //! What a command leads to, as data: records to write, then answers to send. Nothing here is done yet.
 
-use crate::model::{Agent, Answer, Ask, Caller, Record, Wall};
+use crate::model::{Agent, Answer, Ask, Caller, Effect, Record, Wall};
 use std::sync::Arc;
 
 /// An answer that may be sent once the records of its step are written.
@@ -21,6 +21,8 @@ pub struct Step {
     pub records: Vec<Record>,
     /// Answers, in order. Sent after the records are written.
     pub replies: Vec<Outgoing>,
+    /// What to do in the world; see [`Effect`].
+    pub effects: Vec<Effect>,
     /// What takes the changes back, newest last; see [`super::LockTable::undo`].
     pub(super) undo: Vec<Record>,
     /// The wall clock that events of this step carry.

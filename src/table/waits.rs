@@ -50,6 +50,12 @@ impl LockTable {
         search.expand(&goal, ask, at).or_else(|| search.run())
     }
 
+    /// A cycle that one of the requests that this actor waits with is part of.
+    pub(super) fn cycle_through(&self, who: &Who) -> Option<Vec<Link>> {
+        let actor = self.actor(who);
+        self.waits_of(&actor, &who.agent).find_map(|waiter| self.cycle(&waiter.ask, waiter.id))
+    }
+
     /// Whether anybody could wait for this actor at all. Most requests come from agents that hold nothing yet, and
     /// those can close no cycle.
     fn is_waited_for(&self, who: &Who) -> bool {

@@ -24,6 +24,9 @@ pub fn encode_into(out: &mut Vec<u8>, message: &impl Serialize) {
 /// # Errors
 /// A sentence that says what does not fit, and the id of the request where at least that could be read.
 pub fn decode_request(line: &[u8]) -> Result<Request, (Option<u64>, String)> {
+    if !is_object(line) {
+        return Err((None, "a request is one JSON object on one line".to_owned()));
+    }
     serde_json::from_slice(line).map_err(|error| (id_of(line), format!("the request cannot be read: {error}")))
 }
 
@@ -32,6 +35,9 @@ pub fn decode_request(line: &[u8]) -> Result<Request, (Option<u64>, String)> {
 /// # Errors
 /// A sentence that says what does not fit.
 pub fn decode_hello(line: &[u8]) -> Result<HelloLine, String> {
+    if !is_object(line) {
+        return Err("the first line must be a hello: one JSON object on one line".to_owned());
+    }
     serde_json::from_slice(line).map_err(|error| format!("the first line must be a hello: {error}"))
 }
 
@@ -41,6 +47,11 @@ pub fn decode_hello(line: &[u8]) -> Result<HelloLine, String> {
 /// A sentence that says what does not fit.
 pub fn decode_line(line: &[u8]) -> Result<Line, String> {
     serde_json::from_slice(line).map_err(|error| format!("the daemon's answer cannot be read: {error}"))
+}
+
+/// Whether a line begins as an object: serde would read a struct from an array as well, field by field.
+fn is_object(line: &[u8]) -> bool {
+    line.trim_ascii_start().first() == Some(&b'{')
 }
 
 /// The id of a request that cannot be read otherwise, so that its sender knows which one it was.

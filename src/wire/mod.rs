@@ -99,7 +99,7 @@ pub struct Welcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Op {
-    /// Take a lock: `scope`, `mode`, `wait_ms`, `ttl_ms`, `max_hold_ms`, `note`, `request_id`.
+    /// Take a lock: `scope`, `mode`, `wait_ms`, `ttl_ms`, `max_hold_ms`, `note`, `request_id`, `no_os_lock`.
     Lock,
     /// Release: `lock_id`, `scope` or `all`.
     Unlock,
@@ -135,6 +135,10 @@ pub struct Request {
     /// A path as typed, escaped; `@name` for a resource; a trailing `/` for a subtree.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
+    /// Root of the workspace that this request is about, escaped and absolute: a relative scope begins there, and
+    /// names in answers and events do. Absent, both are as said in the greeting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<String>,
     /// `shared` or `exclusive`; exclusive if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
@@ -159,6 +163,9 @@ pub struct Request {
     /// All of the agent's.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub all: bool,
+    /// Do not flock the file: its programs flock it themselves while they hold ours.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_os_lock: bool,
     /// The fence that must be current.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fence: Option<u64>,
@@ -180,6 +187,7 @@ impl Request {
             id: None,
             op,
             scope: None,
+            workspace: None,
             mode: None,
             wait_ms: None,
             ttl_ms: None,
@@ -188,6 +196,7 @@ impl Request {
             request_id: None,
             lock_id: None,
             all: false,
+            no_os_lock: false,
             fence: None,
             reason: None,
             of: None,
@@ -354,6 +363,8 @@ pub struct Held {
     pub workspace_id: String,
     /// The scope within its workspace, or absolute.
     pub file_id: String,
+    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`.
+    pub path: String,
     /// The fencing token.
     pub fence: u64,
     /// When it was granted, RFC 3339, UTC.
@@ -368,6 +379,11 @@ pub struct Held {
     pub pid: Option<u32>,
     /// What keeps it alive.
     pub kept_by: KeptBy,
+    /// Programs that only know flock(1) are kept out, too.
+    pub os_lock: bool,
+    /// A foreign program that had flocked the file when the daemon came back, and still has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contested_by: Option<String>,
 }
 
 /// What keeps a lock alive.
@@ -380,6 +396,8 @@ pub enum KeptBy {
     Session,
     /// A process.
     Process,
+    /// A foreign program's own flock(2): no lock of ours.
+    Flock,
 }
 
 /// The answer to `lock`. Without a lock the fields about one are null.
@@ -395,6 +413,8 @@ pub struct LockBody {
     pub workspace_id: String,
     /// The scope within the workspace, or absolute.
     pub file_id: String,
+    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`.
+    pub path: String,
     /// The mode in force, or the one asked for.
     pub mode: Mode,
     /// Whose.
@@ -471,6 +491,8 @@ pub struct WaiterBody {
     pub workspace_id: String,
     /// What it wants.
     pub file_id: String,
+    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`.
+    pub path: String,
     /// Since when, RFC 3339, UTC.
     pub since: String,
     /// How long it goes on waiting; null for ever.
@@ -496,6 +518,8 @@ pub struct Loss {
     pub workspace_id: String,
     /// What was locked.
     pub file_id: String,
+    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`.
+    pub path: String,
     /// Whose it was.
     pub agent: String,
     /// Its last fencing token.
@@ -517,6 +541,8 @@ pub struct Wanted {
     pub agent: String,
     /// What it wants.
     pub file_id: String,
+    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`.
+    pub path: String,
     /// How.
     pub mode: Mode,
     /// Why.

@@ -2,7 +2,8 @@
 
 use super::{Answer, Body, CheckBody, Code, Held, KeptBy, LockBody, Loss, StatusBody, WaitBody, WaiterBody, Wanted};
 use super::{Mode, WireError, escape};
-use crate::model::{self, Custody, EndReason, Ended, Fault, Lock, Moment, Now, Queued, Refused, RefusedFor, Reply};
+use crate::model::{self, Custody, EndReason, Ended, Fault, Foreigner, Lock, Moment, Now, OsLock, Queued};
+use crate::model::{Refused, RefusedFor, Reply};
 use crate::scope::Scope;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -23,6 +24,11 @@ pub enum About {
 /// The message that an answer is sent as.
 pub fn answer(id: u64, answer: &model::Answer, about: &About, now: Now) -> Answer {
     let result = body(&answer.reply, about, now);
+    // The error itself tells of this one.
+    let told = match &answer.reply {
+        Reply::Failed(Fault::Lost(ended, _)) => Some(ended.id),
+        _ => None,
+    };
     let (ok, error) = match result {
         Ok(body) => (Some(body), None),
         Err(error) => (None, Some(error)),
@@ -31,7 +37,7 @@ pub fn answer(id: u64, answer: &model::Answer, about: &About, now: Now) -> Answe
         id: Some(id),
         ok,
         error,
-        lost: answer.lost.iter().map(loss).collect(),
+        lost: answer.lost.iter().filter(|ended| Some(ended.id) != told).map(loss).collect(),
         wanted: answer.wanted.iter().map(wanted).collect(),
     }
 }
@@ -52,7 +58,7 @@ fn body(reply: &Reply, about: &About, now: Now) -> Result<Body, WireError> {
             code: Some(code_of(&refused.why)),
             holders: held_all(&refused.holders, now),
             cycle: cycle(&refused.why),
-            advice: Some(advice(refused, about, now)),
+            advice: Some(advice(refused, now)),
         }),
         Reply::Free => {
             Body::Wait(WaitBody { free: true, code: None, holders: Vec::new(), cycle: Vec::new(), advice: None })
@@ -85,6 +91,7 @@ fn granted_body(granted: &model::Granted, now: Now) -> LockBody {
         lock_id: Some(lock.id.to_string()),
         workspace_id: lock.ask.workspace.id(),
         file_id: file_id(&lock.ask),
+        path: path(&lock.ask.target.scope),
         mode: mode(lock.ask.mode),
         agent: lock.ask.who.agent.to_string(),
         fence: Some(lock.fence.0),
@@ -92,7 +99,7 @@ fn granted_body(granted: &model::Granted, now: Now) -> LockBody {
         expires_in_ms: left(lock.expires, now),
         already_held: granted.already_held,
         resumed: granted.resumed,
-        os_lock: false,
+        os_lock: lock.os == OsLock::Held,
         holders: Vec::new(),
         more_holders: 0,
         position: None,
@@ -110,6 +117,7 @@ fn refused_body(refused: &Refused, about: &About, now: Now) -> LockBody {
         lock_id: None,
         workspace_id: ask.workspace.id(),
         file_id: file_id(ask),
+        path: path(&ask.target.scope),
         mode: mode(ask.mode),
         agent: ask.who.agent.to_string(),
         fence: None,
@@ -118,12 +126,12 @@ fn refused_body(refused: &Refused, about: &About, now: Now) -> LockBody {
         already_held: false,
         resumed: false,
         os_lock: false,
-        holders: held_all(&refused.holders, now),
+        holders: in_the_way(&refused.holders, refused.foreigner.as_ref(), ask, now),
         more_holders: refused.more,
         position: Some(refused.position),
         ticket: None,
         cycle: cycle(&refused.why),
-        advice: Some(advice(refused, about, now)),
+        advice: Some(advice(refused, now)),
     }
 }
 
@@ -147,36 +155,33 @@ fn cycle(why: &RefusedFor) -> Vec<String> {
 }
 
 /// What to do about a refusal, in one sentence or two.
-fn advice(refused: &Refused, about: &About, now: Now) -> String {
-    let file = match about {
-        About::Ask { ask, .. } => file_id(ask),
-        About::Other => "it".to_owned(),
-    };
+fn advice(refused: &Refused, now: Now) -> String {
     match &refused.why {
         RefusedFor::OwnLock => match refused.holders.first() {
-            Some(own) => format!(
-                "you hold {} {} yourself ({}); release it first, then ask again",
-                file_id(&own.ask),
-                own.ask.mode.as_str(),
-                own.id
-            ),
+            Some(own) => {
+                format!(
+                    "you hold {} ({}) yourself; release that first, then ask again",
+                    path(&own.ask.target.scope),
+                    own.id
+                )
+            }
             None => "release your own lock first, then ask again".to_owned(),
         },
-        RefusedFor::Deadlock(_) => {
-            format!("release what you hold, so that the others can go on, then ask for {file} again")
+        RefusedFor::Deadlock(_) => "release what you hold, so that the others can go on, then ask again".to_owned(),
+        RefusedFor::Held | RefusedFor::Timeout if refused.foreigner.is_some() => {
+            "a program has flocked the file without asking this daemon; wait longer, or see what it does".to_owned()
         }
         RefusedFor::Held | RefusedFor::Timeout => match refused.holders.first() {
             Some(first) => {
-                let when = match left(first.expires, now) {
-                    Some(ms) => format!("its lease has {} left", duration(ms)),
-                    None => "it is kept while its session lives".to_owned(),
+                let when = match (left(first.expires, now), first.custody) {
+                    (Some(ms), _) => format!("its lease has {} left", duration(ms)),
+                    (None, Custody::Process(_)) => "it is kept while its command runs".to_owned(),
+                    (None, _) => "it is kept while its session lives".to_owned(),
                 };
-                format!(
-                    "wait longer (--wait), do other work first, or ask {} to release {file}; {when}",
-                    first.ask.who.agent
-                )
+                let agent = &first.ask.who.agent;
+                format!("wait longer, do other work first, or ask {agent} to release {}; {when}", first.id)
             }
-            None => "others asked before you; wait longer (--wait) or do other work first".to_owned(),
+            None => "others asked before you; wait longer or do other work first".to_owned(),
         },
     }
 }
@@ -256,6 +261,16 @@ pub fn file_id(ask: &model::Ask) -> String {
     }
 }
 
+/// The whole name of a scope, escaped.
+fn path(scope: &Scope) -> String {
+    match scope {
+        Scope::Resource(name) => format!("@{name}"),
+        Scope::File(path) => escape(path),
+        Scope::Subtree(path) if &**path == b"/" => "/".to_owned(),
+        Scope::Subtree(path) => format!("{}/", escape(path)),
+    }
+}
+
 fn mode(mode: model::Mode) -> Mode {
     match mode {
         model::Mode::Shared => Mode::Shared,
@@ -271,6 +286,38 @@ fn held_all(locks: &[Lock], now: Now) -> Vec<Held> {
     locks.iter().map(|lock| held(lock, now)).collect()
 }
 
+/// Who is in the way of a request: holders of ours, and a foreign program.
+fn in_the_way(holders: &[Lock], foreigner: Option<&Foreigner>, ask: &model::Ask, now: Now) -> Vec<Held> {
+    let mut all = held_all(holders, now);
+    all.extend(foreigner.map(|by| Held {
+        agent: name_of(by),
+        mode: mode(by.mode),
+        lock_id: "flock".to_owned(),
+        workspace_id: ask.workspace.id(),
+        file_id: file_id(ask),
+        path: path(&ask.target.scope),
+        fence: 0,
+        since: time(by.seen),
+        ttl_ms: 0,
+        expires_in_ms: None,
+        note: None,
+        pid: by.pid,
+        kept_by: KeptBy::Flock,
+        os_lock: true,
+        contested_by: None,
+    }));
+    all
+}
+
+/// A foreign program by its command, as far as it is known.
+fn name_of(by: &Foreigner) -> String {
+    match (&by.command, by.pid) {
+        (Some(command), _) => format!("({command})"),
+        (None, Some(pid)) => format!("(process {pid})"),
+        (None, None) => "(unknown program)".to_owned(),
+    }
+}
+
 fn held(lock: &Lock, now: Now) -> Held {
     Held {
         agent: lock.ask.who.agent.to_string(),
@@ -278,6 +325,7 @@ fn held(lock: &Lock, now: Now) -> Held {
         lock_id: lock.id.to_string(),
         workspace_id: lock.ask.workspace.id(),
         file_id: file_id(&lock.ask),
+        path: path(&lock.ask.target.scope),
         fence: lock.fence.0,
         since: time(lock.since.wall),
         ttl_ms: lock.ask.lease.ttl,
@@ -289,6 +337,11 @@ fn held(lock: &Lock, now: Now) -> Held {
             Custody::Session(_) => KeptBy::Session,
             Custody::Process(_) => KeptBy::Process,
         },
+        os_lock: lock.os == OsLock::Held,
+        contested_by: match &lock.os {
+            OsLock::Contested { by, .. } => Some(name_of(by)),
+            OsLock::None | OsLock::Asked | OsLock::Held => None,
+        },
     }
 }
 
@@ -299,10 +352,11 @@ fn waiter(queued: &Queued, now: Now) -> WaiterBody {
         mode: mode(waiter.ask.mode),
         workspace_id: waiter.ask.workspace.id(),
         file_id: file_id(&waiter.ask),
+        path: path(&waiter.ask.target.scope),
         since: time(waiter.since.wall),
         wait_left_ms: left(waiter.deadline, now),
         position: queued.position,
-        holders: held_all(&queued.behind, now),
+        holders: in_the_way(&queued.behind, waiter.foreigner(), &waiter.ask, now),
         note: waiter.ask.note.as_deref().map(str::to_owned),
         pid: waiter.ask.process.map(|process| process.pid),
         absent: waiter.caller.is_none(),
@@ -318,6 +372,7 @@ fn loss(ended: &Ended) -> Loss {
         lock_id: ended.id.to_string(),
         workspace_id: ended.ask.workspace.id(),
         file_id: file_id(&ended.ask),
+        path: path(&ended.ask.target.scope),
         agent: ended.ask.who.agent.to_string(),
         fence: ended.fence.0,
         reason: reason(&ended.why).to_owned(),
@@ -342,6 +397,7 @@ fn wanted(waiter: &model::Waiter) -> Wanted {
     Wanted {
         agent: waiter.ask.who.agent.to_string(),
         file_id: file_id(&waiter.ask),
+        path: path(&waiter.ask.target.scope),
         mode: mode(waiter.ask.mode),
         note: waiter.ask.note.as_deref().map(str::to_owned),
     }

@@ -36,6 +36,7 @@ pub fn ask(random: &mut Random) -> Arc<Ask> {
         process,
         request: random.chance(50).then(|| RequestId::new("again").unwrap()),
         workspace: Workspace { root: b"/w".as_slice().into() },
+        os: random.chance(50),
     })
 }
 
@@ -50,7 +51,16 @@ pub fn lock(random: &mut Random, id: u64, fence: u64) -> Record {
         _ => Custody::Process(Process { pid: 9, start: random.next() }),
     };
     let (since, expires, hold_until) = (now(random), random.chance(50).then_some(Moment(5)), None);
-    let lock = Lock { id: LockId(id), ask: ask(random), fence: Fence(fence), custody, since, expires, hold_until };
+    let lock = Lock {
+        id: LockId(id),
+        ask: ask(random),
+        fence: Fence(fence),
+        custody,
+        since,
+        expires,
+        hold_until,
+        os: OsLock::None,
+    };
     Record::Lock(LockId(id), Some(lock))
 }
 
@@ -63,6 +73,8 @@ pub fn change(random: &mut Random) -> Record {
         1 => Record::Waiter(
             WaiterId(id),
             (!gone).then(|| Waiter {
+                at_once: false,
+                os: OsWait::Idle,
                 id: WaiterId(id),
                 ask: ask(random),
                 takes: random.chance(90),

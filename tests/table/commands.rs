@@ -8,10 +8,11 @@ use flockd::scope::{FileId, Scope, Target};
 use flockd::table::{LockTable, Outgoing, Step};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-const CASES: usize = 400;
+const CASES: usize = 1_000;
 const COMMANDS: usize = 300;
 /// A few more are drawn: each may be left out, which is how a failing case becomes a short one.
 const DRAWN: usize = 310;
@@ -26,18 +27,118 @@ fn a_hundred_thousand_random_commands_end_as_in_the_naive_model() {
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
     let done = std::cell::Cell::new(0);
+    let seen = RefCell::new(BTreeMap::new());
     let outcome = runner.run(&case(), |case| {
-        let mut world = World::new(case.weights);
+        let mut world = World::new(case.weights, case.crowd);
         for raw in case.commands.iter().flatten() {
             world.turn(raw).map_err(|wrong| TestCaseError::fail(format!("{wrong}\n\n{}", world.story())))?;
+        }
+        for (outcome, count) in &world.seen {
+            *seen.borrow_mut().entry(*outcome).or_insert(0) += count;
         }
         done.set(done.get() + case.commands.iter().flatten().count());
         Ok(())
     });
     match outcome {
-        Ok(()) => assert!(done.get() >= cases * COMMANDS, "only {} commands were run", done.get()),
+        Ok(()) => {
+            eprintln!("{} commands, with these outcomes: {:?}", done.get(), seen.borrow());
+            assert!(done.get() >= cases * COMMANDS, "only {} commands were run", done.get());
+            let missing = |outcome: &&&str| seen.borrow().get(**outcome).is_none_or(|count| *count == 0);
+            let missing: Vec<_> = OUTCOMES.iter().filter(missing).collect();
+            assert!(cases < CASES || missing.is_empty(), "never seen: {missing:?}");
+        }
         Err(TestError::Fail(why, _)) => panic!("with FLOCKD_SEED={seed}: {why}"),
         Err(other) => panic!("with FLOCKD_SEED={seed}: {other}"),
+    }
+}
+
+/// Every outcome that a full run must have met, or it proves less than it says.
+const OUTCOMES: [&str; 27] = [
+    "granted",
+    "granted later",
+    "already held",
+    "already held later",
+    "resumed",
+    "resumed later",
+    "free",
+    "free later",
+    "held",
+    "own lock",
+    "timeout",
+    "deadlock",
+    "released",
+    "renewed",
+    "may write",
+    "may not write",
+    "broken",
+    "bound",
+    "cancelled",
+    "not found",
+    "not holder",
+    "lost",
+    "invalid",
+    "unknown session",
+    "unavailable",
+    "loss told",
+    "waiter told",
+];
+
+/// Which outcome an answer is; `later` if it goes to another caller than the command's.
+fn outcome(reply: &Reply, later: bool) -> &'static str {
+    match reply {
+        Reply::Granted(granted) if granted.already_held => {
+            if later {
+                "already held later"
+            } else {
+                "already held"
+            }
+        }
+        Reply::Granted(granted) if granted.resumed => {
+            if later {
+                "resumed later"
+            } else {
+                "resumed"
+            }
+        }
+        Reply::Granted(_) => {
+            if later {
+                "granted later"
+            } else {
+                "granted"
+            }
+        }
+        Reply::Free => {
+            if later {
+                "free later"
+            } else {
+                "free"
+            }
+        }
+        Reply::Refused(refused) => match refused.why {
+            RefusedFor::Held => "held",
+            RefusedFor::OwnLock => "own lock",
+            RefusedFor::Timeout => "timeout",
+            RefusedFor::Deadlock(_) => "deadlock",
+        },
+        Reply::Released(_) => "released",
+        Reply::Renewed(_) => "renewed",
+        Reply::Checked(Ok(_)) => "may write",
+        Reply::Checked(Err(_)) => "may not write",
+        Reply::Broken(_) => "broken",
+        Reply::Bound(_) => "bound",
+        Reply::Cancelled(_) => "cancelled",
+        Reply::SessionOpen(_) => "session open",
+        Reply::Status { .. } => "status",
+        Reply::Failed(fault) => match fault {
+            Fault::NotFound => "not found",
+            Fault::NotHolder(_) => "not holder",
+            Fault::Lost(..) => "lost",
+            Fault::Invalid(_) => "invalid",
+            Fault::UnknownSession => "unknown session",
+            Fault::Unavailable(_) => "unavailable",
+            Fault::TooMany(_) => "too many",
+            Fault::Denied(_) => "denied",
+        },
     }
 }
 
@@ -123,7 +224,16 @@ struct Raw {
 #[derive(Clone, Debug)]
 struct Case {
     weights: Vec<u32>,
+    crowd: Crowd,
     commands: Vec<Option<Raw>>,
+}
+
+/// How many agents want how many places, and which: from one place for all to room for everybody.
+#[derive(Clone, Copy, Debug)]
+struct Crowd {
+    agents: usize,
+    places: usize,
+    first_place: usize,
 }
 
 fn raw() -> impl Strategy<Value = Raw> {
@@ -144,7 +254,10 @@ fn raw() -> impl Strategy<Value = Raw> {
 fn case() -> impl Strategy<Value = Case> {
     let weights: Vec<_> = KINDS.iter().map(|(_, most)| prop_oneof![1 => Just(0), 4 => 0..=*most]).collect();
     let commands = proptest::collection::vec(proptest::option::weighted(0.99, raw()), DRAWN);
-    (weights, commands).prop_map(|(weights, commands)| Case { weights, commands })
+    let places = prop_oneof![1..4_usize, 1..12_usize, Just(1_000_usize)];
+    let crowd = (1..=AGENTS.len(), places, 0..1_000_usize);
+    let crowd = crowd.prop_map(|(agents, places, first_place)| Crowd { agents, places, first_place });
+    (weights, crowd, commands).prop_map(|(weights, crowd, commands)| Case { weights, crowd, commands })
 }
 
 const AGENTS: [&str; 4] = ["ada", "bo", "cy", "di"];
@@ -184,14 +297,15 @@ const PLACES: [Place; 22] = [
 ];
 
 fn target(place: usize) -> Target {
-    // Two of these are no files; of the others every third is meant with all below it.
+    // Two of these are no files. Of the others mostly the directories are meant with all below them.
     match place % 24 {
         22 => Target::named(Scope::Resource("port".into())),
         23 => Target::named(Scope::Resource("d".into())),
         n => {
             let (path, ids) = PLACES[n];
             let is_directory = matches!(path, "/" | "/d" | "/d/a" | "/d/b" | "/m" | "/m/a");
-            let as_tree = if is_directory { place / 24 % 8 != 0 } else { place / 24 % 8 == 0 };
+            let is_odd = (place / 24).is_multiple_of(8);
+            let as_tree = is_directory != is_odd;
             let path = path.as_bytes().into();
             let scope = if as_tree { Scope::Subtree(path) } else { Scope::File(path) };
             Target { scope, ids: ids.iter().map(|inode| id(*inode)).collect() }
@@ -272,6 +386,7 @@ struct Numbers {
 
 struct World {
     weights: Vec<u32>,
+    crowd: Crowd,
     table: LockTable,
     naive: Naive,
     rows: Rows,
@@ -285,18 +400,20 @@ struct World {
     opened: Vec<Session>,
     asked: Vec<Arc<Ask>>,
     told: Vec<String>,
+    seen: BTreeMap<&'static str, usize>,
 }
 
 /// What went wrong, in words.
 type Wrong = String;
 
 impl World {
-    fn new(mut weights: Vec<u32>) -> World {
+    fn new(mut weights: Vec<u32>, crowd: Crowd) -> World {
         if weights.iter().sum::<u32>() == 0 {
             weights[0] = 1;
         }
         World {
             weights,
+            crowd,
             table: LockTable::new(1_000, 1),
             naive: Naive::new(1_000),
             rows: Rows::default(),
@@ -308,6 +425,7 @@ impl World {
             opened: Vec::new(),
             asked: Vec::new(),
             told: Vec::new(),
+            seen: BTreeMap::new(),
         }
     }
 
@@ -325,8 +443,12 @@ impl World {
             }
             n -= weight;
         };
-        if raw.odd % 4 == 0 {
+        if raw.odd.is_multiple_of(4) {
             self.pass(u64::from(raw.odd) * 8);
+        }
+        // The disk comes back before long, also where nothing else would say so.
+        if self.naive.paused && raw.pick.is_multiple_of(5) {
+            self.resume()?;
         }
         match kind {
             Restart => self.restart(raw, false)?,
@@ -343,6 +465,14 @@ impl World {
             }
         }
         self.look(raw)
+    }
+
+    fn agent(&self, raw: &Raw) -> Agent {
+        Agent::new(AGENTS[raw.agent % self.crowd.agents]).expect("a name")
+    }
+
+    fn target(&self, raw: &Raw) -> Target {
+        target(self.crowd.first_place + raw.place % self.crowd.places)
     }
 
     fn pass(&mut self, ms: u64) {
@@ -389,7 +519,7 @@ impl World {
             }
             Break => Command::Break { caller, who, id: self.lock_id(raw), reason: "stuck".into() },
             Status => {
-                let target = Some(target(raw.place)).filter(|_| raw.shared);
+                let target = Some(self.target(raw)).filter(|_| raw.shared);
                 Command::Status { caller, who: Some(who), target }
             }
             Bind => Command::Bind { caller, who: self.owner(raw), id: self.lock_id(raw), process: process(raw.lease) },
@@ -424,8 +554,8 @@ impl World {
     }
 
     fn who(&self, raw: &Raw) -> Who {
-        let agent = Agent::new(AGENTS[raw.agent]).expect("a name");
-        let session = self.session(raw).filter(|session| raw.odd % 3 == 0 && session.agent == agent);
+        let agent = self.agent(raw);
+        let session = self.session(raw).filter(|session| raw.odd.is_multiple_of(3) && session.agent == agent);
         Who { agent, session: session.map(|session| session.id) }
     }
 
@@ -456,7 +586,7 @@ impl World {
     fn place(&self, raw: &Raw) -> Target {
         match self.naive.locks.get(raw.pick % (self.naive.locks.len() + 2)) {
             Some(lock) => lock.ask.target.clone(),
-            None => target(raw.place),
+            None => self.target(raw),
         }
     }
 
@@ -498,7 +628,7 @@ impl World {
         // Few names, so that some are used again, with the same and with other parameters.
         let request = Some(raw.odd % 32).filter(|n| *n < 10).map(|n| RequestId::new(&format!("r{n}")).expect("an id"));
         Arc::new(Ask {
-            target: target(raw.place),
+            target: self.target(raw),
             mode: if raw.shared { Mode::Shared } else { Mode::Exclusive },
             who,
             lease: Lease { ttl, max_hold },
@@ -506,6 +636,7 @@ impl World {
             process: Some(process(raw.pick)),
             request,
             workspace: Workspace { root: b"/d"[..].into() },
+            os: false,
         })
     }
 
@@ -526,7 +657,7 @@ impl World {
         match raw.lease {
             0 => ask.mode = if raw.shared { Mode::Shared } else { Mode::Exclusive },
             1 => ask.lease.ttl += 1,
-            2 => ask.target = target(raw.place),
+            2 => ask.target = self.target(raw),
             3 => ask.who.session = None,
             4 => ask.note = Some("once more".into()),
             _ => {}
@@ -538,7 +669,7 @@ impl World {
         let session = Session {
             id: SessionId(1_000 + self.opened.len() as u64),
             secret: self.opened.len() as u128 * 7,
-            agent: Agent::new(AGENTS[raw.agent]).expect("a name"),
+            agent: self.agent(raw),
             process: Some(process(raw.pick)).filter(|_| raw.wait > 0),
             kind: if raw.shared { SessionKind::Library } else { SessionKind::Command },
             away_until: None,
@@ -572,6 +703,12 @@ impl World {
         if by_table != by_model {
             let (table, model) = (lines(&by_table), lines(&by_model));
             return Err(format!("the answers differ\n\ntable:\n{table}\n\nmodel:\n{model}"));
+        }
+        for said in &by_table {
+            let later = said.to.id != self.callers;
+            *self.seen.entry(outcome(&said.answer.reply, later)).or_default() += 1;
+            *self.seen.entry("loss told").or_default() += said.answer.lost.len();
+            *self.seen.entry("waiter told").or_default() += said.answer.wanted.len();
         }
         let numbers = self.numbers;
         self.write(&step)?;
@@ -698,7 +835,7 @@ impl World {
         if counts != rows {
             return Err(format!("the table counts {counts:?} where there are {rows:?}"));
         }
-        if raw.pick % 8 == 0 { self.its_own_rows() } else { Ok(()) }
+        if raw.pick.is_multiple_of(8) { self.its_own_rows() } else { Ok(()) }
     }
 
     /// The rows that the table would write anew are the fold of its records.

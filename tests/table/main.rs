@@ -2,6 +2,7 @@
 
 mod commands;
 mod deadlock;
+mod flocks;
 mod model;
 mod rules;
 

@@ -126,6 +126,7 @@ impl Naive {
     /// One command: what is due, one thing after the other; then the command; after each, whoever can be served.
     pub fn apply(&mut self, now: Now, command: &Command) -> Vec<Outgoing> {
         self.now = now;
+        self.waits_then.clear();
         if !matches!(command, Command::TakeBack { .. }) {
             self.do_what_is_due();
         }
@@ -136,6 +137,7 @@ impl Naive {
 
     pub fn resume(&mut self, now: Now) -> Vec<Outgoing> {
         self.now = now;
+        self.waits_then.clear();
         self.do_what_is_due();
         self.paused = false;
         self.serve();
@@ -150,6 +152,7 @@ impl Naive {
             Command::Lock { caller, ask, wait } => self.lock(caller, ask, wait),
             Command::WaitFree { caller, ask, wait } => self.ask(caller, ask, wait, false),
             Command::Unlock { caller, who, which } => self.unlock(caller, who, which),
+            Command::TakeBack { id, fence, was_known } => self.take_back(id, fence, was_known),
             Command::Renew { caller, who, which, ttl } => self.renew(caller, who, which, ttl),
             Command::Check { caller, who, target, fence } => self.check(caller, who, target, fence),
             Command::Break { caller, who, id, reason } => self.break_lock(caller, who, id, reason),
@@ -168,22 +171,12 @@ impl Naive {
                 }
                 self.answer(caller, Reply::Cancelled(was_waiting), None);
             }
-            Command::TakeBack { id, fence, was_known } => {
-                if self.held(id).is_none_or(|lock| lock.fence != fence) {
-                    return;
-                }
-                if was_known {
-                    self.let_go(id, EndReason::SessionEnded);
-                } else {
-                    self.end(id, EndReason::Released, false);
-                    self.ended.retain(|ended| ended.id != id);
-                }
-            }
             Command::LossesTold(ids) => {
                 for ended in self.ended.iter_mut().filter(|ended| ids.contains(&ended.id)) {
                     ended.untold = false;
                 }
             }
+            Command::Os { .. } => unreachable!("nothing here wants a flock; rules.rs tells of those"),
             Command::Tick => {}
         }
     }
@@ -261,7 +254,7 @@ impl Naive {
         }
         let about = Some((&ask.who, Some(&ask.target)));
         if let Some(lock) = held {
-            let granted = Granted { lock, already_held: true, resumed: false };
+            let granted = Granted { lock, already_held: false, resumed: false, again: true };
             self.answer(caller, Reply::Granted(Box::new(granted)), about);
         } else if let Some(waiter) = waits {
             self.back_in_line(caller, waiter);
@@ -303,7 +296,8 @@ impl Naive {
             return self.settle(caller, &ask, takes, chance);
         }
         if let Some(own) = self.own_obstacle(&ask) {
-            let refused = Refused { why: RefusedFor::OwnLock, holders: vec![own], more: 0, position: 1 };
+            let refused =
+                Refused { why: RefusedFor::OwnLock, holders: vec![own], more: 0, foreigner: None, position: 1 };
             return self.answer(caller, Reply::Refused(Box::new(refused)), Some((&ask.who, Some(&ask.target))));
         }
         if wait == Wait::Try {
@@ -318,7 +312,17 @@ impl Naive {
         };
         self.next_waiter += 1;
         let (since, caller) = (self.now, Some(caller));
-        self.waiters.push(Waiter { id: at, ask, takes, since, deadline, caller, absent_until: None });
+        self.waiters.push(Waiter {
+            id: at,
+            at_once: false,
+            ask,
+            takes,
+            since,
+            deadline,
+            caller,
+            absent_until: None,
+            os: OsWait::Idle,
+        });
     }
 
     /// What a request at `at` in the order of arrival comes to right now.
@@ -362,13 +366,24 @@ impl Naive {
                 (id, true, false)
             }
             Chance::Resume(id) => {
+                let before = self.held(id).expect("it is held").clone();
                 self.take_up(id, ask);
+                let actor = self.actor(&ask.who.agent, ask.who.session);
+                let is_mine =
+                    |w: &&Waiter| self.actor(&w.ask.who.agent, w.ask.who.session) == actor && w.caller.is_some();
+                let mine: Vec<Waiter> = self.waiters.iter().filter(is_mine).cloned().collect();
+                // Those who wait for the lock wait for this session now.
+                if mine.iter().any(|waiter| self.closes_a_cycle(&waiter.ask, waiter.id)) {
+                    self.put(before);
+                    let at = WaiterId(self.next_waiter);
+                    return self.refuse(caller, ask, at, RefusedFor::Deadlock(Vec::new()));
+                }
                 (id, false, true)
             }
             Chance::Clear => (self.grant(ask), false, false),
         };
         let lock = self.held(id).expect("it was just granted").clone();
-        self.answer(caller, Reply::Granted(Box::new(Granted { lock, already_held, resumed })), about);
+        self.answer(caller, Reply::Granted(Box::new(Granted { lock, already_held, resumed, again: false })), about);
     }
 
     fn grant(&mut self, ask: &Arc<Ask>) -> LockId {
@@ -382,6 +397,7 @@ impl Naive {
             since: self.now,
             expires: None,
             hold_until,
+            os: OsLock::None,
         };
         match ask.who.session {
             Some(session) => lock.custody = Custody::Session(session),
@@ -467,7 +483,7 @@ impl Naive {
     fn refuse(&mut self, caller: Caller, ask: &Ask, at: WaiterId, why: RefusedFor) {
         let holders = self.holders_against(&ask.who, &ask.target, ask.mode);
         let position = 1 + self.earlier(ask, at).len();
-        let refused = Refused { why, holders, more: 0, position };
+        let refused = Refused { why, holders, more: 0, foreigner: None, position };
         self.answer(caller, Reply::Refused(Box::new(refused)), Some((&ask.who, Some(&ask.target))));
     }
 
@@ -526,7 +542,7 @@ impl Naive {
         for waiter in self.waiters.iter().filter(|waiter| waiter.caller.is_some()) {
             links.extend(self.waits_for(&waiter.ask, waiter.id).into_iter().map(|(_, link)| link));
         }
-        self.waits_then = links;
+        self.waits_then.extend(links);
         reached.iter().any(|(actor, _)| *actor == goal)
     }
 
@@ -561,6 +577,18 @@ impl Naive {
         let ended = Ended { id, ask: lock.ask, fence: lock.fence, why, at: self.now, untold };
         self.ended.push(ended.clone());
         ended
+    }
+
+    /// An answer did not arrive: what it alone told of has never been, and what it changed of an old lock is let go.
+    fn take_back(&mut self, id: LockId, fence: Fence, was_known: bool) {
+        let Some(mut lock) = self.held(id).filter(|lock| lock.fence == fence).cloned() else { return };
+        if was_known {
+            lock.ask = Arc::new(Ask { request: None, ..(*lock.ask).clone() });
+            self.put(lock);
+            self.let_go(id, EndReason::SessionEnded);
+        } else {
+            self.locks.retain(|lock| lock.id != id);
+        }
     }
 
     /// What kept a lock alive is gone.
@@ -657,7 +685,15 @@ impl Naive {
                     return Err(lost(ended));
                 }
                 let holders = self.holders_over(target);
-                Err(if holders.is_empty() { Fault::NotFound } else { Fault::NotHolder(holders) })
+                Err(match holders.iter().find(|lock| lock.ask.who.agent == who.agent) {
+                    Some(own) => Fault::Invalid(format!(
+                        "you hold {} ({id}), not exactly this scope; `flockd unlock --id {id}` releases it",
+                        own.ask.target.scope,
+                        id = own.id
+                    )),
+                    None if holders.is_empty() => Fault::NotFound,
+                    None => Fault::NotHolder(holders),
+                })
             }
         }
     }
@@ -696,6 +732,9 @@ impl Naive {
     fn renew(&mut self, caller: Caller, who: Who, which: Which, ttl: Option<u64>) {
         if ttl.is_some_and(|ttl| ttl == 0 || ttl > limits::TTL_MAX) {
             return self.fail(caller, Fault::Invalid(String::new()));
+        }
+        if self.paused {
+            return self.fail(caller, Fault::Unavailable(String::new()));
         }
         let reply = match self.chosen(&who, &which) {
             Err(fault) => Reply::Failed(fault),
@@ -795,11 +834,9 @@ impl Naive {
             let is_named = target.is_none_or(|target| {
                 target.scope.covers(&ended.ask.target.scope) || ended.ask.target.scope.covers(&target.scope)
             });
-            let is_for = match ended.ask.who.session {
-                Some(session) if self.has_session(session) => who.session == Some(session),
-                _ => is_named,
-            };
-            if ended.untold && ended.ask.who.agent == who.agent && is_for {
+            let guard = self.sessions.iter().find(|session| Some(session.id) == ended.ask.who.session);
+            let is_meant = guard.map_or(is_named, |guard| who.session == Some(guard.id));
+            if ended.untold && ended.ask.who.agent == who.agent && is_meant {
                 lost.push(ended.clone());
             }
         }

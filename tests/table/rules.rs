@@ -121,6 +121,7 @@ impl Desk {
             process: None,
             request: self.request.take(),
             workspace: Workspace { root: b"/"[..].into() },
+            os: false,
         })
     }
 
@@ -174,6 +175,7 @@ impl Desk {
         match reply {
             Reply::Granted(granted) if granted.already_held => "already held".into(),
             Reply::Granted(granted) if granted.resumed => "resumed".into(),
+            Reply::Granted(granted) if granted.again => "granted again".into(),
             Reply::Granted(_) => "granted".into(),
             Reply::Refused(refused) => match &refused.why {
                 RefusedFor::Held => format!("held by {}", names(&refused.holders).join(" ")),
@@ -456,6 +458,18 @@ fn a_reader_does_not_overtake_a_writer_that_waits() {
 }
 
 #[test]
+fn whoever_passes_its_own_waiting_requests_is_served_behind_them() {
+    let mut desk = Desk::new();
+    desk.ask("zoe", "s /f");
+    desk.wait_for(SECOND, "bo", "x /f");
+    for words in ["x /f", "x /f", "s /f"] {
+        assert_eq!(desk.wait("ada", words), "waits");
+    }
+    desk.pass(SECOND);
+    assert_eq!(desk.news(), ["bo: timeout", "ada: granted"], "ada reads with zoe; its writers wait for zoe");
+}
+
+#[test]
 fn a_subtree_waits_for_all_in_it_and_keeps_later_ones_out() {
     let mut desk = Desk::new();
     desk.ask("ada", "x /d/f");
@@ -539,7 +553,7 @@ fn waiting_for_free_under_a_request_id_does_not_make_a_retry_lose_its_grant() {
     desk.ask("bo", "x /g");
     assert_eq!(desk.request("r1").wait_free("ada", "x /g"), "waits");
     desk.unlock("bo", "/g");
-    assert_eq!(desk.request("r1").ask("ada", "x /f"), "already held");
+    assert_eq!(desk.request("r1").ask("ada", "x /f"), "granted again");
     assert_eq!(desk.granted().id, id);
 }
 
@@ -768,7 +782,7 @@ fn a_retry_gets_the_same_grant_and_other_parameters_are_invalid() {
     let mut desk = Desk::new();
     desk.request("r1").ask("ada#1", "x /f");
     let first = desk.granted();
-    assert_eq!(desk.request("r1").ask("ada#1", "x /f"), "already held");
+    assert_eq!(desk.request("r1").ask("ada#1", "x /f"), "granted again");
     assert_eq!(desk.granted(), first);
     for (name, words) in [("ada#1", "s /f"), ("ada#1", "x /g"), ("ada#2", "x /f")] {
         assert_eq!(desk.request("r1").ask(name, words), "invalid", "{name} {words}");
@@ -811,7 +825,7 @@ fn nobody_releases_anothers_lock() {
     assert_eq!(desk.unlock("bo", &id.to_string()), "held by ada");
     assert_eq!(desk.unlock("bo", "all"), "released 0");
     assert_eq!(desk.unlock("ada", "/g"), "not found");
-    assert_eq!(desk.unlock("ada", "/"), "held by ada", "the exact scope is needed");
+    assert_eq!(desk.unlock("ada", "/"), "invalid", "the exact scope is needed");
     assert_eq!(desk.unlock("ada", &id.to_string()), "released 1");
     assert_eq!(desk.table.locks(), 0);
 }
@@ -870,10 +884,11 @@ fn a_guard_that_is_released_over_its_head_is_told() {
     let mut desk = Desk::new();
     desk.ask("ada#1", "x /f");
     assert_eq!(desk.unlock("ada", "/f"), "released 1");
-    assert_eq!(desk.told(), [], "whoever released it knows");
-    desk.ask("ada#1", "x /elsewhere");
-    assert_eq!(desk.told(), [EndReason::Released], "the session that believed to hold it does not");
-    desk.ask("ada#1", "x /f");
+    assert_eq!(desk.told(), [], "who released it knows");
+    desk.status("ada");
+    assert_eq!(desk.told(), [], "nobody else is told in the session's place");
+    assert_eq!(desk.ask("ada#1", "x /f"), "granted");
+    assert_eq!(desk.told(), [EndReason::Released], "its session is, before its next success");
     desk.unlock("ada#1", "/f");
     assert_eq!(desk.told(), [], "its own release is no news");
 }
@@ -1111,4 +1126,42 @@ fn every_grant_has_a_larger_fence_than_all_before_it() {
             desk.come_back("bo#1", 7);
         }
     }
+}
+
+#[test]
+fn a_session_cannot_take_up_a_lock_whose_waiters_it_waits_for() {
+    let mut desk = Desk::new();
+    desk.ask("ada", "x /a");
+    desk.ask("bo#1", "x /b");
+    assert_eq!(desk.wait("ada#2", "x /b"), "waits");
+    assert_eq!(desk.wait("bo#1", "x /a"), "waits");
+    assert!(desk.ask("ada#2", "x /a").starts_with("deadlock"), "bo waits for ada, ada's session for bo");
+    assert_eq!(desk.unlock("ada", "/a"), "released 1");
+    assert_eq!(desk.news(), ["bo#1: granted"]);
+}
+
+#[test]
+fn a_grant_that_is_taken_back_has_never_been() {
+    let mut desk = Desk::new();
+    desk.request("r1").ask("ada", "x /f");
+    let lock = desk.granted();
+    assert_eq!(desk.wait("bo", "x /f"), "waits");
+    desk.run(Command::TakeBack { id: lock.id, fence: Fence(lock.fence.0 + 1), was_known: false });
+    assert_eq!(desk.table.locks(), 1, "a later grant is not meant");
+    desk.run(Command::TakeBack { id: lock.id, fence: lock.fence, was_known: false });
+    assert_eq!(desk.news(), ["bo: granted"]);
+    assert_eq!(desk.request("r1").ask("ada", "x /f"), "held by bo", "its request id is as good as new");
+}
+
+#[test]
+fn a_lock_whose_resumption_is_taken_back_runs_on_as_a_lease_and_can_be_resumed_anew() {
+    let mut desk = Desk::new();
+    desk.ask("ada#1", "x /f");
+    desk.run(Command::EndSession(SessionId(100)));
+    assert_eq!(desk.request("r1").ask("ada#2", "x /f"), "resumed");
+    let lock = desk.granted();
+    desk.run(Command::TakeBack { id: lock.id, fence: lock.fence, was_known: true });
+    assert_eq!(desk.ask("bo", "x /f"), "held by ada", "its lease is promised");
+    assert_eq!(desk.request("r1").ask("ada#2", "x /f"), "resumed");
+    assert!(desk.granted().fence > lock.fence);
 }

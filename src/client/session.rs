@@ -1,0 +1,197 @@
+//! An agent's session and the directory it looks from: the handles that locks are asked for with.
+
+use super::guard::LockRequest;
+use super::values::{Check, Error, Holder, Loss, Status};
+use super::{ClientError, Connection, place, unexpected};
+use crate::wire::{self, Body, Op, Request};
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// One session of one agent: a connection of its own that holds guards, and is given back what it held when the
+/// daemon is restarted.
+///
+/// Clones are the same session. Sessions exclude each other, also two of one agent; so threads that must exclude each
+/// other have a session each, and threads that share one share its locks: who asks again in the same session for what
+/// it holds is refused at once and finds its own lock named, instead of waiting for itself.
+///
+/// The session ends when the last of its handles and guards is dropped, or its process dies. Then its locks with a
+/// [`ttl`](LockRequest::ttl) of zero are free, and all others are left to their leases, until which a new session of
+/// the agent takes them up again.
+///
+/// Scopes are as in [`Workspace::lock`]; relative ones begin in the working directory at the time of
+/// [`Client::agent`](super::Client::agent).
+#[derive(Clone)]
+pub struct Session {
+    here: Workspace,
+}
+
+impl Session {
+    pub(super) fn new(connection: Connection) -> Session {
+        Session { here: Workspace { connection: Arc::new(connection), root: None } }
+    }
+
+    /// In whose name it asks.
+    pub fn agent(&self) -> &str {
+        self.here.connection.agent().map_or("", |agent| agent.as_str())
+    }
+
+    /// Its id, `se_…`.
+    pub fn id(&self) -> String {
+        self.here.connection.session_id().unwrap_or_default()
+    }
+
+    /// The same session, looking from another directory: relative scopes begin there, and answers and events name
+    /// files from there. It does not narrow exclusion.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] if `root` is no directory.
+    ///
+    /// # Examples
+    /// ```
+    /// # let kept = tempfile::tempdir()?;
+    /// # let coordinator = flockd::Coordinator::open(kept.path().join("home"))?;
+    /// # let root = kept.path().join("project");
+    /// # std::fs::create_dir(&root)?;
+    /// let workspace = coordinator.agent("claw-1")?.workspace(&root)?;
+    /// assert_eq!(workspace.lock("data.json").acquire()?.file_id(), "data.json");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn workspace(&self, root: impl AsRef<Path>) -> Result<Workspace, Error> {
+        let root = place::directory(root.as_ref()).map_err(|error| Error::invalid(error.0))?;
+        Ok(Workspace { connection: self.here.connection.clone(), root: Some(root) })
+    }
+
+    /// Asks for a lock; see [`Workspace::lock`].
+    pub fn lock(&self, scope: impl AsRef<Path>) -> LockRequest {
+        self.here.lock(scope)
+    }
+
+    /// Asks whether the agent may write now; see [`Workspace::check`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn check(&self, scope: impl AsRef<Path>) -> Result<Check, Error> {
+        self.here.check(scope)
+    }
+
+    /// Releases what the agent holds on exactly this scope; see [`Workspace::unlock`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn unlock(&self, scope: impl AsRef<Path>) -> Result<Vec<Holder>, Error> {
+        self.here.unlock(scope)
+    }
+
+    /// Releases everything that the agent holds, in whatever session, and names it. Guards elsewhere have lost their
+    /// locks then and are told so.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn unlock_all(&self) -> Result<Vec<Holder>, Error> {
+        self.here.release(Request { all: true, ..Request::new(Op::Unlock) })
+    }
+
+    /// Who holds and who waits, in the whole home.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn status(&self) -> Result<Status, Error> {
+        status(&self.here.connection, Request::new(Op::Status))
+    }
+
+    /// Losses that this session was told of and that belong to no guard of it: locks that the agent took elsewhere, or
+    /// [kept](super::LockGuard::keep). Each is told once; they come with answers, so that this asks nobody.
+    pub fn take_notices(&self) -> Vec<Loss> {
+        self.here.connection.take_notices().into_iter().map(Loss::from).collect()
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("agent", &self.agent()).field("id", &self.id()).finish()
+    }
+}
+
+/// A session that looks from a directory; see [`Session::workspace`].
+#[derive(Clone)]
+pub struct Workspace {
+    connection: Arc<Connection>,
+    /// None where the greeting said it.
+    root: Option<PathBuf>,
+}
+
+impl Workspace {
+    /// The directory, canonical; none for the place that the session itself looks from.
+    pub fn root(&self) -> Option<&Path> {
+        self.root.as_deref()
+    }
+
+    /// Asks for a lock on `scope`, exclusive and for at most 25 s unless said otherwise;
+    /// [`acquire`](LockRequest::acquire) sends the request.
+    ///
+    /// A scope is a file, which need not exist yet; a directory and everything below it (one that exists, or a name
+    /// that ends in `/`); or `@name`, a resource that is no file (`./@name` is the file). Names are bytes and are
+    /// taken literally: there are no patterns, `app/[id]/page.tsx` is a file.
+    pub fn lock(&self, scope: impl AsRef<Path>) -> LockRequest {
+        LockRequest::new(self.connection.clone(), self.about(Op::Lock, scope.as_ref()))
+    }
+
+    /// Asks whether the agent may write to `scope` now: whether it holds it exclusively, in any session. The answer is
+    /// true for the moment in which it was given; a guard's own [`fence`](super::LockGuard::fence) is what protects a
+    /// write.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn check(&self, scope: impl AsRef<Path>) -> Result<Check, Error> {
+        match self.connection.call(self.about(Op::Check, scope.as_ref()))?.ok {
+            Some(Body::Check(body)) => Ok(body.into()),
+            other => Err(unexpected(other.as_ref()).into()),
+        }
+    }
+
+    /// Who holds and who waits for anything that overlaps `scope`.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn status(&self, scope: impl AsRef<Path>) -> Result<Status, Error> {
+        status(&self.connection, self.about(Op::Status, scope.as_ref()))
+    }
+
+    /// Releases what the agent holds on exactly this scope, in whatever session, and names it. A guard whose lock is
+    /// released over its head has lost it.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] with code `not_found`, `not_holder` or `lost` if the agent holds nothing there, and others
+    /// of [`Error`].
+    pub fn unlock(&self, scope: impl AsRef<Path>) -> Result<Vec<Holder>, Error> {
+        self.release(self.about(Op::Unlock, scope.as_ref()))
+    }
+
+    fn release(&self, request: Request) -> Result<Vec<Holder>, Error> {
+        match self.connection.call(request)?.ok {
+            Some(Body::Released(locks)) => Ok(locks.into_iter().map(Holder::from).collect()),
+            other => Err(unexpected(other.as_ref()).into()),
+        }
+    }
+
+    fn about(&self, op: Op, scope: &Path) -> Request {
+        let text = |path: &Path| wire::escape(path.as_os_str().as_bytes());
+        Request { scope: Some(text(scope)), workspace: self.root.as_deref().map(text), ..Request::new(op) }
+    }
+}
+
+impl fmt::Debug for Workspace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let agent = self.connection.agent().map(|agent| agent.as_str());
+        f.debug_struct("Workspace").field("agent", &agent).field("root", &self.root).finish()
+    }
+}
+
+pub(super) fn status(connection: &Connection, request: Request) -> Result<Status, Error> {
+    match connection.call(request).map_err(|error: ClientError| Error::from(error))?.ok {
+        Some(Body::Status(body)) => Ok(body.into()),
+        other => Err(unexpected(other.as_ref()).into()),
+    }
+}

@@ -1,0 +1,375 @@
+//! The flocks that keep programs out which know nothing but flock(2): one on each file, shared by all our locks there.
+//!
+//! The table has excluded our own from each other before it asks, so here they share one descriptor: what one lock
+//! lets go passes to the next without a gap. What the file system could make wait is left to a file thread.
+
+use crate::model::{Foreigner, LockId, Mode, OsAnswer, Wall};
+use crate::os::mounts;
+use crate::scope::{FileId, Target};
+use fs4::TryLockError;
+use rustix::fs::{FileType, OFlags, ResolveFlags, StatxFlags};
+use rustix::io::Errno;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Descriptors of one process that are looked through for the file that it is said to hold.
+const FDS_LOOKED_AT: usize = 1_024;
+
+/// All flocks of a daemon.
+#[derive(Debug, Default)]
+pub struct Flocks {
+    files: HashMap<FileId, Held>,
+    of_lock: HashMap<LockId, FileId>,
+    /// Locks whose file a file thread is opening.
+    opening: HashSet<LockId>,
+}
+
+#[derive(Debug)]
+struct Held {
+    file: File,
+    mode: Mode,
+    users: BTreeMap<LockId, Mode>,
+}
+
+/// A file to be opened and flocked by a file thread.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// For which lock.
+    pub lock: LockId,
+    /// Canonical path.
+    pub path: Box<[u8]>,
+    /// How.
+    pub mode: Mode,
+    /// When, for messages.
+    pub now: Wall,
+}
+
+/// What came of an [`Opening`].
+#[derive(Debug)]
+pub struct Opened {
+    /// For which lock.
+    pub lock: LockId,
+    /// How it was asked for.
+    pub mode: Mode,
+    /// The flocked file, or the answer that there is none.
+    pub result: Result<(File, FileId), OsAnswer>,
+}
+
+impl Flocks {
+    /// Tries to flock the file of a target for a lock. None if a file thread has to: see [`Flocks::opening`].
+    pub fn want(&mut self, lock: LockId, target: &Target, mode: Mode, now: Wall) -> Option<OsAnswer> {
+        let Some((path, id)) = target.scope.path().zip(target.own_id()) else { return Some(OsAnswer::Unable) };
+        if let Some(held) = self.files.get_mut(&id) {
+            let answer = held.share(lock, mode, now);
+            if answer == OsAnswer::Held {
+                self.of_lock.insert(lock, id);
+            }
+            return Some(answer);
+        }
+        if !mounts::is_local_device(id.device) {
+            return None;
+        }
+        match open(path, ResolveFlags::CACHED | ResolveFlags::NO_SYMLINKS) {
+            Err(Errno::AGAIN | Errno::NOSYS | Errno::PERM) => None,
+            result => Some(self.opened(Opened { lock, mode, result: flock(result, mode, now) })),
+        }
+    }
+
+    /// Notes that a file thread opens the file of a lock, and gives what it needs to know.
+    pub fn opening(&mut self, lock: LockId, target: &Target, mode: Mode, now: Wall) -> Opening {
+        self.opening.insert(lock);
+        Opening { lock, path: target.scope.path().unwrap_or_default().into(), mode, now }
+    }
+
+    /// Takes over what a file thread has opened. None if the lock is not wanted any more.
+    pub fn finish(&mut self, opened: Opened) -> Option<OsAnswer> {
+        self.opening.remove(&opened.lock).then(|| self.opened(opened))
+    }
+
+    fn opened(&mut self, opened: Opened) -> OsAnswer {
+        let Opened { lock, mode, result } = opened;
+        match result {
+            Err(answer) => answer,
+            Ok((file, id)) => {
+                // Another lock of ours may have come by the same file meanwhile: its descriptor is kept, ours is one
+                // flock more on the way out.
+                let held = self.files.entry(id).or_insert_with(|| Held { file, mode, users: BTreeMap::new() });
+                held.users.insert(lock, mode);
+                self.of_lock.insert(lock, id);
+                OsAnswer::Held
+            }
+        }
+    }
+
+    /// A lock does not want its flock any longer.
+    pub fn release(&mut self, lock: LockId) {
+        self.opening.remove(&lock);
+        let Some(id) = self.of_lock.remove(&lock) else { return };
+        let held = self.files.get_mut(&id).expect("both maps have it");
+        held.users.remove(&lock);
+        match held.users.values().max() {
+            // Closing the only descriptor ends the flock.
+            None => drop(self.files.remove(&id)),
+            Some(&Mode::Shared) if held.mode == Mode::Exclusive => {
+                // Foreign readers may come in again; that fails only for file systems that lost the flock anyway.
+                if fs4::FileExt::try_lock_shared(&held.file).is_ok() {
+                    held.mode = Mode::Shared;
+                }
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// How many files are flocked.
+    pub fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+}
+
+impl Held {
+    /// One lock of ours more on a file that is flocked already, in a stronger mode if need be.
+    fn share(&mut self, lock: LockId, mode: Mode, now: Wall) -> OsAnswer {
+        if mode > self.mode {
+            // The kernel lets go of the shared flock before it tries the exclusive one, so a failure leaves none. The
+            // locks that still share it are on their way out, or get it back.
+            match fs4::FileExt::try_lock(&self.file) {
+                Ok(()) => self.mode = mode,
+                Err(error) => {
+                    let by = answer_to(&error, &self.file, mode, now);
+                    // If a foreigner came in between, these few are not protected from it; nobody of ours is harmed.
+                    let _ = fs4::FileExt::try_lock_shared(&self.file);
+                    return by;
+                }
+            }
+        }
+        self.users.insert(lock, mode);
+        OsAnswer::Held
+    }
+}
+
+/// Opens and flocks as a file thread does: for as long as the file system takes.
+pub fn open_and_flock(opening: &Opening) -> Opened {
+    let result = flock(open(&opening.path, ResolveFlags::NO_SYMLINKS), opening.mode, opening.now);
+    Opened { lock: opening.lock, mode: opening.mode, result }
+}
+
+/// Opens a regular file or a directory for nothing but its flock. Anything else could do things when it is opened.
+fn open(path: &[u8], how: ResolveFlags) -> Result<(File, FileId), Errno> {
+    let path_only = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = rustix::fs::Mode::empty();
+    let found = rustix::fs::openat2(rustix::fs::CWD, path, path_only, mode, how)?;
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode);
+    if !matches!(kind, FileType::RegularFile | FileType::Directory) {
+        return Err(Errno::INVAL);
+    }
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let file = File::from(rustix::fs::openat2(rustix::fs::CWD, path, flags, mode, how)?);
+    let wanted = StatxFlags::INO | StatxFlags::BTIME | StatxFlags::TYPE;
+    let flags = rustix::fs::AtFlags::EMPTY_PATH;
+    let stat = rustix::fs::statx(&file, c"", flags, wanted)?;
+    let kind = FileType::from_raw_mode(stat.stx_mode.into());
+    // Replaced in between by something that must not be opened: what was done is done, but it goes no further.
+    if !matches!(kind, FileType::RegularFile | FileType::Directory) {
+        return Err(Errno::INVAL);
+    }
+    Ok((file, super::paths::identity_of(&stat)))
+}
+
+fn flock(opened: Result<(File, FileId), Errno>, mode: Mode, now: Wall) -> Result<(File, FileId), OsAnswer> {
+    let (file, id) = opened.map_err(|_| OsAnswer::Unable)?;
+    let taken = match mode {
+        Mode::Shared => fs4::FileExt::try_lock_shared(&file),
+        Mode::Exclusive => fs4::FileExt::try_lock(&file),
+    };
+    match taken {
+        Ok(()) => Ok((file, id)),
+        Err(error) => Err(answer_to(&error, &file, mode, now)),
+    }
+}
+
+fn answer_to(error: &TryLockError, file: &File, wanted: Mode, now: Wall) -> OsAnswer {
+    match error {
+        TryLockError::WouldBlock => OsAnswer::Busy(foreigner(file, wanted, now)),
+        TryLockError::Error(_) => OsAnswer::Unable,
+    }
+}
+
+// ── Who ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Who holds a flock on this file, as far as `/proc` knows.
+///
+/// The kernel's table names the process that took the flock. It may have died and left the file to a child, or its
+/// number may be another's by now: so it is believed only if the process has the file open.
+fn foreigner(file: &File, wanted: Mode, seen: Wall) -> Foreigner {
+    // Who is in the way of a reader writes; of a writer it could be either, and the table says which.
+    let unknown = Foreigner { pid: None, command: None, mode: Mode::Exclusive, seen };
+    let (Ok(stat), Ok(table)) = (rustix::fs::fstat(file), std::fs::read("/proc/locks")) else { return unknown };
+    let (device, inode) = (stat.st_dev, stat.st_ino);
+    let name = format!("{:02x}:{:02x}:{inode}", rustix::fs::major(device), rustix::fs::minor(device));
+    let lines = table.split(|&byte| byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok());
+    let found = lines.filter_map(|line| entry(line, &name)).find(|(mode, _)| mode.excludes(wanted));
+    let Some((mode, pid)) = found else { return unknown };
+    let has_it = has_open(pid, device, inode);
+    let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok().filter(|_| has_it);
+    Foreigner { pid: has_it.then_some(pid), command: command.map(|name| name.trim_end().into()), mode, seen }
+}
+
+/// Reads `7: FLOCK  ADVISORY  WRITE 1234 fe:00:131 0 EOF`: mode and process, if it is a flock held on this file.
+fn entry(line: &str, file: &str) -> Option<(Mode, u32)> {
+    let mut words = line.split_ascii_whitespace();
+    let _number = words.next()?;
+    // `->` stands before one that waits.
+    if words.next()? != "FLOCK" {
+        return None;
+    }
+    let _advisory = words.next()?;
+    let mode = match words.next()? {
+        "WRITE" => Mode::Exclusive,
+        "READ" => Mode::Shared,
+        _ => return None,
+    };
+    let pid = words.next()?.parse().ok()?;
+    (words.next()? == file).then_some((mode, pid))
+}
+
+fn has_open(pid: u32, device: u64, inode: u64) -> bool {
+    let Ok(fds) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    fds.flatten().take(FDS_LOOKED_AT).any(|fd| {
+        let path = fd.path();
+        let path: &Path = &path;
+        rustix::fs::stat(path.as_os_str().as_bytes()).is_ok_and(|stat| stat.st_dev == device && stat.st_ino == inode)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::paths::{self, Look};
+    use std::process::{Command, Stdio};
+
+    const NOW: Wall = Wall(7);
+
+    fn target(path: &Path) -> Target {
+        paths::target(b"/", path.as_os_str().as_bytes(), Look::Thorough).unwrap()
+    }
+
+    /// Whether a program that knows only flock(2) gets the file.
+    fn foreign(path: &Path, mode: &str) -> bool {
+        Command::new("flock").args(["-n", mode]).arg(path).arg("true").status().unwrap().success()
+    }
+
+    /// Wants it, through a file thread's way if the memory does not tell.
+    fn want(flocks: &mut Flocks, lock: u64, path: &Path, mode: Mode) -> OsAnswer {
+        let (lock, target) = (LockId(lock), target(path));
+        flocks.want(lock, &target, mode, NOW).unwrap_or_else(|| {
+            let opening = flocks.opening(lock, &target, mode, NOW);
+            flocks.finish(open_and_flock(&opening)).unwrap()
+        })
+    }
+
+    #[test]
+    fn readers_share_one_flock_and_the_last_one_frees_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, "").unwrap();
+        let mut flocks = Flocks::default();
+        assert_eq!(want(&mut flocks, 1, &path, Mode::Shared), OsAnswer::Held);
+        assert_eq!(want(&mut flocks, 2, &path, Mode::Shared), OsAnswer::Held);
+        assert_eq!(flocks.len(), 1);
+        assert!(foreign(&path, "-s") && !foreign(&path, "-x"));
+        flocks.release(LockId(1));
+        assert!(!foreign(&path, "-x"));
+        flocks.release(LockId(2));
+        assert!(foreign(&path, "-x") && flocks.is_empty());
+    }
+
+    #[test]
+    fn a_writers_flock_passes_on_without_a_gap() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut flocks = Flocks::default();
+        assert_eq!(want(&mut flocks, 1, dir.path(), Mode::Exclusive), OsAnswer::Held);
+        assert!(!foreign(dir.path(), "-s"));
+        // The next one is asked for before the last one is let go.
+        assert_eq!(want(&mut flocks, 2, dir.path(), Mode::Shared), OsAnswer::Held);
+        assert!(!foreign(dir.path(), "-s"));
+        flocks.release(LockId(1));
+        assert!(foreign(dir.path(), "-s") && !foreign(dir.path(), "-x"));
+        assert_eq!(want(&mut flocks, 3, dir.path(), Mode::Exclusive), OsAnswer::Held);
+        flocks.release(LockId(2));
+        assert!(!foreign(dir.path(), "-s"));
+        flocks.release(LockId(3));
+        assert!(foreign(dir.path(), "-x"));
+    }
+
+    #[test]
+    fn a_foreign_holder_is_named_by_process_and_command() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, "").unwrap();
+        let mut child = Command::new("flock")
+            .args(["-x"])
+            .arg(&path)
+            .args(["sh", "-c", "echo held; cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut word = [0; 5];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut word).unwrap();
+        let mut flocks = Flocks::default();
+        let OsAnswer::Busy(by) = want(&mut flocks, 1, &path, Mode::Shared) else { panic!("it is held") };
+        assert_eq!((by.mode, by.seen), (Mode::Exclusive, NOW));
+        assert_eq!((by.pid, by.command.as_deref()), (Some(child.id()), Some("flock")));
+        assert!(flocks.is_empty());
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert_eq!(want(&mut flocks, 1, &path, Mode::Exclusive), OsAnswer::Held);
+    }
+
+    #[test]
+    fn what_is_no_file_or_not_there_is_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+        let mut flocks = Flocks::default();
+        assert_eq!(want(&mut flocks, 1, &fifo, Mode::Exclusive), OsAnswer::Unable);
+        let gone = dir.path().join("gone");
+        std::fs::write(&gone, "").unwrap();
+        let target = target(&gone);
+        std::fs::remove_file(&gone).unwrap();
+        let opening = flocks.opening(LockId(1), &target, Mode::Exclusive, NOW);
+        assert_eq!(flocks.finish(open_and_flock(&opening)), Some(OsAnswer::Unable));
+    }
+
+    #[test]
+    fn what_is_not_wanted_any_more_when_it_comes_is_let_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut flocks = Flocks::default();
+        let opening = flocks.opening(LockId(1), &target(dir.path()), Mode::Exclusive, NOW);
+        flocks.release(LockId(1));
+        assert_eq!(flocks.finish(open_and_flock(&opening)), None);
+        assert!(foreign(dir.path(), "-x"));
+    }
+
+    #[test]
+    fn only_held_flocks_on_the_very_file_are_read_from_the_kernels_table() {
+        let file = "fe:00:131";
+        assert_eq!(entry("1: FLOCK  ADVISORY  WRITE 1234 fe:00:131 0 EOF", file), Some((Mode::Exclusive, 1234)));
+        assert_eq!(entry("1: FLOCK  ADVISORY  READ  1234 fe:00:131 0 EOF", file), Some((Mode::Shared, 1234)));
+        for line in [
+            "1: -> FLOCK  ADVISORY  WRITE 1234 fe:00:131 0 EOF",
+            "1: POSIX  ADVISORY  WRITE 1234 fe:00:131 0 EOF",
+            "1: FLOCK  ADVISORY  WRITE 1234 fe:00:1311 0 EOF",
+            "",
+        ] {
+            assert_eq!(entry(line, file), None, "{line}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The operating system's say: a grant on a file waits until its flock is ours, too.
+//!
+//! What ours let through is not granted yet: it keeps its place, which reserves the scope, and its flock is tried. A
+//! foreign program that holds the file keeps it waiting as a holder of ours would, only that nothing tells when it
+//! lets go: so it is tried again in pauses. Where there is nothing to flock, or no way to, ours is granted all the
+//! same and says so; our own exclusion never rests on flock.
+
+use super::ask::Verdict;
+use super::{LockTable, Step};
+use crate::limits;
+use crate::model::*;
+
+/// Whether a request wants a flock and names something that could have one.
+pub(super) fn wants_flock(ask: &Ask) -> bool {
+    ask.os && ask.target.own_id().is_some()
+}
+
+impl LockTable {
+    /// Asks the system for the flock of a request that ours have let through. It stays in the queue meanwhile.
+    pub(super) fn ask_system(&mut self, step: &mut Step, id: WaiterId, pause: u64) {
+        let waiter = self.state.waiters[&id].clone();
+        let lock = LockId(self.fresh_fence().0);
+        let (target, mode) = (waiter.ask.target.clone(), waiter.ask.mode);
+        self.set(step, Record::Waiter(id, Some(Waiter { os: OsWait::Asked { lock, pause }, ..waiter })));
+        step.effects.push(Effect::WantOs { lock, target, mode });
+    }
+
+    /// The system has answered.
+    pub(super) fn system_answered(&mut self, now: Now, step: &mut Step, lock: LockId, answer: OsAnswer) {
+        if let Some(&id) = self.state.waits_of_lock.get(&lock) {
+            self.answered_waiter(now, step, id, lock, answer);
+        } else if self.state.locks.get(&lock).is_some_and(|held| held.os == OsLock::Asked) {
+            self.answered_holder(now, step, lock, answer);
+        } else if answer == OsAnswer::Held {
+            // Cancelled, refused or released while the system was asked.
+            step.effects.push(Effect::DropOs { lock });
+        }
+    }
+
+    fn answered_waiter(&mut self, now: Now, step: &mut Step, id: WaiterId, lock: LockId, answer: OsAnswer) {
+        let waiter = self.state.waiters[&id].clone();
+        let OsWait::Asked { pause, .. } = waiter.os else { unreachable!("the index holds those that have asked") };
+        let Some(caller) = waiter.caller else { unreachable!("who is absent asks for nothing") };
+        if let OsAnswer::Busy(by) = answer {
+            if waiter.at_once {
+                let refused = self.refused(&waiter.ask, id, RefusedFor::Held);
+                let refused = Refused { foreigner: Some(by), ..refused };
+                self.take_out(step, id);
+                return self.refuse(step, caller, &waiter.ask, refused);
+            }
+            let pause = (pause * 2).clamp(limits::OS_PAUSE_FIRST, limits::OS_PAUSE_MAX);
+            let os = OsWait::Busy { by, again: now.mono.after(pause), pause };
+            return self.set(step, Record::Waiter(id, Some(Waiter { os, ..waiter })));
+        }
+        if let Some(why) = self.paused.clone() {
+            if waiter.at_once {
+                self.take_out(step, id);
+                return self.fail(step, caller, Fault::Unavailable(why));
+            }
+            return self.go_back(step, waiter);
+        }
+        match self.verdict(&waiter.ask, id) {
+            // An agent's own locks pass by its queue: something came in between, and the flock is tried anew later.
+            Verdict::Blocked => self.go_back(step, waiter),
+            Verdict::Clear => {
+                let os = if answer == OsAnswer::Held { OsLock::Held } else { OsLock::None };
+                self.set(step, Record::Waiter(id, None));
+                let lock = self.grant(now, step, &waiter.ask, Some(lock), os);
+                let granted = Granted { lock, already_held: false, resumed: false, again: false };
+                self.answer_grant(step, caller, &waiter.ask, granted);
+            }
+            verdict => {
+                self.take_out(step, id);
+                self.settle(now, step, caller, &waiter.ask, true, verdict);
+            }
+        }
+    }
+
+    /// Back to where only ours are in the way; what was asked of the system is not wanted any more.
+    fn go_back(&mut self, step: &mut Step, waiter: Waiter) {
+        self.forget_flock(step, &waiter);
+        self.set(step, Record::Waiter(waiter.id, Some(Waiter { os: OsWait::Idle, ..waiter })));
+    }
+
+    /// Tells the system that a waiting request does not want its flock any more.
+    pub(super) fn forget_flock(&mut self, step: &mut Step, waiter: &Waiter) {
+        if let OsWait::Asked { lock, .. } = waiter.os {
+            step.effects.push(Effect::DropOs { lock });
+        }
+    }
+
+    /// A foreigner held the file when it was last tried: once more.
+    pub(super) fn try_again(&mut self, step: &mut Step, id: WaiterId, pause: u64) {
+        match self.paused {
+            None => self.ask_system(step, id, pause),
+            Some(_) => {
+                let waiter = self.state.waiters[&id].clone();
+                self.set(step, Record::Waiter(id, Some(Waiter { os: OsWait::Idle, ..waiter })));
+            }
+        }
+    }
+
+    // ── Locks that are held already ─────────────────────────────────────────────────────────────────────────────────
+
+    /// Takes the flock of a lock that a restart brought back, or tries a contested one again.
+    pub(super) fn retake(&mut self, step: &mut Step, id: LockId) {
+        let lock = self.state.locks[&id].clone();
+        let (target, mode) = (lock.ask.target.clone(), lock.ask.mode);
+        self.put_lock(step, Lock { os: OsLock::Asked, ..lock });
+        step.effects.push(Effect::WantOs { lock: id, target, mode });
+    }
+
+    fn answered_holder(&mut self, now: Now, step: &mut Step, id: LockId, answer: OsAnswer) {
+        let lock = self.state.locks[&id].clone();
+        let os = match answer {
+            OsAnswer::Held => OsLock::Held,
+            OsAnswer::Unable => OsLock::None,
+            OsAnswer::Busy(by) => OsLock::Contested { by, again: now.mono.after(limits::OS_PAUSE_MAX) },
+        };
+        self.put_lock(step, Lock { os, ..lock });
+    }
+}

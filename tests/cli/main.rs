@@ -1,0 +1,12 @@
+//! The program as its users run it: real processes, a real daemon for each test, and kill -9.
+#![cfg(feature = "cli")]
+
+mod daemon;
+mod deadlock;
+mod errors;
+mod help;
+mod locks;
+mod restart;
+mod run;
+mod storm;
+mod util;

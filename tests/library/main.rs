@@ -1,0 +1,9 @@
+//! The library as programs use it: real coordinators, sockets, processes and files.
+#![cfg(feature = "cli")]
+
+mod daemon;
+mod embedded;
+mod guards;
+mod losses;
+mod sessions;
+mod util;

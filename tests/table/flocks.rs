@@ -1,0 +1,278 @@
+//! The operating system's say, one claim a test: what ours let through is granted when its flock is ours, too.
+
+use flockd::limits;
+use flockd::model::*;
+use flockd::scope::{FileId, Scope, Target};
+use flockd::table::LockTable;
+use std::sync::Arc;
+
+/// A table with a system that answers what a test says.
+struct Desk {
+    table: LockTable,
+    now: Now,
+    calls: u64,
+    /// Wishes that the system has not answered.
+    wanted: Vec<LockId>,
+    dropped: Vec<LockId>,
+    replies: Vec<(u64, Reply)>,
+}
+
+fn file(exists: bool) -> Target {
+    let id = |inode| FileId { device: 1, inode, birth: 0 };
+    let ids = if exists { vec![id(1), id(2)] } else { vec![id(1)] };
+    Target { scope: Scope::File(b"/f"[..].into()), ids: ids.into() }
+}
+
+fn foreigner() -> Foreigner {
+    Foreigner { pid: Some(9), command: Some("vim".into()), mode: Mode::Exclusive, seen: Wall(3) }
+}
+
+impl Desk {
+    fn new() -> Desk {
+        Desk {
+            table: LockTable::new(100, 100),
+            now: Now { mono: Moment(1_000), wall: Wall(5) },
+            calls: 0,
+            wanted: Vec::new(),
+            dropped: Vec::new(),
+            replies: Vec::new(),
+        }
+    }
+
+    fn run(&mut self, command: Command) {
+        let step = self.table.apply(self.now, command);
+        self.keep(step);
+    }
+
+    fn keep(&mut self, step: flockd::table::Step) {
+        for effect in &step.effects {
+            match effect {
+                Effect::WantOs { lock, .. } => self.wanted.push(*lock),
+                Effect::DropOs { lock } => {
+                    self.wanted.retain(|wanted| wanted != lock);
+                    self.dropped.push(*lock);
+                }
+            }
+        }
+        self.replies.extend(step.replies.iter().map(|reply| (reply.to.id, reply.answer.reply.clone())));
+    }
+
+    fn ask_for(&mut self, target: Target, agent: &str, mode: Mode, wait: Wait) -> u64 {
+        self.calls += 1;
+        let ask = Arc::new(Ask {
+            target,
+            mode,
+            who: Who { agent: Agent::new(agent).unwrap(), session: None },
+            lease: Lease { ttl: limits::HOUR, max_hold: None },
+            note: None,
+            process: None,
+            request: None,
+            workspace: Workspace { root: b"/"[..].into() },
+            os: true,
+        });
+        self.run(Command::Lock { caller: Caller { conn: 1, id: self.calls }, ask, wait });
+        self.calls
+    }
+
+    fn ask(&mut self, agent: &str, mode: Mode, wait: Wait) -> u64 {
+        self.ask_for(file(true), agent, mode, wait)
+    }
+
+    fn answer(&mut self, answer: OsAnswer) {
+        let lock = self.wanted.remove(0);
+        self.run(Command::Os { lock, answer });
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.now.mono = self.now.mono.after(ms);
+        self.run(Command::Tick);
+    }
+
+    fn granted(&self, call: u64) -> Option<Lock> {
+        self.replies.iter().find_map(|(to, reply)| match reply {
+            Reply::Granted(granted) if *to == call => Some(granted.lock.clone()),
+            _ => None,
+        })
+    }
+
+    fn refused(&self, call: u64) -> Option<Refused> {
+        self.replies.iter().find_map(|(to, reply)| match reply {
+            Reply::Refused(refused) if *to == call => Some((**refused).clone()),
+            _ => None,
+        })
+    }
+
+    fn unlock(&mut self, agent: &str) {
+        let who = Who { agent: Agent::new(agent).unwrap(), session: None };
+        self.run(Command::Unlock { caller: None, who, which: Which::All });
+    }
+
+    fn restart(&mut self) {
+        // What the system gave, it has taken back by the death of the daemon.
+        let forget = |record: Record| match record {
+            Record::Lock(id, Some(lock)) => Record::Lock(id, Some(Lock { os: OsLock::None, ..lock })),
+            Record::Waiter(id, Some(waiter)) => {
+                Record::Waiter(id, Some(Waiter { os: OsWait::Idle, caller: None, ..waiter }))
+            }
+            other => other,
+        };
+        self.wanted.clear();
+        let rows = self.table.rows().into_iter().map(forget).collect();
+        let (table, step) = LockTable::restore(rows, self.now, false, 1 << 20, 1 << 20);
+        self.table = table;
+        self.keep(step);
+    }
+}
+
+#[test]
+fn a_lock_is_granted_only_when_its_flock_is_held() {
+    let mut desk = Desk::new();
+    let ada = desk.ask("ada", Mode::Exclusive, Wait::Forever);
+    assert_eq!((desk.granted(ada), desk.wanted.len()), (None, 1));
+    desk.answer(OsAnswer::Held);
+    let lock = desk.granted(ada).unwrap();
+    assert_eq!(lock.os, OsLock::Held);
+    desk.unlock("ada");
+    assert_eq!(desk.dropped, [lock.id]);
+}
+
+#[test]
+fn what_does_not_exist_or_cannot_be_flocked_is_granted_without_and_says_so() {
+    let mut desk = Desk::new();
+    let missing = desk.ask_for(file(false), "ada", Mode::Exclusive, Wait::Try);
+    assert_eq!((desk.granted(missing).unwrap().os, desk.wanted.len()), (OsLock::None, 0));
+    desk.unlock("ada");
+    let unable = desk.ask("ada", Mode::Exclusive, Wait::Try);
+    desk.answer(OsAnswer::Unable);
+    assert_eq!(desk.granted(unable).unwrap().os, OsLock::None);
+    desk.unlock("ada");
+    assert_eq!(desk.dropped, []);
+}
+
+#[test]
+fn a_scope_whose_flock_is_being_tried_is_reserved() {
+    let mut desk = Desk::new();
+    let ada = desk.ask("ada", Mode::Exclusive, Wait::Forever);
+    let bob = desk.ask("bob", Mode::Exclusive, Wait::Try);
+    assert_eq!(desk.refused(bob).unwrap().position, 2);
+    let cy = desk.ask("cy", Mode::Exclusive, Wait::Forever);
+    desk.answer(OsAnswer::Held);
+    assert!(desk.granted(ada).is_some() && desk.granted(cy).is_none());
+    desk.unlock("ada");
+    // The next is asked for before the last is let go, so that nobody slips in between.
+    assert_eq!((desk.wanted.len(), desk.dropped.len()), (1, 1));
+    desk.answer(OsAnswer::Held);
+    assert!(desk.granted(cy).unwrap().fence > desk.granted(ada).unwrap().fence);
+}
+
+#[test]
+fn readers_are_asked_for_together() {
+    let mut desk = Desk::new();
+    let first = desk.ask("ada", Mode::Shared, Wait::Forever);
+    let second = desk.ask("bob", Mode::Shared, Wait::Forever);
+    assert_eq!(desk.wanted.len(), 2);
+    desk.answer(OsAnswer::Held);
+    desk.answer(OsAnswer::Held);
+    assert!(desk.granted(first).is_some() && desk.granted(second).is_some());
+}
+
+#[test]
+fn a_foreign_holder_refuses_a_try_and_is_named() {
+    let mut desk = Desk::new();
+    let ada = desk.ask("ada", Mode::Exclusive, Wait::Try);
+    desk.answer(OsAnswer::Busy(foreigner()));
+    let refused = desk.refused(ada).unwrap();
+    assert_eq!((refused.why, refused.foreigner), (RefusedFor::Held, Some(foreigner())));
+    assert_eq!((desk.table.waiters(), desk.table.next_deadline()), (0, None));
+}
+
+#[test]
+fn a_foreign_holder_keeps_a_request_waiting_and_is_tried_again_in_growing_pauses() {
+    let mut desk = Desk::new();
+    let ada = desk.ask("ada", Mode::Exclusive, Wait::Forever);
+    for pause in [50, 100, 200, 400, 800, 1_000, 1_000] {
+        desk.answer(OsAnswer::Busy(foreigner()));
+        desk.pass(pause - 1);
+        assert_eq!(desk.wanted.len(), 0, "before {pause}");
+        desk.pass(1);
+        assert_eq!(desk.wanted.len(), 1, "after {pause}");
+    }
+    desk.answer(OsAnswer::Held);
+    assert!(desk.granted(ada).is_some());
+}
+
+#[test]
+fn a_request_that_waits_in_vain_for_a_foreigner_names_it() {
+    let mut desk = Desk::new();
+    let ada = desk.ask("ada", Mode::Exclusive, Wait::Until(Moment(1_060)));
+    desk.answer(OsAnswer::Busy(foreigner()));
+    desk.pass(50);
+    desk.answer(OsAnswer::Busy(foreigner()));
+    desk.pass(10);
+    let refused = desk.refused(ada).unwrap();
+    assert_eq!((refused.why, refused.foreigner), (RefusedFor::Timeout, Some(foreigner())));
+    assert_eq!(desk.table.next_deadline(), None);
+}
+
+#[test]
+fn who_goes_while_the_system_is_asked_leaves_nothing_behind() {
+    let mut desk = Desk::new();
+    desk.ask("ada", Mode::Exclusive, Wait::Forever);
+    let (lock, bob) = (desk.wanted[0], desk.ask("bob", Mode::Exclusive, Wait::Forever));
+    desk.run(Command::Cancel { caller: Caller { conn: 1, id: 77 }, waiting: Caller { conn: 1, id: 1 } });
+    assert_eq!((desk.dropped.clone(), desk.wanted.len()), (vec![lock], 1));
+    // The answer was on its way.
+    desk.run(Command::Os { lock, answer: OsAnswer::Held });
+    assert_eq!(desk.dropped, [lock, lock]);
+    desk.answer(OsAnswer::Held);
+    assert!(desk.granted(bob).is_some());
+}
+
+#[test]
+fn after_a_restart_flocks_are_taken_again_and_a_foreigner_is_listed_as_contesting() {
+    let mut desk = Desk::new();
+    let ada = desk.ask("ada", Mode::Exclusive, Wait::Forever);
+    desk.answer(OsAnswer::Held);
+    let lock = desk.granted(ada).unwrap();
+    desk.restart();
+    assert_eq!(desk.wanted, [lock.id]);
+    desk.answer(OsAnswer::Busy(foreigner()));
+    desk.calls += 1;
+    desk.run(Command::Status { caller: Caller { conn: 1, id: 50 }, who: None, target: None });
+    let Some((50, Reply::Status { locks, .. })) = desk.replies.last() else { panic!("status answers") };
+    assert!(matches!(&locks[0].os, OsLock::Contested { by, .. } if *by == foreigner()), "{:?}", locks[0].os);
+    desk.pass(limits::OS_PAUSE_MAX);
+    desk.answer(OsAnswer::Held);
+    desk.unlock("ada");
+    assert_eq!(desk.dropped, [lock.id]);
+}
+
+#[test]
+fn while_grants_are_stopped_nothing_is_asked_of_the_system_and_afterwards_it_is() {
+    let mut desk = Desk::new();
+    let ada = desk.ask("ada", Mode::Exclusive, Wait::Forever);
+    let bob = desk.ask("bob", Mode::Exclusive, Wait::Forever);
+    desk.table.pause("no disk".to_owned());
+    desk.answer(OsAnswer::Held);
+    assert_eq!((desk.granted(ada), desk.dropped.len(), desk.wanted.len()), (None, 1, 0));
+    let step = desk.table.resume(desk.now);
+    desk.keep(step);
+    desk.answer(OsAnswer::Held);
+    assert!(desk.granted(ada).is_some() && desk.granted(bob).is_none());
+}
+
+#[test]
+fn while_grants_are_stopped_a_contested_flock_is_left_alone_and_tried_again_later() {
+    let mut desk = Desk::new();
+    desk.ask("ada", Mode::Exclusive, Wait::Forever);
+    desk.answer(OsAnswer::Held);
+    desk.restart();
+    desk.answer(OsAnswer::Busy(foreigner()));
+    desk.table.pause("no disk".to_owned());
+    desk.pass(limits::OS_PAUSE_MAX);
+    assert_eq!(desk.wanted, []);
+    let step = desk.table.resume(desk.now);
+    desk.keep(step);
+    desk.pass(limits::OS_PAUSE_MAX);
+    assert_eq!(desk.wanted.len(), 1);
+}

@@ -1,0 +1,139 @@
+//! Sessions on the wire: opened, returned to with the secret, lost without it, and ended with the connection.
+
+use crate::raw::{Raw, hello, served};
+use crate::util::{Ground, signal, until};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+/// A connection with a session, and the proof of it.
+fn open(ground: &Ground, agent: &str, wish: &str) -> (Raw, Value) {
+    let mut raw = Raw::connect(ground);
+    raw.send(&hello(ground, agent, Some(json!(wish))));
+    let proof = raw.read()["hello"]["session"].clone();
+    assert!(proof["id"].as_str().unwrap().starts_with("se_"));
+    assert_eq!(proof["secret"].as_str().unwrap().len(), 32);
+    (raw, proof)
+}
+
+fn returning(ground: &Ground, agent: &str, proof: &Value) -> Raw {
+    let mut raw = Raw::connect(ground);
+    raw.send(&hello(ground, agent, Some(json!({ "return": proof }))));
+    raw
+}
+
+#[test]
+fn a_lock_without_ttl_lives_as_long_as_the_connection_of_its_session() {
+    let ground = served();
+    for wish in ["library", "command"] {
+        let (mut raw, _) = open(&ground, "a", wish);
+        let lock = raw.ask(json!({"id": 1, "op": "lock", "scope": "@x", "ttl_ms": 0}));
+        assert_eq!(lock["ok"]["lock"]["expires_in_ms"], Value::Null);
+        assert_eq!(ground.daemon_status().sessions, 1);
+        drop(raw);
+        until("the session is over", || (ground.daemon_status().sessions == 0).then_some(()));
+        assert_eq!(ground.status().locks, []);
+    }
+}
+
+#[test]
+fn only_the_right_secret_returns_to_a_session() {
+    let ground = served();
+    let (mut raw, proof) = open(&ground, "a", "library");
+    raw.ask(json!({"id": 1, "op": "lock", "scope": "@x", "ttl_ms": 0}));
+    let with = |field: &str, value: &str| {
+        let mut changed = proof.clone();
+        changed[field] = json!(value);
+        changed
+    };
+    let wrong = [(with("secret", &"0".repeat(32)), "lost"), (with("id", "se_1"), "lost")];
+    let malformed = [(with("secret", "xyz"), "invalid"), (with("id", "nonsense"), "invalid")];
+    for (proof, code) in wrong.into_iter().chain(malformed) {
+        let mut thief = returning(&ground, "a", &proof);
+        thief.fails(Value::Null, code);
+        thief.is_closed();
+    }
+    assert_eq!(ground.status().locks.len(), 1, "its owner noticed nothing");
+    assert_eq!(raw.ask(json!({"id": 2, "op": "unlock", "scope": "@x"}))["id"], 2);
+
+    // Without an agent there is no session.
+    let mut nobody = Raw::connect(&ground);
+    let mut greeting = hello(&ground, "", Some(json!("library")));
+    greeting["hello"].as_object_mut().unwrap().remove("agent");
+    nobody.send(&greeting);
+    nobody.fails(Value::Null, "invalid");
+}
+
+#[test]
+fn a_session_goes_on_over_a_new_connection_and_the_old_one_ends_nothing() {
+    let ground = served();
+    let (mut old, proof) = open(&ground, "a", "library");
+    old.ask(json!({"id": 1, "op": "lock", "scope": "@x", "ttl_ms": 0}));
+    let mut new = returning(&ground, "a", &proof);
+    assert!(new.read()["hello"].is_object());
+    drop(old);
+    let (mut other, _) = open(&ground, "b", "library");
+    let refused = other.ask(json!({"id": 1, "op": "lock", "scope": "@x", "wait_ms": 0}));
+    assert_eq!(refused["ok"]["lock"]["acquired"], false, "{refused}");
+    assert_eq!(ground.daemon_status().sessions, 2);
+    assert!(new.ask(json!({"id": 1, "op": "unlock", "scope": "@x"}))["ok"]["released"].is_array());
+}
+
+#[test]
+fn a_session_that_is_over_is_not_returned_to() {
+    let ground = served();
+    let (mut raw, proof) = open(&ground, "a", "library");
+    raw.ask(json!({"id": 1, "op": "lock", "scope": "@x", "ttl_ms": 60_000}));
+    drop(raw);
+    until("the session is over", || (ground.daemon_status().sessions == 0).then_some(()));
+    returning(&ground, "a", &proof).fails(Value::Null, "lost");
+    // Its lock with a lease is there for the agent's next session.
+    let (mut heir, _) = open(&ground, "a", "library");
+    let lock = heir.ask(json!({"id": 1, "op": "lock", "scope": "@x", "ttl_ms": 60_000}));
+    assert_eq!(lock["ok"]["lock"]["resumed"], true, "{lock}");
+}
+
+#[test]
+fn a_session_is_returned_to_after_the_daemon_was_killed() {
+    let ground = served();
+    let (mut raw, proof) = open(&ground, "a", "library");
+    raw.ask(json!({"id": 1, "op": "lock", "scope": "@x", "ttl_ms": 0}));
+    ground.kill_daemon();
+    raw.is_closed();
+    ground.status();
+    let mut back = returning(&ground, "a", &proof);
+    assert!(back.read()["hello"].is_object());
+    assert_eq!(back.ask(json!({"id": 1, "op": "check", "scope": "@x"}))["ok"]["check"]["allowed"], true);
+}
+
+#[test]
+fn a_session_does_not_lock_twice_what_it_holds() {
+    let ground = served();
+    let (mut raw, _) = open(&ground, "a", "library");
+    raw.ask(json!({"id": 1, "op": "lock", "scope": "@x", "ttl_ms": 0}));
+    let refused = raw.ask(json!({"id": 2, "op": "lock", "scope": "@x", "ttl_ms": 0}));
+    assert_eq!(refused["ok"]["lock"]["code"], "held", "{refused}");
+    assert!(refused["ok"]["lock"]["advice"].as_str().unwrap().contains("you hold @x (lk_"));
+}
+
+#[test]
+fn bind_needs_the_descriptor_of_a_process() {
+    let ground = served();
+    let (mut raw, _) = open(&ground, "a", "command");
+    let lock = raw.ask(json!({"id": 1, "op": "lock", "scope": "@x", "ttl_ms": 0}));
+    let bind = json!({"id": 2, "op": "bind", "lock_id": lock["ok"]["lock"]["lock_id"]});
+    raw.send(&bind);
+    assert!(raw.fails(json!(2), "invalid").contains("needs a pidfd"));
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let line = format!("{bind}\n");
+    let fd = std::os::fd::AsFd::as_fd(&null);
+    flockd::os::process::send_with_fd(&raw.stream, line.as_bytes(), fd).unwrap();
+    assert!(raw.fails(json!(2), "invalid").contains("no living process"));
+    // A line right behind a descriptor is read as well.
+    signal(ground.daemon_pid(), Signal::STOP);
+    flockd::os::process::send_with_fd(&raw.stream, line.as_bytes(), fd).unwrap();
+    raw.send(&json!({"id": 3, "op": "status"}));
+    signal(ground.daemon_pid(), Signal::CONT);
+    raw.fails(json!(2), "invalid");
+    assert_eq!(raw.read()["id"], 3);
+    assert_eq!(ground.status().locks.len(), 1);
+}
