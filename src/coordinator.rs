@@ -334,8 +334,10 @@ impl Coordinator {
             _ => None,
         });
         let is_known = |id: LockId| grants.clone().all(|granted| granted.resumed || granted.lock.id != id);
-        let take_back = |Granted { lock, .. }: &Granted| {
-            Command::TakeBack { id: lock.id, fence: lock.fence, was_known: is_known(lock.id) }
+        let take_back = |Granted { lock, .. }: &Granted| Command::TakeBack {
+            id: lock.id,
+            fence: lock.fence,
+            was_known: is_known(lock.id),
         };
         grants.clone().map(|granted| take_back(granted)).collect()
     }

@@ -4,6 +4,7 @@
 //! contract says it; each new answer and each image of the journal is held against that list. Where an answer may have
 //! been decided earlier than it was sent, only what was so all the time in between counts.
 
+use crate::flocks::Machine;
 use crate::log::counters;
 use crate::server::AUDITOR;
 use flockd::journal::Loaded;
@@ -143,6 +144,8 @@ const UNKNOWN: u64 = u64::MAX;
 
 #[derive(Default)]
 pub struct Auditor {
+    /// The files and who has a flock on them: what is said of flocks is held against it.
+    machine: Machine,
     turn: u64,
     order: u64,
     trouble: bool,
@@ -183,6 +186,12 @@ pub struct Auditor {
     /// A grant that is to outlive a power cut was told since this was last asked.
     told_for_good: bool,
     pub counts: Counts,
+}
+
+impl Auditor {
+    pub fn new(machine: Machine) -> Auditor {
+        Auditor { machine, ..Auditor::default() }
+    }
 }
 
 // ── The rules, as simply as they can be said ────────────────────────────────────────────────────────────────────────
@@ -289,6 +298,7 @@ fn caller_of(command: &Command) -> Option<Caller> {
         | Command::CallerGone { .. }
         | Command::TakeBack { .. }
         | Command::LossesTold(_)
+        | Command::Os { .. }
         | Command::Tick => None,
     }
 }
@@ -492,8 +502,12 @@ impl Auditor {
 
     /// Time alone ends sessions that stay away and leases.
     fn expire(&mut self, now: Moment) {
-        let silent: Vec<SessionId> =
-            self.sessions.values().filter(|s| s.away_until.is_some_and(|until| until <= now)).map(|s| s.row.id).collect();
+        let silent: Vec<SessionId> = self
+            .sessions
+            .values()
+            .filter(|s| s.away_until.is_some_and(|until| until <= now))
+            .map(|s| s.row.id)
+            .collect();
         for session in silent {
             self.session_over(session, now, true);
         }
@@ -501,7 +515,8 @@ impl Auditor {
             let due = [waiter.deadline, waiter.absent_until].into_iter().flatten().min();
             due.is_none_or(|due| due > now)
         });
-        let due: Vec<LockId> = self.claims.values().filter(|claim| self.has_run_out(claim, now)).map(|c| c.lock.id).collect();
+        let due: Vec<LockId> =
+            self.claims.values().filter(|claim| self.has_run_out(claim, now)).map(|c| c.lock.id).collect();
         for id in due {
             let claim = self.claims.get_mut(&id).expect("it was found just now");
             claim.over = true;
@@ -647,7 +662,10 @@ impl Auditor {
             told_in: self.turn,
             is_vague: open.turn != self.turn,
             is_delivered,
-            over: open.voided || is_gone || self.ended.contains_key(&lock.id) || before.is_some_and(|c| is_known && c.over),
+            over: open.voided
+                || is_gone
+                || self.ended.contains_key(&lock.id)
+                || before.is_some_and(|c| is_known && c.over),
             epoch: match before {
                 Some(before) if is_known => before.epoch,
                 _ if open.is_again || granted.already_held || self.trouble => UNKNOWN,
@@ -731,8 +749,12 @@ impl Auditor {
         match &refused.why {
             RefusedFor::Held => {
                 assert!(*wait == Wait::Try, "a request that waits is refused as held");
-                let is_blocked = !refused.holders.is_empty() || refused.position > 1;
+                let is_blocked = !refused.holders.is_empty() || refused.position > 1 || refused.foreigner.is_some();
                 assert!(is_blocked, "{} is refused and nothing is in the way", ask.who.agent);
+                // Without a slow disk or file system it was just now that the file was tried.
+                if let Some(foreigner) = refused.foreigner.as_ref().filter(|_| open.turn == self.turn) {
+                    self.is_there(foreigner, ask);
+                }
             }
             RefusedFor::OwnLock => assert!(!refused.holders.is_empty()),
             RefusedFor::Timeout => {
@@ -752,9 +774,10 @@ impl Auditor {
         let Command::WaitFree { ask, .. } = &open.command else { panic!("free, unasked") };
         for claim in self.claims.values().filter(|claim| self.is_live(claim, now.mono) && claim.told_in < open.turn) {
             // A subtree does not keep out other names of its files from outside: who holds it may have the file too.
-            let has_it = self.claims.values().any(|own| {
-                own.lock.ask.who.agent == ask.who.agent && overlap(&own.lock.ask.target, &ask.target)
-            });
+            let has_it = self
+                .claims
+                .values()
+                .any(|own| own.lock.ask.who.agent == ask.who.agent && overlap(&own.lock.ask.target, &ask.target));
             assert!(has_it || !blocks(&claim.lock, ask), "it is called free, and {} is held", claim.lock.id);
         }
     }
@@ -909,7 +932,12 @@ impl Auditor {
                 Which::All => true,
             };
             let is_mine = is_meant && claim.lock.ask.who.agent == who.agent && claim.told_in < open.turn;
-            assert!(!(is_mine && self.is_live(claim, now.mono)), "{} holds {} and is told not to", who.agent, claim.lock.id);
+            assert!(
+                !(is_mine && self.is_live(claim, now.mono)),
+                "{} holds {} and is told not to",
+                who.agent,
+                claim.lock.id
+            );
         }
     }
 
@@ -917,7 +945,11 @@ impl Auditor {
     fn is_committed(&self, holder: &Lock) {
         self.is_from_somewhere(holder);
         let is_told = [self.claims.contains_key(&holder.id), self.ended.contains_key(&holder.id)].contains(&true);
-        assert!(is_told || self.has_forgotten || self.inherited.contains(&holder.id), "{} is named as a holder before it is told so", holder.id);
+        assert!(
+            is_told || self.has_forgotten || self.inherited.contains(&holder.id),
+            "{} is named as a holder before it is told so",
+            holder.id
+        );
     }
 
     fn is_from_somewhere(&self, lock: &Lock) {
@@ -962,7 +994,60 @@ impl Auditor {
         let is_last = caller_of(&open.command).is_some_and(|caller| caller.conn == AUDITOR);
         if open.turn == self.turn && is_last {
             self.compare(open, locks, waiters);
+            self.flocks(open.at, locks, waiters);
         }
+    }
+
+    /// What is said of flocks is so on the machine, and nothing else is flocked there.
+    fn flocks(&self, now: Moment, locks: &[Lock], waiters: &[Queued]) {
+        let (users, opening) = (self.machine.users(), self.machine.opening());
+        let mut asked: BTreeSet<LockId> = BTreeSet::new();
+        let mut held: BTreeSet<LockId> = BTreeSet::new();
+        for lock in locks {
+            let file = lock.ask.target.own_id();
+            match &lock.os {
+                OsLock::None => {
+                    let is_wanted = lock.ask.os && file.is_some();
+                    assert!(!is_wanted || self.machine.refused(lock.id), "{} has no flock and never had", lock.id);
+                }
+                OsLock::Asked => drop(asked.insert(lock.id)),
+                OsLock::Held => {
+                    let (of, mode) = users.get(&lock.id).unwrap_or_else(|| panic!("{} has no flock", lock.id));
+                    assert!(Some(*of) == file && *mode >= lock.ask.mode, "{} has the flock of another", lock.id);
+                    assert!(lock.ask.os, "{} is to have no flock", lock.id);
+                    held.insert(lock.id);
+                }
+                OsLock::Contested { again, .. } => assert!(is_soon(*again, now), "{} is not tried again", lock.id),
+            }
+        }
+        for queued in waiters {
+            match &queued.waiter.os {
+                OsWait::Idle => {}
+                OsWait::Asked { lock, .. } => drop(asked.insert(*lock)),
+                OsWait::Busy { again, .. } => {
+                    assert!(is_soon(*again, now), "a flock for {} is not tried again", queued.waiter.ask.who.agent);
+                }
+            }
+        }
+        assert_eq!(asked, opening, "who says that its flock is tried, and whose is");
+        assert_eq!(held, users.into_keys().collect(), "who says that it has a flock, and who has");
+    }
+
+    /// Nobody foreign is there any more: every flock is had by whoever waited for it.
+    pub fn no_flock_is_missed(&self) {
+        let Some((locks, waiters)) = &self.status else { panic!("nobody has looked") };
+        for lock in locks {
+            assert!(matches!(lock.os, OsLock::None | OsLock::Held), "{} never got its flock: {:?}", lock.id, lock.os);
+        }
+        for Queued { waiter, .. } in waiters {
+            assert!(waiter.os == OsWait::Idle, "{} waits for a foreigner who has gone", waiter.ask.who.agent);
+        }
+    }
+
+    fn is_there(&self, foreigner: &Foreigner, ask: &Ask) {
+        let (file, pid) = (ask.target.own_id().expect("what has no identity has no flock"), foreigner.pid);
+        let is_there = pid.is_some_and(|pid| self.machine.is_foreign_against(file, ask.mode, pid));
+        assert!(is_there, "{} is kept out by a foreigner who is not there: {foreigner:?}", ask.who.agent);
     }
 
     /// The state just now against what was promised.
@@ -1004,7 +1089,8 @@ impl Auditor {
     fn all_held(&self, locks: &[Lock], now: Moment) {
         for claim in self.claims.values().filter(|claim| self.is_live(claim, now)) {
             let held = locks.iter().find(|lock| lock.id == claim.lock.id);
-            let held = held.unwrap_or_else(|| panic!("{} was told to hold {}: gone", claim.lock.ask.who.agent, claim.lock.id));
+            let held =
+                held.unwrap_or_else(|| panic!("{} was told to hold {}: gone", claim.lock.ask.who.agent, claim.lock.id));
             let is_same = held.ask.mode == claim.lock.ask.mode && held.ask.target == claim.lock.ask.target;
             assert!(is_same && held.fence >= claim.lock.fence, "{} is not as it was told: {held:?}", held.id);
         }
@@ -1043,7 +1129,12 @@ impl Auditor {
             let kept = kept.unwrap_or_else(|| panic!("{} was told and is not in the journal", claim.lock.id));
             assert!(kept.fence >= claim.lock.fence, "{} is in the journal with fence {}", kept.id, kept.fence.0);
             let is_other = kept.fence != claim.lock.fence || claim.is_vague;
-            assert!(self.trouble || is_other || keeper_of(kept) == claim.keeper, "{} is kept by {:?}", kept.id, kept.custody);
+            assert!(
+                self.trouble || is_other || keeper_of(kept) == claim.keeper,
+                "{} is kept by {:?}",
+                kept.id,
+                kept.custody
+            );
         }
         if self.trouble {
             return;
@@ -1095,7 +1186,9 @@ impl Auditor {
         .into_iter()
         .map(|lock| (lock.id.0, lock))
         .collect();
-        assert_eq!(kept.values().cloned().collect::<Vec<_>>(), *locks, "journal and table have other locks");
+        // Flocks are taken anew by each daemon and not kept.
+        let held: Vec<Lock> = locks.iter().map(|lock| Lock { os: OsLock::None, ..lock.clone() }).collect();
+        assert_eq!(kept.into_values().collect::<Vec<_>>(), held, "journal and table have other locks");
         let kept: BTreeMap<u64, Waiter> = rows(loaded, |record| match record {
             Record::Waiter(_, waiter) => waiter.clone(),
             _ => None,
@@ -1103,13 +1196,22 @@ impl Auditor {
         .into_iter()
         .map(|waiter| (waiter.id.0, waiter))
         .collect();
-        let waiting = waiters.iter().map(|queued| Waiter { caller: None, ..queued.waiter.clone() });
-        assert_eq!(kept.into_values().collect::<Vec<_>>(), waiting.collect::<Vec<_>>(), "journal and table wait for others");
+        let waiting = waiters.iter().map(|queued| Waiter { caller: None, os: OsWait::Idle, ..queued.waiter.clone() });
+        assert_eq!(
+            kept.into_values().collect::<Vec<_>>(),
+            waiting.collect::<Vec<_>>(),
+            "journal and table wait for others"
+        );
     }
 }
 
 fn rows<T>(loaded: &Loaded, pick: impl Fn(&Record) -> Option<T>) -> Vec<T> {
     loaded.records.iter().filter_map(pick).collect()
+}
+
+/// A foreigner's file is tried again in time.
+fn is_soon(again: Moment, now: Moment) -> bool {
+    again > now && again <= now.after(limits::OS_PAUSE_MAX)
 }
 
 /// No two locks exclude each other.
@@ -1132,8 +1234,10 @@ fn in_line(locks: &[Lock], waiters: &[Queued], now: Moment) {
         }
         assert_eq!(waiter.caller.is_none(), waiter.absent_until.is_some(), "absent or present: {waiter:?}");
         let is_held = locks.iter().any(|lock| blocks(lock, ask) || is_own_weaker(lock, ask));
+        let asks_system = waiter.os != OsWait::Idle;
+        assert!(!waiter.at_once || asks_system, "{} waits and would not wait", ask.who.agent);
         assert!(
-            waiter.caller.is_none() || is_held || earlier > 0,
+            waiter.caller.is_none() || is_held || earlier > 0 || asks_system,
             "{} waits for {} and nothing is in the way",
             ask.who.agent,
             ask.target.scope
@@ -1180,8 +1284,8 @@ impl Auditor {
     fn without_gaps(&self, events: &[Event]) {
         for pair in events.windows(2) {
             let (before, after) = (pair[0].seq.0, pair[1].seq.0);
-            let is_explained = self.gaps.iter().any(|(from, to)| before < *to && after > *from)
-                || self.gaps_after.contains(&before);
+            let is_explained =
+                self.gaps.iter().any(|(from, to)| before < *to && after > *from) || self.gaps_after.contains(&before);
             assert!(after == before + 1 || is_explained, "events between {before} and {after} are missing");
         }
     }
@@ -1201,9 +1305,8 @@ impl Auditor {
             stories.get(id).is_some_and(|story| story.iter().any(|event| is_it(event)))
         };
         for claim in self.claims.values().filter(|claim| claim.epoch == self.epoch) {
-            let acquired = |event: &Event| {
-                event.fence == claim.lock.fence && matches!(event.kind, EventKind::Acquired { .. })
-            };
+            let acquired =
+                |event: &Event| event.fence == claim.lock.fence && matches!(event.kind, EventKind::Acquired { .. });
             assert!(has(&claim.lock.id, &acquired), "no event tells that {} was acquired", claim.lock.id);
         }
         for (id, end) in self.ended.iter().filter(|(_, end)| end.epoch == self.epoch && end.written) {
@@ -1291,7 +1394,7 @@ impl Auditor {
     fn restarted(&mut self, now: Moment, loaded: &Loaded) {
         // One that ended while the journal could not be written is back.
         for waiter in rows(loaded, |record| if let Record::Waiter(_, row) = record { row.clone() } else { None }) {
-            if waiter.takes {
+            if waiter.takes && !waiter.at_once {
                 let absent_until = Some(now.after(limits::WAITER_ABSENCE));
                 self.queue.insert(waiter.id, Waiter { caller: None, absent_until, ..waiter });
             }

@@ -1,10 +1,12 @@
 //! Everything that can go wrong around a daemon: kills, power cuts, disks, connections, clients, clocks.
 
 use crate::auditor::Start;
+use crate::flocks::Temper;
 use crate::mem_disk::Trouble;
 use crate::world::World;
 use flockd::journal::Journal;
-use flockd::model::Wall;
+use flockd::model::{Mode, Wall};
+use flockd::scope::{FileId, Target};
 use std::sync::atomic::Ordering;
 
 const EIO: i32 = 5;
@@ -18,9 +20,11 @@ impl World {
             20..=24 => self.cut_power(),
             25..=27 => self.stop_in_order(),
             28..=29 => self.reboot(),
-            30..=44 => self.disk_trouble(),
-            45..=49 => self.tamper(),
-            50..=61 => self.slow_disk(),
+            30..=41 => self.disk_trouble(),
+            42..=44 => self.tamper(),
+            45..=52 => self.slow_disk(),
+            53..=58 => self.slow_files(),
+            59..=61 => self.rights_change(),
             62..=72 => self.drop_connection(),
             73..=84 => self.client_dies(),
             85..=90 => self.client_stalls(),
@@ -65,6 +69,7 @@ impl World {
 
     fn everybody_dies(&mut self) {
         self.boot += 1;
+        self.machine.foreigners().into_iter().for_each(|pid| self.machine.foreign_goes(pid));
         self.dead.clear();
         self.pipes.clear();
         self.children.clear();
@@ -128,6 +133,48 @@ impl World {
         self.knobs.sync_ms.store(slow, Ordering::Relaxed);
     }
 
+    fn some_file(&mut self) -> Option<FileId> {
+        let files: Vec<FileId> = self.targets.iter().filter_map(Target::own_id).collect();
+        if files.is_empty() { None } else { Some(files[self.random.below(files.len() as u64) as usize]) }
+    }
+
+    /// A program that knows nothing but flock tries to take a file.
+    pub fn foreigner_comes(&mut self) {
+        let Some(file) = self.some_file() else { return };
+        self.next_foreigner += 1;
+        let mode = if self.random.chance(60) { Mode::Exclusive } else { Mode::Shared };
+        let has_it = self.machine.foreign_comes(file, mode, self.next_foreigner);
+        self.log.note(|| format!("a foreigner wants {} {}: {has_it}", file.inode, mode.as_str()));
+        self.seen.foreigners += u64::from(has_it);
+        self.seen.kept_out += u64::from(!has_it);
+    }
+
+    pub fn foreigner_goes(&mut self) {
+        let there: Vec<u32> = self.machine.foreigners().into_iter().collect();
+        if !there.is_empty() {
+            let pid = there[self.random.below(there.len() as u64) as usize];
+            self.log.note(|| format!("foreigner {pid} lets go"));
+            self.machine.foreign_goes(pid);
+        }
+    }
+
+    fn slow_files(&mut self) {
+        let temper = match self.random.below(10) {
+            0..=5 => Temper::Slow(1 + self.random.below(2_000)),
+            6..=7 => Temper::Hangs,
+            _ => Temper::Quick,
+        };
+        self.log.note(|| format!("the files: {temper:?}"));
+        self.machine.set_temper(temper);
+    }
+
+    fn rights_change(&mut self) {
+        let Some(file) = self.some_file() else { return };
+        let is_allowed = self.random.chance(40);
+        self.log.note(|| format!("{} may be opened: {is_allowed}", file.inode));
+        self.machine.allow(file, is_allowed);
+    }
+
     fn some_conn(&mut self) -> Option<u64> {
         let open: Vec<u64> = self.pipes.iter().filter(|(_, pipe)| !pipe.server_closed).map(|(conn, _)| *conn).collect();
         if open.is_empty() { None } else { Some(open[self.random.below(open.len() as u64) as usize]) }
@@ -186,7 +233,8 @@ impl World {
 
     fn wall_jumps(&mut self) {
         let jump = self.random.below(1 << 40);
-        self.now.wall = Wall(if self.random.chance(50) { self.now.wall.0 + jump } else { self.now.wall.0.saturating_sub(jump) });
+        self.now.wall =
+            Wall(if self.random.chance(50) { self.now.wall.0 + jump } else { self.now.wall.0.saturating_sub(jump) });
         self.log.note(|| "the wall clock jumps".to_owned());
         self.seen.jumps += 1;
     }
@@ -205,7 +253,8 @@ impl World {
         }
         self.auditor.counts.durable += 1;
         let copy = self.disk.synced_only();
-        let (journal, loaded) = self.load(&copy, self.boot).unwrap_or_else(|error| panic!("after a power cut: {error}"));
+        let (journal, loaded) =
+            self.load(&copy, self.boot).unwrap_or_else(|error| panic!("after a power cut: {error}"));
         drop::<Journal>(journal);
         self.auditor.image(&loaded, true);
     }

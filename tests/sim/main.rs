@@ -1,10 +1,13 @@
-//! The whole coordinator in one thread from one seed: journal on faulty files in memory, sessions, clients, timers and
-//! events, numbers for time. An auditor that shares nothing with the workload checks every step.
+//! The whole coordinator in one thread from one seed: journal on faulty files in memory, sessions, clients, flocks and
+//! timers, numbers for time. An auditor that shares nothing with the workload checks every step.
+//!
+//! Events are those that the journal keeps: they are what subscribers will be told, and what is audited.
 //!
 //! `FLOCKD_SCALE` multiplies the number of seeds; `FLOCKD_SEED=N` runs one seed and prints every step of it.
 
 mod auditor;
 mod faults;
+mod flocks;
 mod log;
 #[path = "../support/mem_disk.rs"]
 #[allow(dead_code, reason = "the journal's own tests use more of it")]
@@ -14,6 +17,7 @@ mod workload;
 mod world;
 
 use auditor::Counts;
+use flocks::FlockCounts;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
@@ -27,6 +31,7 @@ struct Run {
     hash: u64,
     counts: Counts,
     seen: Seen,
+    flocks: FlockCounts,
 }
 
 thread_local! {
@@ -63,7 +68,12 @@ fn run(seed: u64, aloud: bool) -> Result<Run, String> {
     }));
     let text = CAUGHT.take().unwrap_or_default().replace('\n', " ");
     match ended {
-        Ok(()) => Ok(Run { hash: world.log.hash, counts: world.auditor.counts, seen: world.seen }),
+        Ok(()) => Ok(Run {
+            hash: world.log.hash,
+            counts: world.auditor.counts,
+            seen: world.seen,
+            flocks: world.machine.counts(),
+        }),
         Err(_) => {
             let trace: Vec<String> = world.log.lines.iter().cloned().collect();
             Err(format!("seed {seed}, step {at} of {STEPS}: {text}\n{}", trace.join("\n")))
@@ -84,7 +94,7 @@ fn chosen_seed() -> Option<u64> {
 fn whatever_happens_every_promise_is_kept() {
     if let Some(seed) = chosen_seed() {
         let run = run(seed, true).unwrap_or_else(|failure| panic!("{failure}"));
-        println!("{:?}\n{:?}", run.counts, run.seen);
+        println!("{:?}\n{:?}\n{:?}", run.counts, run.seen, run.flocks);
         return;
     }
     let seeds = seeds();
@@ -111,14 +121,15 @@ fn whatever_happens_every_promise_is_kept() {
 }
 
 fn something_happened(runs: &[Run]) {
-    let (mut counts, mut seen) = (Counts::default(), Seen::default());
+    let (mut counts, mut seen, mut flocks) = (Counts::default(), Seen::default(), FlockCounts::default());
     for run in runs {
         counts.add(&run.counts);
         seen.add(&run.seen);
+        flocks.add(&run.flocks);
     }
-    println!("{} seeds: {counts:?}\n{seen:?}", runs.len());
+    println!("{} seeds: {counts:?}\n{seen:?}\n{flocks:?}", runs.len());
     let least = runs.len() as u64;
-    for (what, often) in counts.each().into_iter().chain(seen.each()) {
+    for (what, often) in counts.each().into_iter().chain(seen.each()).chain(flocks.each()) {
         assert!(often * 20 > least, "{what} happened only {often} times in {least} runs");
     }
 }
@@ -126,7 +137,8 @@ fn something_happened(runs: &[Run]) {
 #[test]
 fn a_seed_replays_identically() {
     for seed in [3, 14, 159] {
-        let hashes: Vec<u64> = (0..2).map(|_| run(seed, false).unwrap_or_else(|failure| panic!("{failure}")).hash).collect();
+        let hashes: Vec<u64> =
+            (0..2).map(|_| run(seed, false).unwrap_or_else(|failure| panic!("{failure}")).hash).collect();
         assert_eq!(hashes[0], hashes[1], "seed {seed}");
     }
     assert_ne!(run(3, false).ok().map(|run| run.hash), run(4, false).ok().map(|run| run.hash));

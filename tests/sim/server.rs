@@ -24,7 +24,7 @@ pub enum Wish {
 /// A request as it travels: times are relative, as on the wire.
 #[derive(Clone, Debug)]
 pub enum Op {
-    Lock { target: Target, mode: Mode, lease: Lease, wait: Option<u64>, request: Option<RequestId> },
+    Lock { target: Target, mode: Mode, lease: Lease, wait: Option<u64>, request: Option<RequestId>, os: bool },
     WaitFree { target: Target, mode: Mode, wait: Option<u64> },
     Unlock(Which),
     Renew(Which, Option<u64>),
@@ -67,8 +67,24 @@ struct Peer {
     secret: Option<u128>,
     open: BTreeSet<u64>,
     /// Messages, each with the grant and the losses it is the first to tell of.
-    outbox: VecDeque<(ToClient, Option<(LockId, Fence)>, Vec<LockId>)>,
+    outbox: VecDeque<(ToClient, Option<Unheard>, Vec<LockId>)>,
     closing: bool,
+}
+
+/// A grant that nobody has heard of yet.
+#[derive(Clone, Copy, Debug)]
+struct Unheard {
+    id: LockId,
+    fence: Fence,
+    /// The lock itself was known before.
+    was_known: bool,
+}
+
+impl Unheard {
+    fn take_back(self) -> Command {
+        let Unheard { id, fence, was_known } = self;
+        Command::TakeBack { id, fence, was_known }
+    }
 }
 
 /// The daemon without its sockets.
@@ -76,7 +92,7 @@ pub struct Server {
     pub coordinator: Coordinator,
     peers: BTreeMap<u64, Peer>,
     sessions: BTreeMap<SessionId, u64>,
-    undelivered: BTreeMap<LockId, u64>,
+    undelivered: BTreeMap<LockId, (u64, bool)>,
     /// Processes that are watched, by how many.
     watched: BTreeMap<Process, u32>,
     commands: Vec<Command>,
@@ -114,6 +130,11 @@ impl Server {
             }
         }
         server
+    }
+
+    /// A file thread has an answer: a turn takes it up.
+    pub fn wake(&mut self) {
+        self.commands.push(Command::Tick);
     }
 
     /// The kernel tells of a watched process that it is dead, if there is one.
@@ -251,14 +272,14 @@ impl Server {
         let always = || caller.expect("all but a release are numbered");
         let command = match op {
             Op::Unlock(which) => Command::Unlock { caller, who, which },
-            Op::Lock { target, mode, lease, wait, request } => {
-                let ask = Ask { target, mode, who, lease, note: None, process, request, workspace };
+            Op::Lock { target, mode, lease, wait, request, os } => {
+                let ask = Ask { target, mode, who, lease, note: None, process, request, workspace, os };
                 Command::Lock { caller: always(), ask: Arc::new(ask), wait: waits(wait) }
             }
             Op::WaitFree { target, mode, wait } => {
                 let lease = Lease { ttl: flockd::limits::TTL_ONE_SHOT, max_hold: None };
                 let who = Who { session: None, ..who };
-                let ask = Ask { target, mode, who, lease, note: None, process, request: None, workspace };
+                let ask = Ask { target, mode, who, lease, note: None, process, request: None, workspace, os: false };
                 Command::WaitFree { caller: always(), ask: Arc::new(ask), wait: waits(wait) }
             }
             Op::Renew(which, ttl) => Command::Renew { caller: always(), who, which, ttl },
@@ -282,9 +303,10 @@ impl Server {
         if !peer.open.is_empty() {
             self.commands.push(Command::CallerGone { conn });
         }
-        for (id, fence) in peer.outbox.into_iter().filter_map(|(_, grant, _)| grant) {
-            if self.undelivered.remove(&id) == Some(conn) {
-                self.commands.push(take_back(id, fence));
+        for grant in peer.outbox.into_iter().filter_map(|(_, grant, _)| grant) {
+            if self.undelivered.get(&grant.id).is_some_and(|(to, _)| *to == conn) {
+                self.undelivered.remove(&grant.id);
+                self.commands.push(grant.take_back());
             }
         }
         if let Some(session) = peer.session {
@@ -316,8 +338,8 @@ impl Server {
         let most = if pipe.full { (around.draw)() as usize % (peer.outbox.len() + 1) } else { peer.outbox.len() };
         for (message, grant, losses) in peer.outbox.drain(..most) {
             pipe.to_client.push_back(message);
-            if let Some((id, _)) = grant {
-                self.undelivered.remove(&id);
+            if let Some(grant) = grant {
+                self.undelivered.remove(&grant.id);
             }
             if !losses.is_empty() {
                 self.commands.push(Command::LossesTold(losses));
@@ -330,7 +352,7 @@ impl Server {
 
     fn deliver(&mut self, around: &mut Around, answers: Vec<(Caller, Answer)>) {
         around.auditor.turned(self.coordinator.trouble().is_some());
-        for (to, answer) in answers {
+        for (to, mut answer) in answers {
             around.log.note(|| format!("  > {}/{}: {}", to.conn, to.id, crate::log::answer(&answer)));
             around.auditor.told(around.now, to, &answer);
             if to.conn == AUDITOR {
@@ -340,18 +362,16 @@ impl Server {
                 self.greet(to.conn, answer.reply);
                 continue;
             }
-            if !self.peers.contains_key(&to.conn) {
-                if let Reply::Granted(granted) = &answer.reply
-                    && !granted.already_held
-                {
-                    let (id, fence) = (granted.lock.id, granted.lock.fence);
-                    self.commands.push(take_back(id, fence));
+            let grant = self.first_to_tell(to.conn, &answer.reply);
+            let Some(peer) = self.peers.get_mut(&to.conn) else {
+                if let Some(grant) = grant {
+                    self.undelivered.remove(&grant.id);
+                    self.commands.push(grant.take_back());
                 }
                 continue;
-            }
-            let grant = self.first_to_tell(to.conn, &answer.reply);
+            };
+            answer.lost.retain(|ended| !peer.outbox.iter().any(|(_, _, losses)| losses.contains(&ended.id)));
             let losses = answer.lost.iter().map(|ended| ended.id).collect();
-            let peer = self.peers.get_mut(&to.conn).expect("it was there just now");
             peer.open.remove(&to.id);
             peer.outbox.push_back((ToClient::Answer(to.id, Box::new(answer)), grant, losses));
             self.dirty.insert(to.conn);
@@ -359,21 +379,35 @@ impl Server {
     }
 
     /// The grant that this answer is the first to tell of, as `Server::first_to_tell`.
-    fn first_to_tell(&mut self, conn: u64, reply: &Reply) -> Option<(LockId, Fence)> {
+    fn first_to_tell(&mut self, conn: u64, reply: &Reply) -> Option<Unheard> {
         let Reply::Granted(granted) = reply else { return None };
         let (id, fence) = (granted.lock.id, granted.lock.fence);
-        let before = self.commands.len();
-        self.commands.retain(|command| !matches!(command, Command::TakeBack { id: lost, .. } if *lost == id));
-        let is_unheard = self.undelivered.contains_key(&id) || self.commands.len() < before;
-        if granted.already_held && !is_unheard {
-            return None;
-        }
-        self.undelivered.insert(id, conn);
-        Some((id, fence))
+        let mut unheard = self.undelivered.get(&id).map(|(_, was_known)| *was_known);
+        self.commands.retain(|command| match command {
+            Command::TakeBack { id: lost, was_known, .. } if *lost == id => {
+                unheard = Some(*was_known);
+                false
+            }
+            _ => true,
+        });
+        let was_known = match granted.is_new() {
+            true => granted.resumed && unheard.unwrap_or(true),
+            false => unheard?,
+        };
+        self.undelivered.insert(id, (conn, was_known));
+        Some(Unheard { id, fence, was_known })
     }
 
     fn greet(&mut self, conn: u64, reply: Reply) {
-        let Some(peer) = self.peers.get_mut(&conn) else { return };
+        let Some(peer) = self.peers.get_mut(&conn) else {
+            // It has gone while the table was asked, as in `Server::greet`.
+            if let Reply::SessionOpen(id) = reply
+                && !self.sessions.contains_key(&id)
+            {
+                self.commands.push(Command::EndSession(id));
+            }
+            return;
+        };
         match reply {
             Reply::SessionOpen(id) => {
                 let proof = peer.secret.take().map(|secret| (id, secret));
@@ -391,9 +425,4 @@ impl Server {
         }
         self.dirty.insert(conn);
     }
-}
-
-
-fn take_back(id: LockId, fence: Fence) -> Command {
-    Command::TakeBack { id, fence, was_known: id.0 != fence.0 }
 }

@@ -311,7 +311,7 @@ impl World {
                 let request = (client.kind != Kind::OneShot || random.chance(40))
                     .then(|| RequestId::new(&format!("r{}", self.next_request)).expect("it is short"));
                 let (mode, lease) = (mode(random), lease(random, client.kind));
-                Op::Lock { target, mode, lease, wait: wait(random), request }
+                Op::Lock { target, mode, lease, wait: wait(random), request, os: random.chance(70) }
             }
             41..=60 => {
                 let belief = belief?;

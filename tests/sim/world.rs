@@ -1,6 +1,7 @@
 //! One machine in one thread: clocks, disk, daemon, connections, clients; every step is drawn from the seed.
 
 use crate::auditor::{Auditor, Start};
+use crate::flocks::Machine;
 use crate::log::{Log, counters};
 use crate::mem_disk::{MemDisk, Random};
 use crate::server::{Around, Pipe, Server};
@@ -36,6 +37,8 @@ counters! {
         dropped,
         deaths,
         half_open,
+        foreigners,
+        kept_out,
         stalls,
         jumps,
         by_hand,
@@ -50,6 +53,7 @@ pub struct World {
     pub now: Now,
     pub boot: u128,
     pub disk: MemDisk,
+    pub machine: Machine,
     pub server: Option<Server>,
     /// How the next daemon comes to be started.
     pub how: Start,
@@ -66,6 +70,7 @@ pub struct World {
     pub next_conn: u64,
     pub next_request: u64,
     pub next_pid: u32,
+    pub next_foreigner: u32,
     next_probe: u64,
     /// No daemon has come up yet, so nobody knows on which boot the journal was made.
     is_fresh: bool,
@@ -85,6 +90,7 @@ impl World {
             Client::new(agent, kinds[random.below(4) as usize], process)
         });
         let clients = clients.collect();
+        let machine = Machine::new(random.next());
         let mut targets = workload::targets();
         let left_out = random.below(targets.len() as u64 - 1);
         for _ in 0..left_out {
@@ -95,13 +101,14 @@ impl World {
             now: Now { mono: Moment(1_000), wall: Wall(1_700_000_000_000) },
             boot: 7,
             disk: MemDisk::default(),
+            machine: machine.clone(),
             server: None,
             how: Start::Again,
             pipes: BTreeMap::new(),
             clients,
             children: Vec::new(),
             dead: BTreeSet::new(),
-            auditor: Auditor::default(),
+            auditor: Auditor::new(machine),
             knobs: Knobs::default(),
             log: Log::new(aloud),
             seen: Seen::default(),
@@ -110,6 +117,7 @@ impl World {
             next_conn: 16,
             next_request: 0,
             next_pid: 0,
+            next_foreigner: 50_000,
             next_probe: 0,
             is_fresh: true,
             segment_max: 1024 << random.below(7),
@@ -130,7 +138,9 @@ impl World {
                 let at = self.random.below(self.clients.len() as u64) as usize;
                 self.client_acts(at);
             }
-            430..=729 => self.serve(),
+            430..=699 => self.serve(),
+            700..=714 => self.foreigner_comes(),
+            715..=729 => self.foreigner_goes(),
             730..=819 => self.time_passes(),
             820..=869 => self.sync_by_hand(),
             870..=899 => self.sync_done(),
@@ -169,6 +179,7 @@ impl World {
             false => Ok(()),
         };
         let surroundings = Surroundings {
+            os: self.machine.for_daemon(),
             // It is asked before and after a sync, and only then.
             stopwatch: Box::new(move || ticks.fetch_add(sync_ms.load(Ordering::Relaxed), Ordering::Relaxed)),
             wake: Box::new(|| unreachable!("there is no thread")),
@@ -202,6 +213,9 @@ impl World {
     /// Lends the server what it needs, and looks after each turn whether what had to be synced is.
     fn with_server<T>(&mut self, run: impl FnOnce(&mut Server, &mut Around) -> T) -> Option<T> {
         let server = self.server.as_mut()?;
+        if self.machine.has_answered(self.now.mono) {
+            server.wake();
+        }
         let random = &mut self.random;
         let mut draw = || random.next();
         let mut around = Around {
@@ -311,6 +325,7 @@ impl World {
         }
         self.heal();
         self.knobs.sync_ms.store(0, Ordering::Relaxed);
+        self.machine.comes_to_rest(self.now.mono);
         self.pipes.values_mut().for_each(|pipe| pipe.full = false);
         self.clients.iter_mut().for_each(|client| client.stalled_until = 0);
         for _ in 0..40 {
@@ -323,7 +338,8 @@ impl World {
             }
             self.disk.heal();
             self.now.mono.0 += 100;
-            let all: Vec<u64> = self.pipes.iter().filter(|(_, pipe)| !pipe.server_closed).map(|(conn, _)| *conn).collect();
+            let all: Vec<u64> =
+                self.pipes.iter().filter(|(_, pipe)| !pipe.server_closed).map(|(conn, _)| *conn).collect();
             let (probe, dead) = (self.fresh_probe(), self.dead.clone());
             while self.server.as_mut().is_some_and(|server| server.tell_death(&dead)) {}
             self.with_server(|server, around| server.round(around, &all, Some(probe)));
@@ -345,5 +361,6 @@ impl World {
         let unanswered = self.auditor.unanswered();
         assert!(unanswered.is_empty(), "never answered: {unanswered:?}");
         self.look();
+        self.auditor.no_flock_is_missed();
     }
 }

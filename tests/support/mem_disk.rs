@@ -10,6 +10,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Repeatable random numbers (splitmix64).
+#[derive(Default)]
 pub struct Random(pub u64);
 
 impl Random {
@@ -235,7 +236,8 @@ impl MemDisk {
     /// Whether a power cut now would lose nothing that was written to files whose names begin with `on`.
     pub fn is_synced(&self, on: &str) -> bool {
         let state = self.state();
-        let inodes = state.names.iter().filter(|(name, _)| name.starts_with(on)).map(|(_, &inode)| &state.inodes[inode]);
+        let inodes =
+            state.names.iter().filter(|(name, _)| name.starts_with(on)).map(|(_, &inode)| &state.inodes[inode]);
         // What a failed sync has lost is shown and on no disk.
         inodes.fold(true, |all, inode| all && inode.unsynced.is_empty() && inode.live == inode.durable)
     }

@@ -1156,12 +1156,12 @@ fn a_grant_that_is_taken_back_has_never_been() {
 #[test]
 fn a_lock_whose_resumption_is_taken_back_runs_on_as_a_lease_and_can_be_resumed_anew() {
     let mut desk = Desk::new();
-    desk.ask("ada#1", "x /f");
+    desk.ttl(60_000).ask("ada#1", "x /f");
     desk.run(Command::EndSession(SessionId(100)));
-    assert_eq!(desk.request("r1").ask("ada#2", "x /f"), "resumed");
+    assert_eq!(desk.ttl(60_000).request("r1").ask("ada#2", "x /f"), "resumed");
     let lock = desk.granted();
     desk.run(Command::TakeBack { id: lock.id, fence: lock.fence, was_known: true });
     assert_eq!(desk.ask("bo", "x /f"), "held by ada", "its lease is promised");
-    assert_eq!(desk.request("r1").ask("ada#2", "x /f"), "resumed");
+    assert_eq!(desk.ttl(60_000).request("r1").ask("ada#2", "x /f"), "resumed");
     assert!(desk.granted().fence > lock.fence);
 }
