@@ -85,13 +85,9 @@ impl LockTable {
             }
             verdict => return self.settle(now, step, *caller, ask, *takes, verdict),
         }
-        if let Some(own) = self.own_obstacle(ask) {
-            let holders = vec![self.state.locks[&own].clone()];
-            let refused = Refused { why: RefusedFor::OwnLock, holders, more: 0, foreigner: None, position: 1 };
+        if *wait == Wait::Try || self.own_obstacle(ask).is_some() {
+            let refused = self.refused_now(ask, at);
             return self.refuse(step, *caller, ask, refused);
-        }
-        if *wait == Wait::Try {
-            return self.refuse_for(step, *caller, ask, at, RefusedFor::Held);
         }
         if let Some(cycle) = self.cycle(ask, at) {
             return self.refuse_for(step, *caller, ask, at, RefusedFor::Deadlock(cycle));
@@ -228,6 +224,8 @@ impl LockTable {
         }
         step.undo.push(before);
         step.records.push(record);
+        self.adapt_flock(step, id, &old.ask);
+        let lock = self.state.locks[&id].clone();
         self.tell(step, EventKind::Acquired { resumed: true }, &lock);
         Ok(lock)
     }
@@ -312,6 +310,14 @@ impl LockTable {
     pub(super) fn refuse_for(&mut self, step: &mut Step, to: Caller, ask: &Arc<Ask>, at: WaiterId, why: RefusedFor) {
         let refused = self.refused(ask, at, why);
         self.refuse(step, to, ask, refused);
+    }
+
+    /// The refusal of a blocked request that does not wait, because it would not or because only its own agent could
+    /// end that.
+    pub(super) fn refused_now(&self, ask: &Ask, at: WaiterId) -> Refused {
+        let Some(own) = self.own_obstacle(ask) else { return self.refused(ask, at, RefusedFor::Held) };
+        let holders = vec![self.state.locks[&own].clone()];
+        Refused { why: RefusedFor::OwnLock, holders, more: 0, foreigner: None, position: 1 }
     }
 
     /// A refusal that names the holders in the way of a request that stands, or would stand, at `at`.

@@ -136,6 +136,7 @@ counters! {
         durable,
         events,
         taken_back,
+        contested,
     }
 }
 
@@ -711,7 +712,8 @@ impl Auditor {
             let lease = lease.unwrap_or(0).min(waiter.ask.lease.ttl);
             let may_be_over = waiter.ask.who.session.is_none() && self.queue_seen.after(lease) <= now.mono;
             let is_open = waiter.caller.is_some_and(|of| self.open.get(&of).is_some_and(|open| !open.voided));
-            let is_waiting = waiter.caller.is_none() || (is_open && !may_be_over);
+            // The system may have said no to one that would not wait, and its refusal is held back.
+            let is_waiting = waiter.caller.is_none() || (is_open && !may_be_over && !waiter.at_once);
             assert!(
                 !(is_earlier && is_waiting && comes_before(waiter, &lock.ask) && !open.is_again && !open.voided),
                 "at {}: {} is granted to {} while {} waits longer",
@@ -999,7 +1001,7 @@ impl Auditor {
     }
 
     /// What is said of flocks is so on the machine, and nothing else is flocked there.
-    fn flocks(&self, now: Moment, locks: &[Lock], waiters: &[Queued]) {
+    fn flocks(&mut self, now: Moment, locks: &[Lock], waiters: &[Queued]) {
         let (users, opening) = (self.machine.users(), self.machine.opening());
         let mut asked: BTreeSet<LockId> = BTreeSet::new();
         let mut held: BTreeSet<LockId> = BTreeSet::new();
@@ -1017,7 +1019,10 @@ impl Auditor {
                     assert!(lock.ask.os, "{} is to have no flock", lock.id);
                     held.insert(lock.id);
                 }
-                OsLock::Contested { again, .. } => assert!(is_soon(*again, now), "{} is not tried again", lock.id),
+                OsLock::Contested { again, .. } => {
+                    assert!(is_soon(*again, now), "{} is not tried again", lock.id);
+                    self.counts.contested += 1;
+                }
             }
         }
         for queued in waiters {

@@ -34,7 +34,6 @@ counters! {
         flocks_late,
         flocks_hung,
         flocks_passed_on,
-        flocks_contested,
     }
 }
 
@@ -134,9 +133,10 @@ impl Machine {
         }
     }
 
-    /// Whether a file thread has answered, so that the daemon is woken.
+    /// Whether a file thread has answered, or is waited for no longer: a turn takes that up.
     pub fn has_answered(&self, now: Moment) -> bool {
-        self.state().opening.values().any(|opening| opening.ready.is_some_and(|ready| ready <= now))
+        let is_over = |opening: &Opening| opening.ready.unwrap_or(opening.until).min(opening.until) <= now;
+        self.state().opening.values().any(is_over)
     }
 
     // ── For the auditor ─────────────────────────────────────────────────────────────────────────────────────────────

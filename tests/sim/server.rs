@@ -2,6 +2,7 @@
 //! and the simulator decides who is read when, how much of an answer leaves, and what a client has got of it.
 
 use crate::auditor::Auditor;
+use crate::flocks::Machine;
 use crate::log::Log;
 use flockd::coordinator::Coordinator;
 use flockd::model::*;
@@ -103,6 +104,7 @@ pub struct Server {
 pub struct Around<'a> {
     pub now: Now,
     pub pipes: &'a mut BTreeMap<u64, Pipe>,
+    pub machine: &'a Machine,
     pub auditor: &'a mut Auditor,
     pub log: &'a mut Log,
     /// Gives session ids, secrets and the amount of a full pipe that still goes through.
@@ -154,6 +156,11 @@ impl Server {
             self.commands.push(Command::Tick);
         }
         if let Some(id) = probe {
+            // What the file threads have answered is taken up behind all commands of a turn, and the auditor asks last.
+            if around.machine.has_answered(around.now.mono) {
+                self.wake();
+                self.settle(around);
+            }
             let caller = Caller { conn: AUDITOR, id };
             self.commands.push(Command::Status { caller, who: None, target: None });
         }

@@ -221,6 +221,7 @@ impl World {
         let mut around = Around {
             now: self.now,
             pipes: &mut self.pipes,
+            machine: &self.machine,
             auditor: &mut self.auditor,
             log: &mut self.log,
             draw: &mut draw,
