@@ -102,6 +102,10 @@ pub const OUTBOX_MAX: usize = 1024 * 1024;
 pub const CONNECTIONS_MAX: usize = 8_192;
 /// How long a new connection may take to say hello.
 pub const HELLO_WITHIN: u64 = 10 * SECOND;
+/// How often a client connects, and starts a daemon that is not there, before it gives up. A daemon that was ready may
+/// be killed or replaced before it greets, and its successor as well; one that dies of every greeting is told of within
+/// a second or two.
+pub const CONNECT_ATTEMPTS: u32 = 20;
 /// How long a client waits to be greeted: a loop that runs does so within milliseconds, one that does not is stopped or
 /// hangs.
 pub const GREETED_WITHIN: u64 = 10 * SECOND;

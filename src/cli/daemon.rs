@@ -21,7 +21,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// How often a daemon is started that ends without a word: somebody kills it, or the system does.
-const STARTS: usize = 3;
+const STARTS: usize = 10;
 /// Seconds that a daemon which does not listen may take to end.
 const STOPPED_WITHIN: i64 = 10;
 /// What a started daemon says when it listens.

@@ -43,8 +43,7 @@ pub(super) struct Greeted {
 
 /// Connects and greets; starts or replaces the daemon where that is wanted and needed.
 pub(super) fn connect(home: &Home, launch: &Launch, hello: &Hello) -> Result<Greeted, ClientError> {
-    // One start and one replacement at most: what still fails then would fail for ever.
-    for _ in 0..3 {
+    for _ in 0..limits::CONNECT_ATTEMPTS {
         let stream = match home::connect(home) {
             Ok(stream) => stream,
             Err(error) if is_absent(&error) => match launch {
