@@ -344,7 +344,7 @@ impl World {
                     self.children.push(process);
                 });
             }
-            89..=96 => client.asked.iter().nth(random.below(8) as usize).cloned()?,
+            89..=96 => client.asked.get(random.below(8) as usize).cloned()?,
             97 => {
                 // Done: everything it holds goes with it.
                 client.hang_up(&mut self.pipes);

@@ -222,9 +222,14 @@ impl MemDisk {
         state.unsynced_names.clear();
         state.forget_nameless();
         for inode in &mut state.inodes {
-            let percent = [0, 50, 90, 100][random.below(4) as usize];
+            // Of some files any part, of others the writes up to one of them.
+            let percent = [0, 50, 90, 100, 100][random.below(5) as usize];
+            let up_to = match random.below(3) {
+                0 => random.below(inode.unsynced.len() as u64 + 1) as usize,
+                _ => inode.unsynced.len(),
+            };
             let mut bytes = inode.durable.clone();
-            for change in &inode.unsynced {
+            for change in &inode.unsynced[..up_to] {
                 keep_some(change, percent, random, &mut bytes);
             }
             *inode = Inode { live: bytes.clone(), durable: bytes, unsynced: Vec::new() };
