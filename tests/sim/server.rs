@@ -1,5 +1,5 @@
-//! What stands between clients and the coordinator, as `src/server` does it but without sockets: connections are queues,
-//! and the simulator decides who is read when, how much of an answer leaves, and what a client has got of it.
+//! What stands between clients and the coordinator, as `src/server` does it but without sockets: connections are
+//! queues, and the simulator decides who is read when, how much of an answer leaves, and what a client has got of it.
 
 use crate::auditor::Auditor;
 use crate::flocks::Machine;
