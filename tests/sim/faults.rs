@@ -3,6 +3,7 @@
 use crate::auditor::Start;
 use crate::flocks::Temper;
 use crate::mem_disk::Trouble;
+use crate::server::Death;
 use crate::world::World;
 use flockd::journal::Journal;
 use flockd::model::{Mode, Wall};
@@ -16,7 +17,8 @@ impl World {
     /// One thing goes wrong, or right again.
     pub fn fault(&mut self) {
         match self.random.below(100) {
-            0..=19 => self.kill(),
+            0..=9 => self.kill(),
+            10..=19 => self.kill_within_a_round(),
             20..=24 => self.cut_power(),
             25..=27 => self.stop_in_order(),
             28..=29 => self.reboot(),
@@ -53,6 +55,16 @@ impl World {
         self.daemon_gone();
         self.disk.keep_trying();
         self.disk = self.disk.after_kill();
+    }
+
+    /// `kill -9` between writing and telling.
+    fn kill_within_a_round(&mut self) {
+        let death = if self.random.chance(50) { Death::AfterTheTurn } else { Death::AmidTheAnswers };
+        let Some(server) = &mut self.server else { return };
+        server.dies = Some(death);
+        self.log.note(|| format!("the daemon is about to die: {death:?}"));
+        self.serve();
+        self.kill();
     }
 
     fn stop_in_order(&mut self) {

@@ -88,6 +88,15 @@ impl Unheard {
     }
 }
 
+/// Where within a round the daemon is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// Everything is written and nobody is told.
+    AfterTheTurn,
+    /// Some are told.
+    AmidTheAnswers,
+}
+
 /// The daemon without its sockets.
 pub struct Server {
     pub coordinator: Coordinator,
@@ -98,6 +107,8 @@ pub struct Server {
     watched: BTreeMap<Process, u32>,
     commands: Vec<Command>,
     dirty: BTreeSet<u64>,
+    /// It is killed in the next turn, here.
+    pub dies: Option<Death>,
 }
 
 /// What the server needs of the world for a round.
@@ -123,6 +134,7 @@ impl Server {
             watched: BTreeMap::new(),
             commands: Vec::new(),
             dirty: BTreeSet::new(),
+            dies: None,
         };
         for process in restored {
             if dead.contains(&process) {
@@ -180,7 +192,12 @@ impl Server {
                     commands.push(command);
                 }
                 let answers = self.coordinator.turn(around.now, commands);
-                self.deliver(around, answers);
+                around.auditor.turned(self.coordinator.trouble().is_some());
+                match self.dies {
+                    Some(Death::AfterTheTurn) => return,
+                    Some(Death::AmidTheAnswers) => return self.dies_amid(around, answers),
+                    None => self.deliver(around, answers),
+                }
             }
             for conn in std::mem::take(&mut self.dirty) {
                 self.flush(around, conn);
@@ -191,10 +208,20 @@ impl Server {
         }
     }
 
+    fn dies_amid(&mut self, around: &mut Around, answers: Vec<(Caller, Answer)>) {
+        self.deliver(around, answers);
+        for conn in std::mem::take(&mut self.dirty) {
+            if (around.draw)().is_multiple_of(2) {
+                self.flush(around, conn);
+            }
+        }
+    }
+
     /// Takes up a sync that was carried out.
     pub fn sync_done(&mut self, around: &mut Around) {
         around.auditor.turn_begins();
         let answers = self.coordinator.sync_done(around.now);
+        around.auditor.turned(self.coordinator.trouble().is_some());
         self.deliver(around, answers);
         self.settle(around);
     }
@@ -358,7 +385,6 @@ impl Server {
     }
 
     fn deliver(&mut self, around: &mut Around, answers: Vec<(Caller, Answer)>) {
-        around.auditor.turned(self.coordinator.trouble().is_some());
         for (to, mut answer) in answers {
             around.log.note(|| format!("  > {}/{}: {}", to.conn, to.id, crate::log::answer(&answer)));
             around.auditor.told(around.now, to, &answer);

@@ -235,7 +235,7 @@ impl World {
     }
 
     /// One round of the daemon over some of its connections.
-    fn serve(&mut self) {
+    pub fn serve(&mut self) {
         let all = self.random.chance(50);
         let mut ready: Vec<u64> = Vec::new();
         for (conn, pipe) in &self.pipes {

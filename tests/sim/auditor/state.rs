@@ -147,8 +147,13 @@ impl Auditor {
             let kept = sessions.iter().find(|kept| kept.id == session.row.id);
             assert!(kept.is_some_and(|kept| kept.secret == session.row.secret), "a session is lost: {session:?}");
         }
+        let is_opening = |id: SessionId| {
+            let is_it = |open: &Open| matches!(&open.command, Command::OpenSession { session, .. } if session.id == id);
+            self.open.values().any(is_it)
+        };
         for session in &sessions {
-            assert!(self.sessions.contains_key(&session.id), "a session has ended and is in the journal: {session:?}");
+            let is_known = self.sessions.contains_key(&session.id) || is_opening(session.id);
+            assert!(is_known, "a session has ended and is in the journal: {session:?}");
         }
         let untold: Vec<Ended> = rows(loaded, |record| match record {
             Record::Ended(_, ended) => ended.clone().filter(|ended| ended.untold),
