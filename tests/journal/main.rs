@@ -3,7 +3,7 @@
 mod damage;
 mod faults;
 #[path = "../support/mem_disk.rs"]
-#[allow(dead_code, reason = "the simulator uses more of it")]
+#[expect(dead_code, reason = "the simulator uses more of it")]
 mod mem_disk;
 mod power;
 mod reload;

@@ -10,7 +10,7 @@ mod faults;
 mod flocks;
 mod log;
 #[path = "../support/mem_disk.rs"]
-#[allow(dead_code, reason = "the journal's own tests use more of it")]
+#[expect(dead_code, reason = "the journal's own tests use more of it")]
 mod mem_disk;
 mod server;
 mod workload;
