@@ -25,9 +25,7 @@ impl Auditor {
             self.claims.values().filter(|claim| !self.is_live(claim, self.last)).map(|claim| claim.lock.id).collect();
         over.iter().for_each(|id| self.claims.get_mut(id).expect("found just now").over = true);
         self.last = now;
-        if was_trouble {
-            self.as_written(loaded);
-        }
+        self.as_written(loaded, was_trouble);
         self.trouble = false;
         // What was asked and never answered may have been carried out.
         let asked: Vec<Terms> = self.open.values().filter_map(Open::terms).collect();
@@ -44,10 +42,12 @@ impl Auditor {
         self.gaps.push((self.kept.last().copied().unwrap_or(0), loaded.events_from));
     }
 
-    /// What was let go while the journal could not be written is kept again as before.
-    fn as_written(&mut self, loaded: &Loaded) {
+    /// What was let go while the journal could not be written is kept again as before; and nobody was told whether
+    /// what was being bound is.
+    fn as_written(&mut self, loaded: &Loaded, was_trouble: bool) {
         for record in &loaded.records {
             if let Record::Lock(id, Some(lock)) = record
+                && (was_trouble || self.is_being_bound(*id))
                 && let Some(claim) = self.claims.get_mut(id)
             {
                 claim.keeper = keeper_of(lock);
@@ -55,6 +55,11 @@ impl Auditor {
                 claim.is_vague = true;
             }
         }
+    }
+
+    /// Whether a lock may hang on another process than its holder was told.
+    pub(super) fn is_being_bound(&self, lock: LockId) -> bool {
+        self.open.values().any(|open| matches!(open.command, Command::Bind { id, .. } if id == lock))
     }
 
     fn image_at_start(&mut self, loaded: &Loaded, how: Start) {

@@ -108,7 +108,7 @@ impl Auditor {
             let kept = locks.iter().find(|lock| lock.id == claim.lock.id);
             let kept = kept.unwrap_or_else(|| panic!("{} was told and is not in the journal", claim.lock.id));
             assert!(kept.fence >= claim.lock.fence, "{} is in the journal with fence {}", kept.id, kept.fence.0);
-            let is_other = kept.fence != claim.lock.fence || claim.is_vague;
+            let is_other = kept.fence != claim.lock.fence || claim.is_vague || self.is_being_bound(kept.id);
             assert!(
                 self.trouble || is_other || keeper_of(kept) == claim.keeper,
                 "{} is kept by {:?}",

@@ -78,6 +78,8 @@ impl Auditor {
         }
         let before = self.claims.get(&lock.id);
         let is_known = before.is_some_and(|claim| claim.lock.fence == lock.fence);
+        let has_old_fence = granted.resumed && is_known && !is_late && !open.is_again;
+        assert!(!has_old_fence, "{} was taken up with the fence that it had", lock.id);
         if !granted.already_held && !is_known {
             self.counts.grants += 1;
             self.counts.resumed += u64::from(granted.resumed);
@@ -153,6 +155,7 @@ impl Auditor {
             let asked = self.open.values().filter_map(Open::terms);
             let lease = asked.filter(|terms| terms.agent == waiter.ask.who.agent).map(|terms| terms.ttl).min();
             let lease = lease.unwrap_or(0).min(waiter.ask.lease.ttl);
+            let lease = waiter.ask.lease.max_hold.map_or(lease, |most| most.min(lease));
             let may_be_over = waiter.ask.who.session.is_none() && self.queue_seen.after(lease) <= now.mono;
             let is_open = waiter.caller.is_some_and(|of| self.open.get(&of).is_some_and(|open| !open.voided));
             // The system may have said no to one that would not wait, and its refusal is held back.
