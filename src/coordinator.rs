@@ -158,7 +158,9 @@ impl Coordinator {
                 batch.dropped.into_iter().for_each(|lock| self.os.release(lock));
             }
             Err(error) => {
-                drop(batch.steps);
+                for step in batch.steps.into_iter().rev() {
+                    self.table.undo(step);
+                }
                 batch.taken.into_iter().for_each(|lock| self.os.release(lock));
                 self.stop_granting(now, &error, &mut out);
                 self.turn_in_trouble(now, commands, &mut out);
