@@ -461,8 +461,14 @@ impl Server {
     }
 
     fn send(&mut self, conn: u64, line: &Line) {
+        self.send_with(conn, line, None, Vec::new());
+    }
+
+    /// Sends a message with what it is the first to tell of.
+    fn send_with(&mut self, conn: u64, line: &Line, grant: Option<Unheard>, losses: Vec<LockId>) {
         let Some(peer) = self.peers.get_mut(&conn) else { return };
         let has_room = peer.push(line);
+        peer.load(grant, losses);
         self.dirty.push(conn);
         if !has_room {
             // It does not read: nobody waits for it.
@@ -723,20 +729,19 @@ impl Server {
                 self.greet(to.conn, &answer.reply, now);
                 continue;
             }
-            if let Some(peer) = self.peers.get_mut(&to.conn) {
-                answer.lost.retain(|ended| !peer.will_hear_of(ended.id));
-                let about = peer.open.remove(&to.id).unwrap_or(About::Other);
-                let message = render::answer(to.id, &answer, &about, now);
-                self.send(to.conn, &Line::Answer(Box::new(message)));
-            }
-            if self.peers.contains_key(&to.conn) {
-                let grant = self.first_to_tell(to.conn, &answer.reply);
-                let peer = self.peers.get_mut(&to.conn).expect("it was there just now");
-                peer.load(grant, answer.lost.iter().map(|ended| ended.id).collect());
-            } else if let Some(grant) = self.first_to_tell(to.conn, &answer.reply) {
-                self.undelivered.remove(&grant.id);
-                self.commands.push(grant.take_back());
-            }
+            let grant = self.first_to_tell(to.conn, &answer.reply);
+            let Some(peer) = self.peers.get_mut(&to.conn) else {
+                if let Some(grant) = grant {
+                    self.undelivered.remove(&grant.id);
+                    self.commands.push(grant.take_back());
+                }
+                continue;
+            };
+            answer.lost.retain(|ended| !peer.will_hear_of(ended.id));
+            let losses = answer.lost.iter().map(|ended| ended.id).collect();
+            let about = peer.open.remove(&to.id).unwrap_or(About::Other);
+            let message = render::answer(to.id, &answer, &about, now);
+            self.send_with(to.conn, &Line::Answer(Box::new(message)), grant, losses);
         }
     }
 

@@ -200,7 +200,7 @@ impl Peer {
         true
     }
 
-    /// Remembers what the message pushed last brings.
+    /// Remembers what the message pushed last brings, or would have brought if there had been room for it.
     pub(super) fn load(&mut self, grant: Option<Unheard>, losses: Vec<LockId>) {
         if grant.is_some() || !losses.is_empty() {
             let end = self.sent + self.outbox.len() as u64;

@@ -255,7 +255,7 @@ impl World {
     fn suspend(&mut self) {
         self.now.wall.0 += self.random.below(1 << 35);
         self.log.note(|| "the machine was suspended".to_owned());
-        self.seen.jumps += 1;
+        self.seen.suspends += 1;
     }
 
     /// What a power cut now would leave must hold every grant that was told to outlive one.

@@ -41,6 +41,7 @@ counters! {
         kept_out,
         stalls,
         jumps,
+        suspends,
         by_hand,
         starts,
         starts_failed,
