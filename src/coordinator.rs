@@ -63,10 +63,19 @@ pub struct Coordinator {
     guard: HomeGuard,
     stopwatch: Stopwatch,
     syncing: Syncing,
-    /// Answers that wait for a sync, with the record that must be synced, oldest first.
-    held_back: VecDeque<(u64, Outgoing)>,
+    /// Answers that wait for a sync, oldest first.
+    held_back: VecDeque<HeldBack>,
     /// Set while the journal cannot be written.
     trouble: Option<Trouble>,
+}
+
+/// An answer that waits for a sync.
+struct HeldBack {
+    reply: Outgoing,
+    /// The record that must be synced.
+    through: u64,
+    /// What it grants was released meanwhile over the connection that it goes to: who sent that knows.
+    is_released: bool,
 }
 
 /// Steps that are written together, and what they did to flocks.
@@ -270,10 +279,11 @@ impl Coordinator {
         // A sync within this turn was one for those who still wait for theirs as well; they were first.
         self.release_held_back(out);
         for reply in replies {
+            self.note_release(&reply);
             let unsynced = written.synced < written.through;
             let names_holders = !self.held_back.is_empty() && names_holders(&reply.answer);
             if unsynced && (reply.synced || names_holders) {
-                self.held_back.push_back((written.through, reply));
+                self.held_back.push_back(HeldBack { reply, through: written.through, is_released: false });
             } else {
                 out.push((reply.to, reply.answer));
             }
@@ -285,7 +295,7 @@ impl Coordinator {
     /// it from now on, and whoever fails to hear it takes the grant back.
     fn is_handed_on(&mut self, command: &Command) -> bool {
         let Command::TakeBack { id, was_known, .. } = command else { return false };
-        for (_, reply) in &mut self.held_back {
+        for HeldBack { reply, .. } in &mut self.held_back {
             if let Reply::Granted(granted) = &mut reply.answer.reply
                 && granted.lock.id == *id
             {
@@ -296,17 +306,32 @@ impl Coordinator {
         false
     }
 
+    /// A lock and its release may be sent together. Each is answered as it was done, though the first answer comes last.
+    fn note_release(&mut self, reply: &Outgoing) {
+        let Reply::Released(locks) = &reply.answer.reply else { return };
+        for held in &mut self.held_back {
+            if let Reply::Granted(granted) = &held.reply.answer.reply
+                && held.reply.to.conn == reply.to.conn
+                && locks.iter().any(|lock| lock.id == granted.lock.id)
+            {
+                held.is_released = true;
+            }
+        }
+    }
+
     fn ask_for_sync(&mut self) {
-        if let Some((through, _)) = self.held_back.back() {
-            self.syncing.ask(*through);
+        if let Some(last) = self.held_back.back() {
+            self.syncing.ask(last.through);
         }
     }
 
     fn release_held_back(&mut self, out: &mut Vec<Addressed>) {
         let synced = self.journal.synced();
-        let ready = self.held_back.iter().take_while(|(through, _)| *through <= synced).count();
-        for (_, mut reply) in self.held_back.drain(..ready) {
-            self.table.bring_up_to_date(&mut reply.answer);
+        let ready = self.held_back.iter().take_while(|held| held.through <= synced).count();
+        for HeldBack { mut reply, is_released, .. } in self.held_back.drain(..ready) {
+            if !is_released {
+                self.table.bring_up_to_date(&mut reply.answer);
+            }
             out.push((reply.to, reply.answer));
         }
     }
@@ -320,7 +345,7 @@ impl Coordinator {
         let retry_at = now.mono.after(limits::JOURNAL_RETRY);
         self.trouble = Some(Trouble { why: why.clone(), retry_at, events: Vec::new() });
         self.turn_in_trouble(now, self.untold_grants(), out);
-        for (_, reply) in std::mem::take(&mut self.held_back) {
+        for HeldBack { reply, .. } in std::mem::take(&mut self.held_back) {
             let fault = Reply::Failed(Fault::Unavailable(why.clone()));
             out.push((reply.to, Answer { reply: fault, ..reply.answer }));
         }
@@ -329,7 +354,7 @@ impl Coordinator {
     /// What takes back the grants that are held back, newest first: whoever took a lock up that nobody had heard of
     /// yet goes with it.
     fn untold_grants(&self) -> Vec<Command> {
-        let grants = self.held_back.iter().rev().filter_map(|(_, reply)| match &reply.answer.reply {
+        let grants = self.held_back.iter().rev().filter_map(|held| match &held.reply.answer.reply {
             Reply::Granted(granted) if granted.is_new() => Some(granted),
             _ => None,
         });

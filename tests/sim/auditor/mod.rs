@@ -111,6 +111,8 @@ struct End {
     /// It is in the journal: what ends while the journal cannot be written may come back.
     written: bool,
     epoch: u64,
+    /// The connection over which it was released, if it was.
+    released_over: Option<u64>,
 }
 
 /// A loss that its agent has not been told.

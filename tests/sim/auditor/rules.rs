@@ -86,6 +86,10 @@ pub(super) fn who_and_target(command: &Command) -> Option<(&Who, Option<&Target>
     }
 }
 
+pub(super) fn conn_of(open: &Open) -> Option<u64> {
+    caller_of(&open.command).map(|caller| caller.conn)
+}
+
 pub(super) fn caller_of(command: &Command) -> Option<Caller> {
     match command {
         Command::OpenSession { caller, .. }

@@ -60,7 +60,7 @@ impl Auditor {
 
     /// This lock has ended for certain, not later than in `turn`.
     pub(super) fn end(&mut self, id: LockId, turn: u64, epoch: u64) {
-        let end = End { turn, written: !self.trouble, epoch };
+        let end = End { turn, written: !self.trouble, epoch, released_over: None };
         self.ended.entry(id).or_insert(end);
         if let Some(claim) = self.claims.get_mut(&id) {
             claim.over = true;
@@ -73,6 +73,10 @@ impl Auditor {
         assert!(lock.ask.who.agent == ask.who.agent && lock.ask.mode >= ask.mode, "{} is not what was asked", lock.id);
         assert!(lock.fence.0 < limits::FENCE_END && lock.id.0 <= lock.fence.0, "{} has no fence", lock.id);
         let is_late = open.turn != self.turn;
+        self.top_fence = self.top_fence.max(lock.fence.0);
+        if is_late && self.was_released_by(open, lock.id) {
+            return;
+        }
         if is_late && self.claims.get(&lock.id).is_some_and(|claim| claim.lock.fence >= lock.fence) {
             return self.touched(lock, open);
         }
@@ -127,7 +131,6 @@ impl Auditor {
         self.claims.insert(lock.id, claim);
         let asked: Vec<Terms> = self.open.values().filter_map(Open::terms).collect();
         asked.iter().for_each(|terms| self.may_shorten(terms));
-        self.top_fence = self.top_fence.max(lock.fence.0);
     }
 
     fn fresh_fence(&mut self, open: &Open, lock: &Lock) {
@@ -243,7 +246,14 @@ impl Auditor {
                 self.owed.insert(lock.id, owed);
             }
             self.end(lock.id, self.turn, self.epoch);
+            self.ended.get_mut(&lock.id).expect("it has ended just now").released_over = conn_of(open);
         }
+    }
+
+    /// Whether whoever asks has released the lock over the same connection: it knows, whatever it is told afterwards.
+    fn was_released_by(&self, open: &Open, lock: LockId) -> bool {
+        let over = self.ended.get(&lock).and_then(|end| end.released_over);
+        over.is_some() && over == conn_of(open)
     }
 
     /// A lock was renewed or looked at by its agent.
@@ -365,6 +375,9 @@ impl Auditor {
         }
         self.has_forgotten |= *fault == Fault::NotFound && matches!(open.command, Command::Lock { .. });
         if let Fault::Lost(ended, _) = fault {
+            let is_own_doing = self.was_released_by(open, ended.id) && !open.is_again;
+            let is_lock = matches!(open.command, Command::Lock { .. });
+            assert!(!(is_lock && is_own_doing), "{} is told to be lost to who released it", ended.id);
             // A retry is answered with the end of what was granted; the notice itself is told along with it.
             self.end(ended.id, self.turn, UNKNOWN);
         }
