@@ -306,7 +306,8 @@ impl Coordinator {
         false
     }
 
-    /// A lock and its release may be sent together. Each is answered as it was done, though the first answer comes last.
+    /// A lock and its release may be sent together. Each is answered as it was done, though the first answer comes
+    /// last.
     fn note_release(&mut self, reply: &Outgoing) {
         let Reply::Released(locks) = &reply.answer.reply else { return };
         for held in &mut self.held_back {
