@@ -276,9 +276,12 @@ impl Coordinator {
     /// Sends what may be sent and holds back what must wait for a sync: promises that outlive a power cut, and any
     /// answer that could name a holder whose own grant is not yet told.
     fn send(&mut self, replies: impl Iterator<Item = Outgoing>, written: Written, out: &mut Vec<Addressed>) {
+        let replies: Vec<Outgoing> = replies.collect();
+        replies.iter().for_each(|reply| self.note_release(reply));
         // A sync within this turn was one for those who still wait for theirs as well; they were first.
         self.release_held_back(out);
         for reply in replies {
+            // What is held back of this very turn is known only now.
             self.note_release(&reply);
             let unsynced = written.synced < written.through;
             let names_holders = !self.held_back.is_empty() && names_holders(&reply.answer);
