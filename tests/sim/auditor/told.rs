@@ -74,7 +74,7 @@ impl Auditor {
         assert!(lock.fence.0 < limits::FENCE_END && lock.id.0 <= lock.fence.0, "{} has no fence", lock.id);
         let is_late = open.turn != self.turn;
         self.top_fence = self.top_fence.max(lock.fence.0);
-        if is_late && self.was_released_by(open, lock.id) {
+        if is_late && (self.was_released_by(open, lock.id) || self.is_being_released_by(open, lock.id)) {
             return;
         }
         if is_late && self.claims.get(&lock.id).is_some_and(|claim| claim.lock.fence >= lock.fence) {
@@ -254,6 +254,14 @@ impl Auditor {
     fn was_released_by(&self, open: &Open, lock: LockId) -> bool {
         let over = self.ended.get(&lock).and_then(|end| end.released_over);
         over.is_some() && over == conn_of(open)
+    }
+
+    /// Whether that release is still to be answered.
+    fn is_being_released_by(&self, open: &Open, lock: LockId) -> bool {
+        let is_release = |caller: &Caller, other: &Open| {
+            Some(caller.conn) == conn_of(open) && matches!(other.command, Command::Unlock { .. })
+        };
+        self.ended.contains_key(&lock) && self.open.iter().any(|(caller, other)| is_release(caller, other))
     }
 
     /// A lock was renewed or looked at by its agent.
