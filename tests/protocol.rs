@@ -195,7 +195,7 @@ impl Names {
                 a.iter().zip(b).try_for_each(|(a, b)| self.compare(at, a, b))
             }
             (Value::Number(a), Value::Number(b)) => match key {
-                "fence" | "pid" | "expires_in_ms" | "wait_left_ms" | "uptime_ms" => Ok(()),
+                "fence" | "pid" | "bound_pid" | "expires_in_ms" | "wait_left_ms" | "uptime_ms" => Ok(()),
                 _ if a == b => Ok(()),
                 _ => differ(),
             },

@@ -28,7 +28,7 @@ use crate::limits;
 use crate::model::Agent;
 use crate::os;
 use crate::os::home::Home;
-use crate::wire::{self, Answer, Hello, Line, LockBody, Op, Request, SessionProof, SessionWish, WireError};
+use crate::wire::{self, Answer, Code, Hello, Line, LockBody, Op, Request, SessionProof, SessionWish, WireError};
 use launch::{connect, is_broken, read_line};
 use ledger::Ledger;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
@@ -36,7 +36,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, BufReader, ErrorKind, Write};
 use std::net::Shutdown;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -158,9 +158,21 @@ struct Socket {
 struct Pending {
     op: Op,
     line: Vec<u8>,
+    /// What goes with the line, also when it is sent again.
+    fd: Option<OwnedFd>,
     /// It was sent on an earlier connection, too, and may have been carried out then.
     is_repeated: bool,
     answer: Option<Result<Answer, ClientError>>,
+}
+
+impl Pending {
+    /// Sends it. A failure to write shows when the answer is read, and it is sent again then.
+    fn send(&self, socket: &Socket) {
+        let _ = match &self.fd {
+            None => (&socket.stream).write_all(&self.line),
+            Some(fd) => os::process::send_with_fd(&socket.stream, &self.line, fd.as_fd()),
+        };
+    }
 }
 
 impl Connection {
@@ -218,13 +230,21 @@ impl Connection {
         self.inner.begin(request, None)
     }
 
-    /// Sends a request that comes with a descriptor.
+    /// Sends a request that comes with a descriptor, which is sent again with it if the connection breaks.
     ///
     /// # Errors
-    /// As [`Connection::call`]. The descriptor is not sent again if the connection breaks: the error says that it did.
+    /// As [`Connection::begin`], and when there are no descriptors left.
+    pub fn begin_with_fd(&self, request: Request, fd: BorrowedFd<'_>) -> Result<u64, ClientError> {
+        self.inner.begin(request, Some(fd.try_clone_to_owned()?))
+    }
+
+    /// Sends a request that comes with a descriptor and waits for its answer.
+    ///
+    /// # Errors
+    /// As [`Connection::call`] and [`Connection::begin_with_fd`].
     pub fn call_with_fd(&self, request: Request, fd: BorrowedFd<'_>) -> Result<Answer, ClientError> {
         let bound = bound_of(&request);
-        let id = self.inner.begin(request, Some(fd))?;
+        let id = self.begin_with_fd(request, fd)?;
         let answer = self.finish(id, bound)?;
         answer.ok_or_else(|| {
             self.abandon(id);
@@ -396,7 +416,7 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn begin(&self, mut request: Request, fd: Option<BorrowedFd<'_>>) -> Result<u64, ClientError> {
+    fn begin(&self, mut request: Request, fd: Option<OwnedFd>) -> Result<u64, ClientError> {
         let mut state = self.lock();
         let id = state.take_number();
         request.id = Some(id);
@@ -409,19 +429,14 @@ impl Inner {
             let text = format!("the request is longer than {} bytes", limits::LINE_MAX);
             return Err(ClientError::Protocol(text));
         }
+        let pending = Pending { op: request.op, line, fd, is_repeated: false, answer: None };
         match &state.link {
-            // A failure to write shows when the answer is read, and the line is sent again then.
-            Link::Up(socket) => drop(match fd {
-                None => (&socket.stream).write_all(&line),
-                Some(fd) => os::process::send_with_fd(&socket.stream, &line, fd),
-            }),
+            Link::Up(socket) => pending.send(socket),
             // Whoever makes the connection may have had no reason to hurry until now.
             Link::Renewing => self.changed.notify_all(),
             Link::Down(why) => return Err(ClientError::SessionLost(why.clone())),
         }
-        // A descriptor cannot be sent again, so neither is its line.
-        let line = if fd.is_some() { Vec::new() } else { line };
-        state.pending.insert(id, Pending { op: request.op, line, is_repeated: false, answer: None });
+        state.pending.insert(id, pending);
         Ok(id)
     }
 
@@ -509,7 +524,10 @@ impl Inner {
             state = self.lock();
             match dialled {
                 Ok((socket, session)) => return self.take_up(state, socket, session),
-                Err(ClientError::Refused(error)) => return self.give_up(state, error.message),
+                // Whoever holds locks does not give them up because the daemon has no room for the moment.
+                Err(ClientError::Refused(error)) if !matches!(error.code, Code::TooMany | Code::Unavailable) => {
+                    return self.give_up(state, error.message);
+                }
                 Err(_) if is_patient || crate::clock::monotonic_ns() < give_up_at => {
                     let pause = if is_patient { LOOK_AGAIN_EVERY } else { RECONNECT_EVERY };
                     state = self.wait(state, Some(Duration::from_millis(pause)));
@@ -531,13 +549,8 @@ impl Inner {
             let _ = (&socket.stream).write_all(&wire::encode(&release_of(lock_id)));
         }
         for pending in state.pending.values_mut().filter(|pending| pending.answer.is_none()) {
-            if pending.line.is_empty() {
-                let text = "the daemon was restarted before it took the descriptor".to_owned();
-                pending.answer = Some(Err(ClientError::NoAnswer(text)));
-            } else {
-                pending.is_repeated = true;
-                let _ = (&socket.stream).write_all(&pending.line);
-            }
+            pending.is_repeated = true;
+            pending.send(&socket);
         }
         state.session = session;
         state.said_bye = false;

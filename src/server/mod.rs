@@ -572,10 +572,17 @@ impl Server {
         let request = match wire::decode_request(line) {
             Ok(request) => request,
             Err((id, text)) => {
+                if let Some(peer) = self.peers.get_mut(&conn) {
+                    peer.forget_passed();
+                }
                 self.fail(conn, id, (Code::Invalid, text));
                 return false;
             }
         };
+        if let Err(unfit) = self.take_passed(conn, &request) {
+            self.fail(conn, request.id, unfit);
+            return false;
+        }
         let is_long = request.op == Op::Status;
         let peer = &self.peers[&conn];
         if let Some(id) = request.id
@@ -664,10 +671,15 @@ impl Server {
             Ok(info) => info,
             Err(unfit) => return self.fail(conn, request.id, unfit),
         };
-        let sender = Sender { info, session: peer.session, process: peer.process };
+        let (session, process) = (peer.session, peer.process);
+        let passed = match self.watch_passed(conn) {
+            Ok(passed) => passed,
+            Err(unfit) => return self.fail(conn, request.id, unfit),
+        };
+        let sender = Sender { info, session, process, passed };
         let made = match request.op {
             Op::Bind => match caller {
-                Some(caller) => self.bind(caller, &sender, &request),
+                Some(caller) => bind(caller, &sender, &request),
                 None => Err((Code::Invalid, "bind needs an id".to_owned())),
             },
             _ => request::command(&request, caller, &sender, target, now),
@@ -683,21 +695,30 @@ impl Server {
         }
     }
 
-    /// A lock is bound to the process whose pidfd came with the request: a number would prove nothing.
-    fn bind(&mut self, caller: Caller, sender: &Sender, request: &Request) -> Result<(Command, About), Unfit> {
-        let id = request::lock_id(request)?;
-        let invalid = |text: &str| (Code::Invalid, text.to_owned());
-        let who = match (&sender.info.agent, sender.session) {
-            (Some(agent), Some(session)) => Who { agent: agent.clone(), session: Some(session) },
-            _ => return Err(invalid("only a session binds locks to processes")),
-        };
-        let peer = self.peers.get_mut(&caller.conn).expect("the request came from a peer");
-        let pidfd = peer.passed_fd().ok_or_else(|| invalid("bind needs a pidfd, passed along with the line"))?;
+    /// Takes the pidfd that comes with a request, if one is to: a number would prove nothing.
+    fn take_passed(&mut self, conn: u64, request: &Request) -> Result<(), Unfit> {
+        let is_wanted = request.op == Op::Bind || request.op == Op::Lock && request.bound;
+        let peer = self.peers.get_mut(&conn).expect("the request came from a peer");
+        peer.passed_process = None;
+        if !is_wanted {
+            return Ok(());
+        }
+        let missing = || (Code::Invalid, "this needs a pidfd, passed along with the line".to_owned());
+        let pidfd = peer.passed_fd().ok_or_else(missing)?;
         let process = process::process_of_pidfd(&pidfd)
             .map_err(|error| (Code::Invalid, format!("the descriptor passed along is no living process: {error}")))?;
+        peer.passed_process = Some((process, pidfd));
+        Ok(())
+    }
+
+    /// Watches the process that came with a request that is carried out now. Not before: an end that is told before
+    /// there is a lock would release nothing.
+    fn watch_passed(&mut self, conn: u64) -> Result<Option<Process>, Unfit> {
+        let peer = self.peers.get_mut(&conn).expect("the request came from a peer");
+        let Some((process, pidfd)) = peer.passed_process.take() else { return Ok(None) };
         self.watch(process, pidfd)
             .map_err(|error| (Code::Unavailable, format!("the process cannot be watched: {error}")))?;
-        Ok((Command::Bind { caller, who, id, process }, About::Other))
+        Ok(Some(process))
     }
 
     // ── Answers ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -799,6 +820,18 @@ impl Server {
             Err(unfit) => self.fail(conn, Some(id), unfit),
         }
     }
+}
+
+/// A lock is bound to the process whose pidfd came with the request.
+fn bind(caller: Caller, sender: &Sender, request: &Request) -> Result<(Command, About), Unfit> {
+    let id = request::lock_id(request)?;
+    let invalid = |text: &str| (Code::Invalid, text.to_owned());
+    let who = match (&sender.info.agent, sender.session) {
+        (Some(agent), Some(session)) => Who { agent: agent.clone(), session: Some(session) },
+        _ => return Err(invalid("only a session binds locks to processes")),
+    };
+    let process = sender.passed.ok_or_else(|| invalid("bind needs a pidfd, passed along with the line"))?;
+    Ok((Command::Bind { caller, who, id, process }, About::Other))
 }
 
 /// Wakes a loop from another thread.

@@ -63,6 +63,8 @@ pub(super) struct Peer {
     searched: usize,
     outbox: Vec<u8>,
     passed: VecDeque<OwnedFd>,
+    /// The process that came with the request that is being looked up or carried out.
+    pub(super) passed_process: Option<(Process, OwnedFd)>,
 }
 
 /// What reading came to.
@@ -95,6 +97,7 @@ impl Peer {
             searched: 0,
             outbox: Vec::new(),
             passed: VecDeque::new(),
+            passed_process: None,
         }
     }
 
@@ -154,6 +157,11 @@ impl Peer {
     /// Whether the line that is still arriving is longer than any may be.
     pub(super) fn is_overlong(&self) -> bool {
         self.searched == self.inbox.len() && self.searched > limits::LINE_MAX
+    }
+
+    /// A descriptor whose line cannot be read must not be taken for that of another one.
+    pub(super) fn forget_passed(&mut self) {
+        self.passed.clear();
     }
 
     pub(super) fn passed_fd(&mut self) -> Option<OwnedFd> {

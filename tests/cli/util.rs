@@ -116,7 +116,10 @@ impl Ground {
     pub fn environment(&self, mut program: Command, agent: &str, args: &[&str]) -> Command {
         program.args(args).current_dir(&self.work).stdin(Stdio::null());
         program.env("FLOCKD_HOME", &self.home).env("FLOCKD_WORKSPACE", &self.work);
-        program.env_remove("FLOCKD_AGENT").env_remove("FLOCKD_RUN_LOCKS");
+        program.env_remove("FLOCKD_AGENT").env_remove("FLOCKD_RUN_LOCKS").env("FLOCKD_AGENT_PROGRAMS", "");
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().ends_with("_SESSION_ID")) {
+            program.env_remove(name);
+        }
         if !agent.is_empty() {
             program.env("FLOCKD_AGENT", agent);
         }

@@ -66,6 +66,7 @@ impl Desk {
             lease: Lease { ttl: limits::HOUR, max_hold: None },
             note: None,
             process: None,
+            bound: None,
             request: None,
             workspace: Workspace { root: b"/"[..].into() },
             os: true,
