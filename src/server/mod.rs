@@ -703,8 +703,13 @@ impl Server {
         if !is_wanted {
             return Ok(());
         }
-        let missing = || (Code::Invalid, "this needs a pidfd, passed along with the line".to_owned());
-        let pidfd = peer.passed_fd().ok_or_else(missing)?;
+        let Some(pidfd) = peer.passed_fd() else {
+            return match request.op {
+                // What else may be wrong with it is said first.
+                Op::Bind => Ok(()),
+                _ => Err((Code::Invalid, "a bound lock needs a pidfd, passed along with the line".to_owned())),
+            };
+        };
         let process = process::process_of_pidfd(&pidfd)
             .map_err(|error| (Code::Invalid, format!("the descriptor passed along is no living process: {error}")))?;
         peer.passed_process = Some((process, pidfd));

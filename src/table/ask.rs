@@ -401,9 +401,11 @@ impl LockTable {
             Err(fault) => self.answer_which(step, caller, Reply::Failed(fault), &who, &which),
             Ok(_) => {
                 let old = self.state.locks[&id].clone();
-                let ask = with_session(&old.ask, old.keeper());
+                let ask = Arc::new(Ask { bound: None, ..(*with_session(&old.ask, old.keeper())).clone() });
                 let lock = Lock { ask, custody: Custody::Process(process), expires: None, ..old };
                 self.put_lock(step, lock);
+                // What it hung on before no longer keeps it from answering requests of the same agent that wait.
+                step.eased.push(who.agent.clone());
                 self.answer_which(step, caller, Reply::Bound(id), &who, &which);
             }
         }

@@ -761,7 +761,7 @@ impl Naive {
             Ok(locks) => {
                 let mut lock = locks[0].clone();
                 let who = Who { agent: who.agent.clone(), session: lock.keeper() };
-                lock.ask = Arc::new(Ask { who, ..(*lock.ask).clone() });
+                lock.ask = Arc::new(Ask { who, bound: None, ..(*lock.ask).clone() });
                 lock.custody = Custody::Process(process);
                 lock.expires = None;
                 self.put(lock);
