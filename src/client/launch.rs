@@ -7,6 +7,7 @@ use crate::os::process;
 use crate::wire::{self, Code, Hello, HelloLine, Line, Op, Request, Welcome, WireError};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -161,7 +162,8 @@ fn start(home: &Home, program: &Path) -> Result<(), ClientError> {
         .map_err(|error| {
             ClientError::NoDaemon(format!("cannot run {} to start the daemon: {error}", program.display()))
         })?;
-    if output.status.success() {
+    // One that somebody killed says nothing about the daemon: whoever connects tries again.
+    if output.status.success() || output.status.signal().is_some() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);

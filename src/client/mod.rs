@@ -160,9 +160,20 @@ struct Pending {
     line: Vec<u8>,
     /// What goes with the line, also when it is sent again.
     fd: Option<OwnedFd>,
+    /// If it is a release, what it names.
+    release: Release,
     /// It was sent on an earlier connection, too, and may have been carried out then.
     is_repeated: bool,
     answer: Option<Result<Answer, ClientError>>,
+}
+
+/// What a release names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Release {
+    /// One lock.
+    Lock,
+    /// Whatever is held on a scope, or anywhere.
+    Scope,
 }
 
 impl Pending {
@@ -429,7 +440,8 @@ impl Inner {
             let text = format!("the request is longer than {} bytes", limits::LINE_MAX);
             return Err(ClientError::Protocol(text));
         }
-        let pending = Pending { op: request.op, line, fd, is_repeated: false, answer: None };
+        let release = if request.lock_id.is_some() { Release::Lock } else { Release::Scope };
+        let pending = Pending { op: request.op, line, fd, release, is_repeated: false, answer: None };
         match &state.link {
             Link::Up(socket) => pending.send(socket),
             // Whoever makes the connection may have had no reason to hurry until now.
@@ -446,9 +458,9 @@ impl Inner {
         loop {
             let pending = state.pending.get_mut(&id).expect("a request is finished once, after it was begun");
             if let Some(answer) = pending.answer.take() {
-                let is_repeated_release = pending.op == Op::Unlock && pending.is_repeated;
+                let repeated = (pending.op == Op::Unlock && pending.is_repeated).then_some(pending.release);
                 state.pending.remove(&id);
-                return state.result(answer?, is_repeated_release).map(Some);
+                return state.result(answer?, repeated).map(Some);
             }
             let left = match until.map(|until| until.saturating_sub(crate::clock::monotonic_ns())) {
                 Some(0) => return Ok(None),
@@ -674,19 +686,22 @@ impl State {
     }
 
     /// What an answer means to whoever asked.
-    fn result(&mut self, answer: Answer, is_repeated_release: bool) -> Result<Answer, ClientError> {
+    fn result(&mut self, answer: Answer, repeated: Option<Release>) -> Result<Answer, ClientError> {
         let Answer { error: Some(error), lost, .. } = answer else { return Ok(answer) };
         self.losses.extend(lost);
         let over = self.losses.len().saturating_sub(limits::CLIENT_NOTICES_MAX);
         self.losses.drain(..over);
-        match &error.loss {
-            // Sent twice across a restart of the daemon: the first one did it.
-            Some(loss) if is_repeated_release && loss.reason == "released" => {
-                let ok = Some(wire::Body::Released(Vec::new()));
-                Ok(Answer { id: answer.id, ok, error: None, lost: Vec::new(), wanted: answer.wanted })
-            }
-            _ => Err(ClientError::Refused(Box::new(error))),
+        // Sent twice across a restart of the daemon: the first one did it.
+        let is_done = match repeated {
+            None => false,
+            Some(Release::Lock) => error.loss.as_ref().is_some_and(|loss| loss.reason == "released"),
+            Some(Release::Scope) => matches!(error.code, Code::NotFound | Code::NotHolder),
+        };
+        if is_done {
+            let ok = Some(wire::Body::Released(Vec::new()));
+            return Ok(Answer { id: answer.id, ok, error: None, lost: Vec::new(), wanted: answer.wanted });
         }
+        Err(ClientError::Refused(Box::new(error)))
     }
 
     /// A lock that came too late goes back.

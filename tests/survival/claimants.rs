@@ -12,6 +12,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// What a process is to be: `library SEED`, `child SCOPE`, `keeper SCOPE` or `sharer SCOPE`.
 pub const ROLE: &str = "FLOCKD_TEST_ROLE";
@@ -72,6 +73,9 @@ fn library(random: &mut Random) {
         let LockBody { acquired: true, lock_id: Some(id), fence: Some(fence), .. } = body else { panic!("{body:?}") };
         let hold = Hold::enter(scope, fence, asked);
         (0..random.below(4)).for_each(|_| hold.work());
+        if random.below(8) == 0 {
+            think();
+        }
         hold.leave();
         match random.below(2) {
             0 => client.release_later(&id),
@@ -86,7 +90,14 @@ fn child(scope: &str) {
     let LockId(fence) = around.rsplit(' ').next().unwrap().parse().unwrap();
     let hold = Hold::enter(scope, fence, 0);
     (0..20).for_each(|_| hold.work());
+    think();
     hold.leave();
+}
+
+/// Some holds are long enough to be killed in.
+fn think() {
+    #[expect(clippy::disallowed_methods, reason = "bounded: 5 ms, once a hold, to be found inside")]
+    std::thread::sleep(Duration::from_millis(5));
 }
 
 /// Takes a lock without a lease, says so, and keeps it until its input ends; then it must still have it.

@@ -9,6 +9,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 
+/// A socket at which the test plays the daemon.
+fn stage(ground: &Ground) -> UnixListener {
+    fs::create_dir(&ground.home).unwrap();
+    fs::set_permissions(&ground.home, fs::Permissions::from_mode(0o700)).unwrap();
+    UnixListener::bind(ground.home.join("sock")).unwrap()
+}
+
 /// Takes one connection and its greeting, answers with `line`, and gives the connection and what was said.
 fn take_call(listener: &UnixListener, line: &str) -> (BufReader<UnixStream>, String) {
     let mut stream = BufReader::new(listener.accept().unwrap().0);
@@ -22,9 +29,7 @@ fn take_call(listener: &UnixListener, line: &str) -> (BufReader<UnixStream>, Str
 #[test]
 fn a_session_is_not_given_up_because_the_daemon_has_no_room_for_the_moment() {
     let ground = Ground::new();
-    fs::create_dir(&ground.home).unwrap();
-    fs::set_permissions(&ground.home, fs::Permissions::from_mode(0o700)).unwrap();
-    let listener = UnixListener::bind(ground.home.join("sock")).unwrap();
+    let listener = stage(&ground);
     let hello = |session: &str| format!(r#"{{"hello":{{"protocol":1,"version":"{VERSION}","pid":1{session}}}}}"#);
     let refusal = |code: &str| format!(r#"{{"id":null,"error":{{"code":"{code}","message":"not now"}}}}"#);
     std::thread::scope(|scope| {
@@ -55,6 +60,35 @@ fn a_session_is_not_given_up_because_the_daemon_has_no_room_for_the_moment() {
         let client = program.join().unwrap();
         assert_eq!(client.session_id().as_deref(), Some("se_1"));
     });
+}
+
+/// A real daemon would have to be killed between its journal and its socket.
+#[test]
+fn a_release_by_scope_whose_answer_was_lost_with_the_daemon_is_no_error() {
+    let hello = format!(r#"{{"hello":{{"protocol":1,"version":"{VERSION}","pid":1}}}}"#);
+    for (code, says) in [("not_holder", "held by another one meanwhile"), ("not_found", "free")] {
+        let ground = Ground::new();
+        let listener = stage(&ground);
+        std::thread::scope(|scope| {
+            let program = scope.spawn(|| ground.flockd("a", "unlock x"));
+            let mut line = String::new();
+            let (mut first, _) = take_call(&listener, &hello);
+            first.read_line(&mut line).unwrap();
+            drop(first);
+            let (mut second, _) = take_call(&listener, &hello);
+            let mut again = String::new();
+            second.read_line(&mut again).unwrap();
+            assert_eq!(line, again);
+            writeln!(second.get_ref(), r#"{{"id":1,"error":{{"code":"{code}","message":"{says}"}}}}"#).unwrap();
+            program.join().unwrap().gives(0);
+            // The same answer to what was sent once is one.
+            let program = scope.spawn(|| ground.flockd("a", "unlock x"));
+            let (mut only, _) = take_call(&listener, &hello);
+            only.read_line(&mut line).unwrap();
+            writeln!(only.get_ref(), r#"{{"id":1,"error":{{"code":"{code}","message":"{says}"}}}}"#).unwrap();
+            program.join().unwrap().gives(1).says(&[says]);
+        });
+    }
 }
 
 #[test]

@@ -69,6 +69,23 @@ pub fn written(work: &Path) -> u64 {
     fs::metadata(work.join(LOG)).map_or(0, |about| about.len())
 }
 
+/// The processes that are inside by what was written down so far, as text.
+pub fn inside(work: &Path) -> Vec<u32> {
+    let text = fs::read_to_string(work.join(LOG)).unwrap_or_default();
+    let mut inside = HashMap::new();
+    // Whoever is inside wrote it lately.
+    let lines: Vec<&str> = text.lines().rev().take(200).collect();
+    for line in lines.into_iter().rev() {
+        let fields: Vec<&str> = line.split(' ').collect();
+        match fields[..] {
+            ["leave", scope, ..] => drop(inside.remove(scope)),
+            [_, scope, _, pid, ..] => drop(inside.insert(scope, pid)),
+            _ => {}
+        }
+    }
+    inside.into_values().filter_map(|pid| pid.parse().ok()).collect()
+}
+
 /// What the judge has counted.
 #[derive(Debug, Default)]
 pub struct Verdict {
