@@ -298,7 +298,7 @@ fn the_page_shows_every_operation_and_every_answer_and_names_every_code() {
     for name in variants::<wire::Request>("{\"?\":1}") {
         assert!(page.contains(&format!("\n| `{name}` | ")), "the field {name} is not in the table");
     }
-    for name in ["protocol", "version", "agent", "cwd", "workspace", "session"] {
+    for name in ["protocol", "version", "agent", "cwd", "workspace", "session", "agent_process"] {
         assert!(page.contains(&format!("\n| `{name}` | ")), "the field {name} of hello is not in the table");
     }
 }

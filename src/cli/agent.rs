@@ -7,6 +7,7 @@
 use crate::clock;
 use crate::model::{Agent, base32};
 use crate::os::process::{self, Ancestor};
+use rustix::fd::OwnedFd;
 
 /// Programs that are one agent a process, and the variable in which they name their session to what they run.
 const PROGRAMS: &[(&str, Option<&str>)] = &[
@@ -32,17 +33,35 @@ const LIST: &str = "FLOCKD_AGENT_PROGRAMS";
 /// The agent that this process works for, if that can be told for certain.
 pub(super) fn surrounding() -> Option<Agent> {
     let boot = clock::boot_id().ok()?;
-    let variable = |name: &str| std::env::var(name).ok();
     named_by(&process::ancestors(), variable, boot)
+}
+
+/// A descriptor of the nearest agent process, whatever its agent is called; none if there is none, or it has just ended.
+pub(super) fn process() -> Option<OwnedFd> {
+    let above = process::ancestors();
+    let programs = programs(variable(LIST).as_deref());
+    let nearest = above
+        .iter()
+        .take_while(|process| !serves_many(process))
+        .find_map(|process| programs.iter().any(|program| is_program(process, program)).then_some(process.process));
+    process::open_process(nearest?).ok().flatten()
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// The programs to be taken for agents.
+fn programs(list: Option<&str>) -> Vec<String> {
+    match list {
+        Some(list) => list.split_whitespace().map(str::to_owned).collect(),
+        None => PROGRAMS.iter().map(|(program, _)| (*program).to_owned()).collect(),
+    }
 }
 
 /// The name that these processes above, nearest first, and this environment make.
 fn named_by(above: &[Ancestor], variable: impl Fn(&str) -> Option<String>, boot: u128) -> Option<Agent> {
-    let list = variable(LIST);
-    let programs: Vec<&str> = match &list {
-        Some(list) => list.split_whitespace().collect(),
-        None => PROGRAMS.iter().map(|(program, _)| *program).collect(),
-    };
+    let programs = programs(variable(LIST).as_deref());
     let session_of = |program: &str| {
         let (_, name) = PROGRAMS.iter().find(|(known, _)| *known == program)?;
         let session = variable((*name)?).filter(|session| !session.is_empty())?;

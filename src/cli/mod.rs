@@ -167,7 +167,12 @@ impl Common {
 
     fn connect(&self, agent: Option<Agent>, session: Option<Custodian>) -> Result<Connection, Failure> {
         let connect = Connect { home: Home::from_env()?, launch: launch()?, agent, place: Place::here()?, session };
-        Ok(Connection::connect(connect)?)
+        let process = if connect.agent.is_some() { agent::process() } else { None };
+        let connection = Connection::connect_from(connect, process)?;
+        if let Some(warning) = connection.take_warning() {
+            print::warning(&warning);
+        }
+        Ok(connection)
     }
 
     /// A connection in the agent's name.

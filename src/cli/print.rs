@@ -103,6 +103,11 @@ pub(super) fn notices(answer: &Answer) {
     }
 }
 
+/// Something that is not about the answer.
+pub(super) fn warning(text: &str) {
+    err(&format!("{} {}\n", paint(WARN, "flockd:"), shown(text)));
+}
+
 /// Locks that this agent lost and had not heard of.
 pub(super) fn losses(lost: &[Loss]) {
     for loss in lost {

@@ -6,6 +6,7 @@ use crate::os::home::{self, Home};
 use crate::os::process;
 use crate::wire::{self, Code, Hello, HelloLine, Line, Op, Request, Welcome, WireError};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -43,7 +44,12 @@ pub(super) struct Greeted {
 }
 
 /// Connects and greets; starts or replaces the daemon where that is wanted and needed.
-pub(super) fn connect(home: &Home, launch: &Launch, hello: &Hello) -> Result<Greeted, ClientError> {
+pub(super) fn connect(
+    home: &Home,
+    launch: &Launch,
+    hello: &Hello,
+    agent_process: Option<BorrowedFd<'_>>,
+) -> Result<Greeted, ClientError> {
     for _ in 0..limits::CONNECT_ATTEMPTS {
         let stream = match home::connect(home) {
             Ok(stream) => stream,
@@ -56,7 +62,7 @@ pub(super) fn connect(home: &Home, launch: &Launch, hello: &Hello) -> Result<Gre
             },
             Err(error) => return Err(ClientError::Io(error)),
         };
-        let Some(mut greeted) = greet(stream, hello)? else { continue };
+        let Some(mut greeted) = greet(stream, hello, agent_process)? else { continue };
         if *launch != Launch::Never && wire::is_newer(wire::VERSION, &greeted.welcome.version) {
             replace(&mut greeted)?;
             continue;
@@ -95,11 +101,19 @@ fn is_absent(error: &std::io::Error) -> bool {
 }
 
 /// Says hello. None if the daemon ended before it answered.
-fn greet(stream: UnixStream, hello: &Hello) -> Result<Option<Greeted>, ClientError> {
+fn greet(
+    stream: UnixStream,
+    hello: &Hello,
+    agent_process: Option<BorrowedFd<'_>>,
+) -> Result<Option<Greeted>, ClientError> {
     stream.set_read_timeout(Some(Duration::from_millis(limits::GREETED_WITHIN)))?;
     stream.set_write_timeout(Some(Duration::from_millis(limits::ANSWER_WITHIN)))?;
     let line = wire::encode(&HelloLine { hello: hello.clone() });
-    if (&stream).write_all(&line).is_err() {
+    let sent = match agent_process {
+        None => (&stream).write_all(&line),
+        Some(process) => process::send_with_fd(&stream, &line, process),
+    };
+    if sent.is_err() {
         return Ok(None);
     }
     let mut lines = BufReader::new(stream);

@@ -118,6 +118,8 @@ pub struct Connection {
 
 struct Inner {
     connect: Connect,
+    /// The agent's own process, if it is known; it is told with each greeting.
+    agent_process: Option<OwnedFd>,
     state: Mutex<State>,
     /// Told when an answer came, the reader's place became free, or the connection changed.
     changed: Condvar,
@@ -137,6 +139,8 @@ struct State {
     ledger: Ledger,
     /// See [`Connection::take_losses`].
     losses: Vec<wire::Loss>,
+    /// What the daemon had to say with its first greeting.
+    warning: Option<String>,
     /// The daemon said good-bye: it is not started again before it is needed.
     said_bye: bool,
     closed: bool,
@@ -192,9 +196,20 @@ impl Connection {
     /// # Errors
     /// See [`ClientError`].
     pub fn connect(connect: Connect) -> Result<Connection, ClientError> {
-        let (socket, session) = dial(&connect, None)?;
+        Connection::connect_from(connect, None)
+    }
+
+    /// The same for an agent whose own process is known, by its pidfd: if another live one calls under the same name,
+    /// [`Connection::take_warning`] has a sentence on it.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn connect_from(connect: Connect, agent_process: Option<OwnedFd>) -> Result<Connection, ClientError> {
+        let dialled = dial(&connect, None, agent_process.as_ref())?;
+        let Dialled { socket, session, warning } = dialled;
         let inner = Arc::new(Inner {
             connect,
+            agent_process,
             state: Mutex::new(State {
                 link: Link::Up(Arc::new(socket)),
                 generation: 0,
@@ -204,6 +219,7 @@ impl Connection {
                 session,
                 ledger: Ledger::default(),
                 losses: Vec::new(),
+                warning,
                 said_bye: false,
                 closed: false,
             }),
@@ -332,6 +348,11 @@ impl Connection {
         std::mem::take(&mut self.inner.lock().losses)
     }
 
+    /// What the daemon warned of when it greeted, once.
+    pub fn take_warning(&self) -> Option<String> {
+        self.inner.lock().warning.take()
+    }
+
     /// The session, if the client has one.
     pub fn session_id(&self) -> Option<String> {
         self.inner.lock().session.as_ref().map(|proof| proof.id.clone())
@@ -399,8 +420,19 @@ fn bound_of(request: &Request) -> Option<Duration> {
     Some(Duration::from_millis(waits.saturating_add(limits::ANSWER_WITHIN)))
 }
 
+/// A new connection, and what came with its greeting.
+struct Dialled {
+    socket: Socket,
+    session: Option<SessionProof>,
+    warning: Option<String>,
+}
+
 /// Makes a connection, with the session if there is to be one.
-fn dial(options: &Connect, session: Option<&SessionProof>) -> Result<(Socket, Option<SessionProof>), ClientError> {
+fn dial(
+    options: &Connect,
+    session: Option<&SessionProof>,
+    agent_process: Option<&OwnedFd>,
+) -> Result<Dialled, ClientError> {
     let wish = match (options.session, session) {
         (None, _) => None,
         (Some(_), Some(proof)) => Some(SessionWish::Return(proof.clone())),
@@ -414,11 +446,13 @@ fn dial(options: &Connect, session: Option<&SessionProof>) -> Result<(Socket, Op
         cwd: wire::escape(&options.place.cwd),
         workspace: Some(wire::escape(&options.place.workspace)),
         session: wish,
+        agent_process: agent_process.is_some(),
     };
-    let greeted = connect(&options.home, &options.launch, &hello)?;
+    let greeted = connect(&options.home, &options.launch, &hello, agent_process.map(AsFd::as_fd))?;
     let stream = greeted.lines.get_ref().try_clone()?;
-    let proof = greeted.welcome.session.or_else(|| session.cloned());
-    Ok((Socket { stream, lines: Mutex::new(greeted.lines) }, proof))
+    let session = greeted.welcome.session.or_else(|| session.cloned());
+    let socket = Socket { stream, lines: Mutex::new(greeted.lines) };
+    Ok(Dialled { socket, session, warning: greeted.welcome.warning })
 }
 
 impl Inner {
@@ -532,10 +566,11 @@ impl Inner {
             };
             let is_patient = launch == Launch::Never && self.connect.launch != Launch::Never && !state.closed;
             drop(state);
-            let dialled = dial(&Connect { launch, ..self.connect.clone() }, session.as_ref());
+            let connect = Connect { launch, ..self.connect.clone() };
+            let dialled = dial(&connect, session.as_ref(), self.agent_process.as_ref());
             state = self.lock();
             match dialled {
-                Ok((socket, session)) => return self.take_up(state, socket, session),
+                Ok(Dialled { socket, session, .. }) => return self.take_up(state, socket, session),
                 // Whoever holds locks does not give them up because the daemon has no room for the moment.
                 Err(ClientError::Refused(error)) if !matches!(error.code, Code::TooMany | Code::Unavailable) => {
                     return self.give_up(state, error.message);

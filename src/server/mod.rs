@@ -4,6 +4,7 @@
 //! and writes the answers out. Workspace files are looked up from the kernel's memory here, or else by file threads;
 //! the loop itself never waits for a disk that is not the journal's, nor for a peer.
 
+mod agents;
 pub mod flocks;
 mod peer;
 mod request;
@@ -19,6 +20,7 @@ use crate::os::{self, process};
 use crate::scope::Target;
 use crate::wire::render::{self, About};
 use crate::wire::{self, Answer as Message, Body, Code, DaemonBody, Hello, Line, Op, Request, SessionWish, Welcome};
+use agents::Agents;
 use crossbeam_channel::{Receiver, bounded};
 use mio::net::UnixListener;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -91,6 +93,7 @@ pub struct Server {
     looked: Receiver<Looked>,
     peers: HashMap<u64, Peer>,
     watches: Watches,
+    agents: Agents,
     sessions: HashMap<SessionId, u64>,
     pending: HashMap<u64, Pending>,
     /// Peers that have not said hello, in the order of their deadlines.
@@ -147,6 +150,7 @@ impl Server {
             looked,
             peers: HashMap::new(),
             watches: Watches::default(),
+            agents: Agents::default(),
             sessions: HashMap::new(),
             pending: HashMap::new(),
             silent: VecDeque::new(),
@@ -244,6 +248,7 @@ impl Server {
                     self.ready.push(conn);
                     self.dirty.push(conn);
                 } else if let Some(process) = self.watches.ended(self.poll.registry(), token) {
+                    self.agents.gone(process);
                     self.commands.push(Command::ProcessGone(process));
                 }
             }
@@ -481,13 +486,33 @@ impl Server {
             Err((code, text)) => return self.refuse_and_close(conn, code, text),
         }
         peer.is_foreign = hello.protocol != wire::PROTOCOL;
+        let warning = if hello.agent_process { self.same_name(conn) } else { None };
+        let peer = self.peers.get_mut(&conn).expect("it has just said hello");
+        peer.warning = warning;
         match hello.session.filter(|_| hello.protocol == wire::PROTOCOL) {
             None => {
                 peer.stage = Stage::Open;
-                self.send(conn, &Line::Hello(welcome(None)));
+                let warning = peer.warning.take();
+                self.send(conn, &Line::Hello(welcome(None, warning)));
             }
             Some(wish) => self.wish_session(conn, wish),
         }
+    }
+
+    /// Notes under which name an agent process calls, and says so if another one does, too.
+    fn same_name(&mut self, conn: u64) -> Option<String> {
+        let peer = self.peers.get_mut(&conn)?;
+        let agent = peer.caller.as_ref()?.agent.clone()?;
+        let pidfd = peer.passed_fd()?;
+        // A process that has ended, or cannot be watched, is not remembered.
+        let process = process::process_of_pidfd(&pidfd).ok()?;
+        self.watch(process, pidfd).ok()?;
+        let other = self.agents.says(process, &agent, clock::now().mono)?;
+        Some(format!(
+            "another agent, process {}, calls itself {agent} as well: they share their locks, so nothing keeps them \
+             apart; give each a name of its own by --agent or FLOCKD_AGENT",
+            other.pid
+        ))
     }
 
     fn wish_session(&mut self, conn: u64, wish: SessionWish) {
@@ -768,8 +793,9 @@ impl Server {
                     .secret
                     .take()
                     .map(|secret| wire::SessionProof { id: id.to_string(), secret: format!("{secret:032x}") });
+                let warning = peer.warning.take();
                 self.sessions.insert(*id, conn);
-                self.send(conn, &Line::Hello(welcome(proof)));
+                self.send(conn, &Line::Hello(welcome(proof, warning)));
                 self.ready.push(conn);
             }
             reply => {
@@ -844,8 +870,9 @@ pub fn wake_up(waker: &Waker) {
     waker.wake().expect("an eventfd takes a wake at any time");
 }
 
-fn welcome(session: Option<wire::SessionProof>) -> Welcome {
-    Welcome { protocol: wire::PROTOCOL, version: wire::VERSION.to_owned(), pid: std::process::id(), session }
+fn welcome(session: Option<wire::SessionProof>, warning: Option<String>) -> Welcome {
+    let (protocol, version) = (wire::PROTOCOL, wire::VERSION.to_owned());
+    Welcome { protocol, version, pid: std::process::id(), session, warning }
 }
 
 /// Who calls, checked.

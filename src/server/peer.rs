@@ -46,6 +46,8 @@ pub(super) struct Peer {
     pub(super) session: Option<SessionId>,
     /// The secret of a session that is being opened, for the greeting.
     pub(super) secret: Option<u128>,
+    /// What is to be said with the greeting.
+    pub(super) warning: Option<String>,
     /// It speaks another protocol: it may only ask about the daemon itself, or end it.
     pub(super) is_foreign: bool,
     /// A request of this peer is being looked up; those behind it wait, so that they stay in order.
@@ -87,6 +89,7 @@ impl Peer {
             caller: None,
             session: None,
             secret: None,
+            warning: None,
             is_foreign: false,
             is_looking_up: false,
             open: HashMap::new(),

@@ -56,6 +56,9 @@ pub struct Hello {
     /// A session to open or to return to; none for one-shots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionWish>,
+    /// A pidfd of the agent's own process comes with the line, so that two of one name are found out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub agent_process: bool,
 }
 
 /// What a client wants of sessions.
@@ -91,6 +94,9 @@ pub struct Welcome {
     /// The session, if one was wished for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionProof>,
+    /// Something that the agent should know: another live agent process has its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 // ── Requests ────────────────────────────────────────────────────────────────────────────────────────────────────────

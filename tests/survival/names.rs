@@ -60,6 +60,20 @@ fn a_session_that_the_agent_names_counts_before_its_process() {
 }
 
 #[test]
+fn two_live_agent_processes_of_one_name_are_warned_and_one_alone_is_not() {
+    let ground = Ground::new();
+    let ask = "flockd lock @x -n --json 2>&1 >/dev/null";
+    let named = [("FLOCKD_AGENT", "ada"), ("F", FLOCKD)];
+    // The outer agent has called before the inner one does; when that one has ended, it calls alone again.
+    let inner = "codex -c \"$F lock @x -n --json 2>&1 >/dev/null; $F unlock @x; :\"";
+    program(&ground, "codex");
+    let out = below(&ground, "claude", &format!("{ask}; echo; ./{inner}; echo; {ask}"), &named);
+    assert_eq!(out.len(), 3, "{out:?}");
+    assert!(out[1].contains("another agent, process") && out[1].contains("calls itself ada"), "{out:?}");
+    assert_eq!((out[0].as_str(), out[2].as_str()), ("", ""), "{out:?}");
+}
+
+#[test]
 fn without_an_agent_around_nothing_is_guessed() {
     let ground = Ground::new();
     let none = [("FLOCKD_AGENT_PROGRAMS", "")];

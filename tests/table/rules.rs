@@ -1088,12 +1088,14 @@ fn after_a_reboot_what_hung_on_a_process_is_void_and_the_rest_has_its_full_lease
     desk.bind("ada", bound, Process { pid: 77, start: 3 });
     desk.ttl(MINUTE).ask("ada", "x /d");
     desk.wait("bo", "x /d");
+    desk.bound(Process { pid: 78, start: 3 }).ttl(MINUTE).ask("cy", "x /e");
     desk.restart(true);
     assert_eq!((desk.table.locks(), desk.table.sessions(), desk.table.waiters()), (2, 0, 0));
     for (words, outcome) in [("x /a", "granted"), ("x /b", "held by ada"), ("x /c", "granted"), ("x /d", "held by ada")]
     {
         assert_eq!(desk.ask("bo", words), outcome, "{words}");
     }
+    assert_eq!(desk.ask("bo", "x /e"), "granted");
     desk.pass(MINUTE);
     assert_eq!(desk.ask("bo", "x /b"), "granted");
     desk.status("ada");
