@@ -36,7 +36,7 @@ pub(super) fn surrounding() -> Option<Agent> {
     named_by(&process::ancestors(), variable, boot)
 }
 
-/// A descriptor of the nearest agent process, whatever its agent is called; none if there is none, or it has just ended.
+/// A descriptor of the nearest agent process, whatever its agent is called; none if there is none, or it has ended.
 pub(super) fn process() -> Option<OwnedFd> {
     let above = process::ancestors();
     let programs = programs(variable(LIST).as_deref());

@@ -133,7 +133,7 @@ fn victim(ground: &Ground, random: &mut Random) -> Option<(&'static str, OwnedFd
 fn let_go_on(ground: &Ground, lines: u64) {
     let (begun, before) = (Instant::now(), written(&ground.work));
     while written(&ground.work) < before + 40 * lines && begun.elapsed() < Duration::from_millis(60) {
-        #[expect(clippy::disallowed_methods, reason = "bounded: 60 ms in all, a moment to be killed at")]
+        #[expect(clippy::disallowed_methods, reason = "bounded back-off: 60 ms in all, a moment to be killed at")]
         std::thread::sleep(Duration::from_millis(1));
     }
 }

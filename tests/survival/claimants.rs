@@ -96,7 +96,7 @@ fn child(scope: &str) {
 
 /// Some holds are long enough to be killed in.
 fn think() {
-    #[expect(clippy::disallowed_methods, reason = "bounded: 5 ms, once a hold, to be found inside")]
+    #[expect(clippy::disallowed_methods, reason = "bounded back-off: 5 ms, once a hold, to be found inside")]
     std::thread::sleep(Duration::from_millis(5));
 }
 

@@ -1,5 +1,5 @@
-//! Everything that can die, dies here: real processes, kill -9 and SIGSTOP at random moments, judged from outside by what
-//! the holders wrote down under their locks.
+//! Everything that can die, dies here: real processes, kill -9 and SIGSTOP at random moments, judged from outside by
+//! what the holders wrote down under their locks.
 #![cfg(feature = "cli")]
 
 mod chaos;

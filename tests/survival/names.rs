@@ -1,4 +1,5 @@
-//! Whose lock it is where nobody says so: that of the agent program around, the same for all its calls, never that of two.
+//! Whose lock it is where nobody says so: that of the agent program around, the same for all its calls, never that of
+//! two.
 
 use crate::util::{Done, FLOCKD, Ground};
 use std::fs;

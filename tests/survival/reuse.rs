@@ -1,5 +1,5 @@
-//! Process numbers that come again: in a small pid namespace, where a number can be had on purpose, the process that has
-//! it now is never taken for the one that had it.
+//! Process numbers that come again: in a small pid namespace, where a number can be had on purpose, the process that
+//! has it now is never taken for the one that had it.
 
 use crate::pids::Tool;
 use crate::util::{Done, Ending, Ground, kill_9, signal};
