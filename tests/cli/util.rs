@@ -295,6 +295,10 @@ impl Held {
     /// Waits until the command runs.
     pub fn granted(&mut self) {
         let mut line = String::new();
+        let within = Timespec { tv_sec: GUARD.as_secs() as i64, tv_nsec: 0 };
+        let mut polled = [PollFd::new(self.out.get_ref(), PollFlags::IN)];
+        let ready = rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, Some(&within)));
+        assert_eq!(ready, Ok(1), "the command was waited for in vain");
         self.out.read_line(&mut line).unwrap();
         self.command = line.trim().parse().ok();
         assert!(self.command.is_some(), "{line:?}, {}", self.rest_of_stderr());
