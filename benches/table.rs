@@ -47,6 +47,7 @@ fn ask(name: &str, target: Target) -> Arc<Ask> {
         lease: Lease { ttl: 60_000, max_hold: None },
         note: None,
         process: None,
+        bound: None,
         request: None,
         workspace: Workspace { root: b"/w"[..].into() },
         os: false,

@@ -320,6 +320,8 @@ pub struct Ask {
     pub note: Option<Arc<str>>,
     /// The process that asked, as the kernel told it.
     pub process: Option<Process>,
+    /// A process that the lock must not outlive, whatever else keeps it. Only without a session, which has other ways.
+    pub bound: Option<Process>,
     /// The client's name for this request.
     pub request: Option<RequestId>,
     /// What names the scope in answers and events.
@@ -415,6 +417,14 @@ pub struct Lock {
 }
 
 impl Lock {
+    /// The process whose end is to be told to the table for this lock's sake.
+    pub fn hangs_on(&self) -> Option<Process> {
+        match self.custody {
+            Custody::Process(process) => Some(process),
+            Custody::Detached | Custody::Session(_) => self.ask.bound,
+        }
+    }
+
     /// The session whose guard this lock is, if any: the one that keeps it, or `run` whose command keeps it.
     pub fn keeper(&self) -> Option<SessionId> {
         match self.custody {

@@ -4,6 +4,7 @@
 //! and writes the answers out. Workspace files are looked up from the kernel's memory here, or else by file threads;
 //! the loop itself never waits for a disk that is not the journal's, nor for a peer.
 
+mod agents;
 pub mod flocks;
 mod peer;
 mod request;
@@ -19,6 +20,7 @@ use crate::os::{self, process};
 use crate::scope::Target;
 use crate::wire::render::{self, About};
 use crate::wire::{self, Answer as Message, Body, Code, DaemonBody, Hello, Line, Op, Request, SessionWish, Welcome};
+use agents::Agents;
 use crossbeam_channel::{Receiver, bounded};
 use mio::net::UnixListener;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -91,6 +93,7 @@ pub struct Server {
     looked: Receiver<Looked>,
     peers: HashMap<u64, Peer>,
     watches: Watches,
+    agents: Agents,
     sessions: HashMap<SessionId, u64>,
     /// Grants that nobody has heard of yet: over which connection their agents are to, and whether the lock itself was
     /// known before.
@@ -150,6 +153,7 @@ impl Server {
             looked,
             peers: HashMap::new(),
             watches: Watches::default(),
+            agents: Agents::default(),
             sessions: HashMap::new(),
             undelivered: HashMap::new(),
             pending: HashMap::new(),
@@ -248,6 +252,7 @@ impl Server {
                     self.ready.push(conn);
                     self.dirty.push(conn);
                 } else if let Some(process) = self.watches.ended(self.poll.registry(), token) {
+                    self.agents.gone(process);
                     self.commands.push(Command::ProcessGone(process));
                 }
             }
@@ -502,13 +507,33 @@ impl Server {
             Err((code, text)) => return self.refuse_and_close(conn, code, text),
         }
         peer.is_foreign = hello.protocol != wire::PROTOCOL;
+        let warning = if hello.agent_process { self.same_name(conn) } else { None };
+        let peer = self.peers.get_mut(&conn).expect("it has just said hello");
+        peer.warning = warning;
         match hello.session.filter(|_| hello.protocol == wire::PROTOCOL) {
             None => {
                 peer.stage = Stage::Open;
-                self.send(conn, &Line::Hello(welcome(None)));
+                let warning = peer.warning.take();
+                self.send(conn, &Line::Hello(welcome(None, warning)));
             }
             Some(wish) => self.wish_session(conn, wish),
         }
+    }
+
+    /// Notes under which name an agent process calls, and says so if another one does, too.
+    fn same_name(&mut self, conn: u64) -> Option<String> {
+        let peer = self.peers.get_mut(&conn)?;
+        let agent = peer.caller.as_ref()?.agent.clone()?;
+        let pidfd = peer.passed_fd()?;
+        // A process that has ended, or cannot be watched, is not remembered.
+        let process = process::process_of_pidfd(&pidfd).ok()?;
+        self.watch(process, pidfd).ok()?;
+        let other = self.agents.says(process, &agent, clock::now().mono)?;
+        Some(format!(
+            "another agent, process {}, calls itself {agent} as well: they share their locks, so nothing keeps them \
+             apart; give each a name of its own by --agent or FLOCKD_AGENT",
+            other.pid
+        ))
     }
 
     fn wish_session(&mut self, conn: u64, wish: SessionWish) {
@@ -593,10 +618,17 @@ impl Server {
         let request = match wire::decode_request(line) {
             Ok(request) => request,
             Err((id, text)) => {
+                if let Some(peer) = self.peers.get_mut(&conn) {
+                    peer.forget_passed();
+                }
                 self.fail(conn, id, (Code::Invalid, text));
                 return false;
             }
         };
+        if let Err(unfit) = self.take_passed(conn, &request) {
+            self.fail(conn, request.id, unfit);
+            return false;
+        }
         let is_long = request.op == Op::Status;
         let peer = &self.peers[&conn];
         if let Some(id) = request.id
@@ -685,10 +717,15 @@ impl Server {
             Ok(info) => info,
             Err(unfit) => return self.fail(conn, request.id, unfit),
         };
-        let sender = Sender { info, session: peer.session, process: peer.process };
+        let (session, process) = (peer.session, peer.process);
+        let passed = match self.watch_passed(conn) {
+            Ok(passed) => passed,
+            Err(unfit) => return self.fail(conn, request.id, unfit),
+        };
+        let sender = Sender { info, session, process, passed };
         let made = match request.op {
             Op::Bind => match caller {
-                Some(caller) => self.bind(caller, &sender, &request),
+                Some(caller) => bind(caller, &sender, &request),
                 None => Err((Code::Invalid, "bind needs an id".to_owned())),
             },
             _ => request::command(&request, caller, &sender, target, now),
@@ -704,21 +741,35 @@ impl Server {
         }
     }
 
-    /// A lock is bound to the process whose pidfd came with the request: a number would prove nothing.
-    fn bind(&mut self, caller: Caller, sender: &Sender, request: &Request) -> Result<(Command, About), Unfit> {
-        let id = request::lock_id(request)?;
-        let invalid = |text: &str| (Code::Invalid, text.to_owned());
-        let who = match (&sender.info.agent, sender.session) {
-            (Some(agent), Some(session)) => Who { agent: agent.clone(), session: Some(session) },
-            _ => return Err(invalid("only a session binds locks to processes")),
+    /// Takes the pidfd that comes with a request, if one is to: a number would prove nothing.
+    fn take_passed(&mut self, conn: u64, request: &Request) -> Result<(), Unfit> {
+        let is_wanted = request.op == Op::Bind || request.op == Op::Lock && request.bound;
+        let peer = self.peers.get_mut(&conn).expect("the request came from a peer");
+        peer.passed_process = None;
+        if !is_wanted {
+            return Ok(());
+        }
+        let Some(pidfd) = peer.passed_fd() else {
+            return match request.op {
+                // What else may be wrong with it is said first.
+                Op::Bind => Ok(()),
+                _ => Err((Code::Invalid, "a bound lock needs a pidfd, passed along with the line".to_owned())),
+            };
         };
-        let peer = self.peers.get_mut(&caller.conn).expect("the request came from a peer");
-        let pidfd = peer.passed_fd().ok_or_else(|| invalid("bind needs a pidfd, passed along with the line"))?;
         let process = process::process_of_pidfd(&pidfd)
             .map_err(|error| (Code::Invalid, format!("the descriptor passed along is no living process: {error}")))?;
+        peer.passed_process = Some((process, pidfd));
+        Ok(())
+    }
+
+    /// Watches the process that came with a request that is carried out now. Not before: an end that is told before
+    /// there is a lock would release nothing.
+    fn watch_passed(&mut self, conn: u64) -> Result<Option<Process>, Unfit> {
+        let peer = self.peers.get_mut(&conn).expect("the request came from a peer");
+        let Some((process, pidfd)) = peer.passed_process.take() else { return Ok(None) };
         self.watch(process, pidfd)
             .map_err(|error| (Code::Unavailable, format!("the process cannot be watched: {error}")))?;
-        Ok((Command::Bind { caller, who, id, process }, About::Other))
+        Ok(Some(process))
     }
 
     // ── Answers ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -783,8 +834,9 @@ impl Server {
                     .secret
                     .take()
                     .map(|secret| wire::SessionProof { id: id.to_string(), secret: format!("{secret:032x}") });
+                let warning = peer.warning.take();
                 self.sessions.insert(*id, conn);
-                self.send(conn, &Line::Hello(welcome(proof)));
+                self.send(conn, &Line::Hello(welcome(proof, warning)));
                 self.ready.push(conn);
             }
             reply => {
@@ -842,13 +894,26 @@ impl Server {
     }
 }
 
+/// A lock is bound to the process whose pidfd came with the request.
+fn bind(caller: Caller, sender: &Sender, request: &Request) -> Result<(Command, About), Unfit> {
+    let id = request::lock_id(request)?;
+    let invalid = |text: &str| (Code::Invalid, text.to_owned());
+    let who = match (&sender.info.agent, sender.session) {
+        (Some(agent), Some(session)) => Who { agent: agent.clone(), session: Some(session) },
+        _ => return Err(invalid("only a session binds locks to processes")),
+    };
+    let process = sender.passed.ok_or_else(|| invalid("bind needs a pidfd, passed along with the line"))?;
+    Ok((Command::Bind { caller, who, id, process }, About::Other))
+}
+
 /// Wakes a loop from another thread.
 pub fn wake_up(waker: &Waker) {
     waker.wake().expect("an eventfd takes a wake at any time");
 }
 
-fn welcome(session: Option<wire::SessionProof>) -> Welcome {
-    Welcome { protocol: wire::PROTOCOL, version: wire::VERSION.to_owned(), pid: std::process::id(), session }
+fn welcome(session: Option<wire::SessionProof>, warning: Option<String>) -> Welcome {
+    let (protocol, version) = (wire::PROTOCOL, wire::VERSION.to_owned());
+    Welcome { protocol, version, pid: std::process::id(), session, warning }
 }
 
 /// Who calls, checked.

@@ -46,6 +46,8 @@ pub(super) struct Peer {
     pub(super) session: Option<SessionId>,
     /// The secret of a session that is being opened, for the greeting.
     pub(super) secret: Option<u128>,
+    /// What is to be said with the greeting.
+    pub(super) warning: Option<String>,
     /// It speaks another protocol: it may only ask about the daemon itself, or end it.
     pub(super) is_foreign: bool,
     /// A request of this peer is being looked up; those behind it wait, so that they stay in order.
@@ -65,6 +67,8 @@ pub(super) struct Peer {
     /// All bytes that were ever sent.
     sent: u64,
     passed: VecDeque<OwnedFd>,
+    /// The process that came with the request that is being looked up or carried out.
+    pub(super) passed_process: Option<(Process, OwnedFd)>,
 }
 
 /// What a message brings that its agent relies on from then on.
@@ -115,6 +119,7 @@ impl Peer {
             caller: None,
             session: None,
             secret: None,
+            warning: None,
             is_foreign: false,
             is_looking_up: false,
             open: HashMap::new(),
@@ -126,6 +131,7 @@ impl Peer {
             outbox: Vec::new(),
             sent: 0,
             passed: VecDeque::new(),
+            passed_process: None,
         }
     }
 
@@ -185,6 +191,11 @@ impl Peer {
     /// Whether the line that is still arriving is longer than any may be.
     pub(super) fn is_overlong(&self) -> bool {
         self.searched == self.inbox.len() && self.searched > limits::LINE_MAX
+    }
+
+    /// A descriptor whose line cannot be read must not be taken for that of another one.
+    pub(super) fn forget_passed(&mut self) {
+        self.passed.clear();
     }
 
     pub(super) fn passed_fd(&mut self) -> Option<OwnedFd> {

@@ -140,9 +140,23 @@ impl LockTable {
         for session in sessions {
             self.end_session(now, step, session, EndReason::SessionEnded);
         }
+        let waits = self.state.waits_of_process.get(&process).into_iter().flatten().copied().collect::<Vec<_>>();
+        for waiter in waits {
+            let caller = self.state.waiters[&waiter].caller;
+            self.take_out(step, waiter);
+            if let Some(caller) = caller {
+                let text = "the process that the lock was to end with has ended; nothing was locked";
+                self.fail(step, caller, Fault::Invalid(text.to_owned()));
+            }
+        }
         let locks = self.state.locks_of_process.get(&process).into_iter().flatten().copied().collect::<Vec<_>>();
         for lock in locks {
-            self.let_go(now, step, lock, &EndReason::SessionEnded);
+            if self.state.locks[&lock].ask.bound == Some(process) {
+                // As its agent wanted it: no notice.
+                self.end(now, step, lock, EndReason::SessionEnded, false);
+            } else {
+                self.let_go(now, step, lock, &EndReason::SessionEnded);
+            }
         }
     }
 

@@ -82,7 +82,7 @@ impl LockTable {
             Command::Renew { caller, who, which, ttl } => self.renew(now, &mut step, caller, who, which, ttl),
             Command::Check { caller, who, target, fence } => self.check(now, &mut step, caller, who, target, fence),
             Command::Break { caller, who, id, reason } => self.break_lock(now, &mut step, caller, who, id, reason),
-            Command::Status { caller, who, target } => self.status(&mut step, caller, who, target),
+            Command::Status { caller, who, target } => self.status(now, &mut step, caller, who, target),
             Command::Bind { caller, who, id, process } => self.bind(&mut step, caller, who, id, process),
             Command::ProcessGone(process) => self.process_gone(now, &mut step, process),
             Command::CallerGone { conn } => self.caller_gone(&mut step, conn),
@@ -150,9 +150,10 @@ impl LockTable {
         self.state.sessions.len()
     }
 
-    /// The processes that sessions and locks hang on: to be watched after a restart.
+    /// The processes that sessions, locks and waiting requests hang on: to be watched after a restart.
     pub fn processes(&self) -> impl Iterator<Item = Process> + '_ {
-        self.state.sessions_of_process.keys().chain(self.state.locks_of_process.keys()).copied()
+        let State { sessions_of_process, locks_of_process, waits_of_process, .. } = &self.state;
+        sessions_of_process.keys().chain(locks_of_process.keys()).chain(waits_of_process.keys()).copied()
     }
 
     // ── Changes ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -302,12 +303,18 @@ impl LockTable {
                 self.touch(now, step, id);
                 Reply::Checked(Ok(Box::new(self.state.locks[&id].clone())))
             }
-            None => Reply::Checked(Err(self.holders_over(&target).0)),
+            None => {
+                self.touch_all(now, step, &who, &target);
+                Reply::Checked(Err(self.holders_over(&target).0))
+            }
         };
         self.answer_about(step, caller, reply, Some(&who), Some(&target));
     }
 
-    fn status(&mut self, step: &mut Step, caller: Caller, who: Option<Who>, target: Option<Target>) {
+    fn status(&mut self, now: Now, step: &mut Step, caller: Caller, who: Option<Who>, target: Option<Target>) {
+        if let (Some(who), Some(target)) = (&who, &target) {
+            self.touch_all(now, step, who, target);
+        }
         let (mut locks, mut waiters) = (Vec::new(), Vec::new());
         match &target {
             None => {

@@ -307,13 +307,24 @@ impl Server {
         let command = match op {
             Op::Unlock(which) => Command::Unlock { caller, who, which },
             Op::Lock { target, mode, lease, wait, request, os } => {
-                let ask = Ask { target, mode, who, lease, note: None, process, request, workspace, os };
+                let ask = Ask { target, mode, who, lease, note: None, process, bound: None, request, workspace, os };
                 Command::Lock { caller: always(), ask: Arc::new(ask), wait: waits(wait) }
             }
             Op::WaitFree { target, mode, wait } => {
                 let lease = Lease { ttl: flockd::limits::TTL_ONE_SHOT, max_hold: None };
                 let who = Who { session: None, ..who };
-                let ask = Ask { target, mode, who, lease, note: None, process, request: None, workspace, os: false };
+                let ask = Ask {
+                    target,
+                    mode,
+                    who,
+                    lease,
+                    note: None,
+                    process,
+                    bound: None,
+                    request: None,
+                    workspace,
+                    os: false,
+                };
                 Command::WaitFree { caller: always(), ask: Arc::new(ask), wait: waits(wait) }
             }
             Op::Renew(which, ttl) => Command::Renew { caller: always(), who, which, ttl },

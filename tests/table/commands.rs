@@ -627,7 +627,9 @@ impl World {
         let max_hold = if raw.lease / 4 == 0 { Some(8 * SECOND) } else { None };
         // Few names, so that some are used again, with the same and with other parameters.
         let request = Some(raw.odd % 32).filter(|n| *n < 10).map(|n| RequestId::new(&format!("r{n}")).expect("an id"));
+        let bound = Some(process(raw.lease)).filter(|_| who.session.is_none() && raw.odd % 4 == 2);
         Arc::new(Ask {
+            bound,
             target: self.target(raw),
             mode: if raw.shared { Mode::Shared } else { Mode::Exclusive },
             who,

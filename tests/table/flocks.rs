@@ -36,6 +36,7 @@ fn terms() -> Ask {
         lease: Lease { ttl: limits::HOUR, max_hold: None },
         note: None,
         process: None,
+        bound: None,
         request: None,
         workspace: Workspace { root: b"/"[..].into() },
         os: true,

@@ -150,7 +150,7 @@ impl Naive {
             Command::ReturnSession { caller, id, secret, process } => self.come_back(caller, id, secret, process),
             Command::EndSession(id) => self.end_session(id, EndReason::SessionEnded),
             Command::Lock { caller, ask, wait } => self.lock(caller, ask, wait),
-            Command::WaitFree { caller, ask, wait } => self.ask(caller, ask, wait, false),
+            Command::WaitFree { caller, ask, wait } => self.wait_free(caller, ask, wait),
             Command::Unlock { caller, who, which } => self.unlock(caller, who, which),
             Command::TakeBack { id, fence, was_known } => self.take_back(id, fence, was_known),
             Command::Renew { caller, who, which, ttl } => self.renew(caller, who, which, ttl),
@@ -233,7 +233,11 @@ impl Naive {
         if ask.who.session.is_some_and(|id| !self.has_session(id)) {
             return self.fail(caller, Fault::UnknownSession);
         }
-        if (ask.who.session.is_none() && ask.lease.ttl == 0) || ask.lease.ttl > limits::TTL_MAX {
+        let has_session = ask.who.session.is_some();
+        if (!has_session && ask.lease.ttl == 0)
+            || (has_session && ask.bound.is_some())
+            || ask.lease.ttl > limits::TTL_MAX
+        {
             return self.fail(caller, Fault::Invalid(String::new()));
         }
         let is_it =
@@ -243,6 +247,7 @@ impl Naive {
                 && other.mode == ask.mode
                 && other.who == ask.who
                 && other.lease == ask.lease
+                && other.bound == ask.bound
         };
         let held = self.locks.iter().find(|lock| is_it(&lock.ask)).cloned();
         let waits = self.waiters.iter().find(|waiter| waiter.takes && is_it(&waiter.ask)).cloned();
@@ -264,6 +269,14 @@ impl Naive {
         } else {
             self.ask(caller, ask, wait, true);
         }
+    }
+
+    fn wait_free(&mut self, caller: Caller, ask: Arc<Ask>, wait: Wait) {
+        if ask.who.session.is_some_and(|id| !self.has_session(id)) {
+            return self.fail(caller, Fault::UnknownSession);
+        }
+        self.touch_all(&ask.who, &ask.target);
+        self.ask(caller, ask, wait, false);
     }
 
     fn back_in_line(&mut self, caller: Caller, waiter: Waiter) {
@@ -330,6 +343,7 @@ impl Naive {
         // A one-shot is answered by what its agent holds; a session wants a guard of its own.
         for lock in &self.locks {
             let is_mine = lock.ask.who.agent == ask.who.agent && lock.ask.mode >= ask.mode;
+            let is_mine = is_mine && lock.ask.bound == ask.bound;
             if ask.who.session.is_none() && is_mine && covers(&lock.ask.target, &ask.target) {
                 return Chance::Mine(lock.id);
             }
@@ -648,8 +662,18 @@ impl Naive {
                 self.end_session(session.id, EndReason::SessionEnded);
             }
         }
+        for waiter in self.waiters.clone() {
+            if waiter.ask.bound == Some(process) {
+                self.waiters.retain(|other| other.id != waiter.id);
+                if let Some(caller) = waiter.caller {
+                    self.fail(caller, Fault::Invalid(String::new()));
+                }
+            }
+        }
         for lock in self.locks.clone() {
-            if lock.custody == Custody::Process(process) {
+            if lock.ask.bound == Some(process) {
+                self.end(lock.id, EndReason::SessionEnded, false);
+            } else if lock.custody == Custody::Process(process) {
                 self.let_go(lock.id, EndReason::SessionEnded);
             }
         }
@@ -756,7 +780,7 @@ impl Naive {
             Ok(locks) => {
                 let mut lock = locks[0].clone();
                 let who = Who { agent: who.agent.clone(), session: lock.keeper() };
-                lock.ask = Arc::new(Ask { who, ..(*lock.ask).clone() });
+                lock.ask = Arc::new(Ask { who, bound: None, ..(*lock.ask).clone() });
                 lock.custody = Custody::Process(process);
                 lock.expires = None;
                 self.put(lock);
@@ -792,12 +816,27 @@ impl Naive {
                 self.renew_lock(id, None);
                 Reply::Checked(Ok(Box::new(self.held(id).expect("it is held").clone())))
             }
-            None => Reply::Checked(Err(self.holders_over(&target))),
+            None => {
+                self.touch_all(&who, &target);
+                Reply::Checked(Err(self.holders_over(&target)))
+            }
         };
         self.answer(caller, reply, Some((&who, Some(&target))));
     }
 
+    /// Whatever its agent asks about a place renews the agent's leases there.
+    fn touch_all(&mut self, who: &Who, target: &Target) {
+        for lock in self.holders_over(target) {
+            if lock.ask.who.agent == who.agent {
+                self.renew_lock(lock.id, None);
+            }
+        }
+    }
+
     fn status(&mut self, caller: Caller, who: Option<Who>, target: Option<Target>) {
+        if let (Some(who), Some(target)) = (&who, &target) {
+            self.touch_all(who, target);
+        }
         let is_meant = |other: &Target| target.as_ref().is_none_or(|target| overlaps(target, other));
         let locks = self.locks.iter().filter(|lock| is_meant(&lock.ask.target)).cloned().collect();
         let waiters = self.waiters.iter().filter(|waiter| is_meant(&waiter.ask.target));
@@ -906,7 +945,7 @@ impl Naive {
         }
         for mut lock in self.locks.clone() {
             let is_kept_by_process = matches!(lock.custody, Custody::Process(_));
-            if lock.ask.lease.ttl == 0 || is_kept_by_process {
+            if lock.ask.lease.ttl == 0 || is_kept_by_process || lock.ask.bound.is_some() {
                 self.end(lock.id, EndReason::Rebooted, true);
                 continue;
             }

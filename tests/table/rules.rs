@@ -28,6 +28,7 @@ pub struct Desk {
     ttl: Option<u64>,
     max_hold: Option<u64>,
     request: Option<RequestId>,
+    bound: Option<Process>,
     steps: Vec<Step>,
 }
 
@@ -64,6 +65,7 @@ impl Desk {
             ttl: None,
             max_hold: None,
             request: None,
+            bound: None,
             steps: Vec::new(),
         }
     }
@@ -76,6 +78,11 @@ impl Desk {
 
     fn max_hold(&mut self, ms: u64) -> &mut Desk {
         self.max_hold = Some(ms);
+        self
+    }
+
+    fn bound(&mut self, process: Process) -> &mut Desk {
+        self.bound = Some(process);
         self
     }
 
@@ -119,6 +126,7 @@ impl Desk {
             lease: Lease { ttl, max_hold: self.max_hold.take() },
             note: None,
             process: None,
+            bound: self.bound.take(),
             request: self.request.take(),
             workspace: Workspace { root: b"/"[..].into() },
             os: false,
@@ -663,6 +671,68 @@ fn without_a_lease_the_end_of_the_session_frees_and_with_one_it_detaches() {
 }
 
 #[test]
+fn a_lock_ends_with_the_process_that_it_is_bound_to_whatever_is_left_of_its_lease() {
+    let (tool, other) = (Process { pid: 9, start: 9 }, Process { pid: 9, start: 10 });
+    let mut desk = Desk::new();
+    assert_eq!(desk.bound(tool).ask("ada", "x /f"), "granted");
+    desk.run(Command::ProcessGone(other));
+    assert_eq!(desk.table.locks(), 1, "another process with its number");
+    assert_eq!(desk.bound(tool).ask("ada", "x /f"), "already held");
+    assert_eq!(desk.bound(other).ask("ada", "x /f"), "granted", "one that ends with another process is another lock");
+    assert_eq!(desk.ask("ada", "x /f"), "granted", "and so is one that ends with none");
+    assert_eq!(desk.table.processes().collect::<std::collections::BTreeSet<_>>(), [tool, other].into());
+    desk.run(Command::ProcessGone(tool));
+    assert_eq!((desk.table.locks(), desk.table.processes().collect::<Vec<_>>()), (2, vec![other]));
+    desk.pass(MINUTE);
+    assert_eq!((desk.table.locks(), desk.table.processes().count()), (0, 0), "the lease runs all the same");
+}
+
+#[test]
+fn whoever_waits_for_a_lock_that_is_to_end_with_a_process_goes_with_it() {
+    let tool = Process { pid: 9, start: 9 };
+    let mut desk = Desk::new();
+    desk.ask("ada", "x /f");
+    assert_eq!(desk.bound(tool).wait("bo", "x /f"), "waits");
+    desk.wait("cy", "x /f");
+    assert_eq!(desk.table.processes().collect::<Vec<_>>(), [tool]);
+    let told = desk.run(Command::ProcessGone(tool));
+    assert_eq!(told.iter().map(|reply| Desk::word(&reply.answer.reply)).collect::<Vec<_>>(), ["invalid"]);
+    desk.unlock("ada", "/f");
+    assert_eq!(desk.news(), ["cy: granted"]);
+    assert_eq!(desk.bound(tool).ask("bo#1", "x /g"), "invalid", "a session has other ways");
+}
+
+#[test]
+fn whatever_an_agent_asks_about_a_place_renews_its_leases_there_and_nowhere_else() {
+    let mut desk = Desk::new();
+    desk.ask("ada", "s /d/");
+    desk.ask("ada", "x /e");
+    let left = |desk: &Desk| {
+        let due = desk.table.next_deadline().expect("leases run");
+        due.left(desk.now.mono)
+    };
+    for how in ["status", "check", "wait"] {
+        desk.pass(MINUTE / 2);
+        assert_eq!(desk.ask("ada", "x /e"), "already held");
+        let (caller, who, place) = (desk.caller("ada"), desk.who("ada"), target("/d/x"));
+        let ask = desk.request_of("ada", "s /d/x");
+        desk.run(match how {
+            "status" => Command::Status { caller, who: Some(who), target: Some(place) },
+            "check" => Command::Check { caller, who, target: place, fence: None },
+            _ => Command::WaitFree { caller, ask, wait: Wait::Try },
+        });
+        assert_eq!(left(&desk), MINUTE, "{how}");
+        // Neither another agent nor another place.
+        desk.pass(1);
+        let (caller, who) = (desk.caller("bo"), desk.who("bo"));
+        desk.run(Command::Status { caller, who: Some(who), target: Some(target("/d/x")) });
+        let (caller, who) = (desk.caller("ada"), desk.who("ada"));
+        desk.run(Command::Status { caller, who: Some(who), target: Some(target("/a")) });
+        assert_eq!(left(&desk), MINUTE - 1, "{how}");
+    }
+}
+
+#[test]
 fn the_death_of_its_process_ends_a_session() {
     let mut desk = Desk::new();
     desk.ask("ada#1", "x /f");
@@ -1047,12 +1117,14 @@ fn after_a_reboot_what_hung_on_a_process_is_void_and_the_rest_has_its_full_lease
     desk.bind("ada", bound, Process { pid: 77, start: 3 });
     desk.ttl(MINUTE).ask("ada", "x /d");
     desk.wait("bo", "x /d");
+    desk.bound(Process { pid: 78, start: 3 }).ttl(MINUTE).ask("cy", "x /e");
     desk.restart(true);
     assert_eq!((desk.table.locks(), desk.table.sessions(), desk.table.waiters()), (2, 0, 0));
     for (words, outcome) in [("x /a", "granted"), ("x /b", "held by ada"), ("x /c", "granted"), ("x /d", "held by ada")]
     {
         assert_eq!(desk.ask("bo", words), outcome, "{words}");
     }
+    assert_eq!(desk.ask("bo", "x /e"), "granted");
     desk.pass(MINUTE);
     assert_eq!(desk.ask("bo", "x /b"), "granted");
     desk.status("ada");
