@@ -34,17 +34,34 @@ fn inside(test: &str) -> bool {
     false
 }
 
-/// A living process with exactly this number, which is free.
-fn with_number(pid: u32) -> Tool {
-    // Threads take numbers as well: once more, if somebody was faster.
-    for _ in 0..100 {
-        fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).unwrap();
+/// A process as it is told from others: by its number and the clock tick in which it began.
+#[derive(Clone, Copy)]
+struct Known {
+    pid: u32,
+    began: u64,
+}
+
+impl Known {
+    /// A living one.
+    fn of(pid: u32) -> Known {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let after_name = stat.rsplit_once(") ").unwrap().1;
+        Known { pid, began: after_name.split(' ').nth(19).unwrap().parse().unwrap() }
+    }
+}
+
+/// A living process with the number of a dead one. It begins in a later tick: within one, which is a hundredth of a
+/// second, not even the kernel tells the two apart.
+fn in_place_of(dead: Known) -> Tool {
+    // Threads take numbers as well, and a tick may have to pass: once more, until it fits.
+    for _ in 0..10_000 {
+        fs::write("/proc/sys/kernel/ns_last_pid", (dead.pid - 1).to_string()).unwrap();
         let tool = Tool::new();
-        if tool.pid() == pid {
+        if tool.pid() == dead.pid && Known::of(tool.pid()).began > dead.began {
             return tool;
         }
     }
-    panic!("number {pid} was not to be had");
+    panic!("number {} was not to be had", dead.pid);
 }
 
 #[test]
@@ -57,8 +74,9 @@ fn a_process_with_the_number_of_a_dead_one_does_not_keep_its_lock() {
     let pid = tool.pid();
     ground.flockd("a", &format!("lock x --pid {pid} --ttl 1h")).gives(0);
     ground.flockd("a", "lock stays").gives(0);
+    let first = Known::of(pid);
     drop(tool);
-    let second = with_number(pid);
+    let second = in_place_of(first);
     ground.flockd("b", "lock -n x").gives(0);
     ground.flockd("b", "unlock x").gives(0);
     // The other way round: what hangs on the second one is not freed by the first one's end.
@@ -68,8 +86,9 @@ fn a_process_with_the_number_of_a_dead_one_does_not_keep_its_lock() {
     // The same while nobody serves: frozen, the daemon sees neither the end nor the new one.
     let daemon = ground.daemon_pid();
     signal(daemon, Signal::STOP);
+    let known = Known::of(pid);
     drop(second);
-    let third = with_number(pid);
+    let third = in_place_of(known);
     kill_9(daemon);
     let locks = ground.status().locks;
     assert_eq!(locks.iter().map(|lock| lock.file_id.as_str()).collect::<Vec<_>>(), ["stays"]);
@@ -88,7 +107,8 @@ fn neither_the_command_of_a_run_nor_a_session_is_mistaken_for_a_later_process_of
     let mut held = ground.hold("runner", "x");
     let mut waiting = ground.queue("waits", "x");
     ground.until_waiting(&["waits"]);
-    let (run, command, waiter) = (held.run.id(), held.command(), waiting.run.id());
+    let command = held.command();
+    let known = [held.run.id(), command, waiting.run.id()].map(Known::of);
     let daemon = ground.daemon_pid();
     signal(daemon, Signal::STOP);
     // The first process of a namespace inherits whoever loses its parent, and has to collect it.
@@ -100,7 +120,7 @@ fn neither_the_command_of_a_run_nor_a_session_is_mistaken_for_a_later_process_of
     collect(command);
     waiting.run.kill().unwrap();
     waiting.run.wait().unwrap();
-    let _later: Vec<Tool> = [run, command, waiter].into_iter().map(with_number).collect();
+    let _later = known.map(in_place_of);
     kill_9(daemon);
     collect(daemon);
     let status = ground.status();
