@@ -3,54 +3,23 @@
 //! The sizes take turns, so that a slow moment of the machine hits all of them; each figure is a median.
 
 use flockd::model::*;
-use flockd::scope::{FileId, Scope, Target};
 use flockd::table::LockTable;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// How often each case is measured.
+#[path = "support/asks.rs"]
+mod asks;
+use asks::{NOW, ask, target};
+
+/// How often each case is measured; `--quick` only shows that it can be.
 const ROUNDS: usize = 60;
 /// Operations timed together: one alone is too short for the clock.
 const BATCH: u64 = 200;
-
-const NOW: Now = Now { mono: Moment(1_000), wall: Wall(0) };
 
 /// A table and who to ask it as.
 struct Bench {
     table: LockTable,
     calls: u64,
-}
-
-fn agent(name: &str) -> Agent {
-    Agent::new(name).expect("a name")
-}
-
-/// A scope four levels down, all of which exists.
-fn target(path: &str, is_tree: bool) -> Target {
-    let parts = path.split('/').skip(1).count();
-    let number =
-        |end: usize| path[..end].bytes().fold(7u64, |n, byte| n.wrapping_mul(1_000_003).wrapping_add(byte.into()));
-    let mut ends: Vec<usize> = path.match_indices('/').map(|(at, _)| at).skip(1).collect();
-    ends.push(path.len());
-    let mut ids = vec![FileId { device: 1, inode: 1, birth: 0 }];
-    ids.extend(ends.iter().map(|end| FileId { device: 1, inode: number(*end), birth: 0 }));
-    assert_eq!(ids.len(), parts + 1);
-    let path = path.as_bytes().into();
-    Target { scope: if is_tree { Scope::Subtree(path) } else { Scope::File(path) }, ids: ids.into() }
-}
-
-fn ask(name: &str, target: Target) -> Arc<Ask> {
-    Arc::new(Ask {
-        target,
-        mode: Mode::Exclusive,
-        who: Who { agent: agent(name), session: None },
-        lease: Lease { ttl: 60_000, max_hold: None },
-        note: None,
-        process: None,
-        request: None,
-        workspace: Workspace { root: b"/w"[..].into() },
-        os: false,
-    })
 }
 
 impl Bench {
@@ -187,9 +156,9 @@ fn median(mut times: Vec<f64>) -> f64 {
     times[times.len() / 2]
 }
 
-fn run((title, mut rows): (String, Vec<Row>)) {
+fn run((title, mut rows): (String, Vec<Row>), rounds: usize) {
     let mut times = vec![Vec::new(); rows.len()];
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds {
         for (row, times) in rows.iter_mut().zip(&mut times) {
             times.push(row.1());
         }
@@ -202,15 +171,16 @@ fn run((title, mut rows): (String, Vec<Row>)) {
 }
 
 fn main() {
+    let rounds = if std::env::args().any(|arg| arg == "--quick") { 1 } else { ROUNDS };
     let others = |n: usize| format!("other{}", n % 50);
     let own = |_: usize| "me".to_owned();
     let file = || ask("me", target("/home/repo/src/main.rs", false));
     let tree = || ask("me", target("/home/repo/src/deep", true));
-    run(elsewhere("lock and unlock a file beside others' locks", file(), others));
-    run(elsewhere("lock and unlock a file beside my own locks", file(), own));
-    run(elsewhere("lock and unlock a subtree beside others' locks", tree(), others));
-    run(elsewhere("lock and unlock a subtree beside my own locks", tree(), own));
-    run(depths());
-    run(queues());
-    run(deadlocks());
+    run(elsewhere("lock and unlock a file beside others' locks", file(), others), rounds);
+    run(elsewhere("lock and unlock a file beside my own locks", file(), own), rounds);
+    run(elsewhere("lock and unlock a subtree beside others' locks", tree(), others), rounds);
+    run(elsewhere("lock and unlock a subtree beside my own locks", tree(), own), rounds);
+    run(depths(), rounds);
+    run(queues(), rounds);
+    run(deadlocks(), rounds);
 }
