@@ -22,7 +22,7 @@ use crate::wire::{self, Answer as Message, Body, Code, DaemonBody, Hello, Line, 
 use crossbeam_channel::{Receiver, bounded};
 use mio::net::UnixListener;
 use mio::{Events, Interest, Poll, Token, Waker};
-use peer::{Peer, Read, Stage};
+use peer::{Peer, READ_AT_ONCE, Read, Stage};
 use request::{Sender, Unfit};
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind};
@@ -90,6 +90,8 @@ pub struct Server {
     files: FilePool<Lookup>,
     looked: Receiver<Looked>,
     peers: HashMap<u64, Peer>,
+    /// Where bytes arrive.
+    room: Box<[u8]>,
     watches: Watches,
     sessions: HashMap<SessionId, u64>,
     pending: HashMap<u64, Pending>,
@@ -146,6 +148,7 @@ impl Server {
             files,
             looked,
             peers: HashMap::new(),
+            room: vec![0; READ_AT_ONCE].into(),
             watches: Watches::default(),
             sessions: HashMap::new(),
             pending: HashMap::new(),
@@ -339,7 +342,7 @@ impl Server {
 
     fn read_from(&mut self, conn: u64, now: Now) {
         let Some(peer) = self.peers.get_mut(&conn) else { return };
-        if peer.is_readable && peer.has_room() && peer.read() == Read::Gone {
+        if peer.is_readable && peer.has_room() && peer.read(&mut self.room) == Read::Gone {
             self.take_lines(conn, now);
             self.close(conn);
             return;

@@ -11,7 +11,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::fd::OwnedFd;
 
 /// Most bytes taken from one peer before the others have their turn.
-const READ_AT_ONCE: usize = 64 * 1024;
+pub(super) const READ_AT_ONCE: usize = 64 * 1024;
 /// Most passed descriptors kept for requests to come; a client sends each with the line that wants it.
 const PASSED_KEPT: usize = 4;
 
@@ -98,16 +98,15 @@ impl Peer {
         }
     }
 
-    /// Takes what has arrived, but not so much that others would wait for it.
-    pub(super) fn read(&mut self) -> Read {
-        let begin = self.inbox.len();
-        self.inbox.resize(begin + READ_AT_ONCE, 0);
+    /// Takes what has arrived, but not more than `room`, so that others need not wait for it. The room is the loop's:
+    /// one for each connection would have to be cleared for each read, or kept.
+    pub(super) fn read(&mut self, room: &mut [u8]) -> Read {
         let (read, result) = loop {
-            match process::recv_with_fds(&self.stream, &mut self.inbox[begin..]) {
+            match process::recv_with_fds(&self.stream, room) {
                 Ok((0, _)) => break (0, Read::Gone),
                 Ok((read, fds)) => {
                     // The kernel ends a read behind a passed descriptor, and tells of an end only once.
-                    let is_more = read == READ_AT_ONCE || !fds.is_empty() || self.has_hung_up;
+                    let is_more = read == room.len() || !fds.is_empty() || self.has_hung_up;
                     self.passed.extend(fds);
                     self.passed.drain(..self.passed.len().saturating_sub(PASSED_KEPT));
                     break (read, if is_more { Read::More } else { Read::Drained });
@@ -117,7 +116,7 @@ impl Peer {
                 Err(_) => break (0, Read::Gone),
             }
         };
-        self.inbox.truncate(begin + read);
+        self.inbox.extend_from_slice(&room[..read]);
         self.is_readable = result == Read::More;
         result
     }
