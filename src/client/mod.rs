@@ -34,7 +34,7 @@ use ledger::Ledger;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{self, BufRead, BufReader, ErrorKind, Write};
+use std::io::{self, BufReader, ErrorKind, Write};
 use std::net::Shutdown;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -693,20 +693,11 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Waits until there is something to read, at most `within` or a second longer; false if nothing has come by then, or
-/// somewhat earlier. The read that follows has a bound of its own, set when the connection was made: what has begun to
-/// arrive comes whole or is broken.
+/// Waits until there is something to read, at most `within`; false if that time is over. The read that follows has a
+/// bound of its own, set when the connection was made: what has begun to arrive comes whole or is broken.
 fn wait_readable(lines: &mut BufReader<UnixStream>, within: Option<Duration>) -> Result<bool, ClientError> {
     if !lines.buffer().is_empty() {
         return Ok(true);
-    }
-    if within.is_none_or(|within| within >= Duration::from_millis(limits::ANSWER_WITHIN - limits::SECOND)) {
-        // The bound of a read is short enough, and to read at once saves a call: whoever asks, asks again.
-        return match lines.fill_buf() {
-            Ok(_) => Ok(true),
-            Err(error) if is_not_yet(&error) => Ok(false),
-            Err(error) => Err(ClientError::Io(error)),
-        };
     }
     let within = within.map(|within| Timespec {
         tv_sec: i64::try_from(within.as_secs()).unwrap_or(i64::MAX),
@@ -718,10 +709,6 @@ fn wait_readable(lines: &mut BufReader<UnixStream>, within: Option<Duration>) ->
         Err(rustix::io::Errno::INTR) => Ok(false),
         Err(errno) => Err(ClientError::Io(errno.into())),
     }
-}
-
-fn is_not_yet(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
 
 /// Whether the other end of a connection is closed.

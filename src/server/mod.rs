@@ -90,8 +90,6 @@ pub struct Server {
     files: FilePool<Lookup>,
     looked: Receiver<Looked>,
     peers: HashMap<u64, Peer>,
-    /// Where bytes arrive.
-    room: Box<[u8]>,
     watches: Watches,
     sessions: HashMap<SessionId, u64>,
     pending: HashMap<u64, Pending>,
@@ -101,6 +99,8 @@ pub struct Server {
     ready: Vec<u64>,
     /// Peers with something to send.
     dirty: Vec<u64>,
+    /// What is read comes through here.
+    buffer: Box<[u8]>,
     commands: Vec<Command>,
     /// Questions about the daemon itself, answered after the batch they came with.
     own_questions: Vec<(u64, Request)>,
@@ -148,13 +148,13 @@ impl Server {
             files,
             looked,
             peers: HashMap::new(),
-            room: vec![0; READ_AT_ONCE].into(),
             watches: Watches::default(),
             sessions: HashMap::new(),
             pending: HashMap::new(),
             silent: VecDeque::new(),
             ready: Vec::new(),
             dirty: Vec::new(),
+            buffer: vec![0; READ_AT_ONCE].into(),
             commands: Vec::new(),
             own_questions: Vec::new(),
             next_token: FIRST_FREE,
@@ -311,7 +311,7 @@ impl Server {
         let conn = self.fresh_token();
         let process = known.as_ref().ok().and_then(|peer| peer.process.as_ref().map(|(process, _)| *process));
         let mut peer = Peer::new(stream, process, now.after(limits::HELLO_WITHIN));
-        let registered = self.poll.registry().register(&mut peer.stream, conn, Interest::READABLE | Interest::WRITABLE);
+        let registered = self.poll.registry().register(&mut peer.stream, conn, Interest::READABLE);
         if registered.is_err() {
             return;
         }
@@ -342,7 +342,7 @@ impl Server {
 
     fn read_from(&mut self, conn: u64, now: Now) {
         let Some(peer) = self.peers.get_mut(&conn) else { return };
-        if peer.is_readable && peer.has_room() && peer.read(&mut self.room) == Read::Gone {
+        if peer.is_readable && peer.has_room() && peer.read(&mut self.buffer) == Read::Gone {
             self.take_lines(conn, now);
             self.close(conn);
             return;
@@ -438,7 +438,16 @@ impl Server {
     fn flush(&mut self, conn: u64) {
         let Some(peer) = self.peers.get_mut(&conn) else { return };
         let was_behind = peer.is_behind();
-        let result = peer.flush();
+        let mut result = peer.flush();
+        if peer.has_sent_all() == peer.awaits_room {
+            // Room is asked for only while there is something to send: each answer that a client reads makes some, and
+            // the loop would be woken for nothing.
+            peer.awaits_room = !peer.awaits_room;
+            let room = peer.awaits_room.then_some(Interest::WRITABLE);
+            let interest = room.map_or(Interest::READABLE, |room| room | Interest::READABLE);
+            let token = Token(usize::try_from(conn).expect("a token of this loop"));
+            result = result.and(self.poll.registry().reregister(&mut peer.stream, token, interest));
+        }
         if was_behind && !peer.is_behind() {
             self.ready.push(conn);
         }

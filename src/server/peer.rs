@@ -12,6 +12,10 @@ use std::os::fd::OwnedFd;
 
 /// Most bytes taken from one peer before the others have their turn.
 pub(super) const READ_AT_ONCE: usize = 64 * 1024;
+/// Most bytes of memory that an idle peer keeps for lines to come.
+const INBOX_KEPT: usize = 4 * 1024;
+/// The same for answers.
+const OUTBOX_KEPT: usize = 16 * 1024;
 /// Most passed descriptors kept for requests to come; a client sends each with the line that wants it.
 const PASSED_KEPT: usize = 4;
 
@@ -56,6 +60,8 @@ pub(super) struct Peer {
     pub(super) undelivered: Vec<(LockId, Fence)>,
     /// More may be there to read.
     pub(super) is_readable: bool,
+    /// The outbox is not empty, and the loop is told when the socket takes more.
+    pub(super) awaits_room: bool,
     /// The other end is closed; its last bytes may still be there to read.
     pub(super) has_hung_up: bool,
     inbox: Vec<u8>,
@@ -90,6 +96,7 @@ impl Peer {
             open: HashMap::new(),
             undelivered: Vec::new(),
             is_readable: true,
+            awaits_room: false,
             has_hung_up: false,
             inbox: Vec::new(),
             searched: 0,
@@ -98,15 +105,16 @@ impl Peer {
         }
     }
 
-    /// Takes what has arrived, but not more than `room`, so that others need not wait for it. The room is the loop's:
-    /// one for each connection would have to be cleared for each read, or kept.
-    pub(super) fn read(&mut self, room: &mut [u8]) -> Read {
+    /// Takes what has arrived, but not so much that others would wait for it.
+    ///
+    /// By way of `buffer`, which is one for all peers: an idle connection keeps no memory for what may come.
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> Read {
         let (read, result) = loop {
-            match process::recv_with_fds(&self.stream, room) {
+            match process::recv_with_fds(&self.stream, buffer) {
                 Ok((0, _)) => break (0, Read::Gone),
                 Ok((read, fds)) => {
                     // The kernel ends a read behind a passed descriptor, and tells of an end only once.
-                    let is_more = read == room.len() || !fds.is_empty() || self.has_hung_up;
+                    let is_more = read == buffer.len() || !fds.is_empty() || self.has_hung_up;
                     self.passed.extend(fds);
                     self.passed.drain(..self.passed.len().saturating_sub(PASSED_KEPT));
                     break (read, if is_more { Read::More } else { Read::Drained });
@@ -116,7 +124,7 @@ impl Peer {
                 Err(_) => break (0, Read::Gone),
             }
         };
-        self.inbox.extend_from_slice(&room[..read]);
+        self.inbox.extend_from_slice(&buffer[..read]);
         self.is_readable = result == Read::More;
         result
     }
@@ -147,6 +155,9 @@ impl Peer {
         let mut line: Vec<u8> = self.inbox.drain(..=end).collect();
         line.pop();
         self.searched = 0;
+        if self.inbox.is_empty() {
+            self.inbox.shrink_to(INBOX_KEPT);
+        }
         Some(line)
     }
 
@@ -188,7 +199,7 @@ impl Peer {
         self.outbox.drain(..sent);
         if self.outbox.is_empty() {
             self.undelivered.clear();
-            self.outbox.shrink_to(4 * READ_AT_ONCE);
+            self.outbox.shrink_to(OUTBOX_KEPT);
         }
         result
     }
