@@ -109,15 +109,7 @@ fn client(ground: &Ground, home: &str, scopes: &str, count: usize, ttl: usize, a
     worker("flockd", ground, home, scopes, count, ttl, answered)
 }
 
-fn worker(
-    kind: &str,
-    ground: &Ground,
-    home: &str,
-    scopes: &str,
-    count: usize,
-    ttl: usize,
-    answered: bool,
-) -> Worker {
+fn worker(kind: &str, ground: &Ground, home: &str, scopes: &str, count: usize, ttl: usize, answered: bool) -> Worker {
     let work = ground.work();
     let work = work.to_str().expect("a path that we chose");
     let (count, ttl) = (count.to_string(), ttl.to_string());

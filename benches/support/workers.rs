@@ -46,14 +46,8 @@ pub fn play(words: &[String]) -> io::Result<()> {
         }
         ["embedded", home, dir, scopes, count, ttl, answered] => {
             let coordinator = Coordinator::open(home).map_err(io::Error::other)?;
-            let worked = work(&mut Flockd::new(
-                coordinator.client(),
-                dir,
-                scopes,
-                number(count),
-                number(ttl),
-                answered,
-            )?);
+            let worked =
+                work(&mut Flockd::new(coordinator.client(), dir, scopes, number(count), number(ttl), answered)?);
             worked.and_then(|()| coordinator.close())
         }
         _ => Err(io::Error::other(format!("no such role: {words:?}"))),
@@ -231,14 +225,7 @@ struct Flockd {
 }
 
 impl Flockd {
-    fn new(
-        client: &Client,
-        dir: &str,
-        scopes: &str,
-        count: usize,
-        ttl: usize,
-        answered: &str,
-    ) -> io::Result<Flockd> {
+    fn new(client: &Client, dir: &str, scopes: &str, count: usize, ttl: usize, answered: &str) -> io::Result<Flockd> {
         let session = client.agent(format!("bench-{}", std::process::id())).map_err(io::Error::other)?;
         let workspace = session.workspace(dir).map_err(io::Error::other)?;
         let names = (0..count).map(|lock| format!("{scopes}{lock}")).collect();

@@ -558,6 +558,27 @@ mod tests {
     }
 
     #[test]
+    fn the_short_way_finds_what_a_walk_finds_and_leaves_links_dots_and_gaps_to_it() {
+        if !memory_answers() {
+            return;
+        }
+        let place = Place::new();
+        place.dir("a/b");
+        place.make("a/b/file", None, false);
+        place.make("a/link", Some("b"), false);
+        let path = |name: &str| place.root.join(name).into_os_string().into_encoded_bytes();
+        for name in ["a/b/file", "a/b", "a"] {
+            let (node, ids) = straight(&path(name)).unwrap();
+            let walked = resolve(b"/", &path(name), Look::Thorough).unwrap();
+            assert_eq!((ids.last(), &ids[..]), (Some(&node.id), &walked.ids[..]), "{name}");
+        }
+        for name in ["a/link", "a/link/file", "a/./b", "a/../a", "a//b", "a/b/", "a/none", "a/b/file/x"] {
+            assert!(straight(&path(name)).is_none(), "{name}");
+        }
+        assert!(straight(b"/").is_none());
+    }
+
+    #[test]
     fn dots_and_doubled_slashes_change_nothing() {
         let place = Place::new();
         place.dir("a/b");
