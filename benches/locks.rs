@@ -25,6 +25,8 @@ struct Extent {
     rounds: usize,
     /// Pairs of a process in a round.
     pairs: usize,
+    /// The same where each waits for the disk.
+    synced: usize,
     /// How long a crowd runs, in milliseconds.
     crowd: usize,
     /// Single events in a round: hand-overs, deaths, commands.
@@ -33,8 +35,9 @@ struct Extent {
     leases: usize,
 }
 
-const FULL: Extent = Extent { rounds: 5, pairs: 3_000, crowd: 1_000, events: 30, starts: 5, leases: 10_000 };
-const QUICK: Extent = Extent { rounds: 1, pairs: 20, crowd: 50, events: 2, starts: 1, leases: 50 };
+const FULL: Extent =
+    Extent { rounds: 5, pairs: 3_000, synced: 500, crowd: 1_000, events: 30, starts: 5, leases: 10_000 };
+const QUICK: Extent = Extent { rounds: 1, pairs: 20, synced: 5, crowd: 50, events: 2, starts: 1, leases: 50 };
 
 /// What the command line asks for.
 struct Wishes {
@@ -141,14 +144,14 @@ fn in_process(wishes: &mut Wishes) {
     let mut at_once = worker("embedded", &ground, "home-0", "f", 1, 0, true);
     let mut unanswered = worker("embedded", &ground, "home-1", "f", 1, 0, false);
     let mut leased = worker("embedded", &ground, "home-2", "f", 1, 60, true);
-    let count = wishes.extent.pairs;
+    let Extent { pairs: count, synced, .. } = wishes.extent;
     let target = Target { p50: Some(2.0), p99: Some(5.0), ratio: Some(2.2), rate: Some(400_000.0), ..NONE };
     let sides = vec![
         Side::floor("flock pair", || pairs(&mut kept, count)),
-        Side::floor("append and fdatasync", || pairs(&mut append, count)),
+        Side::floor("append and fdatasync", || pairs(&mut append, synced)),
         Side::ours("ttl 0", "flock pair", target, || pairs(&mut at_once, count)),
         Side::ours("ttl 0, release unanswered", "flock pair", NONE, || pairs(&mut unanswered, count)),
-        Side::ours("ttl 60", "append and fdatasync", NONE, || pairs(&mut leased, count)),
+        Side::ours("ttl 60", "append and fdatasync", NONE, || pairs(&mut leased, synced)),
     ];
     wishes.run("lock and unlock in the process of the coordinator", Unit::Time, sides);
 }
@@ -185,10 +188,10 @@ fn socket(wishes: &mut Wishes, title: &str, targets: SocketTargets) {
     let mut name = client(&ground, "home", "@l", 1, 0, true);
     let mut name_unanswered = client(&ground, "home", "@l", 1, 0, false);
     let mut leased = client(&ground, "home", "f", 1, 60, true);
-    let count = wishes.extent.pairs;
+    let Extent { pairs: count, synced, .. } = wishes.extent;
     let sides = vec![
         Side::floor("flock pair", || pairs(&mut kept, count)),
-        Side::floor("append and fdatasync", || pairs(&mut append, count)),
+        Side::floor("append and fdatasync", || pairs(&mut append, synced)),
         Side::floor("bare daemon", || pairs(&mut echo_pairs, count)),
         Side::floor("bare daemon, unanswered", || pairs(&mut echo_unanswered, count)),
         Side::ours("a name, ttl 0", "bare daemon", targets.answered, || pairs(&mut name, count)),
@@ -199,7 +202,7 @@ fn socket(wishes: &mut Wishes, title: &str, targets: SocketTargets) {
         Side::ours("a file, unanswered", "bare daemon, unanswered", targets.unanswered, || {
             pairs(&mut file_unanswered, count)
         }),
-        Side::ours("a file, ttl 60", "append and fdatasync", targets.synced, || pairs(&mut leased, count)),
+        Side::ours("a file, ttl 60", "append and fdatasync", targets.synced, || pairs(&mut leased, synced)),
     ];
     wishes.run(&format!("lock and unlock {title}"), Unit::Time, sides);
 }

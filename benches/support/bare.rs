@@ -86,8 +86,9 @@ struct Bare {
     changes: usize,
 }
 
-/// Serves until the process is killed.
+/// Serves until the process is killed, at the latest with the one that started it.
 pub fn serve(socket: &Path, log: &Path, keeping: Keeping) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     let listener = UnixListener::bind(socket)?;
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     epoll::add(&poll, &listener, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;

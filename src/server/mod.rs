@@ -225,7 +225,10 @@ impl Server {
         for (conn, request) in std::mem::take(&mut self.own_questions) {
             self.answer_myself(conn, &request, now);
         }
-        for conn in std::mem::take(&mut self.dirty) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        // Grants first: somebody has waited for them, and to wake whoever released costs as much as all before.
+        dirty.sort_by_key(|conn| self.peers.get(conn).is_none_or(|peer| peer.undelivered.is_empty()));
+        for conn in dirty {
             self.flush(conn);
         }
         // Answers to a peer that has gone become releases; they are not left lying until something else happens.
