@@ -314,7 +314,7 @@ impl Server {
         let conn = self.fresh_token();
         let process = known.as_ref().ok().and_then(|peer| peer.process.as_ref().map(|(process, _)| *process));
         let mut peer = Peer::new(stream, process, now.after(limits::HELLO_WITHIN));
-        let registered = self.poll.registry().register(&mut peer.stream, conn, Interest::READABLE);
+        let registered = self.poll.registry().register(&mut peer.stream, conn, Interest::READABLE | Interest::WRITABLE);
         if registered.is_err() {
             return;
         }
@@ -441,16 +441,7 @@ impl Server {
     fn flush(&mut self, conn: u64) {
         let Some(peer) = self.peers.get_mut(&conn) else { return };
         let was_behind = peer.is_behind();
-        let mut result = peer.flush();
-        if peer.has_sent_all() == peer.awaits_room {
-            // Room is asked for only while there is something to send: each answer that a client reads makes some, and
-            // the loop would be woken for nothing.
-            peer.awaits_room = !peer.awaits_room;
-            let room = peer.awaits_room.then_some(Interest::WRITABLE);
-            let interest = room.map_or(Interest::READABLE, |room| room | Interest::READABLE);
-            let token = Token(usize::try_from(conn).expect("a token of this loop"));
-            result = result.and(self.poll.registry().reregister(&mut peer.stream, token, interest));
-        }
+        let result = peer.flush();
         if was_behind && !peer.is_behind() {
             self.ready.push(conn);
         }

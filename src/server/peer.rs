@@ -60,8 +60,6 @@ pub(super) struct Peer {
     pub(super) undelivered: Vec<(LockId, Fence)>,
     /// More may be there to read.
     pub(super) is_readable: bool,
-    /// The outbox is not empty, and the loop is told when the socket takes more.
-    pub(super) awaits_room: bool,
     /// The other end is closed; its last bytes may still be there to read.
     pub(super) has_hung_up: bool,
     inbox: Vec<u8>,
@@ -96,7 +94,6 @@ impl Peer {
             open: HashMap::new(),
             undelivered: Vec::new(),
             is_readable: true,
-            awaits_room: false,
             has_hung_up: false,
             inbox: Vec::new(),
             searched: 0,
