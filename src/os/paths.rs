@@ -3,7 +3,8 @@
 //! A path is walked component by component from descriptor to descriptor, so each identity belongs to the very
 //! directory that was walked through, and paths that end in nothing take the same way as those that exist. Asking
 //! the kernel for the whole (`open`, then `/proc/self/fd`) would need this walk all the same for missing tails and
-//! for the identities, and its answer cannot tell a deleted `x` from a file named `x (deleted)`.
+//! for the identities, and its answer cannot tell a deleted `x` from a file named `x (deleted)`. What is plain
+//! and in the kernel's memory takes a shorter way (`straight`) to the same answer.
 
 use crate::limits;
 use crate::model;
