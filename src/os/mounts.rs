@@ -59,6 +59,17 @@ pub fn is_local_mount_point(path: &[u8]) -> bool {
     ask(|mounts| mounts.points.get(path).copied())
 }
 
+/// Whether a walk down `path` (canonical) crosses only mount points of local file systems, if any. False where that
+/// cannot be found out.
+pub fn leads_over_local(path: &[u8]) -> bool {
+    let ends = path.iter().enumerate().skip(1).filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+    ask(|mounts| {
+        let is_local = |end: usize| mounts.points.get(&path[..end]).is_none_or(|is_local| *is_local);
+        let root = mounts.points.get(&b"/"[..]).copied().unwrap_or(false);
+        Some(root && ends.chain([path.len()]).all(is_local))
+    })
+}
+
 /// Whether a device number, as in `st_dev`, is that of a local file system. False where that cannot be found out: file
 /// systems such as btrfs give their files numbers that no mount has.
 pub fn is_local_device(device: u64) -> bool {
@@ -152,6 +163,12 @@ mod tests {
         for remote in [&b"/mnt/a b"[..], b"/both", b"/new"] {
             assert_eq!(table.get(remote), Some(&false), "{}", String::from_utf8_lossy(remote));
         }
+    }
+
+    #[test]
+    fn a_walk_is_local_if_all_that_it_crosses_is() {
+        assert!(leads_over_local(b"/proc/self/no such file"));
+        assert!(leads_over_local(b"/no such directory/x"));
     }
 
     #[test]

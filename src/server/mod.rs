@@ -24,7 +24,7 @@ use agents::Agents;
 use crossbeam_channel::{Receiver, bounded};
 use mio::net::UnixListener;
 use mio::{Events, Interest, Poll, Token, Waker};
-use peer::{Peer, Read, Stage, Unheard};
+use peer::{Peer, READ_AT_ONCE, Read, Stage, Unheard};
 use request::{Sender, Unfit};
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind};
@@ -105,6 +105,8 @@ pub struct Server {
     ready: Vec<u64>,
     /// Peers with something to send.
     dirty: Vec<u64>,
+    /// What is read comes through here.
+    buffer: Box<[u8]>,
     commands: Vec<Command>,
     /// Questions about the daemon itself, answered after the batch they came with.
     own_questions: Vec<(u64, Request)>,
@@ -160,6 +162,7 @@ impl Server {
             silent: VecDeque::new(),
             ready: Vec::new(),
             dirty: Vec::new(),
+            buffer: vec![0; READ_AT_ONCE].into(),
             commands: Vec::new(),
             own_questions: Vec::new(),
             next_token: FIRST_FREE,
@@ -230,7 +233,10 @@ impl Server {
         for (conn, request) in std::mem::take(&mut self.own_questions) {
             self.answer_myself(conn, &request, now);
         }
-        for conn in std::mem::take(&mut self.dirty) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        // Grants first: somebody has waited for them, and to wake whoever released costs as much as all before.
+        dirty.sort_by_key(|conn| !self.peers.get(conn).is_some_and(Peer::brings_a_grant));
+        for conn in dirty {
             self.flush(conn);
         }
         // Answers to a peer that has gone become releases; they are not left lying until something else happens.
@@ -348,7 +354,7 @@ impl Server {
 
     fn read_from(&mut self, conn: u64, now: Now) {
         let Some(peer) = self.peers.get_mut(&conn) else { return };
-        if peer.is_readable && peer.has_room() && peer.read() == Read::Gone {
+        if peer.is_readable && peer.has_room() && peer.read(&mut self.buffer) == Read::Gone {
             self.take_lines(conn, now);
             self.close(conn);
             return;
