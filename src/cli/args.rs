@@ -42,8 +42,8 @@ pub(super) struct Cli {
 pub(super) enum Verb {
     /// Hold a lock while a command runs
     #[command(after_long_help = "\
-The lock lives exactly as long as the command: killing `flockd run` alone frees nothing, and unlike with flock(1) a
-process that the command leaves behind in the background does not keep it. After a second of waiting the holder is
+The lock lives exactly as long as the command: killing `flockd run` alone frees nothing, and unlike with flock(1) a \
+process that the command leaves behind in the background does not keep it. After a second of waiting the holder is \
 named. The command's own exit status is passed through.
 
 Examples:
@@ -55,7 +55,7 @@ Examples:
 
     /// Take a lock and keep it until it is unlocked or its lease runs out
     #[command(after_long_help = "\
-SCOPE is a file (it need not exist), a directory with all below it, a name that ends in / for a directory to come, or
+SCOPE is a file (it need not exist), a directory with all below it, a name that ends in / for a directory to come, or \
 @NAME for something that is no file. The lease is renewed by whatever its agent does about the scope.
 
 Examples:
@@ -121,7 +121,7 @@ Examples:
 
     /// Let many claws race for the same files, without locks and with them
     #[command(after_long_help = "\
-Real processes read, think and replace pairs of files that must agree, first without locks, then with flockd, while
+Real processes read, think and replace pairs of files that must agree, first without locks, then with flockd, while \
 claws and the daemon are killed. Fails if the second run lost, tore or overlapped anything.
 
 Examples:
