@@ -3,6 +3,7 @@
 //! The seam exists so that a simulator can supply files that lose power, fill up or fail at a chosen call. It is kept
 //! to what the journal uses; every name is a plain file name inside the home.
 
+use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{FallocateFlags, OFlags};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -71,9 +72,16 @@ pub trait DiskFile: Send + Sync {
 pub(super) const UNFINISHED: &str = ".journal-";
 
 /// A real directory, mode 0700, files 0600, no symlink followed.
+///
+/// It is the directory that was opened, not whatever has its name later: somebody may replace the home of a daemon that
+/// runs, and start another daemon there, whose files this one must not touch.
 #[derive(Clone, Debug)]
 pub struct DirDisk {
     dir: PathBuf,
+    /// The same by its descriptor.
+    at: PathBuf,
+    /// Held open for `at`.
+    _opened: Arc<OwnedFd>,
 }
 
 impl DirDisk {
@@ -83,7 +91,10 @@ impl DirDisk {
     /// The directory cannot be made or read, belongs to somebody else, or others may write in it.
     pub fn open(dir: &Path) -> io::Result<DirDisk> {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        let home = fs::metadata(dir)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(dir, flags, rustix::fs::Mode::empty())?;
+        let at = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
+        let home = fs::metadata(&at)?;
         let denied = |why: &str| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
         if home.uid() != rustix::process::geteuid().as_raw() {
             return denied("the directory belongs to another user");
@@ -91,12 +102,12 @@ impl DirDisk {
         if home.mode() & 0o022 != 0 {
             return denied("other users may write in the directory: chmod 700 it");
         }
-        Ok(DirDisk { dir: dir.to_owned() })
+        Ok(DirDisk { dir: dir.to_owned(), at, _opened: Arc::new(opened) })
     }
 
     fn path(&self, name: &str) -> PathBuf {
         debug_assert!(!name.is_empty() && !name.contains('/'), "{name} is no plain file name");
-        self.dir.join(name)
+        self.at.join(name)
     }
 
     fn sync_dir(dir: &Path) -> io::Result<()> {
@@ -105,14 +116,13 @@ impl DirDisk {
 
     /// Opens a regular file and nothing else. O_NONBLOCK keeps a pipe of that name from stopping us for ever.
     fn open_with(&self, name: &str, options: &mut OpenOptions) -> io::Result<OpenedFile> {
-        let path = self.path(name);
         let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = options.mode(0o600).custom_flags(flags.bits().cast_signed()).open(&path)?;
+        let file = options.mode(0o600).custom_flags(flags.bits().cast_signed()).open(self.path(name))?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no regular file"));
         }
-        Ok(OpenedFile { file, path, identity: (metadata.dev(), metadata.ino()) })
+        Ok(OpenedFile { file, path: self.dir.join(name), identity: (metadata.dev(), metadata.ino()) })
     }
 }
 
@@ -122,7 +132,7 @@ impl Disk for DirDisk {
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        let entries = fs::read_dir(&self.dir)?;
+        let entries = fs::read_dir(&self.at)?;
         entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
     }
 
@@ -141,16 +151,17 @@ impl Disk for DirDisk {
     }
 
     fn replace(&self, name: &str, content: &[u8]) -> io::Result<()> {
-        let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.dir)?;
-        file.write_all(content)?;
+        let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.at)?;
+        // Not through its wrapper, whose errors name a path that says nothing to a reader.
+        file.as_file_mut().write_all(content)?;
         file.as_file().sync_all()?;
         file.persist(self.path(name)).map_err(|error| error.error)?;
-        Self::sync_dir(&self.dir)
+        Self::sync_dir(&self.at)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         fs::rename(self.path(from), self.path(to))?;
-        Self::sync_dir(&self.dir)
+        Self::sync_dir(&self.at)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -164,12 +175,13 @@ impl Disk for DirDisk {
             fs::rename(self.path(name), into.join(name))?;
         }
         Self::sync_dir(&into)?;
-        Self::sync_dir(&self.dir)
+        Self::sync_dir(&self.at)
     }
 }
 
 struct OpenedFile {
     file: File,
+    /// Its name as everybody else sees it.
     path: PathBuf,
     identity: (u64, u64),
 }

@@ -22,7 +22,7 @@ use crate::wire::{self, Answer as Message, Body, Code, DaemonBody, Hello, Line, 
 use crossbeam_channel::{Receiver, bounded};
 use mio::net::UnixListener;
 use mio::{Events, Interest, Poll, Token, Waker};
-use peer::{Peer, Read, Stage};
+use peer::{Peer, READ_AT_ONCE, Read, Stage};
 use request::{Sender, Unfit};
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind};
@@ -57,6 +57,12 @@ pub struct Identity {
     pub idle_exit: Option<u64>,
 }
 
+/// Said to everybody by a daemon that ends in order.
+const STOPPED: &str = "the daemon stops; locks stay in its journal";
+/// Said to everybody, and to the log, by a daemon whose home is not its own any more.
+pub const HOME_LOST: &str = "the home of the daemon was moved, removed or replaced while it ran, so the daemon ends; \
+                             its locks are over unless its journal is put back";
+
 /// Why a server ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -64,7 +70,12 @@ pub enum Ended {
     Stopped,
     /// Nobody needed it for a while.
     Idle,
+    /// Its home is not its own any more.
+    HomeLost,
 }
+
+/// Whether the home is still the server's own; true where that cannot be found out.
+pub type HomeLook = Box<dyn Fn() -> bool + Send>;
 
 /// The connections of a server that has ended. They close when this is dropped: a client that sees its own close
 /// finds the home free.
@@ -99,6 +110,8 @@ pub struct Server {
     ready: Vec<u64>,
     /// Peers with something to send.
     dirty: Vec<u64>,
+    /// What is read comes through here.
+    buffer: Box<[u8]>,
     commands: Vec<Command>,
     /// Questions about the daemon itself, answered after the batch they came with.
     own_questions: Vec<(u64, Request)>,
@@ -109,12 +122,14 @@ pub struct Server {
     watch_again: Option<Moment>,
     begun: Moment,
     idle_since: Option<Moment>,
+    home_look: HomeLook,
+    look_at_home: Moment,
     stopping: bool,
 }
 
 impl Server {
     /// Builds the loop. The caller brings everything: a bound listener, a stream that becomes readable when it is
-    /// time to stop, and the coordinator, made with a wake from `waker`.
+    /// time to stop, the coordinator, made with a wake from `waker`, and a look at the home.
     ///
     /// # Errors
     /// When the system gives no more descriptors.
@@ -125,6 +140,7 @@ impl Server {
         stop: UnixStream,
         coordinator: Coordinator,
         about: Identity,
+        home_look: HomeLook,
     ) -> io::Result<Server> {
         listener.set_nonblocking(true)?;
         stop.set_nonblocking(true)?;
@@ -133,8 +149,8 @@ impl Server {
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         poll.registry().register(&mut stop, STOP, Interest::READABLE)?;
         let wake = waker.clone();
-        // Room for every look-up there can be, so that no file thread waits for the loop.
-        let (answers, looked) = bounded(limits::FILE_QUEUE + limits::FILE_THREADS);
+        // A full channel makes file threads wait for the loop, which never waits for them.
+        let (answers, looked) = bounded(limits::FILE_QUEUE);
         let files = files::lookups(limits::FILE_THREADS, limits::FILE_QUEUE, answers, move || wake_up(&wake));
         let now = clock::now().mono;
         Ok(Server {
@@ -152,6 +168,7 @@ impl Server {
             silent: VecDeque::new(),
             ready: Vec::new(),
             dirty: Vec::new(),
+            buffer: vec![0; READ_AT_ONCE].into(),
             commands: Vec::new(),
             own_questions: Vec::new(),
             next_token: FIRST_FREE,
@@ -160,6 +177,8 @@ impl Server {
             watch_again: None,
             begun: now,
             idle_since: Some(now),
+            home_look,
+            look_at_home: now.after(limits::HOME_LOOK),
             stopping: false,
         })
     }
@@ -184,6 +203,9 @@ impl Server {
             if self.is_idle_for_long(clock::now().mono) {
                 break Ended::Idle;
             }
+            if self.has_lost_home(clock::now().mono) {
+                break Ended::HomeLost;
+            }
             match self.poll.poll(&mut events, self.timeout(clock::now().mono)) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -193,8 +215,10 @@ impl Server {
                 self.take_event(event.token(), event.is_readable(), event.is_read_closed());
             }
         };
-        self.farewell();
-        self.coordinator.close().map_err(|error| io::Error::other(error.to_string()))?;
+        self.farewell(if ended == Ended::HomeLost { HOME_LOST } else { STOPPED });
+        if ended != Ended::HomeLost {
+            self.coordinator.close().map_err(|error| io::Error::other(error.to_string()))?;
+        }
         Ok((ended, Connections { _peers: self.peers }))
     }
 
@@ -258,7 +282,7 @@ impl Server {
         let silent = self.silent.front().map(|(until, _)| *until);
         let lookup = self.pending.values().map(|pending| pending.until).min();
         let next = [self.coordinator.next_deadline(), idle, silent, lookup, self.accept_again, self.watch_again];
-        let next = next.into_iter().flatten().min()?;
+        let next = next.into_iter().flatten().min().map_or(self.look_at_home, |next| next.min(self.look_at_home));
         // A millisecond more: the clock is cut to milliseconds, and to wake early is to wake twice.
         Some(Duration::from_millis(next.left(now) + u64::from(next > now)))
     }
@@ -270,6 +294,15 @@ impl Server {
         }
         let since = *self.idle_since.get_or_insert(now);
         self.about.idle_exit.is_some_and(|ms| since.after(ms) <= now)
+    }
+
+    /// Looks now and then whether the home is still there: nothing tells that it was deleted.
+    fn has_lost_home(&mut self, now: Moment) -> bool {
+        if self.look_at_home > now {
+            return false;
+        }
+        self.look_at_home = now.after(limits::HOME_LOOK);
+        !(self.home_look)()
     }
 
     /// Results of other threads.
@@ -339,7 +372,7 @@ impl Server {
 
     fn read_from(&mut self, conn: u64, now: Now) {
         let Some(peer) = self.peers.get_mut(&conn) else { return };
-        if peer.is_readable && peer.has_room() && peer.read() == Read::Gone {
+        if peer.is_readable && peer.has_room() && peer.read(&mut self.buffer) == Read::Gone {
             self.take_lines(conn, now);
             self.close(conn);
             return;
@@ -460,8 +493,8 @@ impl Server {
     }
 
     /// Tells everybody that the daemon ends, so that clients do not start it again at once.
-    fn farewell(&mut self) {
-        let bye = Line::Bye("the daemon stops; locks stay in its journal".to_owned());
+    fn farewell(&mut self, why: &str) {
+        let bye = Line::Bye(why.to_owned());
         for conn in self.peers.keys().copied().collect::<Vec<_>>() {
             self.send(conn, &bye);
             self.flush(conn);

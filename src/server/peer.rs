@@ -11,7 +11,11 @@ use std::io::{self, ErrorKind, Write};
 use std::os::fd::OwnedFd;
 
 /// Most bytes taken from one peer before the others have their turn.
-const READ_AT_ONCE: usize = 64 * 1024;
+pub(super) const READ_AT_ONCE: usize = 64 * 1024;
+/// Most bytes of memory that an idle peer keeps for lines to come.
+const INBOX_KEPT: usize = 4 * 1024;
+/// The same for answers.
+const OUTBOX_KEPT: usize = 16 * 1024;
 /// Most passed descriptors kept for requests to come; a client sends each with the line that wants it.
 const PASSED_KEPT: usize = 4;
 
@@ -99,15 +103,15 @@ impl Peer {
     }
 
     /// Takes what has arrived, but not so much that others would wait for it.
-    pub(super) fn read(&mut self) -> Read {
-        let begin = self.inbox.len();
-        self.inbox.resize(begin + READ_AT_ONCE, 0);
+    ///
+    /// By way of `buffer`, which is one for all peers: an idle connection keeps no memory for what may come.
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> Read {
         let (read, result) = loop {
-            match process::recv_with_fds(&self.stream, &mut self.inbox[begin..]) {
+            match process::recv_with_fds(&self.stream, buffer) {
                 Ok((0, _)) => break (0, Read::Gone),
                 Ok((read, fds)) => {
                     // The kernel ends a read behind a passed descriptor, and tells of an end only once.
-                    let is_more = read == READ_AT_ONCE || !fds.is_empty() || self.has_hung_up;
+                    let is_more = read == buffer.len() || !fds.is_empty() || self.has_hung_up;
                     self.passed.extend(fds);
                     self.passed.drain(..self.passed.len().saturating_sub(PASSED_KEPT));
                     break (read, if is_more { Read::More } else { Read::Drained });
@@ -117,7 +121,7 @@ impl Peer {
                 Err(_) => break (0, Read::Gone),
             }
         };
-        self.inbox.truncate(begin + read);
+        self.inbox.extend_from_slice(&buffer[..read]);
         self.is_readable = result == Read::More;
         result
     }
@@ -148,6 +152,9 @@ impl Peer {
         let mut line: Vec<u8> = self.inbox.drain(..=end).collect();
         line.pop();
         self.searched = 0;
+        if self.inbox.is_empty() {
+            self.inbox.shrink_to(INBOX_KEPT);
+        }
         Some(line)
     }
 
@@ -189,7 +196,7 @@ impl Peer {
         self.outbox.drain(..sent);
         if self.outbox.is_empty() {
             self.undelivered.clear();
-            self.outbox.shrink_to(4 * READ_AT_ONCE);
+            self.outbox.shrink_to(OUTBOX_KEPT);
         }
         result
     }
