@@ -1,6 +1,7 @@
 //! A mount that does not answer delays nobody else.
 
-use crate::fuse::{Fuse, inside};
+use crate::fuse::Fuse;
+use crate::inside::inside;
 use crate::util::{Ending, Ground, a_try, exclusive, scaled, shared, take, until};
 use flockd::client::{ClientError, Connection};
 use flockd::limits;

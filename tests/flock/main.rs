@@ -4,6 +4,7 @@
 mod foreign;
 mod fuse;
 mod hung;
+mod inside;
 mod programs;
 #[path = "../cli/util.rs"]
 #[expect(dead_code, reason = "the tests of the program need more of it")]
