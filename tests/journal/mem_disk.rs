@@ -99,6 +99,7 @@ struct State {
     durable_names: BTreeMap<String, usize>,
     unsynced_names: Vec<Naming>,
     fault: Option<Fault>,
+    has_failed: bool,
     dead: bool,
 }
 
@@ -121,6 +122,7 @@ impl State {
             return Ok(());
         }
         let trouble = fault.trouble;
+        self.has_failed = true;
         if !fault.for_ever {
             self.fault = None;
         }
@@ -156,11 +158,17 @@ impl MemDisk {
 
     /// Lets `spared` changing calls on files whose names begin with `on` go well, then makes trouble.
     pub fn plant(&self, spared: u64, on: &'static str, trouble: Trouble, for_ever: bool) {
-        self.state().fault = Some(Fault { spared, on, trouble, for_ever });
+        let mut state = self.state();
+        (state.fault, state.has_failed) = (Some(Fault { spared, on, trouble, for_ever }), false);
     }
 
     pub fn heal(&self) {
         self.state().fault = None;
+    }
+
+    /// Whether what was planted last has come up.
+    pub fn has_failed(&self) -> bool {
+        self.state().has_failed
     }
 
     pub fn is_dead(&self) -> bool {

@@ -68,6 +68,11 @@ impl Ledger<'_> {
         assert_eq!(there, self.held);
     }
 
+    /// Asks until there is no grant.
+    fn until_refused(&mut self) {
+        assert!((0..1_000_000).any(|_| !self.ask()), "granted for ever");
+    }
+
     /// Asks until a grant comes.
     fn until_served(&mut self) {
         until("service comes back", || self.ask().then_some(()));
@@ -161,7 +166,7 @@ fn under_a_limit_on_file_sizes_grants_stop_and_come_back_when_it_is_raised() {
     work(&mut ledger, STEPS);
     for bytes in [0, 100, 40_000] {
         limit_files(&ground, Some(bytes));
-        until("it is reached", || (!ledger.ask()).then_some(()));
+        ledger.until_refused();
         ledger.release();
         ledger.is_true();
         ground.flockd("c", "lock -n @new").gives(5).says(&["nothing is granted until", "free space or mend the disk"]);
@@ -172,7 +177,7 @@ fn under_a_limit_on_file_sizes_grants_stop_and_come_back_when_it_is_raised() {
     }
     // Killed amid the trouble: what was answered before it is there.
     limit_files(&ground, Some(0));
-    until("it is reached", || (!ledger.ask()).then_some(()));
+    ledger.until_refused();
     ground.kill_daemon();
     ledger.is_true();
     ledger.until_served();
@@ -215,7 +220,7 @@ fn on_a_full_disk_grants_stop_and_come_back_when_there_is_room() {
         let full = fill(&filler);
         assert_eq!(full.raw_os_error(), Some(ENOSPC), "{full}");
         // What room the log had taken before is used up first.
-        until("it is full", || (!ledger.ask()).then_some(()));
+        ledger.until_refused();
         for _ in 0..5 {
             ledger.release();
         }

@@ -77,9 +77,19 @@ fn lived_in() -> (Ground, Connection, String, u64) {
     (ground, keeper, id, fence)
 }
 
+/// Each deed on a home of its own, all at once: they mostly wait for daemons to look.
+fn for_each_deed(run: impl Fn(Deed) + Sync) {
+    std::thread::scope(|scope| {
+        for deed in DEEDS {
+            let run = &run;
+            scope.spawn(move || run(deed));
+        }
+    });
+}
+
 #[test]
 fn a_daemon_whose_home_is_lost_ends_and_says_so() {
-    for deed in DEEDS {
+    for_each_deed(|deed| {
         let (ground, keeper, id, fence) = lived_in();
         let daemon = Ending::of(ground.daemon_pid());
         // It is to write into what it has, and this process could not tell where that is later.
@@ -90,7 +100,7 @@ fn a_daemon_whose_home_is_lost_ends_and_says_so() {
         assert!(said.contains("ended: the home of the daemon was moved, removed or replaced"), "{deed:?}: {said}");
         if deed == Deed::Linked {
             ground.flockd("b", "lock -n x").gives(5).says(&["is a symbolic link"]);
-            continue;
+            return;
         }
         // Where the journal is still in its place, its locks are; else everybody begins anew.
         let is_kept = matches!(deed, Deed::LockFileDeleted | Deed::Copied);
@@ -110,12 +120,12 @@ fn a_daemon_whose_home_is_lost_ends_and_says_so() {
             fs::rename(&old, &ground.home).unwrap();
             ground.flockd("b", "lock -n x").gives(1).says(&["a holds"]);
         }
-    }
+    });
 }
 
 #[test]
 fn between_the_deed_and_its_end_a_daemon_grants_nothing_and_touches_nothing() {
-    for deed in DEEDS {
+    for_each_deed(|deed| {
         let (ground, keeper, _, _) = lived_in();
         // On the connection that there is: a new one would find another daemon, or none.
         let pid = ground.daemon_pid();
@@ -142,7 +152,7 @@ fn between_the_deed_and_its_end_a_daemon_grants_nothing_and_touches_nothing() {
             ground.stop_daemon();
             ground.flockd("c", "lock -n new").gives(1);
         }
-    }
+    });
 }
 
 #[test]
