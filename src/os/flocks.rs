@@ -322,7 +322,7 @@ fn entry(line: &str, file: &str) -> Option<(Mode, u32)> {
 
 /// Whether a process has a flock on this file through one of its descriptors.
 ///
-/// What the kernel says of a descriptor is asked, not the file behind it, which may lie on a mount that does not answer.
+/// The kernel is asked about the descriptor, not the file behind it, which may lie on a mount that does not answer.
 fn holds(pid: u32, file: &str) -> bool {
     let Ok(fds) = std::fs::read_dir(format!("/proc/{pid}/fdinfo")) else { return false };
     fds.flatten().take(FDS_LOOKED_AT).any(|fd| {

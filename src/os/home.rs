@@ -279,8 +279,8 @@ impl DaemonLock {
         Err(io::Error::other(text).into())
     }
 
-    /// Whether the home is still the directory it was and the lock file in it the one that is held. If not, the home was
-    /// tampered with, and another daemon may have started on it. Cheap enough to be asked before each append.
+    /// Whether the home is still the directory it was, and the lock file in it the one that is held. If not, the home
+    /// was tampered with, and another daemon may have started on it. Cheap enough to be asked before each append.
     pub fn still_ours(&self) -> bool {
         self.is_in_place().unwrap_or(false)
     }

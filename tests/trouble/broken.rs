@@ -36,7 +36,7 @@ impl Ledger<'_> {
     fn ask(&mut self) -> bool {
         self.asked += 1;
         let scope = format!("@{}", self.asked);
-        let (client, ttl) = if self.asked % 2 == 0 { (&self.lasting, 60_000) } else { (&self.session, 0) };
+        let (client, ttl) = if self.asked.is_multiple_of(2) { (&self.lasting, 60_000) } else { (&self.session, 0) };
         match client.lock(a_try(exclusive(&scope, ttl))) {
             Ok(body) => {
                 let (id, fence) = (body.lock_id.unwrap(), body.fence.unwrap());
