@@ -27,6 +27,8 @@ pub struct Flocks {
     opening: HashSet<LockId>,
     /// Files that nobody needs, for a file thread to close.
     closing: Vec<Closing>,
+    /// How many descriptors of a file are still to be closed. Until then it is flocked.
+    unclosed: HashMap<FileId, usize>,
 }
 
 #[derive(Debug)]
@@ -53,11 +55,20 @@ pub struct Opening {
     held: Option<Arc<File>>,
 }
 
+impl Opening {
+    /// Whether the file is flocked already and only the mode changes.
+    pub fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+}
+
 /// A file on a mount that may wait for a server, to be closed by a file thread.
 #[derive(Debug)]
 pub struct Closing {
     /// The mount.
     pub mount: Mount,
+    /// Which file.
+    pub id: FileId,
     /// Closed with the last of its owners.
     _file: Arc<File>,
 }
@@ -110,8 +121,8 @@ impl Flocks {
         if self.opening.remove(&opened.lock) {
             return Some(self.opened(opened));
         }
-        if let Ok((file, _)) = opened.result {
-            self.close(file, opened.mount);
+        if let Ok((file, id)) = opened.result {
+            self.close(file, id, opened.mount);
         }
         None
     }
@@ -134,7 +145,7 @@ impl Flocks {
                 }
                 // Else another lock of ours came by the same file meanwhile: its descriptor is kept, ours is one flock
                 // more on the way out.
-                self.close(file, mount);
+                self.close(file, id, mount);
             }
         }
         self.of_lock.insert(lock, id);
@@ -151,7 +162,7 @@ impl Flocks {
             // Closing the only descriptor ends the flock.
             None => {
                 let held = self.files.remove(&id).expect("it was found just now");
-                self.close(held.file, held.mount);
+                self.close(held.file, id, held.mount);
             }
             // On a mount that may wait for a server it stays exclusive: that keeps foreign readers out for longer than
             // need be, and the loop from waiting.
@@ -165,11 +176,31 @@ impl Flocks {
         }
     }
 
-    fn close(&mut self, file: Arc<File>, mount: Option<Mount>) {
+    fn close(&mut self, file: Arc<File>, id: FileId, mount: Option<Mount>) {
         match mount {
             None => drop(file),
-            Some(mount) => self.closing.push(Closing { mount, _file: file }),
+            Some(mount) => {
+                *self.unclosed.entry(id).or_insert(0) += 1;
+                self.closing.push(Closing { mount, id, _file: file });
+            }
         }
+    }
+
+    /// Whether the file of a target is still being closed, so that its next flock has to wait for that.
+    pub fn is_closing(&self, target: &Target) -> bool {
+        target.own_id().is_some_and(|id| self.unclosed.contains_key(&id))
+    }
+
+    /// Notes that a file thread has closed a file; true if it was the last descriptor that was to be closed.
+    pub fn closed(&mut self, id: FileId) -> bool {
+        let left = self.unclosed.get_mut(&id).expect("each close is counted before it is done");
+        *left -= 1;
+        *left == 0 && self.unclosed.remove(&id).is_some()
+    }
+
+    /// Whether a lock waits for its file to be opened.
+    pub fn is_opening(&self, lock: LockId) -> bool {
+        self.opening.contains(&lock)
     }
 
     /// What file threads are to close.
@@ -179,8 +210,8 @@ impl Flocks {
 
     /// Lets go of everything; what file threads are to close.
     pub fn close_all(&mut self) -> Vec<Closing> {
-        for (_, held) in std::mem::take(&mut self.files) {
-            self.close(held.file, held.mount);
+        for (id, held) in std::mem::take(&mut self.files) {
+            self.close(held.file, id, held.mount);
         }
         self.of_lock.clear();
         self.take_closing()
@@ -452,6 +483,18 @@ mod tests {
         let opened = Opened { mount: Some(b"/far"[..].into()), ..open_and_flock(opening) };
         assert_eq!(flocks.finish(opened), None);
         assert_eq!(flocks.take_closing().len(), 1);
+    }
+
+    #[test]
+    fn until_it_is_closed_a_file_that_was_let_go_is_known_to_be_flocked() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut flocks, target) = (Flocks::default(), target(dir.path()));
+        remote(&mut flocks, 1, dir.path(), Mode::Exclusive);
+        assert!(!flocks.is_closing(&target));
+        flocks.release(LockId(1));
+        assert!(flocks.is_closing(&target));
+        let closing = flocks.take_closing().remove(0);
+        assert!(flocks.closed(closing.id) && !flocks.is_closing(&target));
     }
 
     #[test]

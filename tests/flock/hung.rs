@@ -64,6 +64,13 @@ fn a_mount_that_never_answers_delays_nobody_else_however_many_ask_there() {
         until("it hangs", || (hung.unanswered() > 0).then_some(()));
         others_are_served(&ground, round);
         let client = ground.client("beside", None);
+        // One file again and again: what was let go is free although a thread has to close it first.
+        let again = healthy.path.join("again");
+        for _ in 0..scaled(50) {
+            let body = client.lock(a_try(exclusive(again.to_str().unwrap(), 60_000))).unwrap();
+            assert!(body.acquired && body.os_lock, "{body:?}");
+            client.unlock(&body.lock_id.unwrap()).unwrap();
+        }
         for number in 0..scaled(20) {
             let file = healthy.path.join(format!("{round}-{number}"));
             let (id, _) = take(&client, a_try(exclusive(file.to_str().unwrap(), 60_000)));

@@ -193,7 +193,7 @@ fn two_thousand_idle_connections_are_in_nobodys_way_and_cost_little() {
             _ => Raw::greeted(&ground, &format!("idle-{number}")).stream,
         })
         .collect();
-    assert_eq!(ground.daemon_status().connections, COUNT as usize + 1);
+    until("all are there", || (ground.daemon_status().connections == COUNT as usize + 1).then_some(()));
     let each = memory(&ground).saturating_sub(before) / COUNT;
     assert!(each < 8 * 1024, "an idle connection costs {each} bytes");
     std::thread::scope(|scope| {
@@ -202,7 +202,8 @@ fn two_thousand_idle_connections_are_in_nobodys_way_and_cost_little() {
             scope.spawn(move || honest(ground, name, 500 * scaled(1)));
         }
     });
-    assert_eq!(ground.daemon_status().connections, COUNT as usize + 1, "they are left alone");
+    // They are left alone; that others have gone is noticed a little later.
+    until("they alone are there", || (ground.daemon_status().connections == COUNT as usize + 1).then_some(()));
     drop(idle);
     until("they are gone", || (ground.daemon_status().connections == 1).then_some(()));
 }
