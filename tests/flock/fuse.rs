@@ -2,7 +2,7 @@
 //!
 //! It has one directory, in which every name is a file.
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -84,11 +84,20 @@ impl Drop for Fuse {
 fn serve(device: &OwnedFd, stopped: &OwnedFd, answers: &AtomicBool, unanswered: &AtomicUsize) {
     // The kernel hands over a request only where the largest there may be would fit.
     let mut buffer = vec![0; 1 << 20];
+    // A close takes its time, as over a network: it is answered when nothing else has come for a while.
+    let mut closes: Vec<Vec<u8>> = Vec::new();
+    let a_while = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
     loop {
         let mut polled = [PollFd::new(device, PollFlags::IN), PollFd::new(stopped, PollFlags::IN)];
-        match rustix::event::poll(&mut polled, None) {
+        match rustix::event::poll(&mut polled, Some(&a_while).filter(|_| !closes.is_empty())) {
             Err(Errno::INTR) => continue,
-            result => drop(result.unwrap()),
+            Ok(0) => {
+                for answer in closes.drain(..) {
+                    let _ = rustix::io::write(device, &answer);
+                }
+                continue;
+            }
+            result => assert!(result.is_ok(), "{result:?}"),
         }
         if !polled[1].revents().is_empty() {
             return;
@@ -104,9 +113,11 @@ fn serve(device: &OwnedFd, stopped: &OwnedFd, answers: &AtomicBool, unanswered: 
             unanswered.fetch_add(1, Ordering::SeqCst);
             continue;
         }
-        if let Some(answer) = request.answer() {
-            // Nobody waits for it any more: as good.
-            let _ = rustix::io::write(device, &answer);
+        match request.answer() {
+            Some(answer) if request.opcode == FLUSH => closes.push(answer),
+            // Where nobody waits for it any more, that is as good.
+            Some(answer) => drop(rustix::io::write(device, &answer).ok()),
+            None => {}
         }
     }
 }
