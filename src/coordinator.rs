@@ -193,7 +193,10 @@ impl Coordinator {
     /// left alone.
     pub fn close(self) -> Result<(), JournalError> {
         self.syncing.stop();
-        (self.guard)()?;
+        if let Err(error) = (self.guard)() {
+            self.journal.abandon();
+            return Err(error);
+        }
         self.journal.close()
     }
 

@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A directory that the journal owns.
 ///
@@ -42,6 +43,9 @@ pub trait Disk: Send + Sync {
 
     /// Moves files into a new directory inside the home, durably.
     fn set_aside(&self, names: &[String], into: &str) -> io::Result<()>;
+
+    /// Changes nothing any more, whoever still has a file open: it belongs to somebody else by now.
+    fn give_up(&self) {}
 }
 
 /// An open file.
@@ -82,6 +86,7 @@ pub struct DirDisk {
     at: PathBuf,
     /// Held open for `at`.
     _opened: Arc<OwnedFd>,
+    given_up: Arc<AtomicBool>,
 }
 
 impl DirDisk {
@@ -102,7 +107,11 @@ impl DirDisk {
         if home.mode() & 0o022 != 0 {
             return denied("other users may write in the directory: chmod 700 it");
         }
-        Ok(DirDisk { dir: dir.to_owned(), at, _opened: Arc::new(opened) })
+        Ok(DirDisk { dir: dir.to_owned(), at, _opened: Arc::new(opened), given_up: Arc::default() })
+    }
+
+    fn check_ours(&self) -> io::Result<()> {
+        check_ours(&self.given_up)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -122,7 +131,8 @@ impl DirDisk {
         if !metadata.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no regular file"));
         }
-        Ok(OpenedFile { file, path: self.dir.join(name), identity: (metadata.dev(), metadata.ino()) })
+        let (path, identity) = (self.dir.join(name), (metadata.dev(), metadata.ino()));
+        Ok(OpenedFile { file, path, identity, given_up: self.given_up.clone() })
     }
 }
 
@@ -147,10 +157,12 @@ impl Disk for DirDisk {
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.check_ours()?;
         Ok(Arc::new(self.open_with(name, OpenOptions::new().read(true).write(true).create_new(true))?))
     }
 
     fn replace(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        self.check_ours()?;
         let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.at)?;
         // Not through its wrapper, whose errors name a path that says nothing to a reader.
         file.as_file_mut().write_all(content)?;
@@ -160,15 +172,18 @@ impl Disk for DirDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.check_ours()?;
         fs::rename(self.path(from), self.path(to))?;
         Self::sync_dir(&self.at)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        self.check_ours()?;
         fs::remove_file(self.path(name))
     }
 
     fn set_aside(&self, names: &[String], into: &str) -> io::Result<()> {
+        self.check_ours()?;
         let into = self.path(into);
         DirBuilder::new().mode(0o700).create(&into)?;
         for name in names {
@@ -177,6 +192,17 @@ impl Disk for DirDisk {
         Self::sync_dir(&into)?;
         Self::sync_dir(&self.at)
     }
+
+    fn give_up(&self) {
+        self.given_up.store(true, Ordering::SeqCst);
+    }
+}
+
+fn check_ours(given_up: &AtomicBool) -> io::Result<()> {
+    if given_up.load(Ordering::SeqCst) {
+        return Err(io::Error::other("the home is not this daemon's any more"));
+    }
+    Ok(())
 }
 
 struct OpenedFile {
@@ -184,6 +210,7 @@ struct OpenedFile {
     /// Its name as everybody else sees it.
     path: PathBuf,
     identity: (u64, u64),
+    given_up: Arc<AtomicBool>,
 }
 
 impl DiskFile for OpenedFile {
@@ -196,14 +223,17 @@ impl DiskFile for OpenedFile {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        check_ours(&self.given_up)?;
         self.file.write_all_at(bytes, offset)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        check_ours(&self.given_up)?;
         self.file.set_len(len)
     }
 
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        check_ours(&self.given_up)?;
         Ok(rustix::fs::fallocate(&self.file, FallocateFlags::empty(), offset, len)?)
     }
 
@@ -262,6 +292,44 @@ mod tests {
             assert!(disk.open(name).is_err(), "{name}");
             assert!(disk.read(name).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn a_disk_is_the_directory_that_was_opened_and_not_what_has_its_name_later() {
+        let (home, disk) = disk();
+        disk.replace("old", b"ours").unwrap();
+        let file = disk.open("old").unwrap();
+        fs::rename(&disk.dir, home.path().join("away")).unwrap();
+        fs::create_dir(&disk.dir).unwrap();
+        fs::write(disk.dir.join("old"), "theirs").unwrap();
+        assert_eq!((disk.read("old").unwrap(), disk.list().unwrap()), (b"ours".to_vec(), vec!["old".to_owned()]));
+        disk.replace("new", b"x").unwrap();
+        disk.rename("old", "renamed").unwrap();
+        disk.remove("renamed").unwrap();
+        disk.set_aside(&["new".to_owned()], "aside").unwrap();
+        assert!(!file.in_place().unwrap(), "and whoever looks is told");
+        assert_eq!(fs::read(disk.dir.join("old")).unwrap(), b"theirs");
+        assert_eq!(fs::read_dir(&disk.dir).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_disk_that_was_given_up_changes_nothing_any_more() {
+        let (_home, disk) = disk();
+        disk.replace("old", b"ours").unwrap();
+        let file = disk.open("old").unwrap();
+        disk.clone().give_up();
+        let tried = [
+            file.write_at(0, b"x"),
+            file.set_len(0),
+            file.allocate(0, 100),
+            disk.create("new").map(drop),
+            disk.replace("old", b"x"),
+            disk.rename("old", "new"),
+            disk.remove("old"),
+            disk.set_aside(&["old".to_owned()], "aside"),
+        ];
+        assert!(tried.iter().all(Result::is_err), "{tried:?}");
+        assert_eq!((disk.list().unwrap(), disk.read("old").unwrap()), (vec!["old".to_owned()], b"ours".to_vec()));
     }
 
     #[test]

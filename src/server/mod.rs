@@ -216,8 +216,9 @@ impl Server {
             }
         };
         self.farewell(if ended == Ended::HomeLost { HOME_LOST } else { STOPPED });
-        if ended != Ended::HomeLost {
-            self.coordinator.close().map_err(|error| io::Error::other(error.to_string()))?;
+        match self.coordinator.close() {
+            Err(error) if ended != Ended::HomeLost => return Err(io::Error::other(error.to_string())),
+            _ => {}
         }
         Ok((ended, Connections { _peers: self.peers }))
     }

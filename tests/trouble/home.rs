@@ -155,23 +155,38 @@ fn between_the_deed_and_its_end_a_daemon_grants_nothing_and_touches_nothing() {
     });
 }
 
+/// Asleep at the deed, it wakes up to a home that another one serves.
 #[test]
-fn a_daemon_that_is_asleep_when_its_home_is_replaced_leaves_the_new_one_alone() {
-    let (ground, _keeper, _, _) = lived_in();
-    let old = ground.daemon_pid();
-    let ending = Ending::of(old);
-    signal(old, Signal::STOP);
-    Deed::Replaced.commit(&ground);
-    let fence = ground.flockd("b", "lock x --json").gives(0).json()["fence"].as_u64().unwrap();
-    let new = ground.daemon_pid();
-    let before = content(&ground.home);
-    signal(old, Signal::CONT);
-    ending.wait();
-    assert_eq!(content(&ground.home), before);
-    assert_eq!(ground.daemon_pid(), new, "the new one serves on");
-    ground.kill_daemon();
-    let locks = ground.status().locks;
-    assert_eq!(locks.iter().map(|lock| lock.fence).collect::<Vec<_>>(), [fence]);
+fn a_daemon_that_is_asleep_when_its_home_is_taken_leaves_it_to_the_next_one() {
+    let cases = [Deed::Replaced, Deed::LockFileDeleted].map(|deed| [(deed, false), (deed, true)]).concat();
+    for (deed, is_told_to_end) in cases {
+        let (ground, keeper, _, _) = lived_in();
+        // It would come back to the new one, which would write that down.
+        drop(keeper);
+        until("its session has ended", || (ground.daemon_status().sessions == 0).then_some(()));
+        let old = ground.daemon_pid();
+        let ending = Ending::of(old);
+        signal(old, Signal::STOP);
+        deed.commit(&ground);
+        // Else its socket, where it is still there, would lead everybody to the sleeping one.
+        let _ = fs::remove_file(ground.home.join("sock"));
+        let fence = ground.flockd("b", "lock new --json").gives(0).json()["fence"].as_u64().unwrap();
+        let new = ground.daemon_pid();
+        assert_ne!(new, old);
+        let before = content(&ground.home);
+        if is_told_to_end {
+            signal(old, Signal::TERM);
+        }
+        signal(old, Signal::CONT);
+        ending.wait();
+        let after = content(&ground.home);
+        let differs = |path: &&PathBuf| before.get(*path) != after.get(*path);
+        let touched: Vec<&PathBuf> = before.keys().chain(after.keys()).filter(differs).collect();
+        assert!(touched.is_empty(), "{deed:?}, told to end: {is_told_to_end}: it touched {touched:?}");
+        assert_eq!(ground.daemon_pid(), new, "the new one serves on");
+        ground.kill_daemon();
+        assert!(ground.status().locks.iter().any(|lock| lock.fence == fence), "{deed:?}");
+    }
 }
 
 #[test]
