@@ -22,9 +22,9 @@ full SCALE="5":
         just piece "$name" {{ SCALE }}
     done
 
-# Latency and throughput, as ratios to their floors.
+# Latency, throughput and memory as ratios to their floors; `just bench socket` for some of them, `just bench --quick`.
 bench *ARGS:
-    cargo bench --locked {{ ARGS }}
+    cargo bench --locked -- {{ ARGS }}
 
 # A flock of claws on one file, without and with locks.
 sim *ARGS:

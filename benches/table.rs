@@ -3,54 +3,33 @@
 //! The sizes take turns, so that a slow moment of the machine hits all of them; each figure is a median.
 
 use flockd::model::*;
-use flockd::scope::{FileId, Scope, Target};
 use flockd::table::LockTable;
 use std::sync::Arc;
 use std::time::Instant;
+
+#[path = "support/asks.rs"]
+mod asks;
+use asks::{NOW, ask, target};
 
 /// How often each case is measured.
 const ROUNDS: usize = 60;
 /// Operations timed together: one alone is too short for the clock.
 const BATCH: u64 = 200;
 
-const NOW: Now = Now { mono: Moment(1_000), wall: Wall(0) };
+/// Whether it is only to be shown that everything can be measured.
+fn is_quick() -> bool {
+    std::env::args().any(|arg| arg == "--quick")
+}
+
+/// The most locks in a table.
+fn most() -> usize {
+    if is_quick() { 2_000 } else { 100_000 }
+}
 
 /// A table and who to ask it as.
 struct Bench {
     table: LockTable,
     calls: u64,
-}
-
-fn agent(name: &str) -> Agent {
-    Agent::new(name).expect("a name")
-}
-
-/// A scope four levels down, all of which exists.
-fn target(path: &str, is_tree: bool) -> Target {
-    let parts = path.split('/').skip(1).count();
-    let number =
-        |end: usize| path[..end].bytes().fold(7u64, |n, byte| n.wrapping_mul(1_000_003).wrapping_add(byte.into()));
-    let mut ends: Vec<usize> = path.match_indices('/').map(|(at, _)| at).skip(1).collect();
-    ends.push(path.len());
-    let mut ids = vec![FileId { device: 1, inode: 1, birth: 0 }];
-    ids.extend(ends.iter().map(|end| FileId { device: 1, inode: number(*end), birth: 0 }));
-    assert_eq!(ids.len(), parts + 1);
-    let path = path.as_bytes().into();
-    Target { scope: if is_tree { Scope::Subtree(path) } else { Scope::File(path) }, ids: ids.into() }
-}
-
-fn ask(name: &str, target: Target) -> Arc<Ask> {
-    Arc::new(Ask {
-        target,
-        mode: Mode::Exclusive,
-        who: Who { agent: agent(name), session: None },
-        lease: Lease { ttl: 60_000, max_hold: None },
-        note: None,
-        process: None,
-        request: None,
-        workspace: Workspace { root: b"/w"[..].into() },
-        os: false,
-    })
 }
 
 impl Bench {
@@ -133,7 +112,7 @@ type Measure = Box<dyn FnMut() -> f64>;
 struct Row(String, Measure);
 
 fn elsewhere(title: &str, mine: Arc<Ask>, holder: fn(usize) -> String) -> (String, Vec<Row>) {
-    let rows = [10, 1_000, 100_000].map(|count| {
+    let rows = [10, 1_000, most()].map(|count| {
         let mut bench = Bench::with_locks(count, holder);
         // Somebody waits somewhere: while nobody does, an answer looks for nobody behind the agent's own locks.
         assert!(!bench.lock(&ask("patient", target("/home/repo/dir0/file0", false)), Wait::Forever));
@@ -145,11 +124,11 @@ fn elsewhere(title: &str, mine: Arc<Ask>, holder: fn(usize) -> String) -> (Strin
 
 fn depths() -> (String, Vec<Row>) {
     let rows = [4, 8, 16, 32].map(|depth| {
-        let mut bench = Bench::with_locks(100_000, |n| format!("other{}", n % 50));
+        let mut bench = Bench::with_locks(most(), |n| format!("other{}", n % 50));
         let mine = ask("me", target(&format!("/home/repo{}/main.rs", "/d".repeat(depth - 3)), false));
         Row(format!("{depth} levels"), Box::new(move || bench.pair(&mine)) as Measure)
     });
-    ("lock and unlock a file by its depth, beside 100000 locks".to_owned(), rows.into())
+    (format!("lock and unlock a file by its depth, beside {} locks", most()), rows.into())
 }
 
 fn queues() -> (String, Vec<Row>) {
@@ -187,9 +166,9 @@ fn median(mut times: Vec<f64>) -> f64 {
     times[times.len() / 2]
 }
 
-fn run((title, mut rows): (String, Vec<Row>)) {
+fn run((title, mut rows): (String, Vec<Row>), rounds: usize) {
     let mut times = vec![Vec::new(); rows.len()];
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds {
         for (row, times) in rows.iter_mut().zip(&mut times) {
             times.push(row.1());
         }
@@ -202,15 +181,16 @@ fn run((title, mut rows): (String, Vec<Row>)) {
 }
 
 fn main() {
+    let rounds = if is_quick() { 1 } else { ROUNDS };
     let others = |n: usize| format!("other{}", n % 50);
     let own = |_: usize| "me".to_owned();
     let file = || ask("me", target("/home/repo/src/main.rs", false));
     let tree = || ask("me", target("/home/repo/src/deep", true));
-    run(elsewhere("lock and unlock a file beside others' locks", file(), others));
-    run(elsewhere("lock and unlock a file beside my own locks", file(), own));
-    run(elsewhere("lock and unlock a subtree beside others' locks", tree(), others));
-    run(elsewhere("lock and unlock a subtree beside my own locks", tree(), own));
-    run(depths());
-    run(queues());
-    run(deadlocks());
+    run(elsewhere("lock and unlock a file beside others' locks", file(), others), rounds);
+    run(elsewhere("lock and unlock a file beside my own locks", file(), own), rounds);
+    run(elsewhere("lock and unlock a subtree beside others' locks", tree(), others), rounds);
+    run(elsewhere("lock and unlock a subtree beside my own locks", tree(), own), rounds);
+    run(depths(), rounds);
+    run(queues(), rounds);
+    run(deadlocks(), rounds);
 }

@@ -63,10 +63,19 @@ pub struct Coordinator {
     guard: HomeGuard,
     stopwatch: Stopwatch,
     syncing: Syncing,
-    /// Answers that wait for a sync, with the record that must be synced, oldest first.
-    held_back: VecDeque<(u64, Outgoing)>,
+    /// Answers that wait for a sync, oldest first.
+    held_back: VecDeque<HeldBack>,
     /// Set while the journal cannot be written.
     trouble: Option<Trouble>,
+}
+
+/// An answer that waits for a sync.
+struct HeldBack {
+    reply: Outgoing,
+    /// The record that must be synced.
+    through: u64,
+    /// What it grants was released meanwhile over the connection that it goes to: who sent that knows.
+    is_released: bool,
 }
 
 /// Steps that are written together, and what they did to flocks.
@@ -100,8 +109,12 @@ impl Coordinator {
         surroundings: Surroundings,
     ) -> Result<Coordinator, JournalError> {
         let Surroundings { os, stopwatch, wake, guard } = surroundings;
-        let (table, mut step) = LockTable::restore(rows, now, rebooted, numbers.0, numbers.1);
-        if !step.records.is_empty() {
+        let (mut table, mut step) = LockTable::restore(rows, now, rebooted, numbers.0, numbers.1);
+        if rebooted {
+            let mut rows = table.rows();
+            rows.extend(step.records.iter().filter(|record| matches!(record, Record::Event(_))).cloned());
+            journal.rewrite(&rows)?;
+        } else if !step.records.is_empty() {
             journal.append(&step.records)?;
             journal.sync()?;
         }
@@ -115,11 +128,28 @@ impl Coordinator {
         Ok(restored)
     }
 
+    /// Starts no thread for slow syncs: whoever runs the turns carries them out with [`Coordinator::sync_by_hand`], at
+    /// moments of its own choice. For simulations, where a thread would make a run unrepeatable.
+    pub fn without_thread(mut self) -> Coordinator {
+        assert!(self.syncing.thread.is_none(), "chosen before the first slow sync");
+        self.syncing.by_hand = Some(ByHand::default());
+        self
+    }
+
+    /// Carries out the sync that was asked for, if there is one, as the thread would; `took` are the milliseconds that
+    /// it counts as. [`Coordinator::sync_done`] takes up what came of it, at once or later.
+    pub fn sync_by_hand(&mut self, took: u64) -> bool {
+        let hand = self.syncing.by_hand.as_mut().expect("only who chose no thread syncs by hand");
+        let Some((syncer, through)) = hand.asked.take() else { return false };
+        hand.done = Some(Done { through, took, result: syncer.sync(through) });
+        true
+    }
+
     /// Carries out commands in order and answers whoever may be answered now.
-    pub fn turn(&mut self, now: Now, commands: Vec<Command>) -> Vec<Addressed> {
+    pub fn turn(&mut self, now: Now, mut commands: Vec<Command>) -> Vec<Addressed> {
         let mut out = Vec::new();
+        commands.retain(|command| !self.is_handed_on(command));
         self.try_again(now, &mut out);
-        let mut commands = commands;
         while let Some((lock, answer)) = self.os.finished(now) {
             commands.push(Command::Os { lock, answer });
         }
@@ -251,11 +281,17 @@ impl Coordinator {
     /// Sends what may be sent and holds back what must wait for a sync: promises that outlive a power cut, and any
     /// answer that could name a holder whose own grant is not yet told.
     fn send(&mut self, replies: impl Iterator<Item = Outgoing>, written: Written, out: &mut Vec<Addressed>) {
+        let replies: Vec<Outgoing> = replies.collect();
+        replies.iter().for_each(|reply| self.note_release(reply));
+        // A sync within this turn was one for those who still wait for theirs as well; they were first.
+        self.release_held_back(out);
         for reply in replies {
+            // What is held back of this very turn is known only now.
+            self.note_release(&reply);
             let unsynced = written.synced < written.through;
             let names_holders = !self.held_back.is_empty() && names_holders(&reply.answer);
             if unsynced && (reply.synced || names_holders) {
-                self.held_back.push_back((written.through, reply));
+                self.held_back.push_back(HeldBack { reply, through: written.through, is_released: false });
             } else {
                 out.push((reply.to, reply.answer));
             }
@@ -263,16 +299,50 @@ impl Coordinator {
         self.ask_for_sync();
     }
 
+    /// Whether a grant is to be taken back that an answer held back promises as well: that one is the first to tell of
+    /// it from now on, and whoever fails to hear it takes the grant back.
+    fn is_handed_on(&mut self, command: &Command) -> bool {
+        let Command::TakeBack { id, was_known, .. } = command else { return false };
+        for HeldBack { reply, .. } in &mut self.held_back {
+            if let Reply::Granted(granted) = &mut reply.answer.reply
+                && granted.lock.id == *id
+            {
+                (granted.already_held, granted.resumed, granted.again) = (false, *was_known, false);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// A lock and its release may be sent together. Each is answered as it was done, though the first answer comes
+    /// last.
+    fn note_release(&mut self, reply: &Outgoing) {
+        let Reply::Released(locks) = &reply.answer.reply else { return };
+        for held in &mut self.held_back {
+            if let Reply::Granted(granted) = &held.reply.answer.reply
+                && held.reply.to.conn == reply.to.conn
+                && locks.iter().any(|lock| lock.id == granted.lock.id)
+            {
+                held.is_released = true;
+            }
+        }
+    }
+
     fn ask_for_sync(&mut self) {
-        if let Some((through, _)) = self.held_back.back() {
-            self.syncing.ask(*through);
+        if let Some(last) = self.held_back.back() {
+            self.syncing.ask(last.through);
         }
     }
 
     fn release_held_back(&mut self, out: &mut Vec<Addressed>) {
         let synced = self.journal.synced();
-        let ready = self.held_back.iter().take_while(|(through, _)| *through <= synced).count();
-        out.extend(self.held_back.drain(..ready).map(|(_, reply)| (reply.to, reply.answer)));
+        let ready = self.held_back.iter().take_while(|held| held.through <= synced).count();
+        for HeldBack { mut reply, is_released, .. } in self.held_back.drain(..ready) {
+            if !is_released {
+                self.table.bring_up_to_date(&mut reply.answer);
+            }
+            out.push((reply.to, reply.answer));
+        }
     }
 
     // ── Trouble ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -283,16 +353,27 @@ impl Coordinator {
         self.table.pause(why.clone());
         let retry_at = now.mono.after(limits::JOURNAL_RETRY);
         self.trouble = Some(Trouble { why: why.clone(), retry_at, events: Vec::new() });
-        for (_, reply) in std::mem::take(&mut self.held_back) {
-            if let Reply::Granted(granted) = &reply.answer.reply
-                && granted.is_new()
-            {
-                let back = Command::TakeBack { id: granted.lock.id, fence: granted.lock.fence };
-                self.turn_in_trouble(now, vec![back], out);
-            }
+        self.turn_in_trouble(now, self.untold_grants(), out);
+        for HeldBack { reply, .. } in std::mem::take(&mut self.held_back) {
             let fault = Reply::Failed(Fault::Unavailable(why.clone()));
             out.push((reply.to, Answer { reply: fault, ..reply.answer }));
         }
+    }
+
+    /// What takes back the grants that are held back, newest first: whoever took a lock up that nobody had heard of
+    /// yet goes with it.
+    fn untold_grants(&self) -> Vec<Command> {
+        let grants = self.held_back.iter().rev().filter_map(|held| match &held.reply.answer.reply {
+            Reply::Granted(granted) if granted.is_new() => Some(granted),
+            _ => None,
+        });
+        let is_known = |id: LockId| grants.clone().all(|granted| granted.resumed || granted.lock.id != id);
+        let take_back = |Granted { lock, .. }: &Granted| Command::TakeBack {
+            id: lock.id,
+            fence: lock.fence,
+            was_known: is_known(lock.id),
+        };
+        grants.clone().map(|granted| take_back(granted)).collect()
     }
 
     /// Releases go on in memory. A crash now would bring a released lock back: held for too long, never twice.
@@ -381,8 +462,17 @@ struct Syncing {
     syncer: Syncer,
     wake: Option<Wake>,
     thread: Option<SyncThread>,
+    /// Set where there is to be no thread.
+    by_hand: Option<ByHand>,
     /// How far the sync in flight goes; one at a time, whatever comes meanwhile shares the next.
     in_flight: Option<u64>,
+}
+
+/// What stands for the thread where the caller syncs.
+#[derive(Default)]
+struct ByHand {
+    asked: Option<(Syncer, u64)>,
+    done: Option<Done>,
 }
 
 struct SyncThread {
@@ -393,7 +483,7 @@ struct SyncThread {
 
 impl Syncing {
     fn new(syncer: Syncer, wake: Wake) -> Syncing {
-        Syncing { is_slow: false, syncer, wake: Some(wake), thread: None, in_flight: None }
+        Syncing { is_slow: false, syncer, wake: Some(wake), thread: None, by_hand: None, in_flight: None }
     }
 
     fn renew(&mut self, syncer: Syncer) {
@@ -408,14 +498,21 @@ impl Syncing {
         if self.in_flight.is_some() {
             return;
         }
+        self.in_flight = Some(through);
         let (syncer, wake) = (self.syncer.clone(), &mut self.wake);
+        if let Some(hand) = &mut self.by_hand {
+            hand.asked = Some((syncer, through));
+            return;
+        }
         let thread = self.thread.get_or_insert_with(|| SyncThread::start(wake.take().expect("one thread, one wake")));
         thread.ask.send((syncer, through)).expect("the thread ends only after its channel");
-        self.in_flight = Some(through);
     }
 
     fn finished(&mut self) -> Option<Done> {
-        let done = self.thread.as_ref()?.done.try_recv().ok()?;
+        let done = match &mut self.by_hand {
+            Some(hand) => hand.done.take()?,
+            None => self.thread.as_ref()?.done.try_recv().ok()?,
+        };
         self.in_flight = None;
         self.took(done.took);
         Some(done)

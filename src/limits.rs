@@ -64,6 +64,9 @@ pub const WAITERS_MAX: usize = 50_000;
 pub const SESSIONS_MAX: usize = 20_000;
 /// Most holders that one refusal names; the rest is a count.
 pub const HOLDERS_NAMED: usize = 64;
+/// Most names remembered of one agent process, to find two processes of one name. A process with more gives names to
+/// workers, and knows what it does.
+pub const NAMES_OF_PROCESS: usize = 64;
 /// Most of an agent's own locks that are looked through for waiters when it is answered.
 pub const WANTED_LOOKED_AT: usize = 16;
 /// Fences and event numbers reserved at a time: one synced write for each 65,536 grants, and a restart skips at most

@@ -320,6 +320,8 @@ pub struct Ask {
     pub note: Option<Arc<str>>,
     /// The process that asked, as the kernel told it.
     pub process: Option<Process>,
+    /// A process that the lock must not outlive, whatever else keeps it. Only without a session, which has other ways.
+    pub bound: Option<Process>,
     /// The client's name for this request.
     pub request: Option<RequestId>,
     /// What names the scope in answers and events.
@@ -415,6 +417,14 @@ pub struct Lock {
 }
 
 impl Lock {
+    /// The process whose end is to be told to the table for this lock's sake.
+    pub fn hangs_on(&self) -> Option<Process> {
+        match self.custody {
+            Custody::Process(process) => Some(process),
+            Custody::Detached | Custody::Session(_) => self.ask.bound,
+        }
+    }
+
     /// The session whose guard this lock is, if any: the one that keeps it, or `run` whose command keeps it.
     pub fn keeper(&self) -> Option<SessionId> {
         match self.custody {
@@ -648,7 +658,11 @@ pub enum Command {
         id: LockId,
         /// The fence of that grant: a later one is not meant.
         fence: Fence,
+        /// Whether somebody had heard of the lock before that grant: then it goes on as a lease without a keeper.
+        was_known: bool,
     },
+    /// The notices of these losses have reached their agents.
+    LossesTold(Vec<LockId>),
     /// Start the lease anew.
     Renew {
         /// Where the answer goes.
@@ -773,9 +787,10 @@ pub struct Granted {
 }
 
 impl Granted {
-    /// Whether the lock came to be with this answer: if it cannot be delivered, the lock is to be taken back.
+    /// Whether this answer is the first to tell of this fence: if it cannot be delivered, the grant is to be taken
+    /// back. For a lock that was taken up again that means its lease runs on.
     pub fn is_new(&self) -> bool {
-        !(self.already_held || self.resumed || self.again)
+        !(self.already_held || self.again)
     }
 }
 

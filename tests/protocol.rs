@@ -195,7 +195,7 @@ impl Names {
                 a.iter().zip(b).try_for_each(|(a, b)| self.compare(at, a, b))
             }
             (Value::Number(a), Value::Number(b)) => match key {
-                "fence" | "pid" | "expires_in_ms" | "wait_left_ms" | "uptime_ms" => Ok(()),
+                "fence" | "pid" | "bound_pid" | "expires_in_ms" | "wait_left_ms" | "uptime_ms" => Ok(()),
                 _ if a == b => Ok(()),
                 _ => differ(),
             },
@@ -298,7 +298,7 @@ fn the_page_shows_every_operation_and_every_answer_and_names_every_code() {
     for name in variants::<wire::Request>("{\"?\":1}") {
         assert!(page.contains(&format!("\n| `{name}` | ")), "the field {name} is not in the table");
     }
-    for name in ["protocol", "version", "agent", "cwd", "workspace", "session"] {
+    for name in ["protocol", "version", "agent", "cwd", "workspace", "session", "agent_process"] {
         assert!(page.contains(&format!("\n| `{name}` | ")), "the field {name} of hello is not in the table");
     }
 }

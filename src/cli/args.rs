@@ -33,7 +33,7 @@ pub(super) struct Cli {
     #[arg(long, global = true)]
     pub(super) json: bool,
 
-    /// In whose name; on a terminal it defaults to you, for `run` to run-PID
+    /// In whose name; defaults to the agent around, on a terminal to you, for `run` to run-PID
     #[arg(long, global = true, env = "FLOCKD_AGENT", value_name = "NAME", hide_env_values = true)]
     pub(super) agent: Option<String>,
 }
@@ -62,6 +62,7 @@ Examples:
   flockd lock data.json
   flockd lock -s src/ --wait 2m --note \"reading the parser\"
   flockd lock -n @port-3000 --ttl 1h
+  flockd lock build/ --pid $$             a script's own: free at the latest when the shell ends
   flockd lock data.json --json | jq .fence")]
     Lock(LockArgs),
 
@@ -234,6 +235,10 @@ pub(super) struct LockArgs {
     /// Do not flock(2) the file as well: its programs do that themselves
     #[arg(long)]
     pub(super) no_os_lock: bool,
+
+    /// End the lock with this process as well, however much of the lease is left
+    #[arg(long, value_name = "PID")]
+    pub(super) pid: Option<u32>,
 
     /// Name this request: repeated with it, it gets the same lock
     #[arg(long, value_name = "ID")]

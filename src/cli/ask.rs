@@ -4,10 +4,17 @@ use super::args::{BreakArgs, CheckArgs, LockArgs, RenewArgs, StatusArgs, WaitArg
 use super::{Common, Exit, Failure, print};
 use crate::client::{Connection, unexpected};
 use crate::limits;
+use crate::model::Agent;
+use crate::os::process;
 use crate::wire::{self, Answer, Body, Code, Mode, Op, Request};
+use rustix::fd::{AsFd, BorrowedFd};
 use serde::Serialize;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+/// When whoever waits is told for whom, in milliseconds.
+const NAME_HOLDER_AFTER: u64 = limits::SECOND;
 
 /// A scope as typed, for the wire.
 pub(super) fn scope(typed: &OsStr) -> String {
@@ -29,7 +36,56 @@ fn ask(client: &Connection, request: Request) -> Result<Body, Failure> {
     ok.ok_or_else(|| unexpected(None).into())
 }
 
+/// As [`ask`], for a request that may wait: after a second it is told for whom, if that is wanted.
+pub(super) fn patiently(
+    client: &Connection,
+    request: Request,
+    pidfd: Option<BorrowedFd<'_>>,
+    names_holders: bool,
+) -> Result<Body, Failure> {
+    let wait_ms = request.wait_ms;
+    let scope = request.scope.clone();
+    let id = match pidfd {
+        None => client.begin(request)?,
+        Some(pidfd) => client.begin_with_fd(request, pidfd)?,
+    };
+    let within = wait_ms.map(|ms| Duration::from_millis(ms + limits::ANSWER_WITHIN));
+    let first = Some(Duration::from_millis(NAME_HOLDER_AFTER)).filter(|_| {
+        let is_long = wait_ms.is_none_or(|ms| ms > NAME_HOLDER_AFTER);
+        names_holders && is_long
+    });
+    let mut answer = client.finish(id, first.or(within));
+    if matches!(answer, Ok(None)) && first.is_some() {
+        name_holders(client, scope);
+        answer = client.finish(id, within);
+    }
+    print::losses(&client.take_losses());
+    let Some(answer) = answer? else {
+        client.abandon(id);
+        let text = "the daemon does not answer; `flockd daemon status` tells more";
+        return Err(Failure::new(Exit::Unavailable, text));
+    };
+    print::notices(&answer);
+    let Answer { ok, .. } = answer;
+    ok.ok_or_else(|| unexpected(None).into())
+}
+
+/// Says for whom we wait, as far as it can be told just now.
+fn name_holders(client: &Connection, scope: Option<String>) {
+    let request = Request { scope, ..Request::new(Op::Status) };
+    let Ok(Answer { ok: Some(Body::Status(status)), .. }) = client.call(request) else { return };
+    let agent = client.agent().map(Agent::as_str);
+    let mine = status.waiters.iter().find(|waiter| Some(waiter.agent.as_str()) == agent);
+    // Who waits without a name is not found among those who wait.
+    let holders = mine.map_or(&status.locks, |waiter| &waiter.holders);
+    for holder in holders {
+        print::err(&format!("flockd: waiting: {}\n", print::holder_line(holder)));
+    }
+}
+
 pub(super) fn lock(common: &Common, args: &LockArgs) -> Result<Exit, Failure> {
+    let pidfd = args.pid.map(process::pidfd_of_own).transpose();
+    let pidfd = pidfd.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
     let client = common.connect_as_agent()?;
     let request = Request {
         scope: Some(scope(&args.scope)),
@@ -39,9 +95,10 @@ pub(super) fn lock(common: &Common, args: &LockArgs) -> Result<Exit, Failure> {
         note: args.note.clone(),
         request_id: args.request_id.clone(),
         no_os_lock: args.no_os_lock,
+        bound: pidfd.is_some(),
         ..Request::new(Op::Lock)
     };
-    match ask(&client, request)? {
+    match patiently(&client, request, pidfd.as_ref().map(AsFd::as_fd), common.tells_a_person())? {
         Body::Lock(body) => {
             match (common.json, body.acquired) {
                 (true, _) => print::json(&body),
@@ -133,7 +190,7 @@ pub(super) fn wait(common: &Common, args: &WaitArgs) -> Result<Exit, Failure> {
         wait_ms: args.patience.wait_ms(Some(limits::WAIT_DEFAULT)),
         ..Request::new(Op::Wait)
     };
-    match ask(&client, request)? {
+    match patiently(&client, request, None, common.tells_a_person())? {
         Body::Wait(body) => {
             if common.json {
                 print::json(&body);

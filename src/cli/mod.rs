@@ -1,5 +1,6 @@
 //! The program: one function a command, and the exit statuses in one place.
 
+mod agent;
 mod args;
 mod ask;
 mod daemon;
@@ -12,6 +13,7 @@ use crate::os::home::Home;
 use crate::wire::Code;
 use args::{Cli, Verb};
 use clap::Parser;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 /// The exit statuses that scripts rely on.
@@ -139,18 +141,25 @@ struct Common {
 }
 
 impl Common {
+    /// Whether somebody reads along while the command waits.
+    fn tells_a_person(&self) -> bool {
+        !self.json && std::io::stderr().is_terminal()
+    }
+
     /// The name given by flag or `$FLOCKD_AGENT`.
     fn named_agent(&self) -> Result<Option<Agent>, Invalid> {
         self.agent.as_deref().filter(|name| !name.is_empty()).map(Agent::new).transpose()
     }
 
-    /// The name in which something is held: given, or that of a person at a terminal. Never a guess that two agents
-    /// could share.
+    /// The name given, or else that of the agent that this process works for.
+    fn known_agent(&self) -> Result<Option<Agent>, Invalid> {
+        Ok(self.named_agent()?.or_else(agent::surrounding))
+    }
+
+    /// The name in which something is held: given, that of the agent around us, or that of a person at a terminal.
+    /// Never a guess that two agents could share.
     fn agent(&self) -> Result<Agent, Failure> {
-        if let Some(agent) = self.named_agent()? {
-            return Ok(agent);
-        }
-        person().ok_or_else(|| {
+        self.known_agent()?.or_else(person).ok_or_else(|| {
             let text = "whose lock? give --agent NAME or set FLOCKD_AGENT, so that nobody is taken for somebody else";
             Failure::new(Exit::Usage, text)
         })
@@ -158,7 +167,12 @@ impl Common {
 
     fn connect(&self, agent: Option<Agent>, session: Option<Custodian>) -> Result<Connection, Failure> {
         let connect = Connect { home: Home::from_env()?, launch: launch()?, agent, place: Place::here()?, session };
-        Ok(Connection::connect(connect)?)
+        let process = if connect.agent.is_some() { agent::process() } else { None };
+        let connection = Connection::connect_from(connect, process)?;
+        if let Some(warning) = connection.take_warning() {
+            print::warning(&warning);
+        }
+        Ok(connection)
     }
 
     /// A connection in the agent's name.
@@ -168,7 +182,7 @@ impl Common {
 
     /// A connection that only reads, in the agent's name if there is one.
     fn connect_to_read(&self) -> Result<Connection, Failure> {
-        self.connect(self.named_agent()?.or_else(person), None)
+        self.connect(self.known_agent()?.or_else(person), None)
     }
 }
 

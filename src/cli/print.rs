@@ -103,6 +103,11 @@ pub(super) fn notices(answer: &Answer) {
     }
 }
 
+/// Something that is not about the answer.
+pub(super) fn warning(text: &str) {
+    err(&format!("{} {}\n", paint(WARN, "flockd:"), shown(text)));
+}
+
 /// Locks that this agent lost and had not heard of.
 pub(super) fn losses(lost: &[Loss]) {
     for loss in lost {
@@ -181,6 +186,9 @@ fn kept(held: &Held) -> String {
         return format!("flocked by {}", shown(by));
     }
     match (held.expires_in_ms, held.kept_by) {
+        (Some(ms), _) if held.bound_pid.is_some() => {
+            format!("{} left, ends with process {}", duration(ms), held.bound_pid.unwrap_or_default())
+        }
         (Some(ms), _) => format!("{} left", duration(ms)),
         (None, KeptBy::Process) => "while its command runs".to_owned(),
         (None, KeptBy::Flock) => "by flock(2), not through flockd".to_owned(),

@@ -3,30 +3,24 @@
 use super::args::RunArgs;
 use super::{Common, Exit, Failure, ask, print};
 use crate::client::{ClientError, Connection, Custodian};
-use crate::limits;
 use crate::model::Agent;
 use crate::os::process;
-use crate::wire::{Answer, Body, Code, LockBody, Op, Request};
+use crate::wire::{Body, Code, LockBody, Op, Request};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitCode, ExitStatus};
-use std::time::Duration;
 
 /// The locks of the `run`s around this one, so that it does not wait for what waits for it.
 const AROUND: &str = "FLOCKD_RUN_LOCKS";
 /// As shells, env(1) and nice(1) say that there is no such command, or that it cannot be run.
 const NOT_FOUND: u8 = 127;
 const NOT_RUNNABLE: u8 = 126;
-/// When whoever waits is told for whom, in milliseconds.
-const NAME_HOLDER_AFTER: u64 = limits::SECOND;
-/// How often a bind is tried again when the daemon is restarted in its midst.
-const BIND_TRIES: usize = 5;
 
 pub(super) fn run(common: &Common, args: &RunArgs) -> Result<ExitCode, Failure> {
-    let agent = match common.named_agent()? {
+    let agent = match common.known_agent()? {
         Some(agent) => agent,
         None => Agent::new(&format!("run-{}", std::process::id()))?,
     };
@@ -75,29 +69,9 @@ fn take(common: &Common, args: &RunArgs, client: &Connection) -> Result<LockBody
             None => {}
         }
     }
-    let wait_ms = request.wait_ms;
-    let id = client.begin(request)?;
-    let first = match wait_ms {
-        Some(ms) if ms <= NAME_HOLDER_AFTER => None,
-        _ => Some(Duration::from_millis(NAME_HOLDER_AFTER)),
-    };
-    let within = wait_ms.map(|ms| Duration::from_millis(ms + limits::ANSWER_WITHIN));
-    let mut answer = client.finish(id, first.or(within))?;
-    if answer.is_none() && first.is_some() {
-        name_holders(common, args, client);
-        answer = client.finish(id, within)?;
-    }
-    match answer {
-        Some(answer) => lock_body(answer),
-        None => Err(Failure::new(Exit::Unavailable, "the daemon does not answer")),
-    }
-}
-
-fn lock_body(answer: Answer) -> Result<LockBody, Failure> {
-    print::notices(&answer);
-    match answer.ok {
-        Some(Body::Lock(body)) => Ok(*body),
-        other => Err(crate::client::unexpected(other.as_ref()).into()),
+    match ask::patiently(client, request, None, !common.json)? {
+        Body::Lock(body) => Ok(*body),
+        other => Err(crate::client::unexpected(Some(&other)).into()),
     }
 }
 
@@ -105,20 +79,6 @@ fn lock_body(answer: Answer) -> Result<LockBody, Failure> {
 fn waits_for_itself(tried: &LockBody, lock_id: &str) -> LockBody {
     let advice = format!("this command runs inside the `flockd run` that holds it ({lock_id}): run it without a lock");
     LockBody { code: Some(Code::Deadlock), advice: Some(advice), ..tried.clone() }
-}
-
-/// Says for whom we wait, as far as it can be told just now.
-fn name_holders(common: &Common, args: &RunArgs, client: &Connection) {
-    if common.json {
-        return;
-    }
-    let request = Request { scope: Some(ask::scope(&args.scope)), ..Request::new(Op::Status) };
-    let Ok(Answer { ok: Some(Body::Status(status)), .. }) = client.call(request) else { return };
-    let agent = client.agent().map(Agent::as_str);
-    let mine = status.waiters.iter().find(|waiter| Some(waiter.agent.as_str()) == agent);
-    for holder in mine.into_iter().flat_map(|waiter| &waiter.holders) {
-        print::err(&format!("flockd: waiting: {}\n", print::holder_line(holder)));
-    }
 }
 
 /// Releases the lock and says so if it was lost while the command ran. That the command's end released it is no loss.
@@ -208,16 +168,7 @@ fn bind(client: &Connection, lock_id: &str, pid_out: OwnedFd, go_in: OwnedFd) ->
     let system = |error: io::Error| Failure::new(Exit::Unavailable, error.to_string());
     let pidfd = process::pidfd_of_child(u32::from_ne_bytes(pid)).map_err(system)?;
     let request = Request { lock_id: Some(lock_id.to_owned()), ..Request::new(Op::Bind) };
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        match client.call_with_fd(request.clone(), pidfd.as_fd()) {
-            Ok(_) => break,
-            // The daemon was restarted in our midst; the descriptor goes to the new one.
-            Err(ClientError::NoAnswer(_)) if tries < BIND_TRIES => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+    client.call_with_fd(request, pidfd.as_fd())?;
     rustix::io::write(&go_in, b"!").map_err(|error| system(error.into()))?;
     Ok(())
 }

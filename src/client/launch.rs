@@ -6,7 +6,9 @@ use crate::os::home::{self, Home};
 use crate::os::process;
 use crate::wire::{self, Code, Hello, HelloLine, Line, Op, Request, Welcome, WireError};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -42,7 +44,12 @@ pub(super) struct Greeted {
 }
 
 /// Connects and greets; starts or replaces the daemon where that is wanted and needed.
-pub(super) fn connect(home: &Home, launch: &Launch, hello: &Hello) -> Result<Greeted, ClientError> {
+pub(super) fn connect(
+    home: &Home,
+    launch: &Launch,
+    hello: &Hello,
+    agent_process: Option<BorrowedFd<'_>>,
+) -> Result<Greeted, ClientError> {
     for _ in 0..limits::CONNECT_ATTEMPTS {
         let stream = match home::connect(home) {
             Ok(stream) => stream,
@@ -55,7 +62,7 @@ pub(super) fn connect(home: &Home, launch: &Launch, hello: &Hello) -> Result<Gre
             },
             Err(error) => return Err(ClientError::Io(error)),
         };
-        let Some(mut greeted) = greet(stream, hello)? else { continue };
+        let Some(mut greeted) = greet(stream, hello, agent_process)? else { continue };
         if *launch != Launch::Never && wire::is_newer(wire::VERSION, &greeted.welcome.version) {
             replace(&mut greeted)?;
             continue;
@@ -94,11 +101,19 @@ fn is_absent(error: &std::io::Error) -> bool {
 }
 
 /// Says hello. None if the daemon ended before it answered.
-fn greet(stream: UnixStream, hello: &Hello) -> Result<Option<Greeted>, ClientError> {
+fn greet(
+    stream: UnixStream,
+    hello: &Hello,
+    agent_process: Option<BorrowedFd<'_>>,
+) -> Result<Option<Greeted>, ClientError> {
     stream.set_read_timeout(Some(Duration::from_millis(limits::GREETED_WITHIN)))?;
     stream.set_write_timeout(Some(Duration::from_millis(limits::ANSWER_WITHIN)))?;
     let line = wire::encode(&HelloLine { hello: hello.clone() });
-    if (&stream).write_all(&line).is_err() {
+    let sent = match agent_process {
+        None => (&stream).write_all(&line),
+        Some(process) => process::send_with_fd(&stream, &line, process),
+    };
+    if sent.is_err() {
         return Ok(None);
     }
     let mut lines = BufReader::new(stream);
@@ -161,7 +176,8 @@ fn start(home: &Home, program: &Path) -> Result<(), ClientError> {
         .map_err(|error| {
             ClientError::NoDaemon(format!("cannot run {} to start the daemon: {error}", program.display()))
         })?;
-    if output.status.success() {
+    // One that somebody killed says nothing about the daemon: whoever connects tries again.
+    if output.status.success() || output.status.signal().is_some() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);

@@ -34,6 +34,8 @@ impl Ledger {
         for loss in &answer.lost {
             match self.held.get_mut(&loss.lock_id) {
                 Some(known) => *known = Some(loss.clone()),
+                // It is told again if the connection broke while it was told.
+                None if self.notices.iter().any(|known| known.lock_id == loss.lock_id) => {}
                 None => self.notices.push_back(loss.clone()),
             }
         }

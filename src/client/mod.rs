@@ -28,7 +28,7 @@ use crate::limits;
 use crate::model::Agent;
 use crate::os;
 use crate::os::home::Home;
-use crate::wire::{self, Answer, Hello, Line, LockBody, Op, Request, SessionProof, SessionWish, WireError};
+use crate::wire::{self, Answer, Code, Hello, Line, LockBody, Op, Request, SessionProof, SessionWish, WireError};
 use launch::{connect, is_broken, read_line};
 use ledger::Ledger;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
@@ -36,7 +36,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, BufReader, ErrorKind, Write};
 use std::net::Shutdown;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -118,6 +118,8 @@ pub struct Connection {
 
 struct Inner {
     connect: Connect,
+    /// The agent's own process, if it is known; it is told with each greeting.
+    agent_process: Option<OwnedFd>,
     state: Mutex<State>,
     /// Told when an answer came, the reader's place became free, or the connection changed.
     changed: Condvar,
@@ -137,6 +139,8 @@ struct State {
     ledger: Ledger,
     /// See [`Connection::take_losses`].
     losses: Vec<wire::Loss>,
+    /// What the daemon had to say with its first greeting.
+    warning: Option<String>,
     /// The daemon said good-bye: it is not started again before it is needed.
     said_bye: bool,
     closed: bool,
@@ -158,9 +162,32 @@ struct Socket {
 struct Pending {
     op: Op,
     line: Vec<u8>,
+    /// What goes with the line, also when it is sent again.
+    fd: Option<OwnedFd>,
+    /// If it is a release, what it names.
+    release: Release,
     /// It was sent on an earlier connection, too, and may have been carried out then.
     is_repeated: bool,
     answer: Option<Result<Answer, ClientError>>,
+}
+
+/// What a release names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Release {
+    /// One lock.
+    Lock,
+    /// Whatever is held on a scope, or anywhere.
+    Scope,
+}
+
+impl Pending {
+    /// Sends it. A failure to write shows when the answer is read, and it is sent again then.
+    fn send(&self, socket: &Socket) {
+        let _ = match &self.fd {
+            None => (&socket.stream).write_all(&self.line),
+            Some(fd) => os::process::send_with_fd(&socket.stream, &self.line, fd.as_fd()),
+        };
+    }
 }
 
 impl Connection {
@@ -169,9 +196,20 @@ impl Connection {
     /// # Errors
     /// See [`ClientError`].
     pub fn connect(connect: Connect) -> Result<Connection, ClientError> {
-        let (socket, session) = dial(&connect, None)?;
+        Connection::connect_from(connect, None)
+    }
+
+    /// The same for an agent whose own process is known, by its pidfd: if another live one calls under the same name,
+    /// [`Connection::take_warning`] has a sentence on it.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn connect_from(connect: Connect, agent_process: Option<OwnedFd>) -> Result<Connection, ClientError> {
+        let dialled = dial(&connect, None, agent_process.as_ref())?;
+        let Dialled { socket, session, warning } = dialled;
         let inner = Arc::new(Inner {
             connect,
+            agent_process,
             state: Mutex::new(State {
                 link: Link::Up(Arc::new(socket)),
                 generation: 0,
@@ -181,6 +219,7 @@ impl Connection {
                 session,
                 ledger: Ledger::default(),
                 losses: Vec::new(),
+                warning,
                 said_bye: false,
                 closed: false,
             }),
@@ -218,13 +257,21 @@ impl Connection {
         self.inner.begin(request, None)
     }
 
-    /// Sends a request that comes with a descriptor.
+    /// Sends a request that comes with a descriptor, which is sent again with it if the connection breaks.
     ///
     /// # Errors
-    /// As [`Connection::call`]. The descriptor is not sent again if the connection breaks: the error says that it did.
+    /// As [`Connection::begin`], and when there are no descriptors left.
+    pub fn begin_with_fd(&self, request: Request, fd: BorrowedFd<'_>) -> Result<u64, ClientError> {
+        self.inner.begin(request, Some(fd.try_clone_to_owned()?))
+    }
+
+    /// Sends a request that comes with a descriptor and waits for its answer.
+    ///
+    /// # Errors
+    /// As [`Connection::call`] and [`Connection::begin_with_fd`].
     pub fn call_with_fd(&self, request: Request, fd: BorrowedFd<'_>) -> Result<Answer, ClientError> {
         let bound = bound_of(&request);
-        let id = self.inner.begin(request, Some(fd))?;
+        let id = self.begin_with_fd(request, fd)?;
         let answer = self.finish(id, bound)?;
         answer.ok_or_else(|| {
             self.abandon(id);
@@ -301,6 +348,11 @@ impl Connection {
         std::mem::take(&mut self.inner.lock().losses)
     }
 
+    /// What the daemon warned of when it greeted, once.
+    pub fn take_warning(&self) -> Option<String> {
+        self.inner.lock().warning.take()
+    }
+
     /// The session, if the client has one.
     pub fn session_id(&self) -> Option<String> {
         self.inner.lock().session.as_ref().map(|proof| proof.id.clone())
@@ -368,8 +420,19 @@ fn bound_of(request: &Request) -> Option<Duration> {
     Some(Duration::from_millis(waits.saturating_add(limits::ANSWER_WITHIN)))
 }
 
+/// A new connection, and what came with its greeting.
+struct Dialled {
+    socket: Socket,
+    session: Option<SessionProof>,
+    warning: Option<String>,
+}
+
 /// Makes a connection, with the session if there is to be one.
-fn dial(options: &Connect, session: Option<&SessionProof>) -> Result<(Socket, Option<SessionProof>), ClientError> {
+fn dial(
+    options: &Connect,
+    session: Option<&SessionProof>,
+    agent_process: Option<&OwnedFd>,
+) -> Result<Dialled, ClientError> {
     let wish = match (options.session, session) {
         (None, _) => None,
         (Some(_), Some(proof)) => Some(SessionWish::Return(proof.clone())),
@@ -383,11 +446,13 @@ fn dial(options: &Connect, session: Option<&SessionProof>) -> Result<(Socket, Op
         cwd: wire::escape(&options.place.cwd),
         workspace: Some(wire::escape(&options.place.workspace)),
         session: wish,
+        agent_process: agent_process.is_some(),
     };
-    let greeted = connect(&options.home, &options.launch, &hello)?;
+    let greeted = connect(&options.home, &options.launch, &hello, agent_process.map(AsFd::as_fd))?;
     let stream = greeted.lines.get_ref().try_clone()?;
-    let proof = greeted.welcome.session.or_else(|| session.cloned());
-    Ok((Socket { stream, lines: Mutex::new(greeted.lines) }, proof))
+    let session = greeted.welcome.session.or_else(|| session.cloned());
+    let socket = Socket { stream, lines: Mutex::new(greeted.lines) };
+    Ok(Dialled { socket, session, warning: greeted.welcome.warning })
 }
 
 impl Inner {
@@ -396,7 +461,7 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn begin(&self, mut request: Request, fd: Option<BorrowedFd<'_>>) -> Result<u64, ClientError> {
+    fn begin(&self, mut request: Request, fd: Option<OwnedFd>) -> Result<u64, ClientError> {
         let mut state = self.lock();
         let id = state.take_number();
         request.id = Some(id);
@@ -409,19 +474,15 @@ impl Inner {
             let text = format!("the request is longer than {} bytes", limits::LINE_MAX);
             return Err(ClientError::Protocol(text));
         }
+        let release = if request.lock_id.is_some() { Release::Lock } else { Release::Scope };
+        let pending = Pending { op: request.op, line, fd, release, is_repeated: false, answer: None };
         match &state.link {
-            // A failure to write shows when the answer is read, and the line is sent again then.
-            Link::Up(socket) => drop(match fd {
-                None => (&socket.stream).write_all(&line),
-                Some(fd) => os::process::send_with_fd(&socket.stream, &line, fd),
-            }),
+            Link::Up(socket) => pending.send(socket),
             // Whoever makes the connection may have had no reason to hurry until now.
             Link::Renewing => self.changed.notify_all(),
             Link::Down(why) => return Err(ClientError::SessionLost(why.clone())),
         }
-        // A descriptor cannot be sent again, so neither is its line.
-        let line = if fd.is_some() { Vec::new() } else { line };
-        state.pending.insert(id, Pending { op: request.op, line, is_repeated: false, answer: None });
+        state.pending.insert(id, pending);
         Ok(id)
     }
 
@@ -431,9 +492,9 @@ impl Inner {
         loop {
             let pending = state.pending.get_mut(&id).expect("a request is finished once, after it was begun");
             if let Some(answer) = pending.answer.take() {
-                let is_repeated_release = pending.op == Op::Unlock && pending.is_repeated;
+                let repeated = (pending.op == Op::Unlock && pending.is_repeated).then_some(pending.release);
                 state.pending.remove(&id);
-                return state.result(answer?, is_repeated_release).map(Some);
+                return state.result(answer?, repeated).map(Some);
             }
             let left = match until.map(|until| until.saturating_sub(crate::clock::monotonic_ns())) {
                 Some(0) => return Ok(None),
@@ -505,11 +566,15 @@ impl Inner {
             };
             let is_patient = launch == Launch::Never && self.connect.launch != Launch::Never && !state.closed;
             drop(state);
-            let dialled = dial(&Connect { launch, ..self.connect.clone() }, session.as_ref());
+            let connect = Connect { launch, ..self.connect.clone() };
+            let dialled = dial(&connect, session.as_ref(), self.agent_process.as_ref());
             state = self.lock();
             match dialled {
-                Ok((socket, session)) => return self.take_up(state, socket, session),
-                Err(ClientError::Refused(error)) => return self.give_up(state, error.message),
+                Ok(Dialled { socket, session, .. }) => return self.take_up(state, socket, session),
+                // Whoever holds locks does not give them up because the daemon has no room for the moment.
+                Err(ClientError::Refused(error)) if !matches!(error.code, Code::TooMany | Code::Unavailable) => {
+                    return self.give_up(state, error.message);
+                }
                 Err(_) if is_patient || crate::clock::monotonic_ns() < give_up_at => {
                     let pause = if is_patient { LOOK_AGAIN_EVERY } else { RECONNECT_EVERY };
                     state = self.wait(state, Some(Duration::from_millis(pause)));
@@ -531,13 +596,8 @@ impl Inner {
             let _ = (&socket.stream).write_all(&wire::encode(&release_of(lock_id)));
         }
         for pending in state.pending.values_mut().filter(|pending| pending.answer.is_none()) {
-            if pending.line.is_empty() {
-                let text = "the daemon was restarted before it took the descriptor".to_owned();
-                pending.answer = Some(Err(ClientError::NoAnswer(text)));
-            } else {
-                pending.is_repeated = true;
-                let _ = (&socket.stream).write_all(&pending.line);
-            }
+            pending.is_repeated = true;
+            pending.send(&socket);
         }
         state.session = session;
         state.said_bye = false;
@@ -661,19 +721,22 @@ impl State {
     }
 
     /// What an answer means to whoever asked.
-    fn result(&mut self, answer: Answer, is_repeated_release: bool) -> Result<Answer, ClientError> {
+    fn result(&mut self, answer: Answer, repeated: Option<Release>) -> Result<Answer, ClientError> {
         let Answer { error: Some(error), lost, .. } = answer else { return Ok(answer) };
         self.losses.extend(lost);
         let over = self.losses.len().saturating_sub(limits::CLIENT_NOTICES_MAX);
         self.losses.drain(..over);
-        match &error.loss {
-            // Sent twice across a restart of the daemon: the first one did it.
-            Some(loss) if is_repeated_release && loss.reason == "released" => {
-                let ok = Some(wire::Body::Released(Vec::new()));
-                Ok(Answer { id: answer.id, ok, error: None, lost: Vec::new(), wanted: answer.wanted })
-            }
-            _ => Err(ClientError::Refused(Box::new(error))),
+        // Sent twice across a restart of the daemon: the first one did it.
+        let is_done = match repeated {
+            None => false,
+            Some(Release::Lock) => error.loss.as_ref().is_some_and(|loss| loss.reason == "released"),
+            Some(Release::Scope) => matches!(error.code, Code::NotFound | Code::NotHolder),
+        };
+        if is_done {
+            let ok = Some(wire::Body::Released(Vec::new()));
+            return Ok(Answer { id: answer.id, ok, error: None, lost: Vec::new(), wanted: answer.wanted });
         }
+        Err(ClientError::Refused(Box::new(error)))
     }
 
     /// A lock that came too late goes back.

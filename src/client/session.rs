@@ -102,7 +102,8 @@ impl Session {
     }
 
     /// Losses that this session was told of and that belong to no guard of it: locks that the agent took elsewhere, or
-    /// [kept](super::LockGuard::keep). Each is told once; they come with answers, so that this asks nobody.
+    /// [kept](super::LockGuard::keep). Each is told once, or again if the connection broke meanwhile; they come with
+    /// answers, so that this asks nobody.
     pub fn take_notices(&self) -> Vec<Loss> {
         self.here.connection.take_notices().into_iter().map(Loss::from).collect()
     }

@@ -238,6 +238,7 @@ struct AskV1<'a> {
     request: Option<&'a str>,
     workspace: &'a [u8],
     os: bool,
+    bound: Option<ProcessV1>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -426,6 +427,7 @@ impl<'a> From<&'a Ask> for AskV1<'a> {
             request: ask.request.as_ref().map(RequestId::as_str),
             workspace: &ask.workspace.root,
             os: ask.os,
+            bound: ask.bound.map(Into::into),
         }
     }
 }
@@ -585,6 +587,7 @@ impl AskV1<'_> {
             request: request.map_err(|invalid| Fault::Damaged(invalid.0))?,
             workspace: Workspace { root: self.workspace.into() },
             os: self.os,
+            bound: self.bound.map(Into::into),
         }))
     }
 }
@@ -654,8 +657,9 @@ mod tests {
     fn ask() -> impl Strategy<Value = Arc<Ask>> {
         let names = (agent(), option::of("[a-z ]{0,30}"), option::of("[a-z0-9]{1,9}"), vec(any::<u8>(), 0..20));
         let numbers = (any::<(u64, Option<u64>, Option<u64>, bool)>(), vec(any::<(u64, u64, u64)>(), 0..5));
-        (scope(), names, numbers, option::of(process())).prop_map(
-            |(scope, (agent, note, request, root), ((ttl, max_hold, session, shared), ids), process)| {
+        let processes = (option::of(process()), option::of(process()));
+        (scope(), names, numbers, processes).prop_map(
+            |(scope, (agent, note, request, root), ((ttl, max_hold, session, shared), ids), (process, bound))| {
                 let ids = ids.into_iter().map(|(device, inode, birth)| FileId { device, inode, birth }).collect();
                 Arc::new(Ask {
                     target: Target { scope, ids },
@@ -667,6 +671,7 @@ mod tests {
                     request: request.map(|id| RequestId::new(&id).unwrap()),
                     workspace: Workspace { root: root.into() },
                     os: shared,
+                    bound,
                 })
             },
         )
@@ -867,6 +872,7 @@ mod tests {
             lease: Lease { ttl: u64::MAX, max_hold: Some(u64::MAX) },
             note: Some(word(limits::NOTE_MAX).into()),
             process: Some(Process { pid: u32::MAX, start: u64::MAX }),
+            bound: Some(Process { pid: u32::MAX, start: u64::MAX }),
             request: Some(RequestId::new(&word(limits::REQUEST_ID_MAX)).unwrap()),
             workspace: Workspace { root: path.to_vec().into() },
             os: true,

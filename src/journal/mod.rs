@@ -45,7 +45,9 @@ pub struct Loaded {
     pub events_from: u64,
     /// The home's instance: who compares fences compares it first.
     pub instance: u64,
-    /// The machine was restarted since the journal was last opened.
+    /// The machine was restarted since this state was written. It is told again at each opening until a
+    /// [`rewrite`](Journal::rewrite) has put the state of after the restart in its place: a start that is cut short in
+    /// between must not make the old boot's processes and times pass for this one's.
     pub rebooted: bool,
     /// The journal is new.
     pub fresh: bool,
@@ -138,8 +140,7 @@ impl Journal {
             let found = format!("it is of another home than {}", path(&*disk, fences::NAME));
             return Err(JournalError::Foreign { file: path(&*disk, store::NAME), found });
         }
-        let meta = Meta { boot_id, ..stored };
-        let mut folder = Folder { disk: disk.clone(), store, meta };
+        let mut folder = Folder { disk: disk.clone(), store, meta: stored };
         let (replay, writer) = folder.fold_all()?;
         let content = folder.store.load()?;
         let fences = go_on_from(&*disk, known, &folder.meta, &content)?;
@@ -155,7 +156,7 @@ impl Journal {
         };
         let journal = Journal {
             tuning,
-            meta: folder.meta,
+            meta: Meta { boot_id, ..folder.meta },
             fences,
             unsynced: Arc::new(Mutex::new(Unsynced {
                 files: vec![writer.file.clone()],
@@ -241,7 +242,7 @@ impl Journal {
     }
 
     /// Puts a whole new state, durably and in one step, in the place of store and log, and goes on from there. This is
-    /// how the journal comes back after a failure.
+    /// how the journal comes back after a failure, and how the state of a new boot takes the place of the old one's.
     ///
     /// Both are made anew: after a failed sync the system shows content that is not on the disk, so an old file is not
     /// built upon.

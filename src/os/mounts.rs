@@ -74,6 +74,17 @@ pub fn last_remote_mount(path: &[u8]) -> Option<Mount> {
     ends.into_iter().rev().map(|end| &path[..end]).find(|point| is_remote_mount_point(point)).map(Box::from)
 }
 
+/// Whether a walk down `path` (canonical) crosses only mount points of local file systems, if any. False where that
+/// cannot be found out.
+pub fn leads_over_local(path: &[u8]) -> bool {
+    let ends = path.iter().enumerate().skip(1).filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+    ask(|mounts| {
+        let is_local = |end: usize| mounts.points.get(&path[..end]).is_none_or(|is_local| *is_local);
+        let root = mounts.points.get(&b"/"[..]).copied().unwrap_or(false);
+        Some(root && ends.chain([path.len()]).all(is_local))
+    })
+}
+
 /// Whether a device number, as in `st_dev`, is that of a local file system. False where that cannot be found out: file
 /// systems such as btrfs give their files numbers that no mount has.
 pub fn is_local_device(device: u64) -> bool {
@@ -173,6 +184,12 @@ mod tests {
     fn a_path_on_local_disks_leads_over_no_remote_mount() {
         assert_eq!(last_remote_mount(b"/proc/self"), None);
         assert!(!is_remote_mount_point(b"/proc") && !is_remote_mount_point(b"/no such mount"));
+    }
+
+    #[test]
+    fn a_walk_is_local_if_all_that_it_crosses_is() {
+        assert!(leads_over_local(b"/proc/self/no such file"));
+        assert!(leads_over_local(b"/no such directory/x"));
     }
 
     #[test]

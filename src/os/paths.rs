@@ -3,7 +3,8 @@
 //! A path is walked component by component from descriptor to descriptor, so each identity belongs to the very
 //! directory that was walked through, and paths that end in nothing take the same way as those that exist. Asking
 //! the kernel for the whole (`open`, then `/proc/self/fd`) would need this walk all the same for missing tails and
-//! for the identities, and its answer cannot tell a deleted `x` from a file named `x (deleted)`.
+//! for the identities, and its answer cannot tell a deleted `x` from a file named `x (deleted)`. What is plain
+//! and in the kernel's memory takes a shorter way (`straight`) to the same answer.
 
 use crate::limits;
 use crate::model;
@@ -182,11 +183,17 @@ impl Walk<'_> {
     fn all<'a>(cwd: &[u8], raw: &[u8], how: Look, enter: Enter<'a>) -> Result<Walk<'a>, PathError> {
         check(cwd, raw)?;
         let rest = if raw[0] == b'/' { raw.to_vec() } else { [cwd, b"/", raw].concat() };
+        let wants_directory = demands_directory(raw);
+        if how == Look::CachedOnly
+            && let Some((here, ids)) = straight(&rest)
+        {
+            let (at, path) = (rest.len(), rest.clone());
+            return Ok(Walk { how, enter, here: Some(here), path, ids, rest, at, links: 0, wants_directory });
+        }
         let root = open_root(how)?;
         let mut ids = Vec::with_capacity(16);
         ids.push(root.id);
         let path = Vec::with_capacity(rest.len());
-        let wants_directory = demands_directory(raw);
         let mut walk = Walk { how, enter, here: Some(root), path, ids, rest, at: 0, links: 0, wants_directory };
         while let Some(component) = walk.next_component() {
             walk.step(&component)?;
@@ -342,6 +349,34 @@ impl Walk<'_> {
     }
 }
 
+/// What is at the end of `path` and the identities on the way, with a third of the calls of a walk, where all of it is
+/// there, plain, in memory and on local file systems; none is the walk's to work out.
+///
+/// The kernel walks the whole path at once and says that it had to wait for nothing and met no link; then each
+/// directory on the way is asked for by name, which the memory knows now. A directory that is renamed in between is
+/// seen as what stands under its name then, as by a walk that comes a moment later.
+fn straight(path: &[u8]) -> Option<(Node, Vec<FileId>)> {
+    let is_plain = |name: &[u8]| !matches!(name, b"" | b"." | b"..") && name.len() <= limits::NAME_MAX;
+    let is_bounded = path.len() <= limits::PATH_MAX && path.split(|&byte| byte == b'/').skip(1).all(is_plain);
+    if !is_bounded || !mounts::leads_over_local(path) {
+        return None;
+    }
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let node = open_cached(rustix::fs::CWD, path, flags, ResolveFlags::NO_SYMLINKS).ok()?;
+    let mut ids = Vec::with_capacity(16);
+    let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at.max(1));
+    for end in slashes {
+        let how = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+        let (id, kind) = identified(rustix::fs::CWD, &path[..end], how).ok()?;
+        if kind != FileType::Directory {
+            return None;
+        }
+        ids.push(id);
+    }
+    ids.push(node.id);
+    (node.kind != FileType::Symlink).then_some((node, ids))
+}
+
 fn open_root(how: Look) -> Result<Node, PathError> {
     open_at(rustix::fs::CWD, b"/", OFlags::DIRECTORY, how, ResolveFlags::empty()).map_err(|errno| failed(errno, b"/"))
 }
@@ -369,13 +404,19 @@ fn open_cached(dir: BorrowedFd<'_>, name: &[u8], flags: OFlags, bound: ResolveFl
 
 /// What an open file is. `AGAIN` if only its server could tell.
 fn identify(fd: OwnedFd, how: AtFlags) -> Result<Node, Errno> {
+    let (id, kind) = identified(fd.as_fd(), b"", AtFlags::EMPTY_PATH | how)?;
+    Ok(Node { fd, id, kind })
+}
+
+/// What a name in a directory is, itself and not what it links to. `AGAIN` if only its server could tell.
+fn identified(dir: BorrowedFd<'_>, name: &[u8], how: AtFlags) -> Result<(FileId, FileType), Errno> {
     let wanted = StatxFlags::TYPE | StatxFlags::INO;
-    let stat = rustix::fs::statx(&fd, c"", AtFlags::EMPTY_PATH | how, wanted | StatxFlags::BTIME)?;
+    let stat = rustix::fs::statx(dir, name, how, wanted | StatxFlags::BTIME)?;
     let told = StatxFlags::from_bits_retain(stat.stx_mask);
     if !told.contains(wanted) {
         return Err(Errno::AGAIN);
     }
-    Ok(Node { fd, id: identity_of(&stat), kind: FileType::from_raw_mode(stat.stx_mode.into()) })
+    Ok((identity_of(&stat), FileType::from_raw_mode(stat.stx_mode.into())))
 }
 
 /// The identity in a `statx` answer.
@@ -534,6 +575,27 @@ mod tests {
     fn memory_answers() -> bool {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         rustix::fs::openat2(rustix::fs::CWD, "/", flags, Mode::empty(), ResolveFlags::CACHED).is_ok()
+    }
+
+    #[test]
+    fn the_short_way_finds_what_a_walk_finds_and_leaves_links_dots_and_gaps_to_it() {
+        if !memory_answers() {
+            return;
+        }
+        let place = Place::new();
+        place.dir("a/b");
+        place.make("a/b/file", None, false);
+        place.make("a/link", Some("b"), false);
+        let path = |name: &str| place.root.join(name).into_os_string().into_encoded_bytes();
+        for name in ["a/b/file", "a/b", "a"] {
+            let (node, ids) = straight(&path(name)).unwrap();
+            let walked = resolve(b"/", &path(name), Look::Thorough).unwrap();
+            assert_eq!((ids.last(), &ids[..]), (Some(&node.id), &walked.ids[..]), "{name}");
+        }
+        for name in ["a/link", "a/link/file", "a/./b", "a/../a", "a//b", "a/b/", "a/none", "a/b/file/x"] {
+            assert!(straight(&path(name)).is_none(), "{name}");
+        }
+        assert!(straight(b"/").is_none());
     }
 
     #[test]

@@ -133,10 +133,15 @@ fn start_of(pid: u32) -> io::Result<u64> {
     }
 }
 
-/// Field 22. The name in field 2 may hold blanks and brackets, so fields are counted from its last bracket.
 fn start_in(stat: &[u8]) -> Option<u64> {
+    field_in(stat, 22)
+}
+
+/// A field from the third on, counted from one. The name in field 2 may hold blanks and brackets, so fields are counted
+/// from its last bracket.
+fn field_in<T: std::str::FromStr>(stat: &[u8], number: usize) -> Option<T> {
     let after_name = &stat[stat.iter().rposition(|&byte| byte == b')')? + 1..];
-    std::str::from_utf8(after_name).ok()?.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
+    std::str::from_utf8(after_name).ok()?.split_ascii_whitespace().nth(number - 3)?.parse().ok()
 }
 
 /// A pidfd of exactly this process, or none if it is proved dead: its number is free, or another process has it.
@@ -329,6 +334,80 @@ pub fn pidfd_of_child(pid: u32) -> io::Result<OwnedFd> {
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
 }
 
+/// A process above this one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ancestor {
+    /// Which.
+    pub process: Process,
+    /// What the kernel calls it: the program, or what that has called itself, cut after 15 bytes.
+    pub title: String,
+    /// Its arguments, the program's own name first; none if they cannot be read.
+    pub args: Vec<String>,
+}
+
+/// Deepest nesting of processes that is looked through.
+const ANCESTORS_MAX: usize = 64;
+/// Most bytes of arguments that are read.
+const ARGS_MAX: u64 = 4096;
+
+/// The processes above this one, nearest first, as far as they can be seen.
+pub fn ancestors() -> Vec<Ancestor> {
+    let mut found: Vec<Ancestor> = Vec::new();
+    let mut below = std::process::id();
+    while found.len() < ANCESTORS_MAX {
+        let Some(parent) = parent_of(below).filter(|parent| *parent != 0) else { break };
+        let Some(ancestor) = ancestor(parent) else { break };
+        // It was the parent before and after it was looked at, hence all the time in between.
+        if parent_of(below) != Some(parent) {
+            break;
+        }
+        found.push(ancestor);
+        below = parent;
+    }
+    found
+}
+
+fn parent_of(pid: u32) -> Option<u32> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    field_in(&stat, 4)
+}
+
+fn ancestor(pid: u32) -> Option<Ancestor> {
+    use std::io::Read;
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let (from, to) = (stat.iter().position(|&byte| byte == b'(')?, stat.iter().rposition(|&byte| byte == b')')?);
+    let title = String::from_utf8_lossy(stat.get(from + 1..to)?).into_owned();
+    let mut args = Vec::new();
+    if let Ok(file) = std::fs::File::open(format!("/proc/{pid}/cmdline")) {
+        // What cannot be read names nobody.
+        let _ = file.take(ARGS_MAX).read_to_end(&mut args);
+    }
+    let args = args.split(|&byte| byte == 0).filter(|arg| !arg.is_empty());
+    let args = args.map(|arg| String::from_utf8_lossy(arg).into_owned()).collect();
+    Some(Ancestor { process: Process { pid, start: start_in(&stat)? }, title, args })
+}
+
+/// A descriptor of a living process of this user, by its number. Whoever knows the number from hearsay has to make sure
+/// that the process is still the one it was: this is about the one that has the number now.
+///
+/// # Errors
+/// `NotFound` if there is no such process or it has ended, `PermissionDenied` if it is another user's, as sentences.
+pub fn pidfd_of_own(pid: u32) -> io::Result<OwnedFd> {
+    let none = || io::Error::new(io::ErrorKind::NotFound, format!("there is no process {pid}"));
+    let pidfd = gone_is_none(rustix::process::pidfd_open(number(pid).ok_or_else(none)?, PidfdFlags::empty()))?;
+    let pidfd = pidfd.ok_or_else(none)?;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(|_| none())?;
+    if is_dead(&pidfd)? || pid_of(pidfd.as_fd())? != pid {
+        return Err(io::Error::new(io::ErrorKind::NotFound, format!("process {pid} has ended")));
+    }
+    let mut users = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or("").split_ascii_whitespace();
+    if users.any(|user| user.parse() == Ok(super::own_uid())) {
+        return Ok(pidfd);
+    }
+    let text = format!("process {pid} belongs to another user: a lock can only end with a process of your own");
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -458,6 +537,35 @@ mod tests {
         }
         assert_eq!(start_in(b"7 (\xff\xfe) S 1"), None);
         assert_eq!(start_in(b""), None);
+    }
+
+    #[test]
+    fn only_a_living_process_of_ones_own_is_found_by_its_number() {
+        let mut child = sleeper();
+        assert_eq!(process_of_pidfd(&pidfd_of_own(child.id()).unwrap()).unwrap().pid, child.id());
+        child.kill().unwrap();
+        wait_until_ended(&pidfd_of(&child));
+        let zombie = pidfd_of_own(child.id()).unwrap_err();
+        assert_eq!(
+            (zombie.kind(), zombie.to_string()),
+            (io::ErrorKind::NotFound, format!("process {} has ended", child.id()))
+        );
+        child.wait().unwrap();
+        for pid in [child.id(), 0, u32::MAX, i32::MAX as u32] {
+            let error = pidfd_of_own(pid).unwrap_err();
+            assert_eq!(
+                (error.kind(), error.to_string()),
+                (io::ErrorKind::NotFound, format!("there is no process {pid}"))
+            );
+        }
+    }
+
+    #[test]
+    fn the_processes_above_begin_with_the_parent() {
+        let above = ancestors();
+        let parent = rustix::process::getppid().unwrap().as_raw_pid() as u32;
+        assert_eq!(above[0].process, Process { pid: parent, start: start_of(parent).unwrap() });
+        assert!(!above[0].title.is_empty());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! and writes the answers out. Workspace files are looked up from the kernel's memory here, or else by file threads;
 //! the loop itself never waits for a disk that is not the journal's, nor for a peer.
 
+mod agents;
 pub mod flocks;
 mod peer;
 mod request;
@@ -19,10 +20,11 @@ use crate::os::{self, process};
 use crate::scope::Target;
 use crate::wire::render::{self, About};
 use crate::wire::{self, Answer as Message, Body, Code, DaemonBody, Hello, Line, Op, Request, SessionWish, Welcome};
+use agents::Agents;
 use crossbeam_channel::{Receiver, bounded};
 use mio::net::UnixListener;
 use mio::{Events, Interest, Poll, Token, Waker};
-use peer::{Peer, READ_AT_ONCE, Read, Stage};
+use peer::{Peer, READ_AT_ONCE, Read, Stage, Unheard};
 use request::{Sender, Unfit};
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind};
@@ -102,7 +104,11 @@ pub struct Server {
     looked: Receiver<Looked>,
     peers: HashMap<u64, Peer>,
     watches: Watches,
+    agents: Agents,
     sessions: HashMap<SessionId, u64>,
+    /// Grants that nobody has heard of yet: over which connection their agents are to, and whether the lock itself was
+    /// known before.
+    undelivered: HashMap<LockId, (u64, bool)>,
     pending: HashMap<u64, Pending>,
     /// Peers that have not said hello, in the order of their deadlines.
     silent: VecDeque<(Moment, u64)>,
@@ -163,7 +169,9 @@ impl Server {
             looked,
             peers: HashMap::new(),
             watches: Watches::default(),
+            agents: Agents::default(),
             sessions: HashMap::new(),
+            undelivered: HashMap::new(),
             pending: HashMap::new(),
             silent: VecDeque::new(),
             ready: Vec::new(),
@@ -247,7 +255,10 @@ impl Server {
         for (conn, request) in std::mem::take(&mut self.own_questions) {
             self.answer_myself(conn, &request, now);
         }
-        for conn in std::mem::take(&mut self.dirty) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        // Grants first: somebody has waited for them, and to wake whoever released costs as much as all before.
+        dirty.sort_by_key(|conn| !self.peers.get(conn).is_some_and(Peer::brings_a_grant));
+        for conn in dirty {
             self.flush(conn);
         }
         // Answers to a peer that has gone become releases; they are not left lying until something else happens.
@@ -269,6 +280,7 @@ impl Server {
                     self.ready.push(conn);
                     self.dirty.push(conn);
                 } else if let Some(process) = self.watches.ended(self.poll.registry(), token) {
+                    self.agents.gone(process);
                     self.commands.push(Command::ProcessGone(process));
                 }
             }
@@ -452,8 +464,11 @@ impl Server {
         if !peer.open.is_empty() {
             self.commands.push(Command::CallerGone { conn });
         }
-        for (id, fence) in std::mem::take(&mut peer.undelivered) {
-            self.commands.push(Command::TakeBack { id, fence });
+        for grant in peer.cargo.drain(..).filter_map(|cargo| cargo.grant) {
+            if self.undelivered.get(&grant.id).is_some_and(|(to, _)| *to == conn) {
+                self.undelivered.remove(&grant.id);
+                self.commands.push(grant.take_back());
+            }
         }
         if let Some(session) = peer.session
             && self.sessions.get(&session) == Some(&conn)
@@ -470,6 +485,14 @@ impl Server {
         let Some(peer) = self.peers.get_mut(&conn) else { return };
         let was_behind = peer.is_behind();
         let result = peer.flush();
+        while let Some(cargo) = peer.delivered() {
+            if let Some(grant) = cargo.grant {
+                self.undelivered.remove(&grant.id);
+            }
+            if !cargo.losses.is_empty() {
+                self.commands.push(Command::LossesTold(cargo.losses));
+            }
+        }
         if was_behind && !peer.is_behind() {
             self.ready.push(conn);
         }
@@ -480,8 +503,14 @@ impl Server {
     }
 
     fn send(&mut self, conn: u64, line: &Line) {
+        self.send_with(conn, line, None, Vec::new());
+    }
+
+    /// Sends a message with what it is the first to tell of.
+    fn send_with(&mut self, conn: u64, line: &Line, grant: Option<Unheard>, losses: Vec<LockId>) {
         let Some(peer) = self.peers.get_mut(&conn) else { return };
         let has_room = peer.push(line);
+        peer.load(grant, losses);
         self.dirty.push(conn);
         if !has_room {
             // It does not read: nobody waits for it.
@@ -515,13 +544,33 @@ impl Server {
             Err((code, text)) => return self.refuse_and_close(conn, code, text),
         }
         peer.is_foreign = hello.protocol != wire::PROTOCOL;
+        let warning = if hello.agent_process { self.same_name(conn) } else { None };
+        let peer = self.peers.get_mut(&conn).expect("it has just said hello");
+        peer.warning = warning;
         match hello.session.filter(|_| hello.protocol == wire::PROTOCOL) {
             None => {
                 peer.stage = Stage::Open;
-                self.send(conn, &Line::Hello(welcome(None)));
+                let warning = peer.warning.take();
+                self.send(conn, &Line::Hello(welcome(None, warning)));
             }
             Some(wish) => self.wish_session(conn, wish),
         }
+    }
+
+    /// Notes under which name an agent process calls, and says so if another one does, too.
+    fn same_name(&mut self, conn: u64) -> Option<String> {
+        let peer = self.peers.get_mut(&conn)?;
+        let agent = peer.caller.as_ref()?.agent.clone()?;
+        let pidfd = peer.passed_fd()?;
+        // A process that has ended, or cannot be watched, is not remembered.
+        let process = process::process_of_pidfd(&pidfd).ok()?;
+        self.watch(process, pidfd).ok()?;
+        let other = self.agents.says(process, &agent, clock::now().mono)?;
+        Some(format!(
+            "another agent, process {}, calls itself {agent} as well: they share their locks, so nothing keeps them \
+             apart; give each a name of its own by --agent or FLOCKD_AGENT",
+            other.pid
+        ))
     }
 
     fn wish_session(&mut self, conn: u64, wish: SessionWish) {
@@ -606,10 +655,17 @@ impl Server {
         let request = match wire::decode_request(line) {
             Ok(request) => request,
             Err((id, text)) => {
+                if let Some(peer) = self.peers.get_mut(&conn) {
+                    peer.forget_passed();
+                }
                 self.fail(conn, id, (Code::Invalid, text));
                 return false;
             }
         };
+        if let Err(unfit) = self.take_passed(conn, &request) {
+            self.fail(conn, request.id, unfit);
+            return false;
+        }
         let is_long = request.op == Op::Status;
         let peer = &self.peers[&conn];
         if let Some(id) = request.id
@@ -698,10 +754,15 @@ impl Server {
             Ok(info) => info,
             Err(unfit) => return self.fail(conn, request.id, unfit),
         };
-        let sender = Sender { info, session: peer.session, process: peer.process };
+        let (session, process) = (peer.session, peer.process);
+        let passed = match self.watch_passed(conn) {
+            Ok(passed) => passed,
+            Err(unfit) => return self.fail(conn, request.id, unfit),
+        };
+        let sender = Sender { info, session, process, passed };
         let made = match request.op {
             Op::Bind => match caller {
-                Some(caller) => self.bind(caller, &sender, &request),
+                Some(caller) => bind(caller, &sender, &request),
                 None => Err((Code::Invalid, "bind needs an id".to_owned())),
             },
             _ => request::command(&request, caller, &sender, target, now),
@@ -717,46 +778,80 @@ impl Server {
         }
     }
 
-    /// A lock is bound to the process whose pidfd came with the request: a number would prove nothing.
-    fn bind(&mut self, caller: Caller, sender: &Sender, request: &Request) -> Result<(Command, About), Unfit> {
-        let id = request::lock_id(request)?;
-        let invalid = |text: &str| (Code::Invalid, text.to_owned());
-        let who = match (&sender.info.agent, sender.session) {
-            (Some(agent), Some(session)) => Who { agent: agent.clone(), session: Some(session) },
-            _ => return Err(invalid("only a session binds locks to processes")),
+    /// Takes the pidfd that comes with a request, if one is to: a number would prove nothing.
+    fn take_passed(&mut self, conn: u64, request: &Request) -> Result<(), Unfit> {
+        let is_wanted = request.op == Op::Bind || request.op == Op::Lock && request.bound;
+        let peer = self.peers.get_mut(&conn).expect("the request came from a peer");
+        peer.passed_process = None;
+        if !is_wanted {
+            return Ok(());
+        }
+        let Some(pidfd) = peer.passed_fd() else {
+            return match request.op {
+                // What else may be wrong with it is said first.
+                Op::Bind => Ok(()),
+                _ => Err((Code::Invalid, "a bound lock needs a pidfd, passed along with the line".to_owned())),
+            };
         };
-        let peer = self.peers.get_mut(&caller.conn).expect("the request came from a peer");
-        let pidfd = peer.passed_fd().ok_or_else(|| invalid("bind needs a pidfd, passed along with the line"))?;
         let process = process::process_of_pidfd(&pidfd)
             .map_err(|error| (Code::Invalid, format!("the descriptor passed along is no living process: {error}")))?;
+        peer.passed_process = Some((process, pidfd));
+        Ok(())
+    }
+
+    /// Watches the process that came with a request that is carried out now. Not before: an end that is told before
+    /// there is a lock would release nothing.
+    fn watch_passed(&mut self, conn: u64) -> Result<Option<Process>, Unfit> {
+        let peer = self.peers.get_mut(&conn).expect("the request came from a peer");
+        let Some((process, pidfd)) = peer.passed_process.take() else { return Ok(None) };
         self.watch(process, pidfd)
             .map_err(|error| (Code::Unavailable, format!("the process cannot be watched: {error}")))?;
-        Ok((Command::Bind { caller, who, id, process }, About::Other))
+        Ok(Some(process))
     }
 
     // ── Answers ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     fn deliver(&mut self, answers: Vec<Addressed>, now: Now) {
-        for (to, answer) in answers {
+        for (to, mut answer) in answers {
             if to.id == GREETING {
                 self.greet(to.conn, &answer.reply, now);
                 continue;
             }
-            let grant = match &answer.reply {
-                Reply::Granted(granted) if granted.is_new() => Some((granted.lock.id, granted.lock.fence)),
-                _ => None,
-            };
+            let grant = self.first_to_tell(to.conn, &answer.reply);
             let Some(peer) = self.peers.get_mut(&to.conn) else {
-                if let Some((id, fence)) = grant {
-                    self.commands.push(Command::TakeBack { id, fence });
+                if let Some(grant) = grant {
+                    self.undelivered.remove(&grant.id);
+                    self.commands.push(grant.take_back());
                 }
                 continue;
             };
+            answer.lost.retain(|ended| !peer.will_hear_of(ended.id));
+            let losses = answer.lost.iter().map(|ended| ended.id).collect();
             let about = peer.open.remove(&to.id).unwrap_or(About::Other);
-            peer.undelivered.extend(grant);
             let message = render::answer(to.id, &answer, &about, now);
-            self.send(to.conn, &Line::Answer(Box::new(message)));
+            self.send_with(to.conn, &Line::Answer(Box::new(message)), grant, losses);
         }
+    }
+
+    /// The grant that this answer is the first to tell of, if it is: it is taken back if it does not arrive. An answer
+    /// that tells again of a grant nobody has heard of yet takes the place of the one before.
+    fn first_to_tell(&mut self, conn: u64, reply: &Reply) -> Option<Unheard> {
+        let Reply::Granted(granted) = reply else { return None };
+        let (id, fence) = (granted.lock.id, granted.lock.fence);
+        let mut unheard = self.undelivered.get(&id).map(|(_, was_known)| *was_known);
+        self.commands.retain(|command| match command {
+            Command::TakeBack { id: lost, was_known, .. } if *lost == id => {
+                unheard = Some(*was_known);
+                false
+            }
+            _ => true,
+        });
+        let was_known = match granted.is_new() {
+            true => granted.resumed && unheard.unwrap_or(true),
+            false => unheard?,
+        };
+        self.undelivered.insert(id, (conn, was_known));
+        Some(Unheard { id, fence, was_known })
     }
 
     fn greet(&mut self, conn: u64, reply: &Reply, now: Now) {
@@ -776,8 +871,9 @@ impl Server {
                     .secret
                     .take()
                     .map(|secret| wire::SessionProof { id: id.to_string(), secret: format!("{secret:032x}") });
+                let warning = peer.warning.take();
                 self.sessions.insert(*id, conn);
-                self.send(conn, &Line::Hello(welcome(proof)));
+                self.send(conn, &Line::Hello(welcome(proof, warning)));
                 self.ready.push(conn);
             }
             reply => {
@@ -835,13 +931,26 @@ impl Server {
     }
 }
 
+/// A lock is bound to the process whose pidfd came with the request.
+fn bind(caller: Caller, sender: &Sender, request: &Request) -> Result<(Command, About), Unfit> {
+    let id = request::lock_id(request)?;
+    let invalid = |text: &str| (Code::Invalid, text.to_owned());
+    let who = match (&sender.info.agent, sender.session) {
+        (Some(agent), Some(session)) => Who { agent: agent.clone(), session: Some(session) },
+        _ => return Err(invalid("only a session binds locks to processes")),
+    };
+    let process = sender.passed.ok_or_else(|| invalid("bind needs a pidfd, passed along with the line"))?;
+    Ok((Command::Bind { caller, who, id, process }, About::Other))
+}
+
 /// Wakes a loop from another thread.
 pub fn wake_up(waker: &Waker) {
     waker.wake().expect("an eventfd takes a wake at any time");
 }
 
-fn welcome(session: Option<wire::SessionProof>) -> Welcome {
-    Welcome { protocol: wire::PROTOCOL, version: wire::VERSION.to_owned(), pid: std::process::id(), session }
+fn welcome(session: Option<wire::SessionProof>, warning: Option<String>) -> Welcome {
+    let (protocol, version) = (wire::PROTOCOL, wire::VERSION.to_owned());
+    Welcome { protocol, version, pid: std::process::id(), session, warning }
 }
 
 /// Who calls, checked.

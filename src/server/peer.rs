@@ -1,7 +1,7 @@
 //! One connection: bytes in become lines, answers become bytes out, and no peer is ever waited for.
 
 use crate::limits;
-use crate::model::{Agent, Fence, LockId, Moment, Process, SessionId, Workspace};
+use crate::model::{Agent, Command, Fence, LockId, Moment, Process, SessionId, Workspace};
 use crate::os::process;
 use crate::wire::render::About;
 use crate::wire::{self, Line};
@@ -50,14 +50,16 @@ pub(super) struct Peer {
     pub(super) session: Option<SessionId>,
     /// The secret of a session that is being opened, for the greeting.
     pub(super) secret: Option<u128>,
+    /// What is to be said with the greeting.
+    pub(super) warning: Option<String>,
     /// It speaks another protocol: it may only ask about the daemon itself, or end it.
     pub(super) is_foreign: bool,
     /// A request of this peer is being looked up; those behind it wait, so that they stay in order.
     pub(super) is_looking_up: bool,
     /// Requests that are not answered yet and what they are about.
     pub(super) open: HashMap<u64, About>,
-    /// Grants whose answers are still in the outbox: if the peer goes before it has them, they are taken back.
-    pub(super) undelivered: Vec<(LockId, Fence)>,
+    /// What the messages in the outbox bring that must be put right if they do not arrive, oldest first.
+    pub(super) cargo: VecDeque<Cargo>,
     /// More may be there to read.
     pub(super) is_readable: bool,
     /// The other end is closed; its last bytes may still be there to read.
@@ -66,7 +68,39 @@ pub(super) struct Peer {
     /// Up to where the inbox was searched for a newline.
     searched: usize,
     outbox: Vec<u8>,
+    /// All bytes that were ever sent.
+    sent: u64,
     passed: VecDeque<OwnedFd>,
+    /// The process that came with the request that is being looked up or carried out.
+    pub(super) passed_process: Option<(Process, OwnedFd)>,
+}
+
+/// What a message brings that its agent relies on from then on.
+#[derive(Debug)]
+pub(super) struct Cargo {
+    /// The bytes that are sent when this message is, counted from the first there was.
+    end: u64,
+    /// A grant nobody knows of yet: if the peer goes before it has it, it is taken back.
+    pub(super) grant: Option<Unheard>,
+    /// Losses: if the peer goes before it has them, they are told again.
+    pub(super) losses: Vec<LockId>,
+}
+
+/// A grant that nobody has heard of yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unheard {
+    pub(super) id: LockId,
+    pub(super) fence: Fence,
+    /// The lock itself was known before.
+    pub(super) was_known: bool,
+}
+
+impl Unheard {
+    /// The grant does not reach its client.
+    pub(super) fn take_back(self) -> Command {
+        let Unheard { id, fence, was_known } = self;
+        Command::TakeBack { id, fence, was_known }
+    }
 }
 
 /// What reading came to.
@@ -89,16 +123,19 @@ impl Peer {
             caller: None,
             session: None,
             secret: None,
+            warning: None,
             is_foreign: false,
             is_looking_up: false,
             open: HashMap::new(),
-            undelivered: Vec::new(),
+            cargo: VecDeque::new(),
             is_readable: true,
             has_hung_up: false,
             inbox: Vec::new(),
             searched: 0,
             outbox: Vec::new(),
+            sent: 0,
             passed: VecDeque::new(),
+            passed_process: None,
         }
     }
 
@@ -163,6 +200,11 @@ impl Peer {
         self.searched == self.inbox.len() && self.searched > limits::LINE_MAX
     }
 
+    /// A descriptor whose line cannot be read must not be taken for that of another one.
+    pub(super) fn forget_passed(&mut self) {
+        self.passed.clear();
+    }
+
     pub(super) fn passed_fd(&mut self) -> Option<OwnedFd> {
         self.passed.pop_front()
     }
@@ -174,6 +216,30 @@ impl Peer {
         }
         wire::encode_into(&mut self.outbox, message);
         true
+    }
+
+    /// Whether a grant is among what is still to be sent.
+    pub(super) fn brings_a_grant(&self) -> bool {
+        self.cargo.iter().any(|cargo| cargo.grant.is_some())
+    }
+
+    /// Remembers what the message pushed last brings, or would have brought if there had been room for it.
+    pub(super) fn load(&mut self, grant: Option<Unheard>, losses: Vec<LockId>) {
+        if grant.is_some() || !losses.is_empty() {
+            let end = self.sent + self.outbox.len() as u64;
+            self.cargo.push_back(Cargo { end, grant, losses });
+        }
+    }
+
+    /// Whether a message on its way tells of this loss already. It is read before whatever is sent now.
+    pub(super) fn will_hear_of(&self, loss: LockId) -> bool {
+        self.cargo.iter().any(|cargo| cargo.losses.contains(&loss))
+    }
+
+    /// What has been brought as far as the kernel since this was last asked.
+    pub(super) fn delivered(&mut self) -> Option<Cargo> {
+        let is_there = self.cargo.front().is_some_and(|cargo| cargo.end <= self.sent);
+        if is_there { self.cargo.pop_front() } else { None }
     }
 
     /// Sends what can be sent now.
@@ -194,8 +260,8 @@ impl Peer {
             }
         };
         self.outbox.drain(..sent);
+        self.sent += sent as u64;
         if self.outbox.is_empty() {
-            self.undelivered.clear();
             self.outbox.shrink_to(OUTBOX_KEPT);
         }
         result

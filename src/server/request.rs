@@ -17,6 +17,8 @@ pub(super) struct Sender {
     pub(super) info: CallerInfo,
     pub(super) session: Option<SessionId>,
     pub(super) process: Option<Process>,
+    /// The process that came with the request as a pidfd.
+    pub(super) passed: Option<Process>,
 }
 
 /// Why a request cannot be carried out.
@@ -131,6 +133,7 @@ fn ask(
         request: id.filter(|_| takes),
         workspace: sender.info.workspace.clone(),
         os: takes && !request.no_os_lock,
+        bound: sender.passed.filter(|_| takes),
     });
     let about = About::Ask { ask: ask.clone(), takes };
     let command = match takes {

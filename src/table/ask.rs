@@ -4,6 +4,7 @@ use super::state::Fate;
 use super::{LockTable, Step, os, with_session};
 use crate::limits;
 use crate::model::*;
+use crate::scope::Target;
 use std::sync::Arc;
 
 /// What a request comes to right now.
@@ -34,6 +35,7 @@ impl LockTable {
         if let Err(fault) = self.is_known(caller, &ask) {
             return self.fail(step, caller, fault);
         }
+        self.touch_all(now, step, &ask.who, &ask.target);
         self.ask(now, step, Waiting { caller, ask, wait, takes: false });
     }
 
@@ -57,6 +59,9 @@ impl LockTable {
             None if ask.lease.ttl == 0 => Err(Fault::Invalid(
                 "a lock without a session needs a ttl above 0: nothing else would keep it".to_owned(),
             )),
+            Some(_) if ask.bound.is_some() => {
+                Err(Fault::Invalid("a session ties a lock that it has to a process, by `bind`".to_owned()))
+            }
             _ if ask.lease.ttl > limits::TTL_MAX => Err(Fault::Invalid("the ttl is above 24 h".to_owned())),
             _ if ask.lease.max_hold.is_some_and(|most| most == 0 || most > limits::TTL_MAX) => {
                 Err(Fault::Invalid("max_hold is more than 0 and at most 24 h".to_owned()))
@@ -85,13 +90,9 @@ impl LockTable {
             }
             verdict => return self.settle(now, step, *caller, ask, *takes, verdict),
         }
-        if let Some(own) = self.own_obstacle(ask) {
-            let holders = vec![self.state.locks[&own].clone()];
-            let refused = Refused { why: RefusedFor::OwnLock, holders, more: 0, foreigner: None, position: 1 };
+        if *wait == Wait::Try || self.own_obstacle(ask).is_some() {
+            let refused = self.refused_now(ask, at);
             return self.refuse(step, *caller, ask, refused);
-        }
-        if *wait == Wait::Try {
-            return self.refuse_for(step, *caller, ask, at, RefusedFor::Held);
         }
         if let Some(cycle) = self.cycle(ask, at) {
             return self.refuse_for(step, *caller, ask, at, RefusedFor::Deadlock(cycle));
@@ -132,11 +133,13 @@ impl LockTable {
     }
 
     /// A one-shot's request for what its agent holds is answered by that lock. A session's is not: it wants a guard.
+    /// Nor is a lock an answer that hangs on another process: it would end too early, or live too long.
     pub(super) fn already_held(&self, ask: &Ask) -> Option<LockId> {
-        match ask.who.session {
-            None => self.own_covering(&ask.who.agent, &ask.target, ask.mode).first().copied(),
-            Some(_) => None,
+        if ask.who.session.is_some() {
+            return None;
         }
+        let mut own = self.own_covering(&ask.who.agent, &ask.target, ask.mode).into_iter();
+        own.find(|id| self.state.locks[id].ask.bound == ask.bound)
     }
 
     /// Does what a verdict other than `Blocked` says and answers.
@@ -228,6 +231,8 @@ impl LockTable {
         }
         step.undo.push(before);
         step.records.push(record);
+        self.adapt_flock(step, id, &old.ask);
+        let lock = self.state.locks[&id].clone();
         self.tell(step, EventKind::Acquired { resumed: true }, &lock);
         Ok(lock)
     }
@@ -314,6 +319,14 @@ impl LockTable {
         self.refuse(step, to, ask, refused);
     }
 
+    /// The refusal of a blocked request that does not wait, because it would not or because only its own agent could
+    /// end that.
+    pub(super) fn refused_now(&self, ask: &Ask, at: WaiterId) -> Refused {
+        let Some(own) = self.own_obstacle(ask) else { return self.refused(ask, at, RefusedFor::Held) };
+        let holders = vec![self.state.locks[&own].clone()];
+        Refused { why: RefusedFor::OwnLock, holders, more: 0, foreigner: None, position: 1 }
+    }
+
     /// A refusal that names the holders in the way of a request that stands, or would stand, at `at`.
     pub(super) fn refused(&self, ask: &Ask, at: WaiterId, why: RefusedFor) -> Refused {
         let (holders, more) = self.in_the_way(ask);
@@ -329,6 +342,13 @@ impl LockTable {
     /// A call of its agent touched this lock: a running lease starts anew.
     pub(super) fn touch(&mut self, now: Now, step: &mut Step, id: LockId) {
         self.renew_lock(now, step, id, None);
+    }
+
+    /// A call of `who` touched `target`: all running leases of its agent there start anew.
+    pub(super) fn touch_all(&mut self, now: Now, step: &mut Step, who: &Who, target: &Target) {
+        for id in self.own_over(&who.agent, target) {
+            self.touch(now, step, id);
+        }
     }
 
     /// Starts a lease anew, from now and never added up, with a new ttl if one is given.
@@ -379,6 +399,7 @@ impl LockTable {
     /// stays as it was, or two sessions of one agent could come to hold what excludes each other.
     pub(super) fn bind(&mut self, step: &mut Step, caller: Caller, who: Who, id: LockId, process: Process) {
         if let Some(why) = &self.paused {
+            // It would be told that a process keeps the lock, and a kill now would forget it.
             let fault = Fault::Unavailable(why.clone());
             return self.fail(step, caller, fault);
         }
@@ -387,9 +408,11 @@ impl LockTable {
             Err(fault) => self.answer_which(step, caller, Reply::Failed(fault), &who, &which),
             Ok(_) => {
                 let old = self.state.locks[&id].clone();
-                let ask = with_session(&old.ask, old.keeper());
+                let ask = Arc::new(Ask { bound: None, ..(*with_session(&old.ask, old.keeper())).clone() });
                 let lock = Lock { ask, custody: Custody::Process(process), expires: None, ..old };
                 self.put_lock(step, lock);
+                // What it hung on before no longer keeps it from answering requests of the same agent that wait.
+                step.eased.push(who.agent.clone());
                 self.answer_which(step, caller, Reply::Bound(id), &who, &which);
             }
         }
@@ -416,4 +439,5 @@ fn is_same_request(before: &Ask, now: &Ask) -> bool {
         && before.mode == now.mode
         && before.who == now.who
         && before.lease == now.lease
+        && before.bound == now.bound
 }

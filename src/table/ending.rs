@@ -35,6 +35,16 @@ impl LockTable {
         self.set(step, Record::Ended(ended.id, Some(ended)));
     }
 
+    /// These notices have arrived: they are not told again.
+    pub(super) fn losses_told(&mut self, step: &mut Step, ids: &[LockId]) {
+        for id in ids {
+            if let Some(untold) = self.state.ended.get(id).filter(|ended| ended.untold) {
+                let told = Ended { untold: false, ..untold.clone() };
+                self.set(step, Record::Ended(*id, Some(told)));
+            }
+        }
+    }
+
     pub(super) fn end_by_reboot(&mut self, now: Now, step: &mut Step, id: LockId) {
         self.end(now, step, id, EndReason::Rebooted, true);
     }
@@ -130,9 +140,23 @@ impl LockTable {
         for session in sessions {
             self.end_session(now, step, session, EndReason::SessionEnded);
         }
+        let waits = self.state.waits_of_process.get(&process).into_iter().flatten().copied().collect::<Vec<_>>();
+        for waiter in waits {
+            let caller = self.state.waiters[&waiter].caller;
+            self.take_out(step, waiter);
+            if let Some(caller) = caller {
+                let text = "the process that the lock was to end with has ended; nothing was locked";
+                self.fail(step, caller, Fault::Invalid(text.to_owned()));
+            }
+        }
         let locks = self.state.locks_of_process.get(&process).into_iter().flatten().copied().collect::<Vec<_>>();
         for lock in locks {
-            self.let_go(now, step, lock, &EndReason::SessionEnded);
+            if self.state.locks[&lock].ask.bound == Some(process) {
+                // As its agent wanted it: no notice.
+                self.end(now, step, lock, EndReason::SessionEnded, false);
+            } else {
+                self.let_go(now, step, lock, &EndReason::SessionEnded);
+            }
         }
     }
 
@@ -192,6 +216,12 @@ impl LockTable {
         }
     }
 
+    /// The fault for a lock that is not held any more.
+    pub(super) fn what_became_of(&self, id: LockId, holders: Vec<Lock>) -> Fault {
+        let ended = self.state.ended.get(&id);
+        ended.map_or(Fault::NotFound, |ended| Fault::Lost(Box::new(ended.clone()), holders))
+    }
+
     fn lost(&self, ended: &Ended) -> Fault {
         Fault::Lost(Box::new(ended.clone()), self.holders_over(&ended.ask.target).0)
     }
@@ -216,9 +246,15 @@ impl LockTable {
         }
     }
 
-    /// Ends a grant that its client never heard of: as if it had not been, so that a retry is granted anew.
-    pub(super) fn take_back(&mut self, step: &mut Step, id: LockId, fence: Fence) {
+    /// Ends a grant that its client never heard of: as if it had not been, so that a retry is granted anew. One that
+    /// took up a detached lock is only let go: that lease is promised.
+    pub(super) fn take_back(&mut self, now: Now, step: &mut Step, id: LockId, fence: Fence, was_known: bool) {
         let Some(lock) = self.state.locks.get(&id).filter(|lock| lock.fence == fence).cloned() else { return };
+        if was_known {
+            let ask = Arc::new(Ask { request: None, ..(*lock.ask).clone() });
+            self.put_lock(step, Lock { ask, ..lock });
+            return self.let_go(now, step, id, &EndReason::SessionEnded);
+        }
         self.set(step, Record::Lock(id, None));
         if lock.os != OsLock::None {
             step.effects.push(Effect::DropOs { lock: id });

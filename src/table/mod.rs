@@ -59,13 +59,16 @@ impl LockTable {
         }
     }
 
-    /// Carries out one command at one time, what is due before it included.
+    /// Carries out one command at one time, what is due before it included. Only what is taken back goes before that:
+    /// nothing that is due then names a holder whom nobody was told of.
     ///
     /// `now` never goes back. The step's records must be written before its answers are sent; if they cannot be,
     /// [`LockTable::undo`] takes the step back.
     pub fn apply(&mut self, now: Now, command: Command) -> Step {
         let mut step = Step { wall: now.wall, ..Step::default() };
-        self.expire(now, &mut step);
+        if !matches!(command, Command::TakeBack { .. }) {
+            self.expire(now, &mut step);
+        }
         match command {
             Command::OpenSession { caller, session } => self.open_session(&mut step, caller, session),
             Command::ReturnSession { caller, id, secret, process } => {
@@ -75,15 +78,16 @@ impl LockTable {
             Command::Lock { caller, ask, wait } => self.lock(now, &mut step, caller, ask, wait),
             Command::WaitFree { caller, ask, wait } => self.wait_free(now, &mut step, caller, ask, wait),
             Command::Unlock { caller, who, which } => self.unlock(now, &mut step, caller, who, which),
-            Command::TakeBack { id, fence } => self.take_back(&mut step, id, fence),
+            Command::TakeBack { id, fence, was_known } => self.take_back(now, &mut step, id, fence, was_known),
             Command::Renew { caller, who, which, ttl } => self.renew(now, &mut step, caller, who, which, ttl),
             Command::Check { caller, who, target, fence } => self.check(now, &mut step, caller, who, target, fence),
             Command::Break { caller, who, id, reason } => self.break_lock(now, &mut step, caller, who, id, reason),
-            Command::Status { caller, who, target } => self.status(&mut step, caller, who, target),
+            Command::Status { caller, who, target } => self.status(now, &mut step, caller, who, target),
             Command::Bind { caller, who, id, process } => self.bind(&mut step, caller, who, id, process),
             Command::ProcessGone(process) => self.process_gone(now, &mut step, process),
             Command::CallerGone { conn } => self.caller_gone(&mut step, conn),
             Command::Cancel { caller, waiting } => self.cancel(&mut step, caller, waiting),
+            Command::LossesTold(ids) => self.losses_told(&mut step, &ids),
             Command::Os { lock, answer } => self.system_answered(now, &mut step, lock, answer),
             Command::Tick => {}
         }
@@ -146,9 +150,10 @@ impl LockTable {
         self.state.sessions.len()
     }
 
-    /// The processes that sessions and locks hang on: to be watched after a restart.
+    /// The processes that sessions, locks and waiting requests hang on: to be watched after a restart.
     pub fn processes(&self) -> impl Iterator<Item = Process> + '_ {
-        self.state.sessions_of_process.keys().chain(self.state.locks_of_process.keys()).copied()
+        let State { sessions_of_process, locks_of_process, waits_of_process, .. } = &self.state;
+        sessions_of_process.keys().chain(locks_of_process.keys()).chain(waits_of_process.keys()).copied()
     }
 
     // ── Changes ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -217,7 +222,7 @@ impl LockTable {
     /// Answers `who` about `target`: what it lost there, and who waits for its locks, is told along with it.
     fn answer_about(&mut self, step: &mut Step, to: Caller, reply: Reply, who: Option<&Who>, target: Option<&Target>) {
         let synced = matches!(&reply, Reply::Granted(granted) if granted.lock.ask.lease.ttl > 0);
-        let lost = who.map(|who| self.losses(step, who, target)).unwrap_or_default();
+        let lost = who.map(|who| self.losses(who, target)).unwrap_or_default();
         let wanted = who.map(|who| self.wanted(who)).unwrap_or_default();
         step.replies.push(Outgoing { to, answer: Answer { reply, lost, wanted }, synced });
     }
@@ -226,26 +231,20 @@ impl LockTable {
         self.answer(step, to, Reply::Failed(fault));
     }
 
-    /// The losses that `who` has not heard of and hears of now: all of its session's, and of the agent's those that
-    /// the call names, or all if it names nothing.
-    fn losses(&mut self, step: &mut Step, who: &Who, target: Option<&Target>) -> Vec<Ended> {
+    /// The losses that `who` has not heard of and is told now: all of its session's, and of the agent's those that the
+    /// call names, or all if it names nothing. They are told with every answer until one has arrived. What an open
+    /// session lost is told to that session alone: it is the one that still believes, and whoever released the lock
+    /// over its head would swallow the notice.
+    fn losses(&self, who: &Who, target: Option<&Target>) -> Vec<Ended> {
         let Some(untold) = self.state.untold_of_agent.get(&who.agent) else { return Vec::new() };
         let is_meant = |ended: &&Ended| {
             let guard = ended.ask.who.session.filter(|session| self.state.sessions.contains_key(session));
-            if guard.is_some() {
-                // Its session is there and believes that it holds: nobody else is told in its place.
-                return guard == who.session;
-            }
-            target.is_none_or(|target| {
+            let is_named = target.is_none_or(|target| {
                 target.scope.covers(&ended.ask.target.scope) || ended.ask.target.scope.covers(&target.scope)
-            })
+            });
+            guard.map_or(is_named, |guard| who.session == Some(guard))
         };
-        let lost: Vec<Ended> = untold.iter().map(|id| &self.state.ended[id]).filter(is_meant).cloned().collect();
-        for ended in &lost {
-            let told = Ended { untold: false, ..ended.clone() };
-            self.set(step, Record::Ended(ended.id, Some(told)));
-        }
-        lost
+        untold.iter().map(|id| &self.state.ended[id]).filter(is_meant).cloned().collect()
     }
 
     /// The first waiting request behind each of the agent's locks, if any. Guards hear of it by events.
@@ -271,6 +270,27 @@ impl LockTable {
         wanted.iter().map(|id| self.state.waiters[id].clone()).collect()
     }
 
+    /// Corrects an answer that was held back: what it promises may have ended meanwhile, and a promise that is not true
+    /// when it is given would make two believe that they hold the lock. Who holds it now is not named: that may not
+    /// be told yet.
+    pub fn bring_up_to_date(&self, answer: &mut Answer) {
+        let is_held = |lock: &Lock| self.state.locks.contains_key(&lock.id);
+        match &mut answer.reply {
+            Reply::Granted(granted) if !is_held(&granted.lock) => {
+                answer.reply = Reply::Failed(self.what_became_of(granted.lock.id, Vec::new()));
+            }
+            Reply::Checked(Ok(lock)) if !is_held(lock) => answer.reply = Reply::Checked(Err(Vec::new())),
+            Reply::Renewed(locks) => {
+                let gone = locks.iter().find(|lock| !is_held(lock)).map(|lock| lock.id);
+                locks.retain(is_held);
+                if let Some(gone) = gone.filter(|_| locks.is_empty()) {
+                    answer.reply = Reply::Failed(self.what_became_of(gone, Vec::new()));
+                }
+            }
+            _ => {}
+        }
+    }
+
     // ── Questions ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     fn check(&mut self, now: Now, step: &mut Step, caller: Caller, who: Who, target: Target, fence: Option<Fence>) {
@@ -283,12 +303,18 @@ impl LockTable {
                 self.touch(now, step, id);
                 Reply::Checked(Ok(Box::new(self.state.locks[&id].clone())))
             }
-            None => Reply::Checked(Err(self.holders_over(&target).0)),
+            None => {
+                self.touch_all(now, step, &who, &target);
+                Reply::Checked(Err(self.holders_over(&target).0))
+            }
         };
         self.answer_about(step, caller, reply, Some(&who), Some(&target));
     }
 
-    fn status(&mut self, step: &mut Step, caller: Caller, who: Option<Who>, target: Option<Target>) {
+    fn status(&mut self, now: Now, step: &mut Step, caller: Caller, who: Option<Who>, target: Option<Target>) {
+        if let (Some(who), Some(target)) = (&who, &target) {
+            self.touch_all(now, step, who, target);
+        }
         let (mut locks, mut waiters) = (Vec::new(), Vec::new());
         match &target {
             None => {

@@ -61,6 +61,11 @@ impl LockTable {
         }
         match self.verdict(&waiter.ask, id) {
             // An agent's own locks pass by its queue: something came in between, and the flock is tried anew later.
+            Verdict::Blocked if waiter.at_once => {
+                let refused = self.refused_now(&waiter.ask, id);
+                self.take_out(step, id);
+                self.refuse(step, caller, &waiter.ask, refused);
+            }
             Verdict::Blocked => self.go_back(step, waiter),
             Verdict::Clear => {
                 let os = if answer == OsAnswer::Held { OsLock::Held } else { OsLock::None };
@@ -108,6 +113,19 @@ impl LockTable {
         let (target, mode) = (lock.ask.target.clone(), lock.ask.mode);
         self.put_lock(step, Lock { os: OsLock::Asked, ..lock });
         step.effects.push(Effect::WantOs { lock: id, target, mode });
+    }
+
+    /// A lock goes on under other terms: its flock goes with it only if these want one.
+    pub(super) fn adapt_flock(&mut self, step: &mut Step, id: LockId, before: &Ask) {
+        let lock = self.state.locks[&id].clone();
+        match (wants_flock(before), wants_flock(&lock.ask)) {
+            (false, true) => self.retake(step, id),
+            (true, false) if lock.os != OsLock::None => {
+                step.effects.push(Effect::DropOs { lock: id });
+                self.put_lock(step, Lock { os: OsLock::None, ..lock });
+            }
+            _ => {}
+        }
     }
 
     fn answered_holder(&mut self, now: Now, step: &mut Step, id: LockId, answer: OsAnswer) {

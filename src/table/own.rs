@@ -65,6 +65,20 @@ impl LockTable {
         ids
     }
 
+    /// The agent's own locks on anything that overlaps `target`, by age.
+    pub(super) fn own_over(&self, agent: &Agent, target: &Target) -> Vec<LockId> {
+        let mut ids = Vec::new();
+        if !self.state.locks_of_agent.contains_key(agent) {
+            return ids;
+        }
+        let _ = self.state.index.overlapping::<()>(target, &mut |_, slot| {
+            ids.extend(slot.holders().filter(|id| self.state.locks[id].ask.who.agent == *agent));
+            ControlFlow::Continue(())
+        });
+        ids.sort_unstable();
+        ids
+    }
+
     /// The lock of its own that keeps a request from ever being granted: the same session's, since it would wait for
     /// itself, or a weaker one of the agent's on the same scope, since it cannot be strengthened while it is held.
     pub(super) fn own_obstacle(&self, ask: &Ask) -> Option<LockId> {

@@ -77,7 +77,7 @@ impl LockTable {
         }
         for id in sorted(self.state.locks.keys()) {
             let old = self.state.locks[&id].clone();
-            if old.ask.lease.ttl == 0 || matches!(old.custody, Custody::Process(_)) {
+            if old.ask.lease.ttl == 0 || old.hangs_on().is_some() {
                 self.end_by_reboot(now, step, id);
                 continue;
             }

@@ -46,6 +46,7 @@ pub(super) struct State {
     pub(super) locks_of_session: HashMap<SessionId, BTreeSet<LockId>>,
     pub(super) waits_of_session: HashMap<SessionId, BTreeSet<WaiterId>>,
     pub(super) locks_of_process: HashMap<Process, BTreeSet<LockId>>,
+    pub(super) waits_of_process: HashMap<Process, BTreeSet<WaiterId>>,
     pub(super) sessions_of_process: HashMap<Process, BTreeSet<SessionId>>,
     pub(super) waits_of_caller: BTreeMap<Caller, WaiterId>,
     /// Waiting requests whose flock is being tried, by the lock that they would become.
@@ -73,6 +74,7 @@ impl State {
             locks_of_session: HashMap::new(),
             waits_of_session: HashMap::new(),
             locks_of_process: HashMap::new(),
+            waits_of_process: HashMap::new(),
             sessions_of_process: HashMap::new(),
             waits_of_caller: BTreeMap::new(),
             waits_of_lock: HashMap::new(),
@@ -143,14 +145,11 @@ impl State {
         let agent = &lock.ask.who.agent;
         self.index.add_lock(&lock.ask.target, lock.ask.mode, lock.id);
         self.locks_of_agent.entry(agent.clone()).or_default().insert(lock.id);
-        match lock.custody {
-            Custody::Detached => {}
-            Custody::Session(session) => {
-                self.locks_of_session.entry(session).or_default().insert(lock.id);
-            }
-            Custody::Process(process) => {
-                self.locks_of_process.entry(process).or_default().insert(lock.id);
-            }
+        if let Custody::Session(session) = lock.custody {
+            self.locks_of_session.entry(session).or_default().insert(lock.id);
+        }
+        if let Some(process) = lock.hangs_on() {
+            self.locks_of_process.entry(process).or_default().insert(lock.id);
         }
         if let Some(due) = due_of_lock(lock) {
             self.timers.insert((due, Timer::Lock(lock.id)));
@@ -164,10 +163,11 @@ impl State {
         let agent = &lock.ask.who.agent;
         self.index.remove_lock(&lock.ask.target, lock.ask.mode, lock.id);
         drop_entry(&mut self.locks_of_agent, agent, &lock.id);
-        match lock.custody {
-            Custody::Detached => {}
-            Custody::Session(session) => drop_entry(&mut self.locks_of_session, &session, &lock.id),
-            Custody::Process(process) => drop_entry(&mut self.locks_of_process, &process, &lock.id),
+        if let Custody::Session(session) = lock.custody {
+            drop_entry(&mut self.locks_of_session, &session, &lock.id);
+        }
+        if let Some(process) = lock.hangs_on() {
+            drop_entry(&mut self.locks_of_process, &process, &lock.id);
         }
         if let Some(due) = due_of_lock(lock) {
             self.timers.remove(&(due, Timer::Lock(lock.id)));
@@ -181,6 +181,9 @@ impl State {
         self.waits_of_agent.entry(who.agent.clone()).or_default().insert(waiter.id);
         if let Some(session) = who.session {
             self.waits_of_session.entry(session).or_default().insert(waiter.id);
+        }
+        if let Some(process) = waiter.ask.bound {
+            self.waits_of_process.entry(process).or_default().insert(waiter.id);
         }
         if let Some(caller) = waiter.caller {
             let before = self.waits_of_caller.insert(caller, waiter.id);
@@ -204,6 +207,9 @@ impl State {
         drop_entry(&mut self.waits_of_agent, &who.agent, &waiter.id);
         if let Some(session) = who.session {
             drop_entry(&mut self.waits_of_session, &session, &waiter.id);
+        }
+        if let Some(process) = waiter.ask.bound {
+            drop_entry(&mut self.waits_of_process, &process, &waiter.id);
         }
         if let Some(caller) = waiter.caller {
             self.waits_of_caller.remove(&caller);

@@ -56,6 +56,9 @@ pub struct Hello {
     /// A session to open or to return to; none for one-shots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionWish>,
+    /// A pidfd of the agent's own process comes with the line, so that two of one name are found out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub agent_process: bool,
 }
 
 /// What a client wants of sessions.
@@ -91,6 +94,9 @@ pub struct Welcome {
     /// The session, if one was wished for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionProof>,
+    /// Something that the agent should know: another live agent process has its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 // ── Requests ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -99,7 +105,7 @@ pub struct Welcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Op {
-    /// Take a lock: `scope`, `mode`, `wait_ms`, `ttl_ms`, `max_hold_ms`, `note`, `request_id`, `no_os_lock`.
+    /// Take a lock: `scope`, `mode`, `wait_ms`, `ttl_ms`, `max_hold_ms`, `note`, `request_id`, `no_os_lock`, `bound`.
     Lock,
     /// Release: `lock_id`, `scope` or `all`.
     Unlock,
@@ -166,6 +172,9 @@ pub struct Request {
     /// Do not flock the file: its programs flock it themselves while they hold ours.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub no_os_lock: bool,
+    /// The lock also ends when the process ends whose pidfd comes with the line.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bound: bool,
     /// The fence that must be current.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fence: Option<u64>,
@@ -197,6 +206,7 @@ impl Request {
             lock_id: None,
             all: false,
             no_os_lock: false,
+            bound: false,
             fence: None,
             reason: None,
             of: None,
@@ -377,6 +387,9 @@ pub struct Held {
     pub note: Option<String>,
     /// The process that asked for it.
     pub pid: Option<u32>,
+    /// The process with which it ends at the latest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound_pid: Option<u32>,
     /// What keeps it alive.
     pub kept_by: KeptBy,
     /// Programs that only know flock(1) are kept out, too.

@@ -224,7 +224,10 @@ fn how_it_ended(ended: &Ended) -> String {
     match &ended.why {
         EndReason::Released => format!("{what} was released at {at}"),
         EndReason::Expired => format!("{what} was lost: its lease ran out at {at}"),
-        EndReason::SessionEnded => format!("{what} ended with its session at {at}"),
+        EndReason::SessionEnded => match ended.ask.bound {
+            Some(process) => format!("{what} ended with process {} at {at}", process.pid),
+            None => format!("{what} ended with its session at {at}"),
+        },
         EndReason::Broken { by, reason } => format!("{what} was lost: {by} broke it at {at} ({reason})"),
         EndReason::Silent => format!("{what} was lost: its session did not return after a restart of the daemon, {at}"),
         EndReason::Rebooted => format!("{what} was lost: the machine was restarted before {at}"),
@@ -302,6 +305,7 @@ fn in_the_way(holders: &[Lock], foreigner: Option<&Foreigner>, ask: &model::Ask,
         expires_in_ms: None,
         note: None,
         pid: by.pid,
+        bound_pid: None,
         kept_by: KeptBy::Flock,
         os_lock: true,
         contested_by: None,
@@ -332,6 +336,7 @@ fn held(lock: &Lock, now: Now) -> Held {
         expires_in_ms: left(lock.expires, now),
         note: lock.ask.note.as_deref().map(str::to_owned),
         pid: lock.ask.process.map(|process| process.pid),
+        bound_pid: lock.ask.bound.map(|process| process.pid),
         kept_by: match lock.custody {
             Custody::Detached => KeptBy::Lease,
             Custody::Session(_) => KeptBy::Session,

@@ -116,7 +116,10 @@ impl Ground {
     pub fn environment(&self, mut program: Command, agent: &str, args: &[&str]) -> Command {
         program.args(args).current_dir(&self.work).stdin(Stdio::null());
         program.env("FLOCKD_HOME", &self.home).env("FLOCKD_WORKSPACE", &self.work);
-        program.env_remove("FLOCKD_AGENT").env_remove("FLOCKD_RUN_LOCKS");
+        program.env_remove("FLOCKD_AGENT").env_remove("FLOCKD_RUN_LOCKS").env("FLOCKD_AGENT_PROGRAMS", "");
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().ends_with("_SESSION_ID")) {
+            program.env_remove(name);
+        }
         if !agent.is_empty() {
             program.env("FLOCKD_AGENT", agent);
         }
@@ -292,6 +295,10 @@ impl Held {
     /// Waits until the command runs.
     pub fn granted(&mut self) {
         let mut line = String::new();
+        let within = Timespec { tv_sec: GUARD.as_secs() as i64, tv_nsec: 0 };
+        let mut polled = [PollFd::new(self.out.get_ref(), PollFlags::IN)];
+        let ready = rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, Some(&within)));
+        assert_eq!(ready, Ok(1), "the command was waited for in vain");
         self.out.read_line(&mut line).unwrap();
         self.command = line.trim().parse().ok();
         assert!(self.command.is_some(), "{line:?}, {}", self.rest_of_stderr());

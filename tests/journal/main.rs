@@ -2,6 +2,8 @@
 
 mod damage;
 mod faults;
+#[path = "../support/mem_disk.rs"]
+#[expect(dead_code, reason = "the simulator uses more of it")]
 mod mem_disk;
 mod power;
 mod reload;

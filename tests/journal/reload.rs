@@ -100,10 +100,17 @@ fn a_real_directory_is_folded_in_the_background_and_stays_small() {
 }
 
 #[test]
-fn a_reboot_is_told_once() {
+fn a_reboot_is_told_until_its_state_is_written() {
     let disk = Arc::new(MemDisk::default());
-    let open = |boot| Journal::open(disk.clone(), boot, 1, world::FLOOR).unwrap().1.rebooted;
-    assert_eq!([open(1), open(1), open(2), open(2), open(1)], [false, false, true, false, true]);
+    let open = |boot, taken_up| {
+        let (mut journal, loaded) = Journal::open(disk.clone(), boot, 1, world::FLOOR).unwrap();
+        if taken_up {
+            journal.rewrite(&loaded.records).unwrap();
+        }
+        loaded.rebooted
+    };
+    let told = [open(1, false), open(1, false), open(2, false), open(2, true), open(2, false), open(1, false)];
+    assert_eq!(told, [false, false, true, true, false, true]);
 }
 
 #[test]

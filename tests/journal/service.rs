@@ -94,6 +94,7 @@ impl Service {
             lease: Lease { ttl: limits::HOUR, max_hold: None },
             note: None,
             process: None,
+            bound: None,
             request: None,
             workspace: Workspace { root: b"/"[..].into() },
             os: true,

@@ -37,6 +37,7 @@ pub fn ask(random: &mut Random) -> Arc<Ask> {
         request: random.chance(50).then(|| RequestId::new("again").unwrap()),
         workspace: Workspace { root: b"/w".as_slice().into() },
         os: random.chance(50),
+        bound: process.filter(|_| process.is_some_and(|process| process.pid.is_multiple_of(2))),
     })
 }
 

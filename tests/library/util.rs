@@ -37,7 +37,8 @@ impl Dirs {
     pub fn flockd(&self, args: &str) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_flockd"));
         command.args(args.split_whitespace()).env("FLOCKD_HOME", self.home()).current_dir(self.work());
-        command.env_remove("FLOCKD_AGENT").env_remove("FLOCKD_WORKSPACE").stdin(Stdio::null()).output().unwrap()
+        command.env_remove("FLOCKD_AGENT").env_remove("FLOCKD_WORKSPACE").env("FLOCKD_AGENT_PROGRAMS", "");
+        command.stdin(Stdio::null()).output().unwrap()
     }
 
     /// What the program says in JSON.

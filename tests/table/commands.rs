@@ -165,6 +165,8 @@ enum Kind {
     OpenSession,
     EndSession,
     ReturnSession,
+    TakeBack,
+    LossesTold,
     Time,
     LongTime,
     Restart,
@@ -176,7 +178,7 @@ enum Kind {
 use Kind::*;
 
 /// The kinds and how often each is drawn at most.
-const KINDS: [(Kind, u32); 24] = [
+const KINDS: [(Kind, u32); 26] = [
     (LockOnce, 30),
     (LockInSession, 40),
     (AskAgain, 8),
@@ -195,6 +197,8 @@ const KINDS: [(Kind, u32); 24] = [
     (OpenSession, 10),
     (EndSession, 6),
     (ReturnSession, 8),
+    (TakeBack, 4),
+    (LossesTold, 6),
     (Time, 10),
     (LongTime, 2),
     (Restart, 3),
@@ -454,6 +458,10 @@ impl World {
             kind => {
                 let command = self.command(kind, raw);
                 self.both(command)?;
+                if kind == TakeBack {
+                    // It alone leaves undone what is due.
+                    self.both(Command::Tick)?;
+                }
             }
         }
         self.look(raw)
@@ -488,12 +496,6 @@ impl World {
             },
             AskAgain => self.ask_again(caller, raw),
             WaitFree => Command::WaitFree { caller, ask: self.ask(who, raw), wait: self.wait(raw) },
-            UnlockId if raw.odd.is_multiple_of(8) => {
-                match self.naive.locks.get(raw.pick % self.naive.locks.len().max(1)) {
-                    Some(lock) => Command::TakeBack { id: lock.id, fence: lock.fence },
-                    None => Command::Tick,
-                }
-            }
             UnlockId => {
                 Command::Unlock { caller: Some(caller), who: self.owner(raw), which: Which::Id(self.lock_id(raw)) }
             }
@@ -527,6 +529,12 @@ impl World {
             OpenSession => self.open_session(caller, raw),
             EndSession => Command::EndSession(self.session(raw).map_or(SessionId(0), |session| session.id)),
             ReturnSession => self.return_session(caller, raw),
+            TakeBack => {
+                let id = self.lock_id(raw);
+                let fence = self.naive.locks.iter().find(|lock| lock.id == id).map_or(Fence(id.0), |lock| lock.fence);
+                Command::TakeBack { id, fence: Fence(fence.0 - u64::from(raw.odd % 8 == 1)), was_known: raw.shared }
+            }
+            LossesTold => Command::LossesTold(vec![self.lock_id(raw), self.lock_id(raw)]),
             Time => {
                 self.pass([0, 1, 999, 1_001, 5_000, 10_000, 20_000, 61_000][raw.wait]);
                 Command::Tick
@@ -619,7 +627,9 @@ impl World {
         let max_hold = if raw.lease / 4 == 0 { Some(8 * SECOND) } else { None };
         // Few names, so that some are used again, with the same and with other parameters.
         let request = Some(raw.odd % 32).filter(|n| *n < 10).map(|n| RequestId::new(&format!("r{n}")).expect("an id"));
+        let bound = Some(process(raw.lease)).filter(|_| who.session.is_none() && raw.odd % 4 == 2);
         Arc::new(Ask {
+            bound,
             target: self.target(raw),
             mode: if raw.shared { Mode::Shared } else { Mode::Exclusive },
             who,
@@ -684,7 +694,9 @@ impl World {
         let (naive, rows) = (self.naive.clone(), self.rows.clone());
         let step = self.table.apply(self.now, command.clone());
         let said = self.naive.apply(self.now, &command);
-        self.compare(naive, rows, step, said)
+        self.compare(naive, rows, step, said)?;
+        // What is taken back alone leaves undone what is due.
+        if matches!(command, Command::TakeBack { .. }) { Ok(()) } else { self.nothing_outlives_its_time() }
     }
 
     fn compare(&mut self, naive: Naive, rows: Rows, step: Step, said: Vec<Outgoing>) -> Result<(), Wrong> {
@@ -702,7 +714,6 @@ impl World {
         }
         let numbers = self.numbers;
         self.write(&step)?;
-        self.nothing_outlives_its_time(&step)?;
         self.past.push(Past { step, naive, rows, numbers });
         if self.past.len() > 8 {
             self.past.remove(0);
@@ -803,7 +814,8 @@ impl World {
         let (naive, rows) = (self.naive.clone(), self.rows.clone());
         let step = self.table.resume(self.now);
         let said = self.naive.resume(self.now);
-        self.compare(naive, rows, step, said)
+        self.compare(naive, rows, step, said)?;
+        self.nothing_outlives_its_time()
     }
 
     // ── The auditor ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -845,7 +857,8 @@ impl World {
         Err(format!("the table's own rows are not those of its records\n{rows:#?}\n\nrecords:\n{:#?}", self.rows))
     }
 
-    fn nothing_outlives_its_time(&self, step: &Step) -> Result<(), Wrong> {
+    fn nothing_outlives_its_time(&self) -> Result<(), Wrong> {
+        let step = &self.past.last().expect("a step was taken").step;
         let now = self.now.mono;
         let is_due = |due: Option<Moment>| due.is_some_and(|due| due <= now);
         let is_new = |row: &dyn Fn(&Record) -> bool| step.records.iter().any(row);

@@ -27,6 +27,22 @@ fn foreigner() -> Foreigner {
     Foreigner { pid: Some(9), command: Some("vim".into()), mode: Mode::Exclusive, seen: Wall(3) }
 }
 
+/// An exclusive lock of ada's on the file.
+fn terms() -> Ask {
+    Ask {
+        target: file(true),
+        mode: Mode::Exclusive,
+        who: Who { agent: Agent::new("ada").unwrap(), session: None },
+        lease: Lease { ttl: limits::HOUR, max_hold: None },
+        note: None,
+        process: None,
+        bound: None,
+        request: None,
+        workspace: Workspace { root: b"/"[..].into() },
+        os: true,
+    }
+}
+
 impl Desk {
     fn new() -> Desk {
         Desk {
@@ -59,17 +75,8 @@ impl Desk {
 
     fn ask_for(&mut self, target: Target, agent: &str, mode: Mode, wait: Wait) -> u64 {
         self.calls += 1;
-        let ask = Arc::new(Ask {
-            target,
-            mode,
-            who: Who { agent: Agent::new(agent).unwrap(), session: None },
-            lease: Lease { ttl: limits::HOUR, max_hold: None },
-            note: None,
-            process: None,
-            request: None,
-            workspace: Workspace { root: b"/"[..].into() },
-            os: true,
-        });
+        let who = Who { agent: Agent::new(agent).unwrap(), session: None };
+        let ask = Arc::new(Ask { target, mode, who, ..terms() });
         self.run(Command::Lock { caller: Caller { conn: 1, id: self.calls }, ask, wait });
         self.calls
     }
@@ -275,4 +282,43 @@ fn while_grants_are_stopped_a_contested_flock_is_left_alone_and_tried_again_late
     desk.keep(step);
     desk.pass(limits::OS_PAUSE_MAX);
     assert_eq!(desk.wanted.len(), 1);
+}
+
+#[test]
+fn a_try_that_its_own_agent_has_passed_meanwhile_is_refused_and_does_not_begin_to_wait() {
+    let mut desk = Desk::new();
+    let writer = desk.ask("ada", Mode::Exclusive, Wait::Try);
+    let reader = desk.ask("ada", Mode::Shared, Wait::Try);
+    let lock = desk.wanted.pop().unwrap();
+    desk.run(Command::Os { lock, answer: OsAnswer::Held });
+    assert!(desk.granted(reader).is_some());
+    desk.answer(OsAnswer::Held);
+    assert_eq!(desk.refused(writer).map(|refused| refused.why), Some(RefusedFor::OwnLock));
+    assert_eq!(desk.table.waiters(), 0);
+}
+
+#[test]
+fn a_lock_that_is_resumed_has_a_flock_if_the_new_terms_want_one() {
+    let mut desk = Desk::new();
+    let open = |desk: &mut Desk, number: u64| {
+        let id = SessionId(number);
+        let agent = Agent::new("ada").unwrap();
+        let session = Session { id, secret: 0, agent, process: None, kind: SessionKind::Library, away_until: None };
+        desk.run(Command::OpenSession { caller: Caller { conn: number, id: 0 }, session });
+    };
+    let hold = |desk: &mut Desk, number: u64, os: bool| {
+        open(desk, number);
+        let who = Who { agent: Agent::new("ada").unwrap(), session: Some(SessionId(number)) };
+        let ask = Arc::new(Ask { who, os, ..terms() });
+        desk.run(Command::Lock { caller: Caller { conn: number, id: 1 }, ask, wait: Wait::Try });
+    };
+    hold(&mut desk, 10, true);
+    desk.answer(OsAnswer::Held);
+    desk.run(Command::EndSession(SessionId(10)));
+    assert_eq!(desk.dropped, [], "its lease is running");
+    hold(&mut desk, 11, false);
+    assert_eq!((desk.dropped.len(), desk.wanted.len()), (1, 0), "its program flocks the file itself");
+    desk.run(Command::EndSession(SessionId(11)));
+    hold(&mut desk, 12, true);
+    assert_eq!((desk.dropped.len(), desk.wanted.len()), (1, 1));
 }

@@ -127,7 +127,9 @@ impl Naive {
     pub fn apply(&mut self, now: Now, command: &Command) -> Vec<Outgoing> {
         self.now = now;
         self.waits_then.clear();
-        self.do_what_is_due();
+        if !matches!(command, Command::TakeBack { .. }) {
+            self.do_what_is_due();
+        }
         self.carry_out(command.clone());
         self.serve();
         std::mem::take(&mut self.said)
@@ -148,9 +150,9 @@ impl Naive {
             Command::ReturnSession { caller, id, secret, process } => self.come_back(caller, id, secret, process),
             Command::EndSession(id) => self.end_session(id, EndReason::SessionEnded),
             Command::Lock { caller, ask, wait } => self.lock(caller, ask, wait),
-            Command::WaitFree { caller, ask, wait } => self.ask(caller, ask, wait, false),
+            Command::WaitFree { caller, ask, wait } => self.wait_free(caller, ask, wait),
             Command::Unlock { caller, who, which } => self.unlock(caller, who, which),
-            Command::TakeBack { id, fence } => self.locks.retain(|lock| lock.id != id || lock.fence != fence),
+            Command::TakeBack { id, fence, was_known } => self.take_back(id, fence, was_known),
             Command::Renew { caller, who, which, ttl } => self.renew(caller, who, which, ttl),
             Command::Check { caller, who, target, fence } => self.check(caller, who, target, fence),
             Command::Break { caller, who, id, reason } => self.break_lock(caller, who, id, reason),
@@ -168,6 +170,11 @@ impl Naive {
                     self.answer(waiting, Reply::Cancelled(true), None);
                 }
                 self.answer(caller, Reply::Cancelled(was_waiting), None);
+            }
+            Command::LossesTold(ids) => {
+                for ended in self.ended.iter_mut().filter(|ended| ids.contains(&ended.id)) {
+                    ended.untold = false;
+                }
             }
             Command::Os { .. } => unreachable!("nothing here wants a flock; rules.rs tells of those"),
             Command::Tick => {}
@@ -226,7 +233,11 @@ impl Naive {
         if ask.who.session.is_some_and(|id| !self.has_session(id)) {
             return self.fail(caller, Fault::UnknownSession);
         }
-        if (ask.who.session.is_none() && ask.lease.ttl == 0) || ask.lease.ttl > limits::TTL_MAX {
+        let has_session = ask.who.session.is_some();
+        if (!has_session && ask.lease.ttl == 0)
+            || (has_session && ask.bound.is_some())
+            || ask.lease.ttl > limits::TTL_MAX
+        {
             return self.fail(caller, Fault::Invalid(String::new()));
         }
         let is_it =
@@ -236,6 +247,7 @@ impl Naive {
                 && other.mode == ask.mode
                 && other.who == ask.who
                 && other.lease == ask.lease
+                && other.bound == ask.bound
         };
         let held = self.locks.iter().find(|lock| is_it(&lock.ask)).cloned();
         let waits = self.waiters.iter().find(|waiter| waiter.takes && is_it(&waiter.ask)).cloned();
@@ -257,6 +269,14 @@ impl Naive {
         } else {
             self.ask(caller, ask, wait, true);
         }
+    }
+
+    fn wait_free(&mut self, caller: Caller, ask: Arc<Ask>, wait: Wait) {
+        if ask.who.session.is_some_and(|id| !self.has_session(id)) {
+            return self.fail(caller, Fault::UnknownSession);
+        }
+        self.touch_all(&ask.who, &ask.target);
+        self.ask(caller, ask, wait, false);
     }
 
     fn back_in_line(&mut self, caller: Caller, waiter: Waiter) {
@@ -323,6 +343,7 @@ impl Naive {
         // A one-shot is answered by what its agent holds; a session wants a guard of its own.
         for lock in &self.locks {
             let is_mine = lock.ask.who.agent == ask.who.agent && lock.ask.mode >= ask.mode;
+            let is_mine = is_mine && lock.ask.bound == ask.bound;
             if ask.who.session.is_none() && is_mine && covers(&lock.ask.target, &ask.target) {
                 return Chance::Mine(lock.id);
             }
@@ -572,6 +593,18 @@ impl Naive {
         ended
     }
 
+    /// An answer did not arrive: what it alone told of has never been, and what it changed of an old lock is let go.
+    fn take_back(&mut self, id: LockId, fence: Fence, was_known: bool) {
+        let Some(mut lock) = self.held(id).filter(|lock| lock.fence == fence).cloned() else { return };
+        if was_known {
+            lock.ask = Arc::new(Ask { request: None, ..(*lock.ask).clone() });
+            self.put(lock);
+            self.let_go(id, EndReason::SessionEnded);
+        } else {
+            self.locks.retain(|lock| lock.id != id);
+        }
+    }
+
     /// What kept a lock alive is gone.
     fn let_go(&mut self, id: LockId, why: EndReason) {
         let mut lock = self.held(id).expect("it is held").clone();
@@ -629,8 +662,18 @@ impl Naive {
                 self.end_session(session.id, EndReason::SessionEnded);
             }
         }
+        for waiter in self.waiters.clone() {
+            if waiter.ask.bound == Some(process) {
+                self.waiters.retain(|other| other.id != waiter.id);
+                if let Some(caller) = waiter.caller {
+                    self.fail(caller, Fault::Invalid(String::new()));
+                }
+            }
+        }
         for lock in self.locks.clone() {
-            if lock.custody == Custody::Process(process) {
+            if lock.ask.bound == Some(process) {
+                self.end(lock.id, EndReason::SessionEnded, false);
+            } else if lock.custody == Custody::Process(process) {
                 self.let_go(lock.id, EndReason::SessionEnded);
             }
         }
@@ -737,7 +780,7 @@ impl Naive {
             Ok(locks) => {
                 let mut lock = locks[0].clone();
                 let who = Who { agent: who.agent.clone(), session: lock.keeper() };
-                lock.ask = Arc::new(Ask { who, ..(*lock.ask).clone() });
+                lock.ask = Arc::new(Ask { who, bound: None, ..(*lock.ask).clone() });
                 lock.custody = Custody::Process(process);
                 lock.expires = None;
                 self.put(lock);
@@ -773,12 +816,27 @@ impl Naive {
                 self.renew_lock(id, None);
                 Reply::Checked(Ok(Box::new(self.held(id).expect("it is held").clone())))
             }
-            None => Reply::Checked(Err(self.holders_over(&target))),
+            None => {
+                self.touch_all(&who, &target);
+                Reply::Checked(Err(self.holders_over(&target)))
+            }
         };
         self.answer(caller, reply, Some((&who, Some(&target))));
     }
 
+    /// Whatever its agent asks about a place renews the agent's leases there.
+    fn touch_all(&mut self, who: &Who, target: &Target) {
+        for lock in self.holders_over(target) {
+            if lock.ask.who.agent == who.agent {
+                self.renew_lock(lock.id, None);
+            }
+        }
+    }
+
     fn status(&mut self, caller: Caller, who: Option<Who>, target: Option<Target>) {
+        if let (Some(who), Some(target)) = (&who, &target) {
+            self.touch_all(who, target);
+        }
         let is_meant = |other: &Target| target.as_ref().is_none_or(|target| overlaps(target, other));
         let locks = self.locks.iter().filter(|lock| is_meant(&lock.ask.target)).cloned().collect();
         let waiters = self.waiters.iter().filter(|waiter| is_meant(&waiter.ask.target));
@@ -807,10 +865,11 @@ impl Naive {
         self.said.push(Outgoing { to, answer, synced });
     }
 
-    /// What an agent lost, does not know of and hears now: its session's, and what the call names.
-    fn losses(&mut self, who: &Who, target: Option<&Target>) -> Vec<Ended> {
+    /// What an agent lost and does not know of: an open session all that is its own, and any other call what it names
+    /// of the rest.
+    fn losses(&self, who: &Who, target: Option<&Target>) -> Vec<Ended> {
         let mut lost = Vec::new();
-        for ended in &mut self.ended {
+        for ended in &self.ended {
             let is_named = target.is_none_or(|target| {
                 target.scope.covers(&ended.ask.target.scope) || ended.ask.target.scope.covers(&target.scope)
             });
@@ -818,7 +877,6 @@ impl Naive {
             let is_meant = guard.map_or(is_named, |guard| who.session == Some(guard.id));
             if ended.untold && ended.ask.who.agent == who.agent && is_meant {
                 lost.push(ended.clone());
-                ended.untold = false;
             }
         }
         lost.sort_by_key(|ended| ended.id);
@@ -887,7 +945,7 @@ impl Naive {
         }
         for mut lock in self.locks.clone() {
             let is_kept_by_process = matches!(lock.custody, Custody::Process(_));
-            if lock.ask.lease.ttl == 0 || is_kept_by_process {
+            if lock.ask.lease.ttl == 0 || is_kept_by_process || lock.ask.bound.is_some() {
                 self.end(lock.id, EndReason::Rebooted, true);
                 continue;
             }

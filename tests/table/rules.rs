@@ -23,9 +23,12 @@ pub struct Desk {
     news: Vec<String>,
     /// The latest answer.
     pub last: Option<Answer>,
+    /// Whether notices reach whoever asks.
+    answers_arrive: bool,
     ttl: Option<u64>,
     max_hold: Option<u64>,
     request: Option<RequestId>,
+    bound: Option<Process>,
     steps: Vec<Step>,
 }
 
@@ -58,9 +61,11 @@ impl Desk {
             asked_by: BTreeMap::new(),
             news: Vec::new(),
             last: None,
+            answers_arrive: true,
             ttl: None,
             max_hold: None,
             request: None,
+            bound: None,
             steps: Vec::new(),
         }
     }
@@ -73,6 +78,11 @@ impl Desk {
 
     fn max_hold(&mut self, ms: u64) -> &mut Desk {
         self.max_hold = Some(ms);
+        self
+    }
+
+    fn bound(&mut self, process: Process) -> &mut Desk {
+        self.bound = Some(process);
         self
     }
 
@@ -116,6 +126,7 @@ impl Desk {
             lease: Lease { ttl, max_hold: self.max_hold.take() },
             note: None,
             process: None,
+            bound: self.bound.take(),
             request: self.request.take(),
             workspace: Workspace { root: b"/"[..].into() },
             os: false,
@@ -127,6 +138,10 @@ impl Desk {
         let replies = self.run(command);
         let mine = replies.into_iter().find(|reply| reply.to == caller);
         self.last = mine.map(|reply| reply.answer);
+        let told = self.last.iter().flat_map(|answer| &answer.lost).map(|ended| ended.id).collect::<Vec<_>>();
+        if !told.is_empty() && self.answers_arrive {
+            self.run(Command::LossesTold(told));
+        }
         self.last.as_ref().map_or("waits".into(), |answer| Desk::word(&answer.reply))
     }
 
@@ -168,6 +183,7 @@ impl Desk {
         match reply {
             Reply::Granted(granted) if granted.already_held => "already held".into(),
             Reply::Granted(granted) if granted.resumed => "resumed".into(),
+            Reply::Granted(granted) if granted.again => "granted again".into(),
             Reply::Granted(_) => "granted".into(),
             Reply::Refused(refused) => match &refused.why {
                 RefusedFor::Held => format!("held by {}", names(&refused.holders).join(" ")),
@@ -545,7 +561,7 @@ fn waiting_for_free_under_a_request_id_does_not_make_a_retry_lose_its_grant() {
     desk.ask("bo", "x /g");
     assert_eq!(desk.request("r1").wait_free("ada", "x /g"), "waits");
     desk.unlock("bo", "/g");
-    assert_eq!(desk.request("r1").ask("ada", "x /f"), "granted");
+    assert_eq!(desk.request("r1").ask("ada", "x /f"), "granted again");
     assert_eq!(desk.granted().id, id);
 }
 
@@ -652,6 +668,68 @@ fn without_a_lease_the_end_of_the_session_frees_and_with_one_it_detaches() {
     assert_eq!(desk.news(), NOTHING);
     desk.pass(1);
     assert_eq!(desk.news(), ["bo: granted"]);
+}
+
+#[test]
+fn a_lock_ends_with_the_process_that_it_is_bound_to_whatever_is_left_of_its_lease() {
+    let (tool, other) = (Process { pid: 9, start: 9 }, Process { pid: 9, start: 10 });
+    let mut desk = Desk::new();
+    assert_eq!(desk.bound(tool).ask("ada", "x /f"), "granted");
+    desk.run(Command::ProcessGone(other));
+    assert_eq!(desk.table.locks(), 1, "another process with its number");
+    assert_eq!(desk.bound(tool).ask("ada", "x /f"), "already held");
+    assert_eq!(desk.bound(other).ask("ada", "x /f"), "granted", "one that ends with another process is another lock");
+    assert_eq!(desk.ask("ada", "x /f"), "granted", "and so is one that ends with none");
+    assert_eq!(desk.table.processes().collect::<std::collections::BTreeSet<_>>(), [tool, other].into());
+    desk.run(Command::ProcessGone(tool));
+    assert_eq!((desk.table.locks(), desk.table.processes().collect::<Vec<_>>()), (2, vec![other]));
+    desk.pass(MINUTE);
+    assert_eq!((desk.table.locks(), desk.table.processes().count()), (0, 0), "the lease runs all the same");
+}
+
+#[test]
+fn whoever_waits_for_a_lock_that_is_to_end_with_a_process_goes_with_it() {
+    let tool = Process { pid: 9, start: 9 };
+    let mut desk = Desk::new();
+    desk.ask("ada", "x /f");
+    assert_eq!(desk.bound(tool).wait("bo", "x /f"), "waits");
+    desk.wait("cy", "x /f");
+    assert_eq!(desk.table.processes().collect::<Vec<_>>(), [tool]);
+    let told = desk.run(Command::ProcessGone(tool));
+    assert_eq!(told.iter().map(|reply| Desk::word(&reply.answer.reply)).collect::<Vec<_>>(), ["invalid"]);
+    desk.unlock("ada", "/f");
+    assert_eq!(desk.news(), ["cy: granted"]);
+    assert_eq!(desk.bound(tool).ask("bo#1", "x /g"), "invalid", "a session has other ways");
+}
+
+#[test]
+fn whatever_an_agent_asks_about_a_place_renews_its_leases_there_and_nowhere_else() {
+    let mut desk = Desk::new();
+    desk.ask("ada", "s /d/");
+    desk.ask("ada", "x /e");
+    let left = |desk: &Desk| {
+        let due = desk.table.next_deadline().expect("leases run");
+        due.left(desk.now.mono)
+    };
+    for how in ["status", "check", "wait"] {
+        desk.pass(MINUTE / 2);
+        assert_eq!(desk.ask("ada", "x /e"), "already held");
+        let (caller, who, place) = (desk.caller("ada"), desk.who("ada"), target("/d/x"));
+        let ask = desk.request_of("ada", "s /d/x");
+        desk.run(match how {
+            "status" => Command::Status { caller, who: Some(who), target: Some(place) },
+            "check" => Command::Check { caller, who, target: place, fence: None },
+            _ => Command::WaitFree { caller, ask, wait: Wait::Try },
+        });
+        assert_eq!(left(&desk), MINUTE, "{how}");
+        // Neither another agent nor another place.
+        desk.pass(1);
+        let (caller, who) = (desk.caller("bo"), desk.who("bo"));
+        desk.run(Command::Status { caller, who: Some(who), target: Some(target("/d/x")) });
+        let (caller, who) = (desk.caller("ada"), desk.who("ada"));
+        desk.run(Command::Status { caller, who: Some(who), target: Some(target("/a")) });
+        assert_eq!(left(&desk), MINUTE - 1, "{how}");
+    }
 }
 
 #[test]
@@ -774,7 +852,7 @@ fn a_retry_gets_the_same_grant_and_other_parameters_are_invalid() {
     let mut desk = Desk::new();
     desk.request("r1").ask("ada#1", "x /f");
     let first = desk.granted();
-    assert_eq!(desk.request("r1").ask("ada#1", "x /f"), "granted");
+    assert_eq!(desk.request("r1").ask("ada#1", "x /f"), "granted again");
     assert_eq!(desk.granted(), first);
     for (name, words) in [("ada#1", "s /f"), ("ada#1", "x /g"), ("ada#2", "x /f")] {
         assert_eq!(desk.request("r1").ask(name, words), "invalid", "{name} {words}");
@@ -893,6 +971,27 @@ fn a_session_hears_of_its_losses_whatever_it_asks_for() {
     desk.break_lock("bo", id);
     desk.ask("ada#1", "x /elsewhere");
     assert_eq!(desk.told().len(), 1);
+}
+
+#[test]
+fn a_notice_is_told_until_one_arrives_and_by_others_when_its_session_has_ended() {
+    let mut desk = Desk::new();
+    desk.answers_arrive = false;
+    desk.ask("ada#1", "x /f");
+    let id = desk.granted().id;
+    desk.break_lock("bo", id);
+    for scope in ["s /elsewhere", "s /there"] {
+        desk.ask("ada#1", scope);
+        assert_eq!(desk.told().len(), 1);
+    }
+    desk.status("ada");
+    assert_eq!(desk.told(), [], "not its own, and its session can still be told");
+    desk.run(Command::EndSession(SessionId(100)));
+    desk.answers_arrive = true;
+    for told in [1, 0] {
+        desk.status("ada");
+        assert_eq!(desk.told().len(), told);
+    }
 }
 
 #[test]
@@ -1018,12 +1117,14 @@ fn after_a_reboot_what_hung_on_a_process_is_void_and_the_rest_has_its_full_lease
     desk.bind("ada", bound, Process { pid: 77, start: 3 });
     desk.ttl(MINUTE).ask("ada", "x /d");
     desk.wait("bo", "x /d");
+    desk.bound(Process { pid: 78, start: 3 }).ttl(MINUTE).ask("cy", "x /e");
     desk.restart(true);
     assert_eq!((desk.table.locks(), desk.table.sessions(), desk.table.waiters()), (2, 0, 0));
     for (words, outcome) in [("x /a", "granted"), ("x /b", "held by ada"), ("x /c", "granted"), ("x /d", "held by ada")]
     {
         assert_eq!(desk.ask("bo", words), outcome, "{words}");
     }
+    assert_eq!(desk.ask("bo", "x /e"), "granted");
     desk.pass(MINUTE);
     assert_eq!(desk.ask("bo", "x /b"), "granted");
     desk.status("ada");
@@ -1117,9 +1218,22 @@ fn a_grant_that_is_taken_back_has_never_been() {
     desk.request("r1").ask("ada", "x /f");
     let lock = desk.granted();
     assert_eq!(desk.wait("bo", "x /f"), "waits");
-    desk.run(Command::TakeBack { id: lock.id, fence: Fence(lock.fence.0 + 1) });
+    desk.run(Command::TakeBack { id: lock.id, fence: Fence(lock.fence.0 + 1), was_known: false });
     assert_eq!(desk.table.locks(), 1, "a later grant is not meant");
-    desk.run(Command::TakeBack { id: lock.id, fence: lock.fence });
+    desk.run(Command::TakeBack { id: lock.id, fence: lock.fence, was_known: false });
     assert_eq!(desk.news(), ["bo: granted"]);
     assert_eq!(desk.request("r1").ask("ada", "x /f"), "held by bo", "its request id is as good as new");
+}
+
+#[test]
+fn a_lock_whose_resumption_is_taken_back_runs_on_as_a_lease_and_can_be_resumed_anew() {
+    let mut desk = Desk::new();
+    desk.ttl(60_000).ask("ada#1", "x /f");
+    desk.run(Command::EndSession(SessionId(100)));
+    assert_eq!(desk.ttl(60_000).request("r1").ask("ada#2", "x /f"), "resumed");
+    let lock = desk.granted();
+    desk.run(Command::TakeBack { id: lock.id, fence: lock.fence, was_known: true });
+    assert_eq!(desk.ask("bo", "x /f"), "held by ada", "its lease is promised");
+    assert_eq!(desk.ttl(60_000).request("r1").ask("ada#2", "x /f"), "resumed");
+    assert!(desk.granted().fence > lock.fence);
 }

@@ -10,6 +10,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Repeatable random numbers (splitmix64).
+#[derive(Default)]
 pub struct Random(pub u64);
 
 impl Random {
@@ -99,8 +100,9 @@ struct State {
     durable_names: BTreeMap<String, usize>,
     unsynced_names: Vec<Naming>,
     fault: Option<Fault>,
-    has_failed: bool,
     dead: bool,
+    /// A call has failed on this disk.
+    failed: bool,
 }
 
 #[derive(Clone, Default)]
@@ -122,7 +124,7 @@ impl State {
             return Ok(());
         }
         let trouble = fault.trouble;
-        self.has_failed = true;
+        self.failed = true;
         if !fault.for_ever {
             self.fault = None;
         }
@@ -146,6 +148,22 @@ impl State {
         self.durable_names = self.names.clone();
     }
 
+    /// Frees what no name leads to any more; nobody has it open on a copy.
+    fn forget_nameless(&mut self) {
+        let mut nameless = vec![true; self.inodes.len()];
+        self.names.values().chain(self.durable_names.values()).for_each(|&inode| nameless[inode] = false);
+        for naming in &self.unsynced_names {
+            if let Naming::Link(_, inode) = naming {
+                nameless[*inode] = false;
+            }
+        }
+        for (inode, nameless) in self.inodes.iter_mut().zip(nameless) {
+            if nameless {
+                *inode = Inode::default();
+            }
+        }
+    }
+
     fn inode(&self, name: &str) -> io::Result<usize> {
         self.names.get(name).copied().ok_or_else(not_found)
     }
@@ -158,27 +176,44 @@ impl MemDisk {
 
     /// Lets `spared` changing calls on files whose names begin with `on` go well, then makes trouble.
     pub fn plant(&self, spared: u64, on: &'static str, trouble: Trouble, for_ever: bool) {
-        let mut state = self.state();
-        (state.fault, state.has_failed) = (Some(Fault { spared, on, trouble, for_ever }), false);
+        self.state().fault = Some(Fault { spared, on, trouble, for_ever });
     }
 
     pub fn heal(&self) {
         self.state().fault = None;
     }
 
-    /// Whether what was planted last has come up.
+    /// Whether a call has failed.
     pub fn has_failed(&self) -> bool {
-        self.state().has_failed
+        self.state().failed
     }
 
     pub fn is_dead(&self) -> bool {
         self.state().dead
     }
 
+    /// Whether trouble was planted, be it that it has not come yet.
+    pub fn has_trouble(&self) -> bool {
+        let state = self.state();
+        state.fault.is_some() || state.failed
+    }
+
+    /// What failed syncs have lost is to be written after all, as by a system that keeps such pages dirty: a journal
+    /// that is opened from pages of which the disk has never heard is another test's matter.
+    pub fn keep_trying(&self) {
+        for inode in &mut self.state().inodes {
+            if inode.unsynced.is_empty() && inode.live != inode.durable {
+                inode.unsynced.push(Change::Length(inode.live.len() as u64));
+                inode.unsynced.push(Change::Write(0, inode.live.clone()));
+            }
+        }
+    }
+
     /// The disk as it is after `kill -9`: everything written is there. Who still has the old one changes nothing here.
     pub fn after_kill(&self) -> MemDisk {
         let mut state = self.state().clone();
-        (state.dead, state.fault) = (false, None);
+        (state.dead, state.failed, state.fault) = (false, false, None);
+        state.forget_nameless();
         MemDisk(Arc::new(Mutex::new(state)))
     }
 
@@ -188,15 +223,46 @@ impl MemDisk {
         let mut names = state.durable_names.clone();
         let kept = random.below(state.unsynced_names.len() as u64 + 1) as usize;
         state.unsynced_names[..kept].iter().for_each(|naming| rename(&mut names, naming));
+        (state.names, state.durable_names) = (names.clone(), names.clone());
+        state.unsynced_names.clear();
+        state.forget_nameless();
         for inode in &mut state.inodes {
-            let percent = [0, 50, 90, 100][random.below(4) as usize];
+            // Of some files any part, of others the writes up to one of them.
+            let percent = [0, 50, 90, 100, 100][random.below(5) as usize];
+            let up_to = match random.below(3) {
+                0 => random.below(inode.unsynced.len() as u64 + 1) as usize,
+                _ => inode.unsynced.len(),
+            };
             let mut bytes = inode.durable.clone();
-            for change in &inode.unsynced {
+            for change in &inode.unsynced[..up_to] {
                 keep_some(change, percent, random, &mut bytes);
             }
             *inode = Inode { live: bytes.clone(), durable: bytes, unsynced: Vec::new() };
         }
         let state = State { inodes: state.inodes, durable_names: names.clone(), names, ..State::default() };
+        MemDisk(Arc::new(Mutex::new(state)))
+    }
+
+    /// Whether a power cut now would lose nothing that was written to files whose names begin with `on`.
+    pub fn is_synced(&self, on: &str) -> bool {
+        let state = self.state();
+        let inodes =
+            state.names.iter().filter(|(name, _)| name.starts_with(on)).map(|(_, &inode)| &state.inodes[inode]);
+        // What a failed sync has lost is shown and on no disk.
+        inodes.fold(true, |all, inode| all && inode.unsynced.is_empty() && inode.live == inode.durable)
+    }
+
+    /// The disk as it is after a power cut now of which nothing survives but what was synced.
+    pub fn synced_only(&self) -> MemDisk {
+        let mut state = self.state().clone();
+        state.names = state.durable_names.clone();
+        state.unsynced_names.clear();
+        state.forget_nameless();
+        for inode in &mut state.inodes {
+            inode.live = inode.durable.clone();
+            inode.unsynced.clear();
+        }
+        (state.dead, state.failed, state.fault) = (false, false, None);
         MemDisk(Arc::new(Mutex::new(state)))
     }
 

@@ -1,0 +1,256 @@
+//! What goes in: what a command may do to what was promised.
+
+use super::rules::*;
+use super::*;
+
+impl Auditor {
+    pub fn turn_begins(&mut self) {
+        self.turn += 1;
+        self.status = None;
+    }
+
+    /// The commands of this turn were carried out, or not: the answers follow.
+    pub fn turned(&mut self, trouble: bool) {
+        if trouble && !self.trouble {
+            self.lossy();
+        }
+        if !trouble {
+            self.ended.values_mut().for_each(|end| end.written = true);
+        }
+        self.trouble = trouble;
+    }
+
+    /// From here on events may be missing; the numbers show it.
+    pub(super) fn lossy(&mut self) {
+        self.epoch += 1;
+        let seen = self.kept.last().copied().unwrap_or(0);
+        self.gap_from = Some(self.gap_from.map_or(seen, |from| from.min(seen)));
+    }
+
+    pub fn fed(&mut self, now: Now, command: &Command) {
+        self.status = None;
+        // Only a command makes the table look at the clock, and what is taken back is taken back before.
+        if !matches!(command, Command::TakeBack { .. }) {
+            self.last = now.mono;
+            self.expire(now.mono);
+        }
+        if let Some(terms) = terms(command, now.mono) {
+            self.may_shorten(&terms);
+        }
+        match command {
+            Command::EndSession(id) => self.session_over(*id, now.mono, false),
+            Command::ProcessGone(process) => self.process_over(*process, now.mono),
+            Command::CallerGone { conn } => {
+                self.queue.retain(|_, waiter| waiter.caller.is_none_or(|caller| caller.conn != *conn));
+                let open = self.open.iter_mut().filter(|(caller, _)| caller.conn == *conn);
+                open.for_each(|(_, open)| open.is_gone = true);
+            }
+            Command::Unlock { who, which, .. } => self.unlock_asked(who, which),
+            Command::TakeBack { id, fence, .. } => self.taken_back(*id, *fence),
+            Command::LossesTold(ids) => ids.iter().for_each(|id| drop(self.owed.remove(id))),
+            Command::Break { id, .. } => self.void(*id),
+            Command::Cancel { waiting, .. } => {
+                self.queue.retain(|_, waiter| waiter.caller != Some(*waiting));
+            }
+            Command::Lock { ask, .. } | Command::WaitFree { ask, .. } => {
+                self.wishes.insert((ask.who.agent.clone(), ask.target.scope.clone(), ask.mode));
+            }
+            _ => {}
+        }
+        let mut is_again = false;
+        if let Command::Lock { ask, caller, .. } = command
+            && let Some(request) = &ask.request
+        {
+            let key = (ask.who.agent.clone(), request.clone());
+            is_again = !self.asked.insert(key.clone());
+            // It takes up its place, or is told that the id means something else.
+            let absent = self.queue.values_mut().filter(|waiter| waiter.caller.is_none());
+            for waiter in absent.filter(|absent| absent.ask.who.agent == ask.who.agent) {
+                if waiter.ask.request.as_ref() == Some(request) {
+                    (waiter.caller, waiter.absent_until) = (Some(*caller), None);
+                }
+            }
+            self.cancelled.remove(&key);
+        }
+        let Some(caller) = caller_of(command) else { return };
+        self.order += 1;
+        let open = Open {
+            command: command.clone(),
+            turn: self.turn,
+            at: now.mono,
+            order: self.order,
+            fence_before: self.top_fence,
+            is_again,
+            voided: false,
+            is_gone: false,
+        };
+        let before = self.open.insert(caller, open);
+        assert!(before.is_none(), "the workload asks {caller:?} twice");
+    }
+
+    /// Nothing is promised about this lock any more.
+    fn void(&mut self, id: LockId) {
+        if let Some(claim) = self.claims.get_mut(&id) {
+            claim.over = true;
+        }
+        // Its answer may still be on its way.
+        self.open.values_mut().for_each(|open| open.voided = true);
+    }
+
+    pub(super) fn may_shorten(&mut self, terms: &Terms) {
+        for claim in self.claims.values_mut() {
+            if terms.concern(claim) && claim.keeper == Keeper::Nobody && terms.ttl < claim.lock.ask.lease.ttl {
+                let end = terms.from.after(terms.ttl);
+                claim.until = Some(claim.until.map_or(end, |until| until.min(end)));
+                claim.shortest = claim.shortest.min(terms.ttl);
+                claim.is_vague = true;
+            }
+        }
+    }
+
+    /// Nobody was told whether it was carried out.
+    pub(super) fn may_have_changed(&mut self, terms: &Terms) {
+        self.claims.values_mut().filter(|claim| terms.concern(claim)).for_each(|claim| claim.is_vague = true);
+    }
+
+    /// The server takes back a grant. Whoever has read of a lock keeps it, whatever becomes of any other answer.
+    pub(super) fn taken_back(&mut self, id: LockId, fence: Fence) {
+        self.counts.taken_back += 1;
+        let is_relied_on = |claim: &Claim| claim.is_delivered || claim.lock.fence != fence;
+        if !self.claims.get(&id).is_some_and(is_relied_on) {
+            self.void(id);
+        }
+    }
+
+    fn unlock_asked(&mut self, who: &Who, which: &Which) {
+        let is_meant = |claim: &Claim| match which {
+            Which::All => true,
+            Which::Id(id) => claim.lock.id == *id,
+            Which::Scope(target) => same_scope(&claim.lock.ask.target, target),
+        };
+        for claim in self.claims.values_mut() {
+            if claim.lock.ask.who.agent == who.agent && is_meant(claim) {
+                claim.over = true;
+            }
+        }
+        for open in self.open.values_mut() {
+            if let Command::Lock { ask, .. } = &open.command
+                && ask.who.agent == who.agent
+            {
+                open.voided = true;
+            }
+        }
+    }
+
+    fn session_over(&mut self, id: SessionId, now: Moment, is_silent: bool) {
+        if self.sessions.remove(&id).is_none() {
+            return;
+        }
+        self.queue.retain(|_, waiter| waiter.ask.who.session != Some(id));
+        // From now on any of the agent's calls is told what this session lost.
+        for owed in self.owed.values_mut().filter(|owed| owed.who.session == Some(id)) {
+            owed.turn = self.turn;
+        }
+        let kept: Vec<LockId> = self.kept_by(Keeper::Session(id));
+        for lock in kept {
+            self.let_go(lock, now, is_silent);
+        }
+        for open in self.open.values_mut() {
+            if let Some((who, _)) = who_and_target(&open.command) {
+                open.voided |= who.session == Some(id);
+                open.is_gone |= who.session == Some(id);
+            }
+        }
+    }
+
+    fn process_over(&mut self, process: Process, now: Moment) {
+        let sessions: Vec<SessionId> =
+            self.sessions.values().filter(|s| s.row.process == Some(process)).map(|s| s.row.id).collect();
+        for session in sessions {
+            self.session_over(session, now, false);
+        }
+        for lock in self.kept_by(Keeper::Process(process)) {
+            self.let_go(lock, now, false);
+        }
+    }
+
+    pub(super) fn kept_by(&self, keeper: Keeper) -> Vec<LockId> {
+        self.claims.values().filter(|claim| claim.keeper == keeper).map(|claim| claim.lock.id).collect()
+    }
+
+    /// What kept it is gone: it is on its lease from now on.
+    fn let_go(&mut self, id: LockId, now: Moment, is_silent: bool) {
+        let turn = self.turn;
+        let claim = self.claims.get_mut(&id).expect("it was found by its keeper");
+        claim.keeper = Keeper::Nobody;
+        claim.lock.custody = Custody::Detached;
+        if claim.lock.ask.lease.ttl > 0 {
+            claim.until = claim.until.or(Some(lease_end(claim, claim.lock.ask.lease.ttl, now)));
+            // Its agent may take it up just now on terms of which nobody has heard yet.
+            let asked: Vec<Terms> = self.open.values().filter_map(Open::terms).collect();
+            return asked.iter().for_each(|terms| self.may_shorten(terms));
+        }
+        let is_loss = is_silent && !claim.over;
+        let owed = Owed { who: claim.lock.ask.who.clone(), target: claim.lock.ask.target.clone(), turn };
+        claim.over = true;
+        if is_loss {
+            self.owed.insert(id, owed);
+        }
+    }
+
+    /// Time alone ends sessions that stay away and leases.
+    fn expire(&mut self, now: Moment) {
+        let silent: Vec<SessionId> = self
+            .sessions
+            .values()
+            .filter(|s| s.away_until.is_some_and(|until| until <= now))
+            .map(|s| s.row.id)
+            .collect();
+        for session in silent {
+            self.session_over(session, now, true);
+        }
+        self.queue.retain(|_, waiter| {
+            let due = [waiter.deadline, waiter.absent_until].into_iter().flatten().min();
+            due.is_none_or(|due| due > now)
+        });
+        let due: Vec<LockId> =
+            self.claims.values().filter(|claim| self.has_run_out(claim, now)).map(|c| c.lock.id).collect();
+        for id in due {
+            let claim = self.claims.get_mut(&id).expect("it was found just now");
+            claim.over = true;
+            let owed = Owed { who: claim.lock.ask.who.clone(), target: claim.lock.ask.target.clone(), turn: self.turn };
+            self.owed.insert(id, owed);
+        }
+    }
+
+    /// Whether its lease is over for certain: nobody may have renewed it meanwhile.
+    fn has_run_out(&self, claim: &Claim, now: Moment) -> bool {
+        let is_asking = |open: &Open| match &open.command {
+            Command::Lock { ask, .. } => ask.who.agent == claim.lock.ask.who.agent,
+            Command::Renew { who, .. } | Command::Check { who, .. } | Command::Bind { who, .. } => {
+                who.agent == claim.lock.ask.who.agent
+            }
+            Command::ReturnSession { .. } => true,
+            _ => false,
+        };
+        let is_certain = !claim.is_vague && !self.open.values().any(is_asking);
+        !claim.over && claim.until.is_some_and(|until| until <= now) && is_certain
+    }
+
+    pub(super) fn is_live(&self, claim: &Claim, now: Moment) -> bool {
+        let is_kept = match claim.keeper {
+            Keeper::Session(id) => self.sessions.contains_key(&id),
+            Keeper::Nobody | Keeper::Process(_) => true,
+        };
+        !claim.over && is_kept && claim.until.is_none_or(|until| until > now)
+    }
+
+    /// The client has read this answer.
+    pub fn read(&mut self, answer: &Answer) {
+        if let Reply::Granted(granted) = &answer.reply
+            && let Some(claim) = self.claims.get_mut(&granted.lock.id)
+        {
+            claim.is_delivered = true;
+        }
+    }
+}

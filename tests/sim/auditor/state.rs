@@ -1,0 +1,222 @@
+//! The whole state at a moment: status and journal against what was promised, and against each other.
+
+use super::rules::*;
+use super::*;
+
+impl Auditor {
+    pub(super) fn status(&mut self, open: &Open, locks: &[Lock], waiters: &[Queued]) {
+        let Command::Status { target, .. } = &open.command else { panic!("a status, unasked") };
+        for lock in locks {
+            self.is_committed(lock);
+            assert!(lock.expires.is_none_or(|until| until > open.at), "{} is held beyond its lease", lock.id);
+            assert!(
+                self.ended.get(&lock.id).is_none_or(|end| end.turn >= open.turn),
+                "{} had ended and is held",
+                lock.id
+            );
+        }
+        if target.is_some() {
+            return;
+        }
+        apart(locks);
+        if !self.trouble {
+            in_line(locks, waiters, open.at);
+        }
+        // The auditor asks last, so what it is told is so when the turn is over.
+        let is_last = caller_of(&open.command).is_some_and(|caller| caller.conn == AUDITOR);
+        if open.turn == self.turn && is_last {
+            self.compare(open, locks, waiters);
+            self.flocks(open.at, locks, waiters);
+        }
+    }
+
+    /// The state just now against what was promised.
+    fn compare(&mut self, open: &Open, locks: &[Lock], waiters: &[Queued]) {
+        for lock in locks {
+            self.is_not_cancelled(lock);
+            if let Custody::Session(id) = lock.custody {
+                let session = self.sessions.get(&id);
+                let session = session.unwrap_or_else(|| panic!("{} is kept by a session that has ended", lock.id));
+                let is_here = session.away_until.is_none();
+                assert!(!is_here || lock.expires.is_none(), "{} runs out while its session is here", lock.id);
+            }
+        }
+        self.all_held(locks, open.at);
+        for queued in waiters {
+            let waiter = &queued.waiter;
+            if let Some(caller) = waiter.caller {
+                let is_expected = self.open.get(&caller).is_some_and(|open| !open.is_gone);
+                assert!(is_expected, "{} waits for an answer it had, or that nobody hears", waiter.ask.who.agent);
+            }
+            let before = self.queue.values().find(|before| waiter.caller.is_some() && before.caller == waiter.caller);
+            let is_moved = before.is_some_and(|before| before.id != waiter.id);
+            assert!(!is_moved, "{} has another place in the queue than before", waiter.ask.who.agent);
+            if let Some(session) = waiter.ask.who.session {
+                assert!(self.sessions.contains_key(&session), "a request of an ended session waits");
+            }
+        }
+        for absent in self.queue.values().filter(|waiter| waiter.caller.is_none()) {
+            let is_there = waiters.iter().any(|queued| queued.waiter.id == absent.id);
+            assert!(is_there, "the place of {} was not kept for it", absent.ask.who.agent);
+        }
+        self.order_kept(waiters);
+        self.queue = waiters.iter().map(|queued| (queued.waiter.id, queued.waiter.clone())).collect();
+        self.queue_seen = open.at;
+        self.status = Some((locks.to_vec(), waiters.to_vec()));
+    }
+
+    /// Everything that is promised now is held, as it was told.
+    fn all_held(&self, locks: &[Lock], now: Moment) {
+        for claim in self.claims.values().filter(|claim| self.is_live(claim, now)) {
+            let held = locks.iter().find(|lock| lock.id == claim.lock.id);
+            let held =
+                held.unwrap_or_else(|| panic!("{} was told to hold {}: gone", claim.lock.ask.who.agent, claim.lock.id));
+            let is_same = held.ask.mode == claim.lock.ask.mode && held.ask.target == claim.lock.ask.target;
+            assert!(is_same && held.fence >= claim.lock.fence, "{} is not as it was told: {held:?}", held.id);
+        }
+    }
+
+    /// Requests stand in the order in which they came.
+    fn order_kept(&self, waiters: &[Queued]) {
+        let mut last = 0;
+        for queued in waiters {
+            let open = queued.waiter.caller.and_then(|caller| self.open.get(&caller));
+            if let Some(open) = open.filter(|open| !open.is_again) {
+                assert!(open.order > last, "{} has passed others in the queue", queued.waiter.ask.who.agent);
+                last = open.order;
+            }
+        }
+    }
+
+    /// What the journal holds against what was promised: the process could be killed just now.
+    ///
+    /// `is_cut`: it is what a power cut would leave, so only what was promised to outlive one is asked for.
+    pub fn image(&mut self, loaded: &Loaded, is_cut: bool) {
+        let now = self.last;
+        self.counts.images += 1;
+        let locks: Vec<Lock> = rows(loaded, |record| match record {
+            Record::Lock(_, lock) => lock.clone(),
+            _ => None,
+        });
+        apart(&locks);
+        assert!(loaded.fences_from > self.top_fence, "fences would start again below {}", self.top_fence);
+        assert!(loaded.events_from > self.top_event, "event numbers would start again below {}", self.top_event);
+        if is_cut {
+            return self.all_durable(&locks, now);
+        }
+        for claim in self.claims.values().filter(|claim| self.is_live(claim, now)) {
+            let kept = locks.iter().find(|lock| lock.id == claim.lock.id);
+            let kept = kept.unwrap_or_else(|| panic!("{} was told and is not in the journal", claim.lock.id));
+            assert!(kept.fence >= claim.lock.fence, "{} is in the journal with fence {}", kept.id, kept.fence.0);
+            let is_other = kept.fence != claim.lock.fence || claim.is_vague || self.is_being_bound(kept.id);
+            assert!(
+                self.trouble || is_other || keeper_of(kept) == claim.keeper,
+                "{} is kept by {:?}",
+                kept.id,
+                kept.custody
+            );
+        }
+        if self.trouble {
+            return;
+        }
+        for lock in &locks {
+            self.is_from_somewhere(lock);
+            self.is_not_cancelled(lock);
+            assert!(self.ended.get(&lock.id).is_none_or(|end| !end.written), "{} had ended: in the journal", lock.id);
+        }
+        self.others_kept(loaded);
+        self.events(loaded);
+    }
+
+    fn all_durable(&self, locks: &[Lock], now: Moment) {
+        for claim in self.claims.values().filter(|claim| self.is_live(claim, now)) {
+            if claim.lock.ask.lease.ttl > 0 && claim.shortest > 0 {
+                let kept = locks.iter().find(|lock| lock.id == claim.lock.id && lock.fence >= claim.lock.fence);
+                assert!(kept.is_some(), "{} was told to outlive a power cut and does not", claim.lock.id);
+            }
+        }
+    }
+
+    /// Sessions, places in the queue and notices are in the journal; and it says what the table says.
+    fn others_kept(&self, loaded: &Loaded) {
+        let sessions: Vec<Session> = rows(loaded, |record| match record {
+            Record::Session(_, session) => session.clone(),
+            _ => None,
+        });
+        for session in self.sessions.values() {
+            let kept = sessions.iter().find(|kept| kept.id == session.row.id);
+            assert!(kept.is_some_and(|kept| kept.secret == session.row.secret), "a session is lost: {session:?}");
+        }
+        let is_opening = |id: SessionId| {
+            let is_it = |open: &Open| matches!(&open.command, Command::OpenSession { session, .. } if session.id == id);
+            self.open.values().any(is_it)
+        };
+        for session in &sessions {
+            let is_known = self.sessions.contains_key(&session.id) || is_opening(session.id);
+            assert!(is_known, "a session has ended and is in the journal: {session:?}");
+        }
+        let untold: Vec<Ended> = rows(loaded, |record| match record {
+            Record::Ended(_, ended) => ended.clone().filter(|ended| ended.untold),
+            _ => None,
+        });
+        let owed = self.owed.iter().filter(|(_, owed)| owed.turn < self.turn);
+        for (id, owed) in owed {
+            assert!(untold.iter().any(|ended| ended.id == *id), "the notice for {} of {id} is lost", owed.who.agent);
+        }
+        let Some((locks, waiters)) = &self.status else { return };
+        let kept: BTreeMap<u64, Lock> = rows(loaded, |record| match record {
+            Record::Lock(_, lock) => lock.clone(),
+            _ => None,
+        })
+        .into_iter()
+        .map(|lock| (lock.id.0, lock))
+        .collect();
+        // Flocks are taken anew by each daemon and not kept.
+        let held: Vec<Lock> = locks.iter().map(|lock| Lock { os: OsLock::None, ..lock.clone() }).collect();
+        assert_eq!(kept.into_values().collect::<Vec<_>>(), held, "journal and table have other locks");
+        let kept: BTreeMap<u64, Waiter> = rows(loaded, |record| match record {
+            Record::Waiter(_, waiter) => waiter.clone(),
+            _ => None,
+        })
+        .into_iter()
+        .map(|waiter| (waiter.id.0, waiter))
+        .collect();
+        let waiting = waiters.iter().map(|queued| Waiter { caller: None, os: OsWait::Idle, ..queued.waiter.clone() });
+        assert_eq!(
+            kept.into_values().collect::<Vec<_>>(),
+            waiting.collect::<Vec<_>>(),
+            "journal and table wait for others"
+        );
+    }
+}
+
+/// No two locks exclude each other.
+fn apart(locks: &[Lock]) {
+    for (at, lock) in locks.iter().enumerate() {
+        for other in &locks[at + 1..] {
+            assert!(!clash(lock, other), "{} and {} are held at once: {lock:?} {other:?}", lock.id, other.id);
+        }
+    }
+}
+
+/// Whoever waits has something in the way, and stands where it says.
+fn in_line(locks: &[Lock], waiters: &[Queued], now: Moment) {
+    for (at, queued) in waiters.iter().enumerate() {
+        let (waiter, ask) = (&queued.waiter, &queued.waiter.ask);
+        let earlier = waiters[..at].iter().filter(|earlier| comes_before(&earlier.waiter, ask)).count();
+        assert_eq!(queued.position, earlier + 1, "the place of {} in the queue", ask.who.agent);
+        for due in [waiter.deadline, waiter.absent_until].into_iter().flatten() {
+            assert!(due > now, "{} waits beyond its time", ask.who.agent);
+        }
+        assert_eq!(waiter.caller.is_none(), waiter.absent_until.is_some(), "absent or present: {waiter:?}");
+        let is_held = locks.iter().any(|lock| blocks(lock, ask) || is_own_weaker(lock, ask));
+        let asks_system = waiter.os != OsWait::Idle;
+        assert!(!waiter.at_once || asks_system, "{} waits and would not wait", ask.who.agent);
+        assert!(
+            waiter.caller.is_none() || is_held || earlier > 0 || asks_system,
+            "{} waits for {} and nothing is in the way",
+            ask.who.agent,
+            ask.target.scope
+        );
+    }
+}

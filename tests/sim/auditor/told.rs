@@ -1,0 +1,439 @@
+//! What comes out: each answer against what was asked, promised and told before.
+
+use super::rules::*;
+use super::*;
+
+impl Auditor {
+    pub fn told(&mut self, now: Now, to: Caller, answer: &Answer) {
+        let open = self.open.remove(&to).unwrap_or_else(|| panic!("{to:?} is answered and did not ask, or twice"));
+        self.counts.late += u64::from(open.turn != self.turn);
+        self.losses(now, &open, answer);
+        match &answer.reply {
+            Reply::Granted(granted) => self.granted(now, &open, granted),
+            Reply::Refused(refused) => self.refused(now, &open, refused),
+            Reply::Free => self.free(now, &open),
+            Reply::Released(locks) => self.released(&open, locks),
+            Reply::Renewed(locks) => locks.iter().for_each(|lock| self.touched(lock, &open)),
+            Reply::Checked(checked) => self.checked(now, &open, checked),
+            Reply::Broken(ended) => self.broken(now, ended),
+            Reply::Status { locks, waiters } => {
+                self.counts.probes += 1;
+                self.status(&open, locks, waiters);
+            }
+            Reply::Bound(id) => {
+                if let (Command::Bind { process, .. }, Some(claim)) = (&open.command, self.claims.get_mut(id)) {
+                    (claim.keeper, claim.until) = (Keeper::Process(*process), None);
+                    claim.lock.custody = Custody::Process(*process);
+                    claim.lock.expires = None;
+                }
+            }
+            Reply::SessionOpen(id) => self.session_open(&open, *id),
+            Reply::Cancelled(is_gone) => self.cancelled(&open, *is_gone),
+            Reply::Failed(fault) => self.failed(now, &open, fault),
+        }
+        self.queue.retain(|_, waiter| waiter.caller != Some(to));
+    }
+
+    /// Every loss is told before the next success that concerns it, and none is told that is not one.
+    fn losses(&mut self, now: Now, open: &Open, answer: &Answer) {
+        for ended in &answer.lost {
+            self.counts.losses_told += 1;
+            if let Some(claim) = self.claims.get(&ended.id) {
+                let is_other = claim.lock.fence != ended.fence;
+                assert!(is_other || !self.is_live(claim, now.mono), "{} is told to be lost and is not", ended.id);
+            }
+            self.end(ended.id, self.turn, UNKNOWN);
+        }
+        if matches!(answer.reply, Reply::Failed(_) | Reply::Cancelled(_)) {
+            return;
+        }
+        let Some((who, target)) = who_and_target(&open.command) else { return };
+        for (id, owed) in &self.owed {
+            let listening = owed.who.session.filter(|id| self.sessions.contains_key(id));
+            let is_named = || target.is_none_or(|target| is_named(&target.scope, &owed.target.scope));
+            let is_meant = listening.map_or_else(is_named, |session| who.session == Some(session));
+            let is_told = answer.lost.iter().any(|ended| ended.id == *id);
+            let is_due = owed.who.agent == who.agent && is_meant && owed.turn < open.turn && !is_told;
+            assert!(!is_due, "{} succeeds and is not told that it lost {id}", who.agent);
+        }
+    }
+
+    /// This lock has ended for certain, not later than in `turn`.
+    pub(super) fn end(&mut self, id: LockId, turn: u64, epoch: u64) {
+        let end = End { turn, written: !self.trouble, epoch, released_over: None };
+        self.ended.entry(id).or_insert(end);
+        if let Some(claim) = self.claims.get_mut(&id) {
+            claim.over = true;
+        }
+    }
+
+    pub(super) fn granted(&mut self, now: Now, open: &Open, granted: &Granted) {
+        let lock = &granted.lock;
+        let Command::Lock { ask, wait, .. } = &open.command else { panic!("{} was granted unasked", lock.id) };
+        assert!(lock.ask.who.agent == ask.who.agent && lock.ask.mode >= ask.mode, "{} is not what was asked", lock.id);
+        assert!(lock.fence.0 < limits::FENCE_END && lock.id.0 <= lock.fence.0, "{} has no fence", lock.id);
+        let is_late = open.turn != self.turn;
+        self.top_fence = self.top_fence.max(lock.fence.0);
+        if is_late && (self.was_released_by(open, lock.id) || self.is_being_released_by(open, lock.id)) {
+            return;
+        }
+        if is_late && self.claims.get(&lock.id).is_some_and(|claim| claim.lock.fence >= lock.fence) {
+            return self.touched(lock, open);
+        }
+        let before = self.claims.get(&lock.id);
+        let is_known = before.is_some_and(|claim| claim.lock.fence == lock.fence);
+        let has_old_fence = granted.resumed && is_known && !is_late && !open.is_again;
+        assert!(!has_old_fence, "{} was taken up with the fence that it had", lock.id);
+        if !granted.already_held && !is_known {
+            self.counts.grants += 1;
+            self.counts.resumed += u64::from(granted.resumed);
+            self.counts.waits_granted += u64::from(*wait != Wait::Try && open.turn != self.turn);
+            self.fresh_fence(open, lock);
+            let is_kept = !matches!(lock.custody, Custody::Detached);
+            assert!(lock.expires.is_none() == is_kept, "{} is kept, or on its lease: {lock:?}", lock.id);
+            if !granted.resumed {
+                self.in_turn(now, open, lock);
+            }
+        }
+        if let Some(claim) = self.claims.get(&lock.id) {
+            assert!(claim.lock.fence <= lock.fence, "{} was granted with fence {}", lock.id, claim.lock.fence.0);
+        }
+        assert!(self.ended.get(&lock.id).is_none_or(|end| end.turn == self.turn), "{} had ended", lock.id);
+        let before = self.claims.get(&lock.id);
+        let shortest = before.map_or(lock.ask.lease.ttl, |claim| claim.shortest.min(lock.ask.lease.ttl));
+        let is_delivered = is_known && before.is_some_and(|claim| claim.is_delivered);
+        let keeper = keeper_of(lock);
+        let is_gone = matches!(keeper, Keeper::Session(id) if !self.sessions.contains_key(&id));
+        let claim = Claim {
+            lock: lock.clone(),
+            keeper,
+            until: lock.expires,
+            shortest,
+            told_in: self.turn,
+            is_vague: open.turn != self.turn,
+            is_delivered,
+            over: open.voided
+                || is_gone
+                || self.ended.contains_key(&lock.id)
+                || before.is_some_and(|c| is_known && c.over),
+            epoch: match before {
+                Some(before) if is_known => before.epoch,
+                _ if open.is_again || granted.already_held || self.trouble => UNKNOWN,
+                _ => self.epoch,
+            },
+        };
+        if self.is_live(&claim, now.mono) {
+            self.excludes(now, &claim);
+            if lock.ask.lease.ttl > 0 {
+                self.told_for_good = true;
+            }
+        }
+        self.claims.insert(lock.id, claim);
+        let asked: Vec<Terms> = self.open.values().filter_map(Open::terms).collect();
+        asked.iter().for_each(|terms| self.may_shorten(terms));
+    }
+
+    fn fresh_fence(&mut self, open: &Open, lock: &Lock) {
+        if !open.is_again {
+            assert!(lock.fence.0 > open.fence_before, "fence {} comes after {}", lock.fence.0, open.fence_before);
+        }
+        let before = self.fences.insert(lock.fence, lock.id);
+        assert!(before.is_none_or(|id| id == lock.id), "fence {} was given out twice", lock.fence.0);
+    }
+
+    /// Nobody who was seen to wait for the same, and came earlier, still waits.
+    fn in_turn(&self, now: Now, open: &Open, lock: &Lock) {
+        let Some(caller) = caller_of(&open.command) else { return };
+        let place = self.queue.values().find(|waiter| waiter.caller == Some(caller)).map(|waiter| waiter.id);
+        for waiter in self.queue.values() {
+            let is_earlier = match place {
+                Some(place) => waiter.id < place,
+                None => match waiter.caller {
+                    Some(of) => self.open.get(&of).is_some_and(|earlier| earlier.order < open.order),
+                    // Its place is from before the restart.
+                    None => true,
+                },
+            };
+            // Its answer may be held back; then what it was granted may have run out already.
+            let asked = self.open.values().filter_map(Open::terms);
+            let lease = asked.filter(|terms| terms.agent == waiter.ask.who.agent).map(|terms| terms.ttl).min();
+            let lease = lease.unwrap_or(0).min(waiter.ask.lease.ttl);
+            let lease = waiter.ask.lease.max_hold.map_or(lease, |most| most.min(lease));
+            let may_be_over = waiter.ask.who.session.is_none() && self.queue_seen.after(lease) <= now.mono;
+            let is_open = waiter.caller.is_some_and(|of| self.open.get(&of).is_some_and(|open| !open.voided));
+            // The system may have said no to one that would not wait, and its refusal is held back.
+            let is_waiting = waiter.caller.is_none() || (is_open && !may_be_over && !waiter.at_once);
+            assert!(
+                !(is_earlier && is_waiting && comes_before(waiter, &lock.ask) && !open.is_again && !open.voided),
+                "at {}: {} is granted to {} while {} waits longer",
+                now.mono.0,
+                lock.id,
+                lock.ask.who.agent,
+                waiter.ask.who.agent
+            );
+        }
+    }
+
+    pub(super) fn excludes(&self, now: Now, claim: &Claim) {
+        for other in self.claims.values().filter(|other| other.lock.id != claim.lock.id) {
+            assert!(
+                !(clash(&claim.lock, &other.lock) && self.is_live(other, now.mono)),
+                "{} is told to {} while {} holds {}",
+                claim.lock.id,
+                claim.lock.ask.who.agent,
+                other.lock.ask.who.agent,
+                other.lock.id
+            );
+        }
+    }
+
+    pub(super) fn refused(&mut self, now: Now, open: &Open, refused: &Refused) {
+        self.counts.refused += 1;
+        let (Command::Lock { ask, wait, .. } | Command::WaitFree { ask, wait, .. }) = &open.command else {
+            panic!("refused unasked: {:?}", open.command)
+        };
+        for holder in &refused.holders {
+            let is_over = self.ended.get(&holder.id).is_some_and(|end| end.turn < open.turn);
+            assert!(!is_over, "{} is named as a holder and had ended", holder.id);
+            self.is_committed(holder);
+        }
+        match &refused.why {
+            RefusedFor::Held => {
+                assert!(*wait == Wait::Try, "a request that waits is refused as held");
+                let is_blocked = !refused.holders.is_empty() || refused.position > 1 || refused.foreigner.is_some();
+                assert!(is_blocked, "{} is refused and nothing is in the way", ask.who.agent);
+                // Without a slow disk or file system it was just now that the file was tried.
+                if let Some(foreigner) = refused.foreigner.as_ref().filter(|_| open.turn == self.turn) {
+                    self.is_there(foreigner, ask);
+                }
+            }
+            RefusedFor::OwnLock => assert!(!refused.holders.is_empty()),
+            RefusedFor::Timeout => {
+                let is_over = matches!(wait, Wait::Until(until) if *until <= now.mono) || open.is_again;
+                assert!(is_over, "{} is sent away before its time", ask.who.agent);
+            }
+            RefusedFor::Deadlock(cycle) => {
+                self.counts.deadlocks += 1;
+                let links = cycle.iter().zip(cycle.iter().cycle().skip(1));
+                let is_closed = links.clone().all(|(link, next)| link.behind == next.waits);
+                assert!(is_closed && cycle[0].waits == ask.who.agent, "no cycle: {cycle:?}");
+            }
+        }
+    }
+
+    fn free(&self, now: Now, open: &Open) {
+        let Command::WaitFree { ask, .. } = &open.command else { panic!("free, unasked") };
+        for claim in self.claims.values().filter(|claim| self.is_live(claim, now.mono) && claim.told_in < open.turn) {
+            // A subtree does not keep out other names of its files from outside: who holds it may have the file too.
+            let has_it = self
+                .claims
+                .values()
+                .any(|own| own.lock.ask.who.agent == ask.who.agent && overlap(&own.lock.ask.target, &ask.target));
+            assert!(has_it || !blocks(&claim.lock, ask), "it is called free, and {} is held", claim.lock.id);
+        }
+    }
+
+    pub(super) fn released(&mut self, open: &Open, locks: &[Lock]) {
+        let Command::Unlock { who, .. } = &open.command else { panic!("released unasked") };
+        for lock in locks {
+            self.counts.released += 1;
+            assert_eq!(lock.ask.who.agent, who.agent, "{} is another's", lock.id);
+            let before = self.ended.get(&lock.id);
+            assert!(before.is_none_or(|end| end.turn >= open.turn), "{} is released and had ended", lock.id);
+            let is_over_head = lock.keeper().is_some() && lock.keeper() != who.session;
+            if is_over_head && !self.ended.contains_key(&lock.id) {
+                let owed = Owed { who: lock.ask.who.clone(), target: lock.ask.target.clone(), turn: self.turn };
+                self.owed.insert(lock.id, owed);
+            }
+            self.end(lock.id, self.turn, self.epoch);
+            self.ended.get_mut(&lock.id).expect("it has ended just now").released_over = conn_of(open);
+        }
+    }
+
+    /// Whether whoever asks has released the lock over the same connection: it knows, whatever it is told afterwards.
+    fn was_released_by(&self, open: &Open, lock: LockId) -> bool {
+        let over = self.ended.get(&lock).and_then(|end| end.released_over);
+        over.is_some() && over == conn_of(open)
+    }
+
+    /// Whether that release is still to be answered.
+    fn is_being_released_by(&self, open: &Open, lock: LockId) -> bool {
+        let is_release = |caller: &Caller, other: &Open| {
+            Some(caller.conn) == conn_of(open) && matches!(other.command, Command::Unlock { .. })
+        };
+        self.ended.contains_key(&lock) && self.open.iter().any(|(caller, other)| is_release(caller, other))
+    }
+
+    /// A lock was renewed or looked at by its agent.
+    fn touched(&mut self, lock: &Lock, open: &Open) {
+        let before = self.ended.get(&lock.id);
+        assert!(before.is_none_or(|end| end.turn == self.turn), "{} is renewed and had ended", lock.id);
+        let Some(claim) = self.claims.get_mut(&lock.id) else { return };
+        claim.shortest = claim.shortest.min(lock.ask.lease.ttl);
+        if claim.lock.fence > lock.fence {
+            return;
+        }
+        // What came behind it in the same turn may have changed the keeper.
+        claim.is_vague = open.turn != self.turn || keeper_of(lock) != claim.keeper;
+        if claim.is_vague {
+            claim.until = [claim.until, lock.expires].into_iter().flatten().min();
+        } else {
+            claim.until = lock.expires;
+            claim.lock = lock.clone();
+        }
+        let asked: Vec<Terms> = self.open.values().filter_map(Open::terms).collect();
+        asked.iter().for_each(|terms| self.may_shorten(terms));
+    }
+
+    fn checked(&mut self, now: Now, open: &Open, checked: &Result<Box<Lock>, Vec<Lock>>) {
+        let Command::Check { who, target, fence, .. } = &open.command else { panic!("checked unasked") };
+        match checked {
+            Ok(lock) => {
+                assert!(lock.ask.who.agent == who.agent && lock.ask.mode == Mode::Exclusive, "{} is no leave", lock.id);
+                assert!(fence.is_none_or(|fence| fence == lock.fence), "{} has another fence", lock.id);
+                self.touched(lock, open);
+                for other in self.claims.values().filter(|other| other.told_in < open.turn) {
+                    assert!(
+                        !(self.is_live(other, now.mono) && other.lock.id != lock.id && clash(&other.lock, lock)),
+                        "{} may write under {} while {} is held",
+                        who.agent,
+                        lock.id,
+                        other.lock.id
+                    );
+                }
+            }
+            Err(holders) => {
+                holders.iter().for_each(|holder| self.is_committed(holder));
+                let mine = self.claims.values().find(|claim| {
+                    self.is_live(claim, now.mono)
+                        && claim.told_in < open.turn
+                        && !claim.is_vague
+                        // Its agent may have taken it up with a new fence of which nobody has heard yet.
+                        && !self.open.values().filter_map(Open::terms).any(|terms| terms.concern(claim))
+                        && claim.lock.ask.who.agent == who.agent
+                        && claim.lock.ask.mode == Mode::Exclusive
+                        && claim.lock.ask.target.scope == target.scope
+                        && fence.is_none_or(|fence| fence == claim.lock.fence)
+                });
+                assert!(mine.is_none(), "{} is told that it does not hold what it holds: {mine:?}", who.agent);
+            }
+        }
+    }
+
+    fn broken(&mut self, now: Now, ended: &Ended) {
+        let _ = now;
+        let owed = Owed { who: ended.ask.who.clone(), target: ended.ask.target.clone(), turn: self.turn };
+        self.owed.insert(ended.id, owed);
+        self.end(ended.id, self.turn, self.epoch);
+    }
+
+    fn session_open(&mut self, open: &Open, id: SessionId) {
+        match &open.command {
+            Command::OpenSession { session, .. } => {
+                self.sessions.insert(id, Sess { row: session.clone(), away_until: None });
+            }
+            Command::ReturnSession { .. } => {
+                self.counts.sessions_returned += 1;
+                let session = self.sessions.get_mut(&id).expect("a session that has ended is not taken up again");
+                session.away_until = None;
+                for lock in self.kept_by(Keeper::Session(id)) {
+                    let claim = &self.claims[&lock];
+                    let is_over = !self.is_live(claim, open.at);
+                    let claim = self.claims.get_mut(&lock).expect("it was found by its keeper");
+                    (claim.until, claim.over) = (None, is_over);
+                }
+            }
+            other => panic!("a session is open for {other:?}"),
+        }
+    }
+
+    fn cancelled(&mut self, open: &Open, is_gone: bool) {
+        if let Command::Lock { ask, .. } = &open.command {
+            assert!(is_gone, "a request is told that it is not cancelled");
+            let asked_again = self.open.values().any(|open| match &open.command {
+                Command::Lock { ask: again, .. } => again.who.agent == ask.who.agent && again.request == ask.request,
+                _ => false,
+            });
+            if let Some(request) = ask.request.as_ref().filter(|_| !asked_again) {
+                self.cancelled.insert((ask.who.agent.clone(), request.clone()));
+            }
+        }
+    }
+
+    fn failed(&mut self, now: Now, open: &Open, fault: &Fault) {
+        match fault {
+            Fault::Unavailable(_) => {
+                self.counts.unavailable += 1;
+                if let Some(terms) = open.terms() {
+                    self.may_shorten(&terms);
+                    self.may_have_changed(&terms);
+                }
+            }
+            Fault::UnknownSession => {
+                let id = match &open.command {
+                    Command::ReturnSession { id, .. } => Some(*id),
+                    command => who_and_target(command).and_then(|(who, _)| who.session),
+                };
+                let known = id.and_then(|id| self.sessions.get(&id));
+                assert!(known.is_none(), "an open session is unknown: {known:?}");
+            }
+            Fault::NotFound | Fault::NotHolder(_) | Fault::Lost(..) => self.not_held(now, open),
+            Fault::Invalid(_) => {}
+            Fault::TooMany(text) | Fault::Denied(text) => panic!("refused for another reason: {text}"),
+        }
+        self.has_forgotten |= *fault == Fault::NotFound && matches!(open.command, Command::Lock { .. });
+        if let Fault::Lost(ended, _) = fault {
+            let is_own_doing = self.was_released_by(open, ended.id) && !open.is_again;
+            let is_lock = matches!(open.command, Command::Lock { .. });
+            assert!(!(is_lock && is_own_doing), "{} is told to be lost to who released it", ended.id);
+            // A retry is answered with the end of what was granted; the notice itself is told along with it.
+            self.end(ended.id, self.turn, UNKNOWN);
+        }
+    }
+
+    /// Somebody is told that a lock is not its own: it was not promised then.
+    fn not_held(&self, now: Now, open: &Open) {
+        let (Command::Unlock { who, which, .. } | Command::Renew { who, which, .. }) = &open.command else { return };
+        for claim in self.claims.values() {
+            let is_meant = match which {
+                Which::Id(id) => claim.lock.id == *id,
+                Which::Scope(target) => same_scope(&claim.lock.ask.target, target),
+                Which::All => true,
+            };
+            let is_mine = is_meant && claim.lock.ask.who.agent == who.agent && claim.told_in < open.turn;
+            assert!(
+                !(is_mine && self.is_live(claim, now.mono)),
+                "{} holds {} and is told not to",
+                who.agent,
+                claim.lock.id
+            );
+        }
+    }
+
+    /// Only who was told to hold a lock is named as its holder, or who was left by the daemon before.
+    pub(super) fn is_committed(&self, holder: &Lock) {
+        self.is_from_somewhere(holder);
+        let is_told = [self.claims.contains_key(&holder.id), self.ended.contains_key(&holder.id)].contains(&true);
+        assert!(
+            is_told || self.has_forgotten || self.inherited.contains(&holder.id),
+            "{} is named as a holder before it is told so",
+            holder.id
+        );
+    }
+
+    pub(super) fn is_from_somewhere(&self, lock: &Lock) {
+        let ask = &lock.ask;
+        let asked = self.wishes.contains(&(ask.who.agent.clone(), ask.target.scope.clone(), ask.mode));
+        assert!(asked, "nobody asked for {}: {ask:?}", lock.id);
+    }
+
+    pub(super) fn is_not_cancelled(&self, lock: &Lock) {
+        let ask = &lock.ask;
+        if let Some(request) = &ask.request
+            && !self.trouble
+        {
+            let key = (ask.who.agent.clone(), request.clone());
+            assert!(!self.cancelled.contains(&key), "{} was cancelled and is held: {key:?}", lock.id);
+        }
+    }
+}

@@ -1,0 +1,472 @@
+//! What stands between clients and the coordinator, as `src/server` does it but without sockets: connections are
+//! queues, and the simulator decides who is read when, how much of an answer leaves, and what a client has got of it.
+
+use crate::auditor::Auditor;
+use crate::flocks::Machine;
+use crate::log::Log;
+use flockd::coordinator::Coordinator;
+use flockd::model::*;
+use flockd::scope::Target;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+/// The id under which a greeting is answered.
+pub const GREETING: u64 = u64::MAX;
+/// The connection over which the auditor asks for the status. No client has it.
+pub const AUDITOR: u64 = 1;
+
+/// What a client wants of a session.
+#[derive(Clone, Debug)]
+pub enum Wish {
+    New(SessionKind),
+    Return(SessionId, u128),
+}
+
+/// A request as it travels: times are relative, as on the wire.
+#[derive(Clone, Debug)]
+pub enum Op {
+    Lock { target: Target, mode: Mode, lease: Lease, wait: Option<u64>, request: Option<RequestId>, os: bool },
+    WaitFree { target: Target, mode: Mode, wait: Option<u64> },
+    Unlock(Which),
+    Renew(Which, Option<u64>),
+    Check(Target, Option<Fence>),
+    Break(LockId),
+    Status(Option<Target>),
+    Bind(LockId, Process),
+    Cancel(u64),
+}
+
+#[derive(Clone, Debug)]
+pub enum ToServer {
+    Hello(Agent, Option<Wish>),
+    Request(Option<u64>, Op),
+}
+
+#[derive(Clone, Debug)]
+pub enum ToClient {
+    Welcome(Option<(SessionId, u128)>),
+    Refused,
+    Answer(u64, Box<Answer>),
+}
+
+/// A socket: what is in the kernel's hands, both ways.
+pub struct Pipe {
+    pub process: Process,
+    pub to_server: VecDeque<ToServer>,
+    pub to_client: VecDeque<ToClient>,
+    /// The client's end is closed, as far as the kernel knows.
+    pub client_closed: bool,
+    pub server_closed: bool,
+    /// The client does not read and the kernel takes no more for it.
+    pub full: bool,
+}
+
+struct Peer {
+    process: Process,
+    agent: Option<Agent>,
+    session: Option<SessionId>,
+    secret: Option<u128>,
+    open: BTreeSet<u64>,
+    /// Messages, each with the grant and the losses it is the first to tell of.
+    outbox: VecDeque<(ToClient, Option<Unheard>, Vec<LockId>)>,
+    closing: bool,
+}
+
+/// A grant that nobody has heard of yet.
+#[derive(Clone, Copy, Debug)]
+struct Unheard {
+    id: LockId,
+    fence: Fence,
+    /// The lock itself was known before.
+    was_known: bool,
+}
+
+impl Unheard {
+    fn take_back(self) -> Command {
+        let Unheard { id, fence, was_known } = self;
+        Command::TakeBack { id, fence, was_known }
+    }
+}
+
+/// Where within a round the daemon is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// Everything is written and nobody is told.
+    AfterTheTurn,
+    /// Some are told.
+    AmidTheAnswers,
+}
+
+/// The daemon without its sockets.
+pub struct Server {
+    pub coordinator: Coordinator,
+    peers: BTreeMap<u64, Peer>,
+    sessions: BTreeMap<SessionId, u64>,
+    undelivered: BTreeMap<LockId, (u64, bool)>,
+    /// Processes that are watched, by how many.
+    watched: BTreeMap<Process, u32>,
+    commands: Vec<Command>,
+    dirty: BTreeSet<u64>,
+    /// It is killed in the next turn, here.
+    pub dies: Option<Death>,
+}
+
+/// What the server needs of the world for a round.
+pub struct Around<'a> {
+    pub now: Now,
+    pub pipes: &'a mut BTreeMap<u64, Pipe>,
+    pub machine: &'a Machine,
+    pub auditor: &'a mut Auditor,
+    pub log: &'a mut Log,
+    /// Gives session ids, secrets and the amount of a full pipe that still goes through.
+    pub draw: &'a mut dyn FnMut() -> u64,
+}
+
+impl Server {
+    /// Goes on with a loaded coordinator; what it restored is watched, and who is dead already is told.
+    pub fn new(coordinator: Coordinator, dead: &BTreeSet<Process>) -> Server {
+        let restored: BTreeSet<Process> = coordinator.table().processes().collect();
+        let mut server = Server {
+            coordinator,
+            peers: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            undelivered: BTreeMap::new(),
+            watched: BTreeMap::new(),
+            commands: Vec::new(),
+            dirty: BTreeSet::new(),
+            dies: None,
+        };
+        for process in restored {
+            if dead.contains(&process) {
+                server.commands.push(Command::ProcessGone(process));
+            } else {
+                server.watched.insert(process, 1);
+            }
+        }
+        server
+    }
+
+    /// A file thread has an answer: a turn takes it up.
+    pub fn wake(&mut self) {
+        self.commands.push(Command::Tick);
+    }
+
+    /// The kernel tells of a watched process that it is dead, if there is one.
+    pub fn tell_death(&mut self, dead: &BTreeSet<Process>) -> bool {
+        let Some(process) = self.watched.keys().find(|process| dead.contains(process)).copied() else { return false };
+        self.watched.remove(&process);
+        self.commands.push(Command::ProcessGone(process));
+        true
+    }
+
+    /// Reads from these connections, decides, answers: one batch, as `Server::round`.
+    pub fn round(&mut self, around: &mut Around, ready: &[u64], probe: Option<u64>) {
+        for &conn in ready {
+            self.read_from(around, conn);
+        }
+        if self.coordinator.next_deadline().is_some_and(|due| due <= around.now.mono) {
+            self.commands.push(Command::Tick);
+        }
+        if let Some(id) = probe {
+            // What the file threads have answered is taken up behind all commands of a turn, and the auditor asks last.
+            if around.machine.has_answered(around.now.mono) {
+                self.wake();
+                self.settle(around);
+            }
+            let caller = Caller { conn: AUDITOR, id };
+            self.commands.push(Command::Status { caller, who: None, target: None });
+        }
+        self.settle(around);
+    }
+
+    /// Hands over what has come together, until nothing more comes of it.
+    fn settle(&mut self, around: &mut Around) {
+        loop {
+            if !self.commands.is_empty() {
+                let fed = std::mem::take(&mut self.commands);
+                let mut commands = Vec::with_capacity(fed.len());
+                around.auditor.turn_begins();
+                for command in fed {
+                    around.log.note(|| format!("  < {}", crate::log::command(&command)));
+                    around.auditor.fed(around.now, &command);
+                    commands.push(command);
+                }
+                let answers = self.coordinator.turn(around.now, commands);
+                around.auditor.turned(self.coordinator.trouble().is_some());
+                match self.dies {
+                    Some(Death::AfterTheTurn) => return,
+                    Some(Death::AmidTheAnswers) => return self.dies_amid(around, answers),
+                    None => self.deliver(around, answers),
+                }
+            }
+            for conn in std::mem::take(&mut self.dirty) {
+                self.flush(around, conn);
+            }
+            if self.commands.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn dies_amid(&mut self, around: &mut Around, answers: Vec<(Caller, Answer)>) {
+        self.deliver(around, answers);
+        for conn in std::mem::take(&mut self.dirty) {
+            if (around.draw)().is_multiple_of(2) {
+                self.flush(around, conn);
+            }
+        }
+    }
+
+    /// Takes up a sync that was carried out.
+    pub fn sync_done(&mut self, around: &mut Around) {
+        around.auditor.turn_begins();
+        let answers = self.coordinator.sync_done(around.now);
+        around.auditor.turned(self.coordinator.trouble().is_some());
+        self.deliver(around, answers);
+        self.settle(around);
+    }
+
+    /// Tries again to send what a slow client has not taken.
+    pub fn flush_all(&mut self, around: &mut Around) {
+        self.dirty.extend(self.peers.iter().filter(|(_, peer)| !peer.outbox.is_empty()).map(|(conn, _)| *conn));
+        self.settle(around);
+    }
+
+    fn read_from(&mut self, around: &mut Around, conn: u64) {
+        let Some(pipe) = around.pipes.get_mut(&conn).filter(|pipe| !pipe.server_closed) else { return };
+        self.peers.entry(conn).or_insert_with(|| Peer {
+            process: pipe.process,
+            agent: None,
+            session: None,
+            secret: None,
+            open: BTreeSet::new(),
+            outbox: VecDeque::new(),
+            closing: false,
+        });
+        if pipe.to_server.is_empty() {
+            if pipe.client_closed {
+                self.close(around, conn);
+            }
+            return;
+        }
+        while let Some(line) = around.pipes.get_mut(&conn).and_then(|pipe| pipe.to_server.pop_front()) {
+            if self.peers[&conn].closing {
+                continue;
+            }
+            match line {
+                // What follows a greeting is read when it is answered.
+                ToServer::Hello(agent, wish) => {
+                    self.greeting(around, conn, agent, wish);
+                    return;
+                }
+                ToServer::Request(id, op) => self.request(around, conn, id, op),
+            }
+        }
+    }
+
+    fn greeting(&mut self, around: &mut Around, conn: u64, agent: Agent, wish: Option<Wish>) {
+        let peer = self.peers.get_mut(&conn).expect("it was read from");
+        peer.agent = Some(agent.clone());
+        let (caller, process) = (Caller { conn, id: GREETING }, Some(peer.process));
+        let (id, command) = match wish {
+            None => {
+                peer.outbox.push_back((ToClient::Welcome(None), None, Vec::new()));
+                self.dirty.insert(conn);
+                return;
+            }
+            Some(Wish::New(kind)) => {
+                let (id, secret) = (SessionId((around.draw)()), u128::from((around.draw)()));
+                peer.secret = Some(secret);
+                let session = Session { id, secret, agent, process, kind, away_until: None };
+                (id, Command::OpenSession { caller, session })
+            }
+            Some(Wish::Return(id, secret)) => (id, Command::ReturnSession { caller, id, secret, process }),
+        };
+        peer.session = Some(id);
+        let process = peer.process;
+        self.commands.push(command);
+        *self.watched.entry(process).or_insert(0) += 1;
+    }
+
+    fn request(&mut self, around: &mut Around, conn: u64, id: Option<u64>, op: Op) {
+        let peer = self.peers.get_mut(&conn).expect("it was read from");
+        if let Some(id) = id {
+            assert!(peer.open.insert(id), "the workload numbers its requests upwards");
+        }
+        let who = Who { agent: peer.agent.clone().expect("a greeting came first"), session: peer.session };
+        let process = Some(peer.process);
+        let now = around.now.mono;
+        let caller = id.map(|id| Caller { conn, id });
+        let waits = |ms: Option<u64>| match ms {
+            None => Wait::Forever,
+            Some(0) => Wait::Try,
+            Some(ms) => Wait::Until(now.after(ms)),
+        };
+        let workspace = Workspace { root: b"/w".as_slice().into() };
+        let always = || caller.expect("all but a release are numbered");
+        let command = match op {
+            Op::Unlock(which) => Command::Unlock { caller, who, which },
+            Op::Lock { target, mode, lease, wait, request, os } => {
+                let ask = Ask { target, mode, who, lease, note: None, process, bound: None, request, workspace, os };
+                Command::Lock { caller: always(), ask: Arc::new(ask), wait: waits(wait) }
+            }
+            Op::WaitFree { target, mode, wait } => {
+                let lease = Lease { ttl: flockd::limits::TTL_ONE_SHOT, max_hold: None };
+                let who = Who { session: None, ..who };
+                let ask = Ask {
+                    target,
+                    mode,
+                    who,
+                    lease,
+                    note: None,
+                    process,
+                    bound: None,
+                    request: None,
+                    workspace,
+                    os: false,
+                };
+                Command::WaitFree { caller: always(), ask: Arc::new(ask), wait: waits(wait) }
+            }
+            Op::Renew(which, ttl) => Command::Renew { caller: always(), who, which, ttl },
+            Op::Check(target, fence) => Command::Check { caller: always(), who, target, fence },
+            Op::Break(id) => Command::Break { caller: always(), who, id, reason: "in the way".into() },
+            Op::Status(target) => Command::Status { caller: always(), who: Some(who), target },
+            Op::Cancel(of) => Command::Cancel { caller: always(), waiting: Caller { conn, id: of } },
+            Op::Bind(id, process) => {
+                *self.watched.entry(process).or_insert(0) += 1;
+                Command::Bind { caller: always(), who, id, process }
+            }
+        };
+        self.commands.push(command);
+    }
+
+    /// A connection is over, as `Server::close`.
+    fn close(&mut self, around: &mut Around, conn: u64) {
+        let Some(peer) = self.peers.remove(&conn) else { return };
+        around.pipes.get_mut(&conn).expect("pipes outlive their peers").server_closed = true;
+        around.log.note(|| format!("  close {conn}"));
+        if !peer.open.is_empty() {
+            self.commands.push(Command::CallerGone { conn });
+        }
+        for grant in peer.outbox.into_iter().filter_map(|(_, grant, _)| grant) {
+            if self.undelivered.get(&grant.id).is_some_and(|(to, _)| *to == conn) {
+                self.undelivered.remove(&grant.id);
+                self.commands.push(grant.take_back());
+            }
+        }
+        if let Some(session) = peer.session {
+            if self.sessions.get(&session) == Some(&conn) {
+                self.sessions.remove(&session);
+                self.commands.push(Command::EndSession(session));
+            }
+            self.release_watch(peer.process);
+        }
+    }
+
+    fn release_watch(&mut self, process: Process) {
+        if let Some(users) = self.watched.get_mut(&process) {
+            *users -= 1;
+            if *users == 0 {
+                self.watched.remove(&process);
+            }
+        }
+    }
+
+    fn flush(&mut self, around: &mut Around, conn: u64) {
+        let (Some(peer), Some(pipe)) = (self.peers.get_mut(&conn), around.pipes.get_mut(&conn)) else { return };
+        if peer.outbox.is_empty() {
+            return;
+        }
+        if pipe.client_closed {
+            return self.close(around, conn);
+        }
+        let most = if pipe.full { (around.draw)() as usize % (peer.outbox.len() + 1) } else { peer.outbox.len() };
+        for (message, grant, losses) in peer.outbox.drain(..most) {
+            pipe.to_client.push_back(message);
+            if let Some(grant) = grant {
+                self.undelivered.remove(&grant.id);
+            }
+            if !losses.is_empty() {
+                self.commands.push(Command::LossesTold(losses));
+            }
+        }
+        if peer.outbox.is_empty() && peer.closing {
+            self.close(around, conn);
+        }
+    }
+
+    fn deliver(&mut self, around: &mut Around, answers: Vec<(Caller, Answer)>) {
+        for (to, mut answer) in answers {
+            around.log.note(|| format!("  > {}/{}: {}", to.conn, to.id, crate::log::answer(&answer)));
+            around.auditor.told(around.now, to, &answer);
+            if to.conn == AUDITOR {
+                continue;
+            }
+            if to.id == GREETING {
+                self.greet(to.conn, answer.reply);
+                continue;
+            }
+            let grant = self.first_to_tell(to.conn, &answer.reply);
+            let Some(peer) = self.peers.get_mut(&to.conn) else {
+                if let Some(grant) = grant {
+                    self.undelivered.remove(&grant.id);
+                    self.commands.push(grant.take_back());
+                }
+                continue;
+            };
+            answer.lost.retain(|ended| !peer.outbox.iter().any(|(_, _, losses)| losses.contains(&ended.id)));
+            let losses = answer.lost.iter().map(|ended| ended.id).collect();
+            peer.open.remove(&to.id);
+            peer.outbox.push_back((ToClient::Answer(to.id, Box::new(answer)), grant, losses));
+            self.dirty.insert(to.conn);
+        }
+    }
+
+    /// The grant that this answer is the first to tell of, as `Server::first_to_tell`.
+    fn first_to_tell(&mut self, conn: u64, reply: &Reply) -> Option<Unheard> {
+        let Reply::Granted(granted) = reply else { return None };
+        let (id, fence) = (granted.lock.id, granted.lock.fence);
+        let mut unheard = self.undelivered.get(&id).map(|(_, was_known)| *was_known);
+        self.commands.retain(|command| match command {
+            Command::TakeBack { id: lost, was_known, .. } if *lost == id => {
+                unheard = Some(*was_known);
+                false
+            }
+            _ => true,
+        });
+        let was_known = match granted.is_new() {
+            true => granted.resumed && unheard.unwrap_or(true),
+            false => unheard?,
+        };
+        self.undelivered.insert(id, (conn, was_known));
+        Some(Unheard { id, fence, was_known })
+    }
+
+    fn greet(&mut self, conn: u64, reply: Reply) {
+        let Some(peer) = self.peers.get_mut(&conn) else {
+            // It has gone while the table was asked, as in `Server::greet`.
+            if let Reply::SessionOpen(id) = reply
+                && !self.sessions.contains_key(&id)
+            {
+                self.commands.push(Command::EndSession(id));
+            }
+            return;
+        };
+        match reply {
+            Reply::SessionOpen(id) => {
+                let proof = peer.secret.take().map(|secret| (id, secret));
+                self.sessions.insert(id, conn);
+                peer.outbox.push_back((ToClient::Welcome(proof), None, Vec::new()));
+            }
+            _ => {
+                peer.closing = true;
+                peer.outbox.push_back((ToClient::Refused, None, Vec::new()));
+                let process = peer.process;
+                if peer.session.take().is_some() {
+                    self.release_watch(process);
+                }
+            }
+        }
+        self.dirty.insert(conn);
+    }
+}
