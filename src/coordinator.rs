@@ -28,7 +28,7 @@ pub type Stopwatch = Box<dyn Fn() -> u64 + Send>;
 /// Wakes whoever runs the turns: a sync is done, see [`Coordinator::sync_done`].
 pub type Wake = Box<dyn Fn() + Send>;
 
-/// Says why the home is not ours any more, if it is not: asked before each append.
+/// Says why the home is not ours any more, if it is not: asked before each append, and before the end.
 pub type HomeGuard = Box<dyn Fn() -> Result<(), JournalError> + Send>;
 
 /// The flocks on workspace files, as the coordinator sees them.
@@ -219,9 +219,14 @@ impl Coordinator {
     /// Ends in order: everything is folded into the store and synced.
     ///
     /// # Errors
-    /// As [`Journal::close`]; the log then still holds what the store does not.
+    /// As [`Journal::close`]; the log then still holds what the store does not. A home that is not ours any more is
+    /// left alone.
     pub fn close(self) -> Result<(), JournalError> {
         self.syncing.stop();
+        if let Err(error) = (self.guard)() {
+            self.journal.abandon();
+            return Err(error);
+        }
         self.journal.close()
     }
 

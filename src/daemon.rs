@@ -125,7 +125,9 @@ impl Daemon {
             socket: home.socket().display().to_string(),
             idle_exit: options.idle_exit,
         };
-        let server = Server::new(poll, &waker, listener, stop, coordinator, identity)?;
+        let looked_at = lock.clone();
+        let home_look = Box::new(move || looked_at.is_in_place().unwrap_or(true));
+        let server = Server::new(poll, &waker, listener, stop, coordinator, identity, home_look)?;
         Ok(Daemon { server, lock, notes })
     }
 

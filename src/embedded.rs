@@ -5,7 +5,7 @@ use crate::clock;
 use crate::daemon::{Daemon, DaemonError, Options};
 use crate::limits;
 use crate::os::home::Home;
-use crate::server::Ended;
+use crate::server::{Ended, HOME_LOST};
 use std::fmt;
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -110,6 +110,7 @@ impl Thread {
         drop(self.stop.take());
         match self.handle.take().map(JoinHandle::join) {
             None => Ok(()),
+            Some(Ok(Ok(Ended::HomeLost))) => Err(io::Error::other(HOME_LOST)),
             Some(Ok(ended)) => ended.map(|_| ()),
             Some(Err(_)) => Err(io::Error::other("the thread that served the home panicked")),
         }

@@ -130,14 +130,22 @@ pub const SEGMENT_MAX: u64 = 4 * 1024 * 1024;
 pub const DAEMON_LOG_MAX: u64 = 1024 * 1024;
 /// How long after a failed write or sync the journal is tried again.
 pub const JOURNAL_RETRY: u64 = SECOND;
-/// Threads that touch workspace files. Each can hang on a dead mount; the loop never does.
-pub const FILE_THREADS: usize = 4;
+/// Threads that touch workspace files, of each kind: those that look paths up and those that flock. Each can hang on a
+/// dead mount; the loop never does. With those of one mount bounded as below, seven hung mounts leave four to others.
+pub const FILE_THREADS: usize = 32;
+/// How many of them may be inside one mount that waits for a server: enough to keep a healthy one busy.
+pub const FILE_THREADS_A_MOUNT: usize = 4;
+/// Jobs put aside for such a mount while its threads are inside; beyond it the answer is `unavailable` at once.
+pub const FILE_ASIDE: usize = 64;
 /// Path look-ups that wait for a file thread at most; beyond it the answer is `unavailable`.
 pub const FILE_QUEUE: usize = 1_024;
 /// How long a path look-up may take before its request is answered `unavailable`.
 pub const FILE_WITHIN: u64 = 10 * SECOND;
 /// Fold jobs that may wait for the fold thread; one at a time is in flight, the next segment simply grows.
 pub const FOLD_QUEUE: usize = 4;
+/// How often the daemon looks whether its home is still its own, and ends if not: whoever deletes the home of a daemon
+/// and starts anew must not meet the old one for long.
+pub const HOME_LOOK: u64 = SECOND;
 
 const _: () = assert!(TTL_ONE_SHOT <= MAX_HOLD && MAX_HOLD <= TTL_MAX);
 const _: () = assert!(WAIT_DEFAULT < 60 * SECOND);
@@ -145,3 +153,4 @@ const _: () = assert!(WAITER_ABSENCE < SESSION_SILENCE);
 const _: () = assert!(3 * 4 * PATH_MAX + 4 * (NOTE_MAX + REQUEST_ID_MAX + AGENT_MAX) < LINE_MAX);
 const _: () = assert!(LINE_MAX < OUTBOX_MAX && OUTBOX_MAX < ANSWER_MAX);
 const _: () = assert!(WAITER_ABSENCE < ENDED_KEPT);
+const _: () = assert!(8 * FILE_THREADS_A_MOUNT <= FILE_THREADS && FILE_ASIDE < FILE_QUEUE);

@@ -7,6 +7,7 @@ use crate::daemon::{Daemon, DaemonError, Options};
 use crate::limits;
 use crate::os::home::{self, DaemonLock, Home, NotTaken, StartLock};
 use crate::os::process;
+use crate::server::{Ended, HOME_LOST};
 use crate::wire::{Body, Op, Request};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
@@ -73,8 +74,10 @@ fn run_here(options: &DaemonOptions) -> Result<Exit, Failure> {
         print::err(&format!("flockd: {note}\n"));
     }
     print::err(&format!("flockd: process {} serves {}\n", std::process::id(), home.dir.display()));
-    daemon.run()?;
-    Ok(Exit::Yes)
+    match daemon.run()? {
+        Ended::HomeLost => Err(Failure::new(Exit::Unavailable, HOME_LOST)),
+        Ended::Stopped | Ended::Idle => Ok(Exit::Yes),
+    }
 }
 
 /// Serves in the background. Whoever started us reads from stdout whether we are ready, or else why not.
@@ -106,6 +109,7 @@ fn run_detached(options: &DaemonOptions) -> Result<Exit, Failure> {
     let daemon = opened?;
     let ended = daemon.run();
     match &ended {
+        Ok(Ended::HomeLost) => log.line(&format!("ended: {HOME_LOST}")),
         Ok(ended) => log.line(&format!("ended: {ended:?}")),
         Err(error) => log.line(&format!("ended with an error: {error}")),
     }

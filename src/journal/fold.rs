@@ -73,6 +73,8 @@ impl Folder {
             }
         }
         self.store.fold(&replay.records, &meta)?;
+        // Before the only other copy goes.
+        self.store.check_in_place()?;
         self.meta = meta;
         remove_segments_before(&*self.disk, active);
         Ok(())

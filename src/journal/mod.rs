@@ -308,6 +308,12 @@ impl Journal {
         folder.store.close()
     }
 
+    /// Ends without a further change: the home is somebody else's by now. Dropping alone would not do, since the store
+    /// tidies its file up then.
+    pub fn abandon(self) {
+        self.disk.give_up();
+    }
+
     /// Moves store and log out of the way, into `aside-<unix seconds>` within the home, whose name is returned. The
     /// fences file stays, so that the next journal goes on with its numbers; one that cannot be read is moved too.
     ///

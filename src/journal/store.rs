@@ -98,6 +98,7 @@ pub(super) struct Content {
 /// An open store.
 pub(super) struct Store {
     file: String,
+    pages: Arc<dyn DiskFile>,
     database: Database,
 }
 
@@ -111,7 +112,8 @@ impl Store {
             _ => {}
         }
         let pages = disk.create(UNFINISHED).map_err(failed)?;
-        let store = Store { database: database(pages).map_err(|error| refused(&file, error))?, file: file.clone() };
+        let database = database(pages.clone()).map_err(|error| refused(&file, error))?;
+        let store = Store { file: file.clone(), pages, database };
         store.fold(rows, meta)?;
         store.close()?;
         disk.rename(UNFINISHED, NAME).map_err(failed)
@@ -123,7 +125,8 @@ impl Store {
         let pages = disk.open(NAME).map_err(|error| not_opened(&file, error))?;
         check_magic(&file, &*pages)?;
         guarded(&file, || {
-            let store = Store { database: database(pages).map_err(|error| refused(&file, error))?, file: file.clone() };
+            let database = database(pages.clone()).map_err(|error| refused(&file, error))?;
+            let store = Store { file: file.clone(), pages, database };
             let meta = store.meta()?;
             Ok((store, meta))
         })
@@ -170,9 +173,18 @@ impl Store {
         self.write(meta, |transaction| self.put(transaction, &latest))
     }
 
+    /// Makes sure that the file is still the one under its name: what is folded into another one is lost with it.
+    pub(super) fn check_in_place(&self) -> Result<(), JournalError> {
+        match self.pages.in_place() {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(JournalError::Tampered { file: self.file.clone() }),
+            Err(error) => Err(JournalError::io(format!("look at {}", self.file), error)),
+        }
+    }
+
     /// Closes the file; what was not durable before is lost with an error only if the disk fails.
     pub(super) fn close(self) -> Result<(), JournalError> {
-        let Store { file, database } = self;
+        let Store { file, database, .. } = self;
         guarded(&file, || database.close().map_err(|error| refused(&file, error)))
     }
 

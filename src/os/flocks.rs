@@ -1,18 +1,19 @@
 //! The flocks that keep programs out which know nothing but flock(2): one on each file, shared by all our locks there.
 //!
 //! The table has excluded our own from each other before it asks, so here they share one descriptor: what one lock
-//! lets go passes to the next without a gap. What the file system could make wait is left to a file thread.
+//! lets go passes to the next without a gap. What the file system could make wait is left to a file thread: on a mount
+//! that waits for a server that is also the close, which ends a flock, and a flock made exclusive.
 
 use crate::model::{Foreigner, LockId, Mode, OsAnswer, Wall};
-use crate::os::mounts;
+use crate::os::mounts::{self, Mount};
 use crate::scope::{FileId, Target};
 use fs4::TryLockError;
 use rustix::fs::{FileType, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::Errno;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::sync::Arc;
 
 /// Descriptors of one process that are looked through for the file that it is said to hold.
 const FDS_LOOKED_AT: usize = 1_024;
@@ -24,17 +25,23 @@ pub struct Flocks {
     of_lock: HashMap<LockId, FileId>,
     /// Locks whose file a file thread is opening.
     opening: HashSet<LockId>,
+    /// Files that nobody needs, for a file thread to close.
+    closing: Vec<Closing>,
+    /// How many descriptors of a file are still to be closed. Until then it is flocked.
+    unclosed: HashMap<FileId, usize>,
 }
 
 #[derive(Debug)]
 struct Held {
-    file: File,
+    file: Arc<File>,
+    /// Where it is mounted, if that may wait for a server.
+    mount: Option<Mount>,
     mode: Mode,
     users: BTreeMap<LockId, Mode>,
 }
 
 /// A file to be opened and flocked by a file thread.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Opening {
     /// For which lock.
     pub lock: LockId,
@@ -44,6 +51,26 @@ pub struct Opening {
     pub mode: Mode,
     /// When, for messages.
     pub now: Wall,
+    /// The file, if it is flocked already and only the mode changes.
+    held: Option<Arc<File>>,
+}
+
+impl Opening {
+    /// Whether the file is flocked already and only the mode changes.
+    pub fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+}
+
+/// A file on a mount that may wait for a server, to be closed by a file thread.
+#[derive(Debug)]
+pub struct Closing {
+    /// The mount.
+    pub mount: Mount,
+    /// Which file.
+    pub id: FileId,
+    /// Closed with the last of its owners.
+    _file: Arc<File>,
 }
 
 /// What came of an [`Opening`].
@@ -54,7 +81,9 @@ pub struct Opened {
     /// How it was asked for.
     pub mode: Mode,
     /// The flocked file, or the answer that there is none.
-    pub result: Result<(File, FileId), OsAnswer>,
+    pub result: Result<(Arc<File>, FileId), OsAnswer>,
+    /// Its mount, if that may wait for a server.
+    pub mount: Option<Mount>,
 }
 
 impl Flocks {
@@ -62,6 +91,9 @@ impl Flocks {
     pub fn want(&mut self, lock: LockId, target: &Target, mode: Mode, now: Wall) -> Option<OsAnswer> {
         let Some((path, id)) = target.scope.path().zip(target.own_id()) else { return Some(OsAnswer::Unable) };
         if let Some(held) = self.files.get_mut(&id) {
+            if mode > held.mode && held.mount.is_some() {
+                return None;
+            }
             let answer = held.share(lock, mode, now);
             if answer == OsAnswer::Held {
                 self.of_lock.insert(lock, id);
@@ -73,34 +105,51 @@ impl Flocks {
         }
         match open(path, ResolveFlags::CACHED | ResolveFlags::NO_SYMLINKS) {
             Err(Errno::AGAIN | Errno::NOSYS | Errno::PERM) => None,
-            result => Some(self.opened(Opened { lock, mode, result: flock(result, mode, now) })),
+            result => Some(self.opened(Opened { lock, mode, result: flock(result, mode, now), mount: None })),
         }
     }
 
     /// Notes that a file thread opens the file of a lock, and gives what it needs to know.
     pub fn opening(&mut self, lock: LockId, target: &Target, mode: Mode, now: Wall) -> Opening {
         self.opening.insert(lock);
-        Opening { lock, path: target.scope.path().unwrap_or_default().into(), mode, now }
+        let held = target.own_id().and_then(|id| self.files.get(&id)).map(|held| held.file.clone());
+        Opening { lock, path: target.scope.path().unwrap_or_default().into(), mode, now, held }
     }
 
     /// Takes over what a file thread has opened. None if the lock is not wanted any more.
     pub fn finish(&mut self, opened: Opened) -> Option<OsAnswer> {
-        self.opening.remove(&opened.lock).then(|| self.opened(opened))
+        if self.opening.remove(&opened.lock) {
+            return Some(self.opened(opened));
+        }
+        if let Ok((file, id)) = opened.result {
+            self.close(file, id, opened.mount);
+        }
+        None
     }
 
     fn opened(&mut self, opened: Opened) -> OsAnswer {
-        let Opened { lock, mode, result } = opened;
-        match result {
-            Err(answer) => answer,
-            Ok((file, id)) => {
-                // Another lock of ours may have come by the same file meanwhile: its descriptor is kept, ours is one
-                // flock more on the way out.
-                let held = self.files.entry(id).or_insert_with(|| Held { file, mode, users: BTreeMap::new() });
+        let Opened { lock, mode, result, mount } = opened;
+        let (file, id) = match result {
+            Err(answer) => return answer,
+            Ok(found) => found,
+        };
+        match self.files.entry(id) {
+            Entry::Vacant(place) => {
+                place.insert(Held { file, mount, mode, users: BTreeMap::from([(lock, mode)]) });
+            }
+            Entry::Occupied(mut held) => {
+                let held = held.get_mut();
                 held.users.insert(lock, mode);
-                self.of_lock.insert(lock, id);
-                OsAnswer::Held
+                if Arc::ptr_eq(&held.file, &file) {
+                    held.mode = held.mode.max(mode);
+                }
+                // Else another lock of ours came by the same file meanwhile: its descriptor is kept, ours is one flock
+                // more on the way out.
+                self.close(file, id, mount);
             }
         }
+        self.of_lock.insert(lock, id);
+        OsAnswer::Held
     }
 
     /// A lock does not want its flock any longer.
@@ -111,15 +160,61 @@ impl Flocks {
         held.users.remove(&lock);
         match held.users.values().max() {
             // Closing the only descriptor ends the flock.
-            None => drop(self.files.remove(&id)),
-            Some(&Mode::Shared) if held.mode == Mode::Exclusive => {
+            None => {
+                let held = self.files.remove(&id).expect("it was found just now");
+                self.close(held.file, id, held.mount);
+            }
+            // On a mount that may wait for a server it stays exclusive: that keeps foreign readers out for longer than
+            // need be, and the loop from waiting.
+            Some(&Mode::Shared) if held.mode == Mode::Exclusive && held.mount.is_none() => {
                 // Foreign readers may come in again; that fails only for file systems that lost the flock anyway.
-                if fs4::FileExt::try_lock_shared(&held.file).is_ok() {
+                if fs4::FileExt::try_lock_shared(&*held.file).is_ok() {
                     held.mode = Mode::Shared;
                 }
             }
             Some(_) => {}
         }
+    }
+
+    fn close(&mut self, file: Arc<File>, id: FileId, mount: Option<Mount>) {
+        match mount {
+            None => drop(file),
+            Some(mount) => {
+                *self.unclosed.entry(id).or_insert(0) += 1;
+                self.closing.push(Closing { mount, id, _file: file });
+            }
+        }
+    }
+
+    /// Whether the file of a target is still being closed, so that its next flock has to wait for that.
+    pub fn is_closing(&self, target: &Target) -> bool {
+        target.own_id().is_some_and(|id| self.unclosed.contains_key(&id))
+    }
+
+    /// Notes that a file thread has closed a file; true if it was the last descriptor that was to be closed.
+    pub fn closed(&mut self, id: FileId) -> bool {
+        let left = self.unclosed.get_mut(&id).expect("each close is counted before it is done");
+        *left -= 1;
+        *left == 0 && self.unclosed.remove(&id).is_some()
+    }
+
+    /// Whether a lock waits for its file to be opened.
+    pub fn is_opening(&self, lock: LockId) -> bool {
+        self.opening.contains(&lock)
+    }
+
+    /// What file threads are to close.
+    pub fn take_closing(&mut self) -> Vec<Closing> {
+        std::mem::take(&mut self.closing)
+    }
+
+    /// Lets go of everything; what file threads are to close.
+    pub fn close_all(&mut self) -> Vec<Closing> {
+        for (id, held) in std::mem::take(&mut self.files) {
+            self.close(held.file, id, held.mount);
+        }
+        self.of_lock.clear();
+        self.take_closing()
     }
 
     /// How many files are flocked.
@@ -139,14 +234,9 @@ impl Held {
         if mode > self.mode {
             // The kernel lets go of the shared flock before it tries the exclusive one, so a failure leaves none. The
             // locks that still share it are on their way out, or get it back.
-            match fs4::FileExt::try_lock(&self.file) {
+            match make_exclusive(&self.file, now) {
                 Ok(()) => self.mode = mode,
-                Err(error) => {
-                    let by = answer_to(&error, &self.file, mode, now);
-                    // If a foreigner came in between, these few are not protected from it; nobody of ours is harmed.
-                    let _ = fs4::FileExt::try_lock_shared(&self.file);
-                    return by;
-                }
+                Err(answer) => return answer,
             }
         }
         self.users.insert(lock, mode);
@@ -154,10 +244,27 @@ impl Held {
     }
 }
 
+/// Makes a shared flock exclusive.
+fn make_exclusive(file: &File, now: Wall) -> Result<(), OsAnswer> {
+    fs4::FileExt::try_lock(file).map_err(|error| {
+        let by = answer_to(&error, file, Mode::Exclusive, now);
+        // If a foreigner came in between, those who share it are not protected from it; nobody of ours is harmed.
+        let _ = fs4::FileExt::try_lock_shared(file);
+        by
+    })
+}
+
 /// Opens and flocks as a file thread does: for as long as the file system takes.
-pub fn open_and_flock(opening: &Opening) -> Opened {
-    let result = flock(open(&opening.path, ResolveFlags::NO_SYMLINKS), opening.mode, opening.now);
-    Opened { lock: opening.lock, mode: opening.mode, result }
+pub fn open_and_flock(opening: Opening) -> Opened {
+    let Opening { lock, path, mode, now, held } = opening;
+    let result = match held {
+        None => flock(open(&path, ResolveFlags::NO_SYMLINKS), mode, now),
+        Some(file) => match id_of(&file) {
+            Err(_) => Err(OsAnswer::Unable),
+            Ok(id) => make_exclusive(&file, now).map(|()| (file, id)),
+        },
+    };
+    Opened { lock, mode, result, mount: mounts::last_remote_mount(&path) }
 }
 
 /// Opens a regular file or a directory for nothing but its flock. Anything else could do things when it is opened.
@@ -171,25 +278,30 @@ fn open(path: &[u8], how: ResolveFlags) -> Result<(File, FileId), Errno> {
     }
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY;
     let file = File::from(rustix::fs::openat2(rustix::fs::CWD, path, flags, mode, how)?);
+    let id = id_of(&file)?;
+    Ok((file, id))
+}
+
+fn id_of(file: &File) -> Result<FileId, Errno> {
     let wanted = StatxFlags::INO | StatxFlags::BTIME | StatxFlags::TYPE;
     let flags = rustix::fs::AtFlags::EMPTY_PATH;
-    let stat = rustix::fs::statx(&file, c"", flags, wanted)?;
+    let stat = rustix::fs::statx(file, c"", flags, wanted)?;
     let kind = FileType::from_raw_mode(stat.stx_mode.into());
     // Replaced in between by something that must not be opened: what was done is done, but it goes no further.
     if !matches!(kind, FileType::RegularFile | FileType::Directory) {
         return Err(Errno::INVAL);
     }
-    Ok((file, super::paths::identity_of(&stat)))
+    Ok(super::paths::identity_of(&stat))
 }
 
-fn flock(opened: Result<(File, FileId), Errno>, mode: Mode, now: Wall) -> Result<(File, FileId), OsAnswer> {
+fn flock(opened: Result<(File, FileId), Errno>, mode: Mode, now: Wall) -> Result<(Arc<File>, FileId), OsAnswer> {
     let (file, id) = opened.map_err(|_| OsAnswer::Unable)?;
     let taken = match mode {
         Mode::Shared => fs4::FileExt::try_lock_shared(&file),
         Mode::Exclusive => fs4::FileExt::try_lock(&file),
     };
     match taken {
-        Ok(()) => Ok((file, id)),
+        Ok(()) => Ok((Arc::new(file), id)),
         Err(error) => Err(answer_to(&error, &file, mode, now)),
     }
 }
@@ -206,7 +318,7 @@ fn answer_to(error: &TryLockError, file: &File, wanted: Mode, now: Wall) -> OsAn
 /// Who holds a flock on this file, as far as `/proc` knows.
 ///
 /// The kernel's table names the process that took the flock. It may have died and left the file to a child, or its
-/// number may be another's by now: so it is believed only if the process has the file open.
+/// number may be another's by now: so it is believed only if the process has that flock through a descriptor.
 fn foreigner(file: &File, wanted: Mode, seen: Wall) -> Foreigner {
     // Who is in the way of a reader writes; of a writer it could be either, and the table says which.
     let unknown = Foreigner { pid: None, command: None, mode: Mode::Exclusive, seen };
@@ -216,7 +328,7 @@ fn foreigner(file: &File, wanted: Mode, seen: Wall) -> Foreigner {
     let lines = table.split(|&byte| byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok());
     let found = lines.filter_map(|line| entry(line, &name)).find(|(mode, _)| mode.excludes(wanted));
     let Some((mode, pid)) = found else { return unknown };
-    let has_it = has_open(pid, device, inode);
+    let has_it = holds(pid, &name);
     let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok().filter(|_| has_it);
     Foreigner { pid: has_it.then_some(pid), command: command.map(|name| name.trim_end().into()), mode, seen }
 }
@@ -239,12 +351,15 @@ fn entry(line: &str, file: &str) -> Option<(Mode, u32)> {
     (words.next()? == file).then_some((mode, pid))
 }
 
-fn has_open(pid: u32, device: u64, inode: u64) -> bool {
-    let Ok(fds) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+/// Whether a process has a flock on this file through one of its descriptors.
+///
+/// The kernel is asked about the descriptor, not the file behind it, which may lie on a mount that does not answer.
+fn holds(pid: u32, file: &str) -> bool {
+    let Ok(fds) = std::fs::read_dir(format!("/proc/{pid}/fdinfo")) else { return false };
     fds.flatten().take(FDS_LOOKED_AT).any(|fd| {
-        let path = fd.path();
-        let path: &Path = &path;
-        rustix::fs::stat(path.as_os_str().as_bytes()).is_ok_and(|stat| stat.st_dev == device && stat.st_ino == inode)
+        let Ok(told) = std::fs::read(fd.path()) else { return false };
+        let told = String::from_utf8_lossy(&told);
+        told.lines().filter_map(|line| line.strip_prefix("lock:")).any(|line| entry(line, file).is_some())
     })
 }
 
@@ -252,6 +367,8 @@ fn has_open(pid: u32, device: u64, inode: u64) -> bool {
 mod tests {
     use super::*;
     use crate::os::paths::{self, Look};
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::Path;
     use std::process::{Command, Stdio};
 
     const NOW: Wall = Wall(7);
@@ -270,7 +387,7 @@ mod tests {
         let (lock, target) = (LockId(lock), target(path));
         flocks.want(lock, &target, mode, NOW).unwrap_or_else(|| {
             let opening = flocks.opening(lock, &target, mode, NOW);
-            flocks.finish(open_and_flock(&opening)).unwrap()
+            flocks.finish(open_and_flock(opening)).unwrap()
         })
     }
 
@@ -333,6 +450,64 @@ mod tests {
         assert_eq!(want(&mut flocks, 1, &path, Mode::Exclusive), OsAnswer::Held);
     }
 
+    /// As if the file lay on a mount that waits for a server.
+    fn remote(flocks: &mut Flocks, lock: u64, path: &Path, mode: Mode) -> OsAnswer {
+        let opening = flocks.opening(LockId(lock), &target(path), mode, NOW);
+        flocks.finish(Opened { mount: Some(b"/far"[..].into()), ..open_and_flock(opening) }).unwrap()
+    }
+
+    #[test]
+    fn on_a_mount_that_may_hang_nothing_is_closed_or_made_exclusive_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut flocks = Flocks::default();
+        assert_eq!(remote(&mut flocks, 1, dir.path(), Mode::Shared), OsAnswer::Held);
+        assert_eq!(flocks.want(LockId(2), &target(dir.path()), Mode::Shared, NOW), Some(OsAnswer::Held));
+        flocks.release(LockId(1));
+        // A writer takes over from the last reader: by the same descriptor, in a thread.
+        assert_eq!(flocks.want(LockId(3), &target(dir.path()), Mode::Exclusive, NOW), None);
+        let opening = flocks.opening(LockId(3), &target(dir.path()), Mode::Exclusive, NOW);
+        flocks.release(LockId(2));
+        let first = flocks.take_closing();
+        assert_eq!(first.len(), 1, "and the reader does not wait for it");
+        let opened = Opened { mount: Some(b"/far"[..].into()), ..open_and_flock(opening) };
+        assert_eq!(flocks.finish(opened), Some(OsAnswer::Held));
+        drop(first);
+        assert!(!foreign(dir.path(), "-s"));
+        flocks.release(LockId(3));
+        assert!(flocks.is_empty() && !foreign(dir.path(), "-s"), "it is closed by a thread only");
+        drop(flocks.take_closing());
+        assert!(foreign(dir.path(), "-x"));
+        // What comes too late is closed by a thread, too.
+        let opening = flocks.opening(LockId(4), &target(dir.path()), Mode::Exclusive, NOW);
+        flocks.release(LockId(4));
+        let opened = Opened { mount: Some(b"/far"[..].into()), ..open_and_flock(opening) };
+        assert_eq!(flocks.finish(opened), None);
+        assert_eq!(flocks.take_closing().len(), 1);
+    }
+
+    #[test]
+    fn until_it_is_closed_a_file_that_was_let_go_is_known_to_be_flocked() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut flocks, target) = (Flocks::default(), target(dir.path()));
+        remote(&mut flocks, 1, dir.path(), Mode::Exclusive);
+        assert!(!flocks.is_closing(&target));
+        flocks.release(LockId(1));
+        assert!(flocks.is_closing(&target));
+        let closing = flocks.take_closing().remove(0);
+        assert!(flocks.closed(closing.id) && !flocks.is_closing(&target));
+    }
+
+    #[test]
+    fn a_process_that_only_has_the_file_open_is_not_its_holder() {
+        let file = tempfile::tempfile().unwrap();
+        let stat = rustix::fs::fstat(&file).unwrap();
+        let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
+        let name = format!("{major:02x}:{minor:02x}:{}", stat.st_ino);
+        assert!(!holds(std::process::id(), &name));
+        fs4::FileExt::try_lock(&file).unwrap();
+        assert!(holds(std::process::id(), &name));
+    }
+
     #[test]
     fn what_is_no_file_or_not_there_is_not_opened() {
         let dir = tempfile::tempdir().unwrap();
@@ -345,7 +520,7 @@ mod tests {
         let target = target(&gone);
         std::fs::remove_file(&gone).unwrap();
         let opening = flocks.opening(LockId(1), &target, Mode::Exclusive, NOW);
-        assert_eq!(flocks.finish(open_and_flock(&opening)), Some(OsAnswer::Unable));
+        assert_eq!(flocks.finish(open_and_flock(opening)), Some(OsAnswer::Unable));
     }
 
     #[test]
@@ -354,7 +529,7 @@ mod tests {
         let mut flocks = Flocks::default();
         let opening = flocks.opening(LockId(1), &target(dir.path()), Mode::Exclusive, NOW);
         flocks.release(LockId(1));
-        assert_eq!(flocks.finish(open_and_flock(&opening)), None);
+        assert_eq!(flocks.finish(open_and_flock(opening)), None);
         assert!(foreign(dir.path(), "-x"));
     }
 

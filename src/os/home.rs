@@ -209,6 +209,9 @@ pub fn connect(home: &Home) -> io::Result<UnixStream> {
 #[derive(Debug)]
 pub struct DaemonLock {
     home: Home,
+    /// Which directory the home is.
+    dir: FileId,
+    /// Which file in it is held.
     id: FileId,
     /// Held open for the flock on it.
     _file: File,
@@ -269,16 +272,30 @@ impl DaemonLock {
             refuse_if_lockable(home, &second)?;
             write_pid(&mut file)
                 .map_err(|error| told(error, format!("cannot write {}", home.daemon_lock().display())))?;
-            return Ok(DaemonLock { home: home.clone(), id, _file: file });
+            let dir = id_of(&rustix::fs::fstat(&dir).map_err(io::Error::from)?);
+            return Ok(DaemonLock { home: home.clone(), dir, id, _file: file });
         }
         let text = format!("{} is being replaced again and again", home.daemon_lock().display());
         Err(io::Error::other(text).into())
     }
 
-    /// Whether the lock file in the home is still the one that is held. If not, the home was tampered with, and
-    /// another daemon may have started on it. Cheap enough to be asked before each append.
+    /// Whether the home is still the directory it was, and the lock file in it the one that is held. If not, the home
+    /// was tampered with, and another daemon may have started on it. Cheap enough to be asked before each append.
     pub fn still_ours(&self) -> bool {
-        rustix::fs::lstat(self.home.daemon_lock()).is_ok_and(|stat| id_of(&stat) == self.id)
+        self.is_in_place().unwrap_or(false)
+    }
+
+    /// The same, where it can be found out.
+    ///
+    /// # Errors
+    /// The system does not say: nothing is proved then.
+    pub fn is_in_place(&self) -> io::Result<bool> {
+        let is = |path: &Path, id: FileId| match rustix::fs::lstat(path) {
+            Ok(stat) => Ok(id_of(&stat) == id),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(false),
+            Err(errno) => Err(io::Error::from(errno)),
+        };
+        Ok(is(&self.home.dir, self.dir)? && is(&self.home.daemon_lock(), self.id)?)
     }
 
     /// The home.
@@ -563,8 +580,13 @@ mod tests {
         assert!(!lock.still_ours());
         let usurper = DaemonLock::take(&home).unwrap();
         assert!(!lock.still_ours() && usurper.still_ours());
-        fs::rename(&home.dir, place.path().join("elsewhere")).unwrap();
+        let elsewhere = place.path().join("elsewhere");
+        fs::rename(&home.dir, &elsewhere).unwrap();
         assert!(!usurper.still_ours());
+        // A link leads to the very file, and the home that clients see is none.
+        symlink(&elsewhere, &home.dir).unwrap();
+        assert!(!usurper.still_ours());
+        fs::remove_file(&home.dir).unwrap();
         fresh_home(&place);
         assert!(!usurper.still_ours());
     }

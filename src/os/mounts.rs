@@ -59,6 +59,21 @@ pub fn is_local_mount_point(path: &[u8]) -> bool {
     ask(|mounts| mounts.points.get(path).copied())
 }
 
+/// Where a file system is mounted, as a canonical path.
+pub type Mount = Box<[u8]>;
+
+/// Whether `path` (canonical) is the mount point of a file system that may wait for a server.
+pub fn is_remote_mount_point(path: &[u8]) -> bool {
+    ask(|mounts| mounts.points.get(path).map(|is_local| !is_local))
+}
+
+/// The mount, of those on the way to `path` (canonical), that is entered last and may wait for a server.
+pub fn last_remote_mount(path: &[u8]) -> Option<Mount> {
+    let ends = path.iter().enumerate().filter(|(at, byte)| **byte == b'/' && *at > 0).map(|(at, _)| at);
+    let ends: Vec<usize> = ends.chain([path.len()]).collect();
+    ends.into_iter().rev().map(|end| &path[..end]).find(|point| is_remote_mount_point(point)).map(Box::from)
+}
+
 /// Whether a walk down `path` (canonical) crosses only mount points of local file systems, if any. False where that
 /// cannot be found out.
 pub fn leads_over_local(path: &[u8]) -> bool {
@@ -163,6 +178,12 @@ mod tests {
         for remote in [&b"/mnt/a b"[..], b"/both", b"/new"] {
             assert_eq!(table.get(remote), Some(&false), "{}", String::from_utf8_lossy(remote));
         }
+    }
+
+    #[test]
+    fn a_path_on_local_disks_leads_over_no_remote_mount() {
+        assert_eq!(last_remote_mount(b"/proc/self"), None);
+        assert!(!is_remote_mount_point(b"/proc") && !is_remote_mount_point(b"/no such mount"));
     }
 
     #[test]

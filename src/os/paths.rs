@@ -8,7 +8,7 @@
 
 use crate::limits;
 use crate::model;
-use crate::os::mounts;
+use crate::os::mounts::{self, Mount};
 use crate::scope::{FileId, Scope, Target};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
@@ -75,6 +75,9 @@ impl fmt::Display for PathError {
 
 impl std::error::Error for PathError {}
 
+/// Asked before a step onto the mount with this mount point.
+pub type Enter<'a> = &'a mut dyn FnMut(&Mount) -> Result<(), PathError>;
+
 /// What a client means by `raw`, typed in the directory `cwd`.
 ///
 /// `@name` is a resource. An existing directory, or a name that ends in `/`, is a subtree; anything else is a file,
@@ -85,6 +88,15 @@ impl std::error::Error for PathError {}
 /// See [`PathError`]. Patterns are refused rather than taken for files, since a lock on the wrong thing protects
 /// nothing.
 pub fn target(cwd: &[u8], raw: &[u8], how: Look) -> Result<Target, PathError> {
+    target_by_way_of(cwd, raw, how, &mut |_| Ok(()))
+}
+
+/// The same, asking before each step onto a mount that may wait for a server.
+///
+/// # Errors
+///
+/// As [`target`], and whatever `enter` says, which ends the look-up.
+pub fn target_by_way_of(cwd: &[u8], raw: &[u8], how: Look, enter: Enter<'_>) -> Result<Target, PathError> {
     if let Some(name) = raw.strip_prefix(b"@") {
         let name = std::str::from_utf8(name).map_err(|_| invalid("a resource name must be UTF-8", raw))?;
         return model::resource(name).map(Target::named).map_err(|error| PathError::Invalid(error.0));
@@ -93,7 +105,7 @@ pub fn target(cwd: &[u8], raw: &[u8], how: Look) -> Result<Target, PathError> {
         let text = "patterns are not supported yet; name a directory to lock everything in it";
         return Err(PathError::Invalid(text.into()));
     }
-    let walk = Walk::all(cwd, raw, how)?;
+    let walk = Walk::all(cwd, raw, how, enter)?;
     let missing_directory = walk.wants_directory;
     let Resolved { path, ids, kind } = walk.finish()?;
     let scope = match kind {
@@ -113,7 +125,7 @@ pub fn target(cwd: &[u8], raw: &[u8], how: Look) -> Result<Target, PathError> {
 ///
 /// See [`PathError`]. A path that demands a directory (`x/`, `x/.`) and ends at something else is `Invalid`.
 pub fn resolve(cwd: &[u8], raw: &[u8], how: Look) -> Result<Resolved, PathError> {
-    Walk::all(cwd, raw, how)?.finish()
+    Walk::all(cwd, raw, how, &mut |_| Ok(()))?.finish()
 }
 
 /// Whether the spelling is that of a directory: `x/`, `x/.`, `x/..` and the bare dots.
@@ -148,8 +160,9 @@ struct Node {
 }
 
 /// A look-up on its way.
-struct Walk {
+struct Walk<'a> {
     how: Look,
+    enter: Enter<'a>,
     /// Where the walk stands; none once it has left what exists.
     here: Option<Node>,
     /// Canonical bytes so far; empty for `/`.
@@ -165,9 +178,9 @@ struct Walk {
     wants_directory: bool,
 }
 
-impl Walk {
+impl Walk<'_> {
     /// Walks the whole path.
-    fn all(cwd: &[u8], raw: &[u8], how: Look) -> Result<Walk, PathError> {
+    fn all<'a>(cwd: &[u8], raw: &[u8], how: Look, enter: Enter<'a>) -> Result<Walk<'a>, PathError> {
         check(cwd, raw)?;
         let rest = if raw[0] == b'/' { raw.to_vec() } else { [cwd, b"/", raw].concat() };
         let wants_directory = demands_directory(raw);
@@ -175,13 +188,13 @@ impl Walk {
             && let Some((here, ids)) = straight(&rest)
         {
             let (at, path) = (rest.len(), rest.clone());
-            return Ok(Walk { how, here: Some(here), path, ids, rest, at, links: 0, wants_directory });
+            return Ok(Walk { how, enter, here: Some(here), path, ids, rest, at, links: 0, wants_directory });
         }
         let root = open_root(how)?;
         let mut ids = Vec::with_capacity(16);
         ids.push(root.id);
         let path = Vec::with_capacity(rest.len());
-        let mut walk = Walk { how, here: Some(root), path, ids, rest, at: 0, links: 0, wants_directory };
+        let mut walk = Walk { how, enter, here: Some(root), path, ids, rest, at: 0, links: 0, wants_directory };
         while let Some(component) = walk.next_component() {
             walk.step(&component)?;
         }
@@ -228,6 +241,12 @@ impl Walk {
         }
         if component.len() > limits::NAME_MAX {
             return Err(name_too_long(component));
+        }
+        if self.here.is_some() && self.how == Look::Thorough {
+            let mount = self.below(component);
+            if mounts::is_remote_mount_point(&mount) {
+                (self.enter)(&mount.into())?;
+            }
         }
         let Some(here) = &self.here else { return self.append(component) };
         match self.open_below(here, component) {

@@ -59,6 +59,12 @@ pub struct Identity {
     pub idle_exit: Option<u64>,
 }
 
+/// Said to everybody by a daemon that ends in order.
+const STOPPED: &str = "the daemon stops; locks stay in its journal";
+/// Said to everybody, and to the log, by a daemon whose home is not its own any more.
+pub const HOME_LOST: &str = "the home of the daemon was moved, removed or replaced while it ran, so the daemon ends; \
+                             its locks are over unless its journal is put back";
+
 /// Why a server ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -66,7 +72,12 @@ pub enum Ended {
     Stopped,
     /// Nobody needed it for a while.
     Idle,
+    /// Its home is not its own any more.
+    HomeLost,
 }
+
+/// Whether the home is still the server's own; true where that cannot be found out.
+pub type HomeLook = Box<dyn Fn() -> bool + Send>;
 
 /// The connections of a server that has ended. They close when this is dropped: a client that sees its own close
 /// finds the home free.
@@ -117,12 +128,14 @@ pub struct Server {
     watch_again: Option<Moment>,
     begun: Moment,
     idle_since: Option<Moment>,
+    home_look: HomeLook,
+    look_at_home: Moment,
     stopping: bool,
 }
 
 impl Server {
     /// Builds the loop. The caller brings everything: a bound listener, a stream that becomes readable when it is
-    /// time to stop, and the coordinator, made with a wake from `waker`.
+    /// time to stop, the coordinator, made with a wake from `waker`, and a look at the home.
     ///
     /// # Errors
     /// When the system gives no more descriptors.
@@ -133,6 +146,7 @@ impl Server {
         stop: UnixStream,
         coordinator: Coordinator,
         about: Identity,
+        home_look: HomeLook,
     ) -> io::Result<Server> {
         listener.set_nonblocking(true)?;
         stop.set_nonblocking(true)?;
@@ -141,8 +155,8 @@ impl Server {
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         poll.registry().register(&mut stop, STOP, Interest::READABLE)?;
         let wake = waker.clone();
-        // Room for every look-up there can be, so that no file thread waits for the loop.
-        let (answers, looked) = bounded(limits::FILE_QUEUE + limits::FILE_THREADS);
+        // A full channel makes file threads wait for the loop, which never waits for them.
+        let (answers, looked) = bounded(limits::FILE_QUEUE);
         let files = files::lookups(limits::FILE_THREADS, limits::FILE_QUEUE, answers, move || wake_up(&wake));
         let now = clock::now().mono;
         Ok(Server {
@@ -171,6 +185,8 @@ impl Server {
             watch_again: None,
             begun: now,
             idle_since: Some(now),
+            home_look,
+            look_at_home: now.after(limits::HOME_LOOK),
             stopping: false,
         })
     }
@@ -195,6 +211,9 @@ impl Server {
             if self.is_idle_for_long(clock::now().mono) {
                 break Ended::Idle;
             }
+            if self.has_lost_home(clock::now().mono) {
+                break Ended::HomeLost;
+            }
             match self.poll.poll(&mut events, self.timeout(clock::now().mono)) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -204,8 +223,11 @@ impl Server {
                 self.take_event(event.token(), event.is_readable(), event.is_read_closed());
             }
         };
-        self.farewell();
-        self.coordinator.close().map_err(|error| io::Error::other(error.to_string()))?;
+        self.farewell(if ended == Ended::HomeLost { HOME_LOST } else { STOPPED });
+        match self.coordinator.close() {
+            Err(error) if ended != Ended::HomeLost => return Err(io::Error::other(error.to_string())),
+            _ => {}
+        }
         Ok((ended, Connections { _peers: self.peers }))
     }
 
@@ -273,7 +295,7 @@ impl Server {
         let silent = self.silent.front().map(|(until, _)| *until);
         let lookup = self.pending.values().map(|pending| pending.until).min();
         let next = [self.coordinator.next_deadline(), idle, silent, lookup, self.accept_again, self.watch_again];
-        let next = next.into_iter().flatten().min()?;
+        let next = next.into_iter().flatten().min().map_or(self.look_at_home, |next| next.min(self.look_at_home));
         // A millisecond more: the clock is cut to milliseconds, and to wake early is to wake twice.
         Some(Duration::from_millis(next.left(now) + u64::from(next > now)))
     }
@@ -285,6 +307,15 @@ impl Server {
         }
         let since = *self.idle_since.get_or_insert(now);
         self.about.idle_exit.is_some_and(|ms| since.after(ms) <= now)
+    }
+
+    /// Looks now and then whether the home is still there: nothing tells that it was deleted.
+    fn has_lost_home(&mut self, now: Moment) -> bool {
+        if self.look_at_home > now {
+            return false;
+        }
+        self.look_at_home = now.after(limits::HOME_LOOK);
+        !(self.home_look)()
     }
 
     /// Results of other threads.
@@ -492,8 +523,8 @@ impl Server {
     }
 
     /// Tells everybody that the daemon ends, so that clients do not start it again at once.
-    fn farewell(&mut self) {
-        let bye = Line::Bye("the daemon stops; locks stay in its journal".to_owned());
+    fn farewell(&mut self, why: &str) {
+        let bye = Line::Bye(why.to_owned());
         for conn in self.peers.keys().copied().collect::<Vec<_>>() {
             self.send(conn, &bye);
             self.flush(conn);

@@ -153,20 +153,6 @@ fn a_read_only_journal_is_refused_and_served_again_when_it_can_be_written() {
 }
 
 #[test]
-fn the_deleted_home_of_a_daemon_stops_grants_and_nobody_gets_in_twice() {
-    let ground = Ground::new();
-    let held = ground.hold("a", "x");
-    let keeper = ground.client("keeper", Some(flockd::client::Custodian::Library));
-    fs::remove_file(ground.home.join("daemon.lock")).unwrap();
-    let refused = keeper.lock(crate::util::a_try(crate::util::exclusive("y", 0))).unwrap_err().to_string();
-    assert!(refused.contains("moved, removed or replaced while flockd runs"), "{refused}");
-    ground.flockd("b", "lock -n x").gives(5).says(&["nothing more is granted"]);
-    let trouble = ground.daemon_status().trouble.unwrap_or_default();
-    assert!(trouble.contains("moved, removed or replaced"), "{trouble:?}");
-    drop(held);
-}
-
-#[test]
 fn command_lines_that_make_no_sense_are_usage_errors() {
     let ground = Ground::new();
     let cases = [

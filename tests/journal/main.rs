@@ -7,6 +7,7 @@ mod faults;
 mod mem_disk;
 mod power;
 mod reload;
+mod service;
 mod world;
 
 /// How often repeated tests repeat: 1 unless `FLOCKD_SCALE` says more.

@@ -183,6 +183,11 @@ impl MemDisk {
         self.state().fault = None;
     }
 
+    /// Whether a call has failed.
+    pub fn has_failed(&self) -> bool {
+        self.state().failed
+    }
+
     pub fn is_dead(&self) -> bool {
         self.state().dead
     }

@@ -1,0 +1,11 @@
+//! Programs that know only flock(2), and mounts that do not answer: real processes beside the real daemon.
+#![cfg(feature = "cli")]
+
+mod foreign;
+mod fuse;
+mod hung;
+mod inside;
+mod programs;
+#[path = "../cli/util.rs"]
+#[expect(dead_code, reason = "the tests of the program need more of it")]
+mod util;

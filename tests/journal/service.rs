@@ -1,0 +1,246 @@
+//! The whole coordinator on a disk that fails: at every write and sync there is, once and for ever.
+//!
+//! Whatever fails, it comes to one of two things for whoever asks: a grant, which is then there after `kill -9`, or
+//! `unavailable`, and nothing of it is ever heard of again. Releases go on, and fences grow.
+
+use crate::mem_disk::{MemDisk, Random, Trouble};
+use crate::world;
+use flockd::coordinator::{Coordinator, OsLocks, Surroundings};
+use flockd::journal::{JournalError, Tuning};
+use flockd::limits;
+use flockd::model::*;
+use flockd::scope::{Scope, Target};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const ENOSPC: i32 = 28;
+const EIO: i32 = 5;
+
+/// Nothing here has a file, so nothing is ever flocked.
+struct NoFiles;
+
+impl OsLocks for NoFiles {
+    fn want(&mut self, _: LockId, _: &Target, _: Mode, _: Now) -> Option<OsAnswer> {
+        unreachable!("a resource has no file")
+    }
+
+    fn release(&mut self, _: LockId) {}
+
+    fn finished(&mut self, _: Now) -> Option<(LockId, OsAnswer)> {
+        None
+    }
+
+    fn next_deadline(&self) -> Option<Moment> {
+        None
+    }
+}
+
+/// A coordinator, its disk, and what it has promised.
+struct Service {
+    disk: MemDisk,
+    coordinator: Coordinator,
+    now: Now,
+    calls: u64,
+    /// Locks that were granted and not released, by resource.
+    held: BTreeMap<u64, Fence>,
+    last_fence: Fence,
+}
+
+fn tuning() -> Tuning {
+    // So small that folding is among what fails; and without a thread, so that a run can be repeated.
+    Tuning { segment_max: 4096, background: false }
+}
+
+fn start(disk: &MemDisk, now: Now) -> Result<Coordinator, JournalError> {
+    let (journal, loaded) = world::open(disk, tuning())?;
+    let surroundings = Surroundings {
+        os: Box::new(NoFiles),
+        // Syncs take no time, so they stay in the turn.
+        stopwatch: Box::new(|| 0),
+        wake: Box::new(|| unreachable!("there is no sync thread")),
+        guard: Box::new(|| Ok(())),
+    };
+    let numbers = (loaded.fences_from, loaded.events_from);
+    Coordinator::new(journal, loaded.records, numbers, loaded.rebooted, now, surroundings)
+}
+
+fn who() -> Who {
+    Who { agent: Agent::new("claw-1").unwrap(), session: None }
+}
+
+impl Service {
+    fn new() -> Service {
+        let (disk, now) = (MemDisk::default(), Now { mono: Moment(1_000), wall: Wall(5) });
+        let coordinator = start(&disk, now).unwrap();
+        Service { disk, coordinator, now, calls: 0, held: BTreeMap::new(), last_fence: Fence(0) }
+    }
+
+    fn turn(&mut self, command: impl FnOnce(Caller) -> Command) -> Reply {
+        self.calls += 1;
+        let caller = Caller { conn: 1, id: self.calls };
+        let mut answers = self.coordinator.turn(self.now, vec![command(caller)]);
+        assert_eq!(answers.len(), 1, "one answer to one question");
+        let (to, answer) = answers.remove(0);
+        assert_eq!(to, caller);
+        answer.reply
+    }
+
+    /// Asks for a resource of its own; whether it is granted.
+    fn lock(&mut self, number: u64) -> bool {
+        let ask = Arc::new(Ask {
+            target: Target::named(resource(&number.to_string()).unwrap()),
+            mode: Mode::Exclusive,
+            who: who(),
+            lease: Lease { ttl: limits::HOUR, max_hold: None },
+            note: None,
+            process: None,
+            bound: None,
+            request: None,
+            workspace: Workspace { root: b"/"[..].into() },
+            os: true,
+        });
+        match self.turn(|caller| Command::Lock { caller, ask, wait: Wait::Try }) {
+            Reply::Granted(granted) => {
+                assert!(granted.lock.fence > self.last_fence, "{:?} again", granted.lock.fence);
+                self.last_fence = granted.lock.fence;
+                self.held.insert(number, granted.lock.fence);
+                true
+            }
+            Reply::Failed(Fault::Unavailable(why)) => {
+                assert!(why.contains("nothing is granted until"), "{why}");
+                false
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Releases what is held the longest: that always goes.
+    fn unlock(&mut self) {
+        let Some((&number, _)) = self.held.iter().min_by_key(|(_, fence)| **fence) else { return };
+        let scope = resource(&number.to_string()).unwrap();
+        let which = Which::Scope(Target::named(scope));
+        let reply = self.turn(|caller| Command::Unlock { caller: Some(caller), who: who(), which });
+        assert!(matches!(reply, Reply::Released(_)), "{reply:?}");
+        self.held.remove(&number);
+    }
+
+    fn work(&mut self, steps: std::ops::Range<u64>) {
+        for step in steps {
+            if step % 3 == 2 {
+                self.unlock();
+            } else {
+                self.lock(step);
+            }
+            self.is_true(step);
+        }
+    }
+
+    /// The table holds what was granted and nothing else.
+    fn is_true(&mut self, step: u64) {
+        assert_eq!(fences_of(&mut self.coordinator, self.now), self.held, "at step {step}");
+    }
+
+    /// Killed and started again, with whatever is written by then.
+    fn restart(&mut self) {
+        self.disk = self.disk.after_kill();
+        self.coordinator = start(&self.disk, self.now).unwrap();
+    }
+}
+
+/// Who holds what, as anybody is told who asks.
+fn fences_of(coordinator: &mut Coordinator, now: Now) -> BTreeMap<u64, Fence> {
+    let caller = Caller { conn: 2, id: 1 };
+    let mut answers = coordinator.turn(now, vec![Command::Status { caller, who: None, target: None }]);
+    match answers.pop().map(|(_, answer)| answer.reply) {
+        Some(Reply::Status { locks, .. }) => {
+            let number = |lock: &Lock| match &lock.ask.target.scope {
+                Scope::Resource(name) => name.parse().unwrap(),
+                other => panic!("{other:?}"),
+            };
+            locks.iter().map(|lock| (number(lock), lock.fence)).collect()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+const STEPS: u64 = 60;
+
+/// One fault at the call after `spared`; false if there is no such call any more.
+fn one_fault(spared: u64, trouble: Trouble, for_ever: bool) -> bool {
+    let mut service = Service::new();
+    service.disk.plant(spared, "", trouble, for_ever);
+    service.work(0..STEPS);
+    let has_failed = service.disk.has_failed();
+    if for_ever && has_failed {
+        assert!(service.coordinator.trouble().is_some());
+        // Each try again fails as well, and changes nothing.
+        for step in 0..3 {
+            service.now.mono = service.now.mono.after(limits::JOURNAL_RETRY);
+            assert!(!service.lock(1_000 + step), "granted on a broken disk");
+            service.unlock();
+            service.is_true(step);
+        }
+    }
+    service.disk.heal();
+    service.now.mono = service.now.mono.after(limits::JOURNAL_RETRY);
+    assert!(service.lock(2_000), "service does not come back");
+    assert_eq!(service.coordinator.trouble(), None);
+    service.work(3_000..3_006);
+    service.restart();
+    service.is_true(0);
+    service.work(4_000..4_006);
+    has_failed
+}
+
+#[test]
+fn whichever_write_or_sync_fails_grants_stop_and_come_back_and_no_fence_repeats() {
+    for (errno, for_ever) in [(ENOSPC, false), (ENOSPC, true), (EIO, false), (EIO, true)] {
+        let mut spared = 0;
+        while one_fault(spared, Trouble::Error(errno), for_ever) {
+            spared += 1;
+        }
+        assert!(spared > 2 * STEPS, "only {spared} calls");
+    }
+}
+
+/// Killed amid the trouble, nothing that was answered before it is gone. Of what was refused, the one grant that was
+/// written and could not be synced may be there: its agent has it then until its lease ends, and nobody else.
+#[test]
+fn a_daemon_killed_while_it_cannot_write_comes_back_with_what_it_had_granted() {
+    for spared in 0..STEPS {
+        let mut service = Service::new();
+        service.disk.plant(spared, "", Trouble::Error(EIO), true);
+        for number in 0..STEPS {
+            service.lock(number);
+        }
+        service.restart();
+        let there = fences_of(&mut service.coordinator, service.now);
+        assert!(service.held.iter().all(|(number, fence)| there.get(number) == Some(fence)), "spared {spared}");
+        assert!(there.len() <= service.held.len() + 1, "spared {spared}: {there:?}");
+        service.held = there;
+        service.last_fence = service.held.values().copied().max().unwrap_or(Fence(0));
+        service.work(100..106);
+    }
+}
+
+/// A power cut may take what was never synced; all that was answered here was.
+#[test]
+fn after_a_failed_sync_and_a_power_cut_every_answered_grant_is_there() {
+    for seed in 0..40 * crate::scale() {
+        let mut random = Random(seed);
+        let mut service = Service::new();
+        service.disk.plant(random.below(150), "", Trouble::Error(EIO), random.chance(50));
+        for number in 0..STEPS {
+            service.lock(number);
+        }
+        service.disk.heal();
+        if random.chance(50) {
+            service.now.mono = service.now.mono.after(limits::JOURNAL_RETRY);
+            assert!(service.lock(2_000));
+        }
+        let disk = service.disk.after_power_cut(&mut random);
+        let mut coordinator = start(&disk, service.now).unwrap();
+        let there = fences_of(&mut coordinator, service.now);
+        assert!(service.held.iter().all(|(number, fence)| there.get(number) == Some(fence)), "seed {seed}");
+    }
+}
