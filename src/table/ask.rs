@@ -232,6 +232,8 @@ impl LockTable {
         step.undo.push(before);
         step.records.push(record);
         self.adapt_flock(step, id, &old.ask);
+        // If it hung on a process before, it answers requests of the same agent from now on that it did not.
+        step.eased.push(ask.who.agent.clone());
         let lock = self.state.locks[&id].clone();
         self.tell(step, EventKind::Acquired { resumed: true }, &lock);
         Ok(lock)

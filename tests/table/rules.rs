@@ -703,6 +703,18 @@ fn whoever_waits_for_a_lock_that_is_to_end_with_a_process_goes_with_it() {
 }
 
 #[test]
+fn a_bound_lock_that_a_session_takes_up_answers_its_agent_who_waits() {
+    let mut desk = Desk::new();
+    desk.bound(Process { pid: 9, start: 9 }).ask("ada", "s /f");
+    assert_eq!(desk.wait("bo", "x /f"), "waits");
+    desk.restart(false);
+    // While bo is absent it waits for nobody, so this closes no cycle.
+    assert_eq!(desk.wait("ada", "s /f"), "waits", "the lock that it has ends too early for it");
+    assert_eq!(desk.ask("ada#1", "s /f"), "resumed");
+    assert_eq!(desk.news(), ["ada: already held"]);
+}
+
+#[test]
 fn whatever_an_agent_asks_about_a_place_renews_its_leases_there_and_nowhere_else() {
     let mut desk = Desk::new();
     desk.ask("ada", "s /d/");
