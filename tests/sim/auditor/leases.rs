@@ -17,6 +17,17 @@ impl Auditor {
         }
     }
 
+    /// Whether a question of the agent was put in this turn and is not answered yet: a retry that was answered before
+    /// tells of the lease as it was until then.
+    pub(super) fn is_asking_further(&self, agent: &Agent) -> bool {
+        let mut asked = self.open.values().filter(|open| open.turn == self.turn);
+        asked.any(|open| match &open.command {
+            Command::WaitFree { ask, .. } => ask.who.agent == *agent,
+            Command::Check { who, .. } | Command::Status { who: Some(who), .. } => who.agent == *agent,
+            _ => false,
+        })
+    }
+
     /// It is not known whether, or when, a call renewed what its agent holds.
     pub(super) fn may_have_renewed(&mut self, open: &Open) {
         let (who, target) = match &open.command {

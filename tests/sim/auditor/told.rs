@@ -117,7 +117,7 @@ impl Auditor {
             until: lock.expires,
             shortest,
             told_in: self.turn,
-            is_vague: open.turn != self.turn,
+            is_vague: open.turn != self.turn || (granted.again && self.is_asking_further(&ask.who.agent)),
             is_delivered,
             over: open.voided
                 || is_gone
