@@ -373,12 +373,12 @@ impl Server {
         self.commands.push(command);
     }
 
-    /// Watches the process that comes with a request, as `Server::watch_passed`: one that is known to be dead is
-    /// refused; another may be dead, or die just then.
+    /// Watches the process that comes with a request, as `Server::watch_passed`: no lock is bound to one that is known
+    /// to be dead; another may be dead, or die just then, and one that nobody has collected can still be bound.
     fn watch_passed(&mut self, around: &mut Around, op: &Op) -> Result<Option<Process>, Fault> {
         let Some(process) = op.process() else { return Ok(None) };
         let is_seen_dead = around.dead.contains(&process) && (around.draw)().is_multiple_of(2);
-        if self.ended.contains(&process) || is_seen_dead {
+        if is_seen_dead || (self.ended.contains(&process) && matches!(op, Op::Lock { .. })) {
             return Err(Fault::Invalid("the process has ended".to_owned()));
         }
         *self.watched.entry(process).or_insert(0) += 1;

@@ -361,7 +361,7 @@ impl World {
 
     /// The process that a lock of this client is to end with: a command of somebody's, a new one, or a fellow program.
     fn bound_to(&mut self, at: usize) -> Option<Process> {
-        if self.clients[at].kind != Kind::OneShot || self.random.chance(60) {
+        if self.clients[at].kind != Kind::OneShot || self.random.chance(50) {
             return None;
         }
         let fellow = &self.clients[self.random.below(self.clients.len() as u64) as usize];
