@@ -307,6 +307,11 @@ impl World {
         let client = &mut self.clients[at];
         let target = choose(random, &self.targets)?.clone();
         let belief = choose(random, &client.held).cloned();
+        // Where it holds something itself, its question renews that.
+        let place = match &belief {
+            Some(belief) if random.chance(60) => belief.target.clone(),
+            _ => target.clone(),
+        };
         let op = match what {
             0..=40 => {
                 self.next_request += 1;
@@ -333,8 +338,8 @@ impl World {
                 Some(belief) => Op::Check(belief.target, Some(belief.fence)),
                 None => Op::Check(target, None),
             },
-            71..=75 => Op::Status(random.chance(70).then_some(target)),
-            76..=79 => Op::WaitFree { target, mode: mode(random), wait: wait(random) },
+            71..=75 => Op::Status(random.chance(70).then_some(place)),
+            76..=79 => Op::WaitFree { target: place, mode: mode(random), wait: wait(random) },
             80..=82 => {
                 let waiting = client.pending.iter().find(|(_, op)| matches!(op, Op::Lock { .. } | Op::WaitFree { .. }));
                 Op::Cancel(*waiting?.0)
