@@ -343,6 +343,10 @@ impl World {
         self.pipes.values_mut().for_each(|pipe| pipe.full = false);
         self.clients.iter_mut().for_each(|client| client.stalled_until = 0);
         for _ in 0..40 {
+            // The daemon that started last may have met the end of the power.
+            if self.disk.is_dead() {
+                self.cut_power();
+            }
             while self.server.is_none() {
                 self.disk.heal();
                 if self.disk.is_dead() {

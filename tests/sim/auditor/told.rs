@@ -232,10 +232,10 @@ impl Auditor {
         let Command::WaitFree { ask, .. } = &open.command else { panic!("free, unasked") };
         for claim in self.claims.values().filter(|claim| self.is_live(claim, now.mono) && claim.told_in < open.turn) {
             // A subtree does not keep out other names of its files from outside: who holds it may have the file too.
-            let has_it = self
-                .claims
-                .values()
-                .any(|own| own.lock.ask.who.agent == ask.who.agent && overlap(&own.lock.ask.target, &ask.target));
+            let is_over = |own: &Ask| own.who.agent == ask.who.agent && overlap(&own.target, &ask.target);
+            // Its grant may be told only after this.
+            let may_get = |open: &Open| matches!(&open.command, Command::Lock { ask: own, .. } if is_over(own));
+            let has_it = self.claims.values().any(|own| is_over(&own.lock.ask)) || self.open.values().any(may_get);
             assert!(has_it || !blocks(&claim.lock, ask), "it is called free, and {} is held", claim.lock.id);
         }
     }
