@@ -755,7 +755,7 @@ impl Server {
             Err(unfit) => return self.fail(conn, request.id, unfit),
         };
         let (session, process) = (peer.session, peer.process);
-        let passed = match self.watch_passed(conn) {
+        let passed = match self.watch_passed(conn, request.op) {
             Ok(passed) => passed,
             Err(unfit) => return self.fail(conn, request.id, unfit),
         };
@@ -801,9 +801,15 @@ impl Server {
 
     /// Watches the process that came with a request that is carried out now. Not before: an end that is told before
     /// there is a lock would release nothing.
-    fn watch_passed(&mut self, conn: u64) -> Result<Option<Process>, Unfit> {
+    fn watch_passed(&mut self, conn: u64, op: Op) -> Result<Option<Process>, Unfit> {
         let peer = self.peers.get_mut(&conn).expect("the request came from a peer");
         let Some((process, pidfd)) = peer.passed_process.take() else { return Ok(None) };
+        // It may have died while the path was looked up, and keeps its number until it is collected. What is bound to
+        // it afterwards ends in order; a lock that would end at once is not given out.
+        if op == Op::Lock && process::is_dead(&pidfd).unwrap_or(false) {
+            let text = "the process that the lock was to end with has ended; nothing was locked";
+            return Err((Code::Invalid, text.to_owned()));
+        }
         self.watch(process, pidfd)
             .map_err(|error| (Code::Unavailable, format!("the process cannot be watched: {error}")))?;
         Ok(Some(process))

@@ -82,9 +82,10 @@ impl World {
     fn everybody_dies(&mut self) {
         self.boot += 1;
         self.machine.foreigners().into_iter().for_each(|pid| self.machine.foreign_goes(pid));
-        self.dead.clear();
+        // Numbers of processes are not used twice: a request from before the restart names one that is dead.
+        self.dead.extend(self.children.drain(..));
+        self.dead.extend(self.clients.iter().map(|client| client.process));
         self.pipes.clear();
-        self.children.clear();
         for at in 0..self.clients.len() {
             self.starts_anew(at);
         }

@@ -210,7 +210,8 @@ impl State {
     fn give_to_thread(&mut self, lock: LockId, file: FileId, mode: Mode, now: Moment) {
         let ready = match self.temper {
             Temper::Hangs => None,
-            Temper::Slow(most) => Some(now.after(self.random.below(most))),
+            // What is answered within the moment is not slow, and would be taken up in the turn that asked.
+            Temper::Slow(most) => Some(now.after(1 + self.random.below(most))),
             Temper::Quick => unreachable!("what is quick needs no thread"),
         };
         self.opening.insert(lock, Opening { file, mode, ready, until: now.after(limits::FILE_WITHIN) });

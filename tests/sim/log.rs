@@ -59,7 +59,9 @@ impl Log {
 fn ask(ask: &Ask) -> String {
     let session = ask.who.session.map_or(String::new(), |id| format!("({:04x})", id.0 & 0xffff));
     let request = ask.request.as_ref().map_or("-", RequestId::as_str);
-    format!("{}{session} {} {} ttl {} id {request}", ask.who.agent, ask.mode.as_str(), ask.target.scope, ask.lease.ttl)
+    let bound = ask.bound.map_or(String::new(), |process| format!(" with {}", process.pid));
+    let (mode, ttl) = (ask.mode.as_str(), ask.lease.ttl);
+    format!("{}{session} {mode} {} ttl {ttl}{bound} id {request}", ask.who.agent, ask.target.scope)
 }
 
 pub fn lock(lock: &Lock) -> String {

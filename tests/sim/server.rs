@@ -25,8 +25,20 @@ pub enum Wish {
 /// A request as it travels: times are relative, as on the wire.
 #[derive(Clone, Debug)]
 pub enum Op {
-    Lock { target: Target, mode: Mode, lease: Lease, wait: Option<u64>, request: Option<RequestId>, os: bool },
-    WaitFree { target: Target, mode: Mode, wait: Option<u64> },
+    Lock {
+        target: Target,
+        mode: Mode,
+        lease: Lease,
+        wait: Option<u64>,
+        bound: Option<Process>,
+        request: Option<RequestId>,
+        os: bool,
+    },
+    WaitFree {
+        target: Target,
+        mode: Mode,
+        wait: Option<u64>,
+    },
     Unlock(Which),
     Renew(Which, Option<u64>),
     Check(Target, Option<Fence>),
@@ -34,6 +46,17 @@ pub enum Op {
     Status(Option<Target>),
     Bind(LockId, Process),
     Cancel(u64),
+}
+
+impl Op {
+    /// The process whose pidfd travels with it.
+    pub fn process(&self) -> Option<Process> {
+        match self {
+            Op::Lock { bound, .. } => *bound,
+            Op::Bind(_, process) => Some(*process),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -105,10 +128,13 @@ pub struct Server {
     undelivered: BTreeMap<LockId, (u64, bool)>,
     /// Processes that are watched, by how many.
     watched: BTreeMap<Process, u32>,
+    /// Processes of which it was told that they are dead.
+    ended: BTreeSet<Process>,
     commands: Vec<Command>,
     dirty: BTreeSet<u64>,
     /// It is killed in the next turn, here.
     pub dies: Option<Death>,
+    is_dead: bool,
 }
 
 /// What the server needs of the world for a round.
@@ -116,6 +142,7 @@ pub struct Around<'a> {
     pub now: Now,
     pub pipes: &'a mut BTreeMap<u64, Pipe>,
     pub machine: &'a Machine,
+    pub dead: &'a BTreeSet<Process>,
     pub auditor: &'a mut Auditor,
     pub log: &'a mut Log,
     /// Gives session ids, secrets and the amount of a full pipe that still goes through.
@@ -132,12 +159,15 @@ impl Server {
             sessions: BTreeMap::new(),
             undelivered: BTreeMap::new(),
             watched: BTreeMap::new(),
+            ended: BTreeSet::new(),
             commands: Vec::new(),
             dirty: BTreeSet::new(),
             dies: None,
+            is_dead: false,
         };
         for process in restored {
             if dead.contains(&process) {
+                server.ended.insert(process);
                 server.commands.push(Command::ProcessGone(process));
             } else {
                 server.watched.insert(process, 1);
@@ -155,6 +185,7 @@ impl Server {
     pub fn tell_death(&mut self, dead: &BTreeSet<Process>) -> bool {
         let Some(process) = self.watched.keys().find(|process| dead.contains(process)).copied() else { return false };
         self.watched.remove(&process);
+        self.ended.insert(process);
         self.commands.push(Command::ProcessGone(process));
         true
     }
@@ -181,7 +212,7 @@ impl Server {
 
     /// Hands over what has come together, until nothing more comes of it.
     fn settle(&mut self, around: &mut Around) {
-        loop {
+        while !self.is_dead {
             if !self.commands.is_empty() {
                 let fed = std::mem::take(&mut self.commands);
                 let mut commands = Vec::with_capacity(fed.len());
@@ -193,6 +224,7 @@ impl Server {
                 }
                 let answers = self.coordinator.turn(around.now, commands);
                 around.auditor.turned(self.coordinator.trouble().is_some());
+                self.is_dead = self.dies.is_some();
                 match self.dies {
                     Some(Death::AfterTheTurn) => return,
                     Some(Death::AmidTheAnswers) => return self.dies_amid(around, answers),
@@ -289,6 +321,10 @@ impl Server {
     }
 
     fn request(&mut self, around: &mut Around, conn: u64, id: Option<u64>, op: Op) {
+        let passed = match self.watch_passed(around, &op) {
+            Ok(passed) => passed,
+            Err(fault) => return self.fail(conn, id, fault),
+        };
         let peer = self.peers.get_mut(&conn).expect("it was read from");
         if let Some(id) = id {
             assert!(peer.open.insert(id), "the workload numbers its requests upwards");
@@ -306,8 +342,8 @@ impl Server {
         let always = || caller.expect("all but a release are numbered");
         let command = match op {
             Op::Unlock(which) => Command::Unlock { caller, who, which },
-            Op::Lock { target, mode, lease, wait, request, os } => {
-                let ask = Ask { target, mode, who, lease, note: None, process, bound: None, request, workspace, os };
+            Op::Lock { target, mode, lease, wait, bound: _, request, os } => {
+                let ask = Ask { target, mode, who, lease, note: None, process, bound: passed, request, workspace, os };
                 Command::Lock { caller: always(), ask: Arc::new(ask), wait: waits(wait) }
             }
             Op::WaitFree { target, mode, wait } => {
@@ -332,12 +368,29 @@ impl Server {
             Op::Break(id) => Command::Break { caller: always(), who, id, reason: "in the way".into() },
             Op::Status(target) => Command::Status { caller: always(), who: Some(who), target },
             Op::Cancel(of) => Command::Cancel { caller: always(), waiting: Caller { conn, id: of } },
-            Op::Bind(id, process) => {
-                *self.watched.entry(process).or_insert(0) += 1;
-                Command::Bind { caller: always(), who, id, process }
-            }
+            Op::Bind(id, process) => Command::Bind { caller: always(), who, id, process },
         };
         self.commands.push(command);
+    }
+
+    /// Watches the process that comes with a request, as `Server::watch_passed`: no lock is bound to one that is known
+    /// to be dead; another may be dead, or die just then, and one that nobody has collected can still be bound.
+    fn watch_passed(&mut self, around: &mut Around, op: &Op) -> Result<Option<Process>, Fault> {
+        let Some(process) = op.process() else { return Ok(None) };
+        let is_seen_dead = around.dead.contains(&process) && (around.draw)().is_multiple_of(2);
+        if is_seen_dead || (self.ended.contains(&process) && matches!(op, Op::Lock { .. })) {
+            return Err(Fault::Invalid("the process has ended".to_owned()));
+        }
+        *self.watched.entry(process).or_insert(0) += 1;
+        Ok(Some(process))
+    }
+
+    /// Answers a request that does not reach the table.
+    fn fail(&mut self, conn: u64, id: Option<u64>, fault: Fault) {
+        let peer = self.peers.get_mut(&conn).expect("it was read from");
+        let answer = Answer { reply: Reply::Failed(fault), lost: Vec::new(), wanted: Vec::new() };
+        peer.outbox.extend(id.map(|id| (ToClient::Answer(id, Box::new(answer)), None, Vec::new())));
+        self.dirty.insert(conn);
     }
 
     /// A connection is over, as `Server::close`.

@@ -76,7 +76,7 @@ impl Client {
     pub fn connection_broke(&mut self) {
         (self.conn, self.stage) = (None, Stage::Dialling);
         // A descriptor cannot be sent again, so neither is its line.
-        self.pending.retain(|_, op| !matches!(op, Op::Bind(..)));
+        self.pending.retain(|_, op| op.process().is_none());
     }
 
     fn hang_up(&mut self, pipes: &mut BTreeMap<u64, Pipe>) {
@@ -301,17 +301,25 @@ impl World {
 
     /// What this client asks next, and whether it wants an answer.
     fn wish(&mut self, at: usize) -> Option<(Op, bool)> {
+        let what = self.random.below(100);
+        let bound = if what <= 40 { self.bound_to(at) } else { None };
         let random = &mut self.random;
         let client = &mut self.clients[at];
         let target = choose(random, &self.targets)?.clone();
         let belief = choose(random, &client.held).cloned();
-        let op = match random.below(100) {
+        // Where it holds something itself, its question renews that.
+        let place = match &belief {
+            Some(belief) if random.chance(60) => belief.target.clone(),
+            _ => target.clone(),
+        };
+        let op = match what {
             0..=40 => {
                 self.next_request += 1;
                 let request = (client.kind != Kind::OneShot || random.chance(40))
                     .then(|| RequestId::new(&format!("r{}", self.next_request)).expect("it is short"));
                 let (mode, lease) = (mode(random), lease(random, client.kind));
-                Op::Lock { target, mode, lease, wait: wait(random), request, os: random.chance(70) }
+                self.seen.bound_asked += u64::from(bound.is_some());
+                Op::Lock { target, mode, lease, wait: wait(random), bound, request, os: random.chance(70) }
             }
             41..=60 => {
                 let belief = belief?;
@@ -330,8 +338,8 @@ impl World {
                 Some(belief) => Op::Check(belief.target, Some(belief.fence)),
                 None => Op::Check(target, None),
             },
-            71..=75 => Op::Status(random.chance(70).then_some(target)),
-            76..=79 => Op::WaitFree { target, mode: mode(random), wait: wait(random) },
+            71..=75 => Op::Status(random.chance(70).then_some(place)),
+            76..=79 => Op::WaitFree { target: place, mode: mode(random), wait: wait(random) },
             80..=82 => {
                 let waiting = client.pending.iter().find(|(_, op)| matches!(op, Op::Lock { .. } | Op::WaitFree { .. }));
                 Op::Cancel(*waiting?.0)
@@ -354,6 +362,22 @@ impl World {
             _ => return None,
         };
         Some((op, true))
+    }
+
+    /// The process that a lock of this client is to end with: a command of somebody's, a new one, or a fellow program.
+    fn bound_to(&mut self, at: usize) -> Option<Process> {
+        if self.clients[at].kind != Kind::OneShot || self.random.chance(50) {
+            return None;
+        }
+        let fellow = &self.clients[self.random.below(self.clients.len() as u64) as usize];
+        match self.random.below(10) {
+            0..=1 if fellow.alive => return Some(fellow.process),
+            0..=6 if !self.children.is_empty() => return choose(&mut self.random, &self.children).copied(),
+            _ => {}
+        }
+        let process = self.next_process();
+        self.children.push(process);
+        Some(process)
     }
 
     fn next_process(&mut self) -> Process {

@@ -43,6 +43,9 @@ counters! {
         jumps,
         suspends,
         by_hand,
+        bound_asked,
+        children_died,
+        deaths_unseen,
         starts,
         starts_failed,
         troubled_turns,
@@ -131,8 +134,12 @@ impl World {
         if self.disk.is_dead() {
             return self.cut_power();
         }
-        if self.server.is_none() && self.random.chance(40) {
-            return self.start();
+        if self.server.is_none() {
+            match self.random.below(100) {
+                0..=39 => return self.start(),
+                40..=49 => return self.child_dies(),
+                _ => {}
+            }
         }
         match self.random.below(1_000) {
             0..=429 => {
@@ -145,9 +152,9 @@ impl World {
             730..=819 => self.time_passes(),
             820..=869 => self.sync_by_hand(),
             870..=899 => self.sync_done(),
-            900..=924 => self.tell_death(),
-            925..=944 => self.revive(),
-            945..=949 => self.child_dies(),
+            900..=919 => self.tell_death(),
+            920..=932 => self.revive(),
+            933..=949 => self.child_dies(),
             950..=959 => self.heal(),
             960..=979 => self.look(),
             _ => self.fault(),
@@ -223,6 +230,7 @@ impl World {
             now: self.now,
             pipes: &mut self.pipes,
             machine: &self.machine,
+            dead: &self.dead,
             auditor: &mut self.auditor,
             log: &mut self.log,
             draw: &mut draw,
@@ -304,10 +312,14 @@ impl World {
     }
 
     fn child_dies(&mut self) {
-        if let Some(process) = self.children.pop() {
-            self.log.note(|| format!("the command {} ends", process.pid));
-            self.dead.insert(process);
+        if self.children.is_empty() {
+            return;
         }
+        let process = self.children.swap_remove(self.random.below(self.children.len() as u64) as usize);
+        self.log.note(|| format!("the command {} ends", process.pid));
+        self.dead.insert(process);
+        self.seen.children_died += 1;
+        self.seen.deaths_unseen += u64::from(self.server.is_none());
     }
 
     /// Compares status and journal just now.
@@ -331,6 +343,10 @@ impl World {
         self.pipes.values_mut().for_each(|pipe| pipe.full = false);
         self.clients.iter_mut().for_each(|client| client.stalled_until = 0);
         for _ in 0..40 {
+            // The daemon that started last may have met the end of the power.
+            if self.disk.is_dead() {
+                self.cut_power();
+            }
             while self.server.is_none() {
                 self.disk.heal();
                 if self.disk.is_dead() {
@@ -364,5 +380,6 @@ impl World {
         assert!(unanswered.is_empty(), "never answered: {unanswered:?}");
         self.look();
         self.auditor.no_flock_is_missed();
+        self.auditor.all_dead_are_gone(&self.dead);
     }
 }

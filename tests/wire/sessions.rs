@@ -2,7 +2,7 @@
 
 use crate::raw::{Raw, hello, served};
 use crate::util::{Ground, signal, until};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 use serde_json::{Value, json};
 
 /// A connection with a session, and the proof of it.
@@ -136,4 +136,20 @@ fn bind_needs_the_descriptor_of_a_process() {
     raw.fails(json!(2), "invalid");
     assert_eq!(raw.read()["id"], 3);
     assert_eq!(ground.status().locks.len(), 1);
+}
+
+#[test]
+fn no_lock_is_given_out_for_a_process_that_is_dead_and_not_collected() {
+    let ground = served();
+    let mut raw = Raw::greeted(&ground, "a");
+    let mut child = std::process::Command::new("true").spawn().unwrap();
+    let pidfd = flockd::os::process::pidfd_of_child(child.id()).unwrap();
+    let is_dead = waitid(WaitId::Pid(Pid::from_child(&child)), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
+    assert!(is_dead.is_some());
+    let lock = json!({"id": 1, "op": "lock", "scope": "@x", "bound": true});
+    let fd = std::os::fd::AsFd::as_fd(&pidfd);
+    flockd::os::process::send_with_fd(&raw.stream, format!("{lock}\n").as_bytes(), fd).unwrap();
+    assert!(raw.fails(json!(1), "invalid").contains("has ended; nothing was locked"));
+    assert_eq!(ground.status().locks, []);
+    child.wait().unwrap();
 }

@@ -5,8 +5,9 @@ use super::*;
 
 impl Auditor {
     pub fn turn_begins(&mut self) {
+        assert!(self.sent_away.is_empty(), "they wait for a lock of a dead process: {:?}", self.sent_away);
         self.turn += 1;
-        self.status = None;
+        self.is_queue_exact = self.status.take().is_some();
     }
 
     /// The commands of this turn were carried out, or not: the answers follow.
@@ -18,6 +19,7 @@ impl Auditor {
             self.ended.values_mut().for_each(|end| end.written = true);
         }
         self.trouble = trouble;
+        self.bound_have_ended();
     }
 
     /// From here on events may be missing; the numbers show it.
@@ -29,6 +31,7 @@ impl Auditor {
 
     pub fn fed(&mut self, now: Now, command: &Command) {
         self.status = None;
+        let is_queue_exact = std::mem::take(&mut self.is_queue_exact);
         // Only a command makes the table look at the clock, and what is taken back is taken back before.
         if !matches!(command, Command::TakeBack { .. }) {
             self.last = now.mono;
@@ -39,7 +42,10 @@ impl Auditor {
         }
         match command {
             Command::EndSession(id) => self.session_over(*id, now.mono, false),
-            Command::ProcessGone(process) => self.process_over(*process, now.mono),
+            Command::ProcessGone(process) => {
+                self.process_over(*process, now.mono);
+                self.bound_over(*process, now.mono, is_queue_exact);
+            }
             Command::CallerGone { conn } => {
                 self.queue.retain(|_, waiter| waiter.caller.is_none_or(|caller| caller.conn != *conn));
                 let open = self.open.iter_mut().filter(|(caller, _)| caller.conn == *conn);
@@ -52,7 +58,13 @@ impl Auditor {
             Command::Cancel { waiting, .. } => {
                 self.queue.retain(|_, waiter| waiter.caller != Some(*waiting));
             }
+            Command::Status { who: Some(who), target: Some(target), .. } => {
+                self.renewed_there(who, target, now.mono);
+            }
             Command::Lock { ask, .. } | Command::WaitFree { ask, .. } => {
+                if matches!(command, Command::WaitFree { .. }) {
+                    self.renewed_there(&ask.who, &ask.target, now.mono);
+                }
                 self.wishes.insert((ask.who.agent.clone(), ask.target.scope.clone(), ask.mode));
             }
             _ => {}
@@ -225,15 +237,7 @@ impl Auditor {
 
     /// Whether its lease is over for certain: nobody may have renewed it meanwhile.
     fn has_run_out(&self, claim: &Claim, now: Moment) -> bool {
-        let is_asking = |open: &Open| match &open.command {
-            Command::Lock { ask, .. } => ask.who.agent == claim.lock.ask.who.agent,
-            Command::Renew { who, .. } | Command::Check { who, .. } | Command::Bind { who, .. } => {
-                who.agent == claim.lock.ask.who.agent
-            }
-            Command::ReturnSession { .. } => true,
-            _ => false,
-        };
-        let is_certain = !claim.is_vague && !self.open.values().any(is_asking);
+        let is_certain = !claim.is_vague && !self.open.values().any(|open| leases::may_renew(open, claim));
         !claim.over && claim.until.is_some_and(|until| until <= now) && is_certain
     }
 

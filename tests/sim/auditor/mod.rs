@@ -4,9 +4,11 @@
 //! contract says it; each new answer and each image of the journal is held against that list. Where an answer may have
 //! been decided earlier than it was sent, only what was so all the time in between counts.
 
+mod bound;
 mod events;
 mod fed;
 mod flocks;
+mod leases;
 mod restart;
 mod rules;
 mod state;
@@ -148,6 +150,10 @@ counters! {
         events,
         taken_back,
         contested,
+        renewed,
+        bound,
+        bound_ended,
+        bound_sent_away,
     }
 }
 
@@ -195,6 +201,14 @@ pub struct Auditor {
     last: Moment,
     /// When the queue was seen.
     queue_seen: Moment,
+    /// Processes that this daemon knows to be dead, and since which turn.
+    gone: BTreeMap<Process, u64>,
+    /// Locks that end with their process in this turn.
+    ending: Vec<LockId>,
+    /// Requests that are to be told in this turn that the process of their lock is dead.
+    sent_away: BTreeSet<Caller>,
+    /// Nothing has happened since the queue was seen.
+    is_queue_exact: bool,
     /// A grant that is to outlive a power cut was told since this was last asked.
     told_for_good: bool,
     pub counts: Counts,

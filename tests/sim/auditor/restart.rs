@@ -8,6 +8,7 @@ impl Auditor {
     pub fn started(&mut self, now: Moment, loaded: &Loaded, how: Start) {
         self.turn += 1;
         self.status = None;
+        self.sent_away.clear();
         if how == Start::PowerCut {
             self.lossy();
         } else if self.trouble {
@@ -32,6 +33,8 @@ impl Auditor {
         asked.iter().for_each(|terms| self.may_have_changed(terms));
         self.open.clear();
         self.queue.clear();
+        // Each daemon has to find out anew.
+        self.gone.clear();
         let ids = |record: &Record| if let Record::Lock(id, Some(_)) = record { Some(*id) } else { None };
         self.inherited = rows(loaded, ids).into_iter().collect();
         match how {
@@ -105,14 +108,14 @@ impl Auditor {
         for record in &loaded.records {
             let Record::Lock(id, Some(lock)) = record else { continue };
             let Some(claim) = self.claims.get_mut(id).filter(|claim| !claim.over) else { continue };
-            if lock.ask.lease.ttl == 0 || matches!(lock.custody, Custody::Process(_)) {
+            if lock.ask.lease.ttl == 0 || lock.hangs_on().is_some() {
                 claim.over = true;
                 self.owed.insert(*id, Owed { who: lock.ask.who.clone(), target: lock.ask.target.clone(), turn });
             }
         }
         for claim in self.claims.values_mut() {
             let ttl = claim.lock.ask.lease.ttl;
-            if ttl == 0 || matches!(claim.keeper, Keeper::Process(_)) {
+            if ttl == 0 || matches!(claim.keeper, Keeper::Process(_)) || claim.lock.ask.bound.is_some() {
                 claim.over = true;
             }
             claim.keeper = Keeper::Nobody;

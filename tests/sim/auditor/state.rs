@@ -5,9 +5,15 @@ use super::*;
 
 impl Auditor {
     pub(super) fn status(&mut self, open: &Open, locks: &[Lock], waiters: &[Queued]) {
-        let Command::Status { target, .. } = &open.command else { panic!("a status, unasked") };
+        let Command::Status { who, target, .. } = &open.command else { panic!("a status, unasked") };
+        let asks = locks.iter().map(|lock| &lock.ask).chain(waiters.iter().map(|queued| &queued.waiter.ask));
+        self.without_the_dead(asks.map(Arc::as_ref), open.turn);
         for lock in locks {
             self.is_committed(lock);
+            leases::is_within_bounds(lock);
+            if target.is_some() && who.as_ref().is_some_and(|who| who.agent == lock.ask.who.agent) {
+                leases::was_renewed(lock, open.at);
+            }
             assert!(lock.expires.is_none_or(|until| until > open.at), "{} is held beyond its lease", lock.id);
             assert!(
                 self.ended.get(&lock.id).is_none_or(|end| end.turn >= open.turn),
@@ -32,6 +38,8 @@ impl Auditor {
 
     /// The state just now against what was promised.
     fn compare(&mut self, open: &Open, locks: &[Lock], waiters: &[Queued]) {
+        let asks = locks.iter().map(|lock| &lock.ask).chain(waiters.iter().map(|queued| &queued.waiter.ask));
+        self.without_the_dead(asks.map(Arc::as_ref), self.turn + 1);
         for lock in locks {
             self.is_not_cancelled(lock);
             if let Custody::Session(id) = lock.custody {
@@ -73,6 +81,7 @@ impl Auditor {
                 held.unwrap_or_else(|| panic!("{} was told to hold {}: gone", claim.lock.ask.who.agent, claim.lock.id));
             let is_same = held.ask.mode == claim.lock.ask.mode && held.ask.target == claim.lock.ask.target;
             assert!(is_same && held.fence >= claim.lock.fence, "{} is not as it was told: {held:?}", held.id);
+            self.has_its_lease(held, claim);
         }
     }
 
@@ -119,8 +128,10 @@ impl Auditor {
         if self.trouble {
             return;
         }
+        self.without_the_dead(locks.iter().map(|lock| lock.ask.as_ref()), self.turn + 1);
         for lock in &locks {
             self.is_from_somewhere(lock);
+            leases::is_within_bounds(lock);
             self.is_not_cancelled(lock);
             assert!(self.ended.get(&lock.id).is_none_or(|end| !end.written), "{} had ended: in the journal", lock.id);
         }
@@ -159,6 +170,8 @@ impl Auditor {
             Record::Ended(_, ended) => ended.clone().filter(|ended| ended.untold),
             _ => None,
         });
+        let needless = untold.iter().find(|ended| bound::is_no_loss(ended));
+        assert!(needless.is_none(), "a notice nobody is owed: {needless:?}");
         let owed = self.owed.iter().filter(|(_, owed)| owed.turn < self.turn);
         for (id, owed) in owed {
             assert!(untold.iter().any(|ended| ended.id == *id), "the notice for {} of {id} is lost", owed.who.agent);

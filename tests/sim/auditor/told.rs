@@ -7,13 +7,17 @@ impl Auditor {
     pub fn told(&mut self, now: Now, to: Caller, answer: &Answer) {
         let open = self.open.remove(&to).unwrap_or_else(|| panic!("{to:?} is answered and did not ask, or twice"));
         self.counts.late += u64::from(open.turn != self.turn);
+        self.is_sent_away(to, answer);
         self.losses(now, &open, answer);
         match &answer.reply {
             Reply::Granted(granted) => self.granted(now, &open, granted),
             Reply::Refused(refused) => self.refused(now, &open, refused),
             Reply::Free => self.free(now, &open),
             Reply::Released(locks) => self.released(&open, locks),
-            Reply::Renewed(locks) => locks.iter().for_each(|lock| self.touched(lock, &open)),
+            Reply::Renewed(locks) => {
+                locks.iter().for_each(|lock| leases::was_renewed(lock, open.at));
+                locks.iter().for_each(|lock| self.touched(lock, &open));
+            }
             Reply::Checked(checked) => self.checked(now, &open, checked),
             Reply::Broken(ended) => self.broken(now, ended),
             Reply::Status { locks, waiters } => {
@@ -38,6 +42,7 @@ impl Auditor {
     fn losses(&mut self, now: Now, open: &Open, answer: &Answer) {
         for ended in &answer.lost {
             self.counts.losses_told += 1;
+            assert!(!bound::is_no_loss(ended), "{} is told to be lost, and nobody was to be told", ended.id);
             if let Some(claim) = self.claims.get(&ended.id) {
                 let is_other = claim.lock.fence != ended.fence;
                 assert!(is_other || !self.is_live(claim, now.mono), "{} is told to be lost and is not", ended.id);
@@ -72,11 +77,13 @@ impl Auditor {
         let Command::Lock { ask, wait, .. } = &open.command else { panic!("{} was granted unasked", lock.id) };
         assert!(lock.ask.who.agent == ask.who.agent && lock.ask.mode >= ask.mode, "{} is not what was asked", lock.id);
         assert!(lock.fence.0 < limits::FENCE_END && lock.id.0 <= lock.fence.0, "{} has no fence", lock.id);
+        leases::is_within_bounds(lock);
         let is_late = open.turn != self.turn;
         self.top_fence = self.top_fence.max(lock.fence.0);
         if is_late && (self.was_released_by(open, lock.id) || self.is_being_released_by(open, lock.id)) {
             return;
         }
+        self.is_bound_as_asked(lock, ask);
         if is_late && self.claims.get(&lock.id).is_some_and(|claim| claim.lock.fence >= lock.fence) {
             return self.touched(lock, open);
         }
@@ -110,7 +117,7 @@ impl Auditor {
             until: lock.expires,
             shortest,
             told_in: self.turn,
-            is_vague: open.turn != self.turn,
+            is_vague: open.turn != self.turn || (granted.again && self.is_asking_further(&ask.who.agent)),
             is_delivered,
             over: open.voided
                 || is_gone
@@ -225,10 +232,10 @@ impl Auditor {
         let Command::WaitFree { ask, .. } = &open.command else { panic!("free, unasked") };
         for claim in self.claims.values().filter(|claim| self.is_live(claim, now.mono) && claim.told_in < open.turn) {
             // A subtree does not keep out other names of its files from outside: who holds it may have the file too.
-            let has_it = self
-                .claims
-                .values()
-                .any(|own| own.lock.ask.who.agent == ask.who.agent && overlap(&own.lock.ask.target, &ask.target));
+            let is_over = |own: &Ask| own.who.agent == ask.who.agent && overlap(&own.target, &ask.target);
+            // Its grant may be told only after this.
+            let may_get = |open: &Open| matches!(&open.command, Command::Lock { ask: own, .. } if is_over(own));
+            let has_it = self.claims.values().any(|own| is_over(&own.lock.ask)) || self.open.values().any(may_get);
             assert!(has_it || !blocks(&claim.lock, ask), "it is called free, and {} is held", claim.lock.id);
         }
     }
@@ -291,6 +298,7 @@ impl Auditor {
             Ok(lock) => {
                 assert!(lock.ask.who.agent == who.agent && lock.ask.mode == Mode::Exclusive, "{} is no leave", lock.id);
                 assert!(fence.is_none_or(|fence| fence == lock.fence), "{} has another fence", lock.id);
+                leases::was_renewed(lock, open.at);
                 self.touched(lock, open);
                 for other in self.claims.values().filter(|other| other.told_in < open.turn) {
                     assert!(
@@ -316,6 +324,11 @@ impl Auditor {
                         && fence.is_none_or(|fence| fence == claim.lock.fence)
                 });
                 assert!(mine.is_none(), "{} is told that it does not hold what it holds: {mine:?}", who.agent);
+                if open.turn == self.turn {
+                    self.renewed_there(who, target, open.at);
+                } else {
+                    self.may_have_renewed(open);
+                }
             }
         }
     }
@@ -364,6 +377,7 @@ impl Auditor {
         match fault {
             Fault::Unavailable(_) => {
                 self.counts.unavailable += 1;
+                self.may_have_renewed(open);
                 if let Some(terms) = open.terms() {
                     self.may_shorten(&terms);
                     self.may_have_changed(&terms);
