@@ -76,8 +76,13 @@ fn name_holders(client: &Connection, scope: Option<String>) {
     let Ok(Answer { ok: Some(Body::Status(status)), .. }) = client.call(request) else { return };
     let agent = client.agent().map(Agent::as_str);
     let mine = status.waiters.iter().find(|waiter| Some(waiter.agent.as_str()) == agent);
-    // Who waits without a name is not found among those who wait.
-    let holders = mine.map_or(&status.locks, |waiter| &waiter.holders);
+    let holders = match mine {
+        Some(waiter) => &waiter.holders,
+        // Who waits without a name is not found among those who wait.
+        None if agent.is_none() => &status.locks,
+        // It waits no more: the answer is on its way.
+        None => return,
+    };
     for holder in holders {
         print::err(&format!("flockd: waiting: {}\n", print::holder_line(holder)));
     }

@@ -6,7 +6,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
 };
 use rustix::process::{Pid, PidfdFlags};
 use std::io::{self, IoSlice, IoSliceMut};
@@ -215,13 +216,23 @@ pub fn send_with_fd(stream: &impl AsFd, bytes: &[u8], fd: BorrowedFd<'_>) -> io:
     Ok(())
 }
 
-/// Receives bytes, and the descriptors that came with them: at most 4, closed on exec; any more are closed at once.
-/// No bytes mean that the other end has closed.
+/// What [`recv_with_fds`] has received.
+#[derive(Debug)]
+pub struct Received {
+    /// How many bytes; none mean that the other end has closed.
+    pub bytes: usize,
+    /// The descriptors that came with them: at most 4, closed on exec.
+    pub fds: Vec<OwnedFd>,
+    /// More had come, or this process has no room for another descriptor: what is missing was closed.
+    pub has_lost_fds: bool,
+}
+
+/// Receives bytes, and the descriptors that came with them.
 ///
 /// # Errors
 ///
 /// Whatever the socket says, `WouldBlock` among it.
-pub fn recv_with_fds(stream: &impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+pub fn recv_with_fds(stream: &impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PASSED_MAX))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let received = rustix::io::retry_on_intr(|| {
@@ -233,9 +244,10 @@ pub fn recv_with_fds(stream: &impl AsFd, buffer: &mut [u8]) -> io::Result<(usize
             fds.extend(passed);
         }
     }
+    let has_lost_fds = received.flags.contains(ReturnFlags::CTRUNC) || fds.len() > PASSED_MAX;
     // Alignment may leave room for one more than was planned for.
     fds.truncate(PASSED_MAX);
-    Ok((received.bytes, fds))
+    Ok(Received { bytes: received.bytes, fds, has_lost_fds })
 }
 
 // ── Socket options ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -581,8 +593,8 @@ mod tests {
         let pidfd = pidfd_of(&child);
         send_with_fd(&near, b"bind\n", pidfd.as_fd()).unwrap();
         let mut buffer = [0; 16];
-        let (count, fds) = recv_with_fds(&far, &mut buffer).unwrap();
-        assert_eq!(&buffer[..count], b"bind\n");
+        let Received { bytes, fds, has_lost_fds } = recv_with_fds(&far, &mut buffer).unwrap();
+        assert_eq!((&buffer[..bytes], has_lost_fds), (&b"bind\n"[..], false));
         assert_eq!(process_of_pidfd(&fds[0]).unwrap().pid, child.id());
         assert!(rustix::io::fcntl_getfd(&fds[0]).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
         child.kill().unwrap();
@@ -594,15 +606,15 @@ mod tests {
     fn bytes_without_a_descriptor_and_the_end_are_received_as_such() {
         let (mut near, far) = UnixStream::pair().unwrap();
         near.write_all(b"x").unwrap();
-        let (count, fds) = recv_with_fds(&far, &mut [0; 8]).unwrap();
-        assert_eq!((count, fds.len()), (1, 0));
+        let received = recv_with_fds(&far, &mut [0; 8]).unwrap();
+        assert_eq!((received.bytes, received.fds.len(), received.has_lost_fds), (1, 0, false));
         assert!(send_with_fd(&near, b"", far.as_fd()).is_err());
         drop(near);
-        assert_eq!(recv_with_fds(&far, &mut [0; 8]).unwrap().0, 0);
+        assert_eq!(recv_with_fds(&far, &mut [0; 8]).unwrap().bytes, 0);
     }
 
     #[test]
-    fn descriptors_beyond_the_fourth_are_closed() {
+    fn descriptors_beyond_the_fourth_are_closed_and_known_to_be_lost() {
         let (near, far) = UnixStream::pair().unwrap();
         let (mut reader, writer) = std::io::pipe().unwrap();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(9))];
@@ -611,9 +623,9 @@ mod tests {
         assert!(ancillary.push(SendAncillaryMessage::ScmRights(&fds)));
         rustix::net::sendmsg(&near, &[IoSlice::new(b"x")], &mut ancillary, SendFlags::empty()).unwrap();
         drop(writer);
-        let (count, kept) = recv_with_fds(&far, &mut [0; 8]).unwrap();
-        assert_eq!((count, kept.len()), (1, PASSED_MAX));
-        drop(kept);
+        let received = recv_with_fds(&far, &mut [0; 8]).unwrap();
+        assert_eq!((received.bytes, received.fds.len(), received.has_lost_fds), (1, PASSED_MAX, true));
+        drop(received);
         // The pipe ends only when every copy of its other end is closed.
         assert_eq!(reader.read(&mut [0]).unwrap(), 0);
     }

@@ -205,8 +205,12 @@ impl Server {
         let mut events = Events::with_capacity(1024);
         let ended = loop {
             self.round(clock::now());
-            if self.stopping {
+            if self.stopping && self.commands.is_empty() {
                 break Ended::Stopped;
+            }
+            if self.stopping {
+                // Answers that did not arrive have become releases.
+                continue;
             }
             if self.is_idle_for_long(clock::now().mono) {
                 break Ended::Idle;
@@ -260,10 +264,6 @@ impl Server {
         dirty.sort_by_key(|conn| !self.peers.get(conn).is_some_and(Peer::brings_a_grant));
         for conn in dirty {
             self.flush(conn);
-        }
-        // Answers to a peer that has gone become releases; they are not left lying until something else happens.
-        if !self.commands.is_empty() {
-            self.round(now);
         }
     }
 
@@ -385,10 +385,15 @@ impl Server {
 
     fn read_from(&mut self, conn: u64, now: Now) {
         let Some(peer) = self.peers.get_mut(&conn) else { return };
-        if peer.is_readable && peer.has_room() && peer.read(&mut self.buffer) == Read::Gone {
+        let read = if peer.is_readable && peer.has_room() { peer.read(&mut self.buffer) } else { Read::Drained };
+        if read == Read::Gone {
             self.take_lines(conn, now);
             self.close(conn);
             return;
+        }
+        if read == Read::Lossy {
+            let text = "a descriptor was lost on the way: the daemon has no room for it, or too many came at once";
+            return self.refuse_and_close(conn, Code::Unavailable, text.to_owned());
         }
         self.take_lines(conn, now);
         let Some(peer) = self.peers.get_mut(&conn) else { return };
@@ -399,8 +404,12 @@ impl Server {
         if peer.is_readable && peer.has_room() {
             self.ready.push(conn);
         }
-        if peer.is_overlong() && !matches!(peer.stage, Stage::Closing) {
+        let is_closing = matches!(peer.stage, Stage::Closing);
+        if !is_closing && peer.is_overlong() {
             let text = format!("a line is longer than {} bytes", limits::LINE_MAX);
+            self.refuse_and_close(conn, Code::Invalid, text);
+        } else if !is_closing && peer.is_overloaded() {
+            let text = "too many descriptors came along with a line".to_owned();
             self.refuse_and_close(conn, Code::Invalid, text);
         }
     }
@@ -476,7 +485,7 @@ impl Server {
             self.sessions.remove(&session);
             self.commands.push(Command::EndSession(session));
         }
-        if let (Some(process), Some(_)) = (peer.process, peer.session) {
+        if let Some(process) = peer.watched {
             self.watches.release(self.poll.registry(), process);
         }
     }
@@ -611,10 +620,19 @@ impl Server {
     /// Watches the process of a session's connection, so that its death counts even where a child keeps the socket.
     fn watch_peer(&mut self, conn: u64) {
         let peer = &self.peers[&conn];
-        let Ok(process::Peer { process: Some((process, pidfd)), .. }) = process::peer(&peer.stream) else { return };
-        if Some(process) == peer.process {
-            // Out of descriptors: the end of the connection still tells of most deaths.
-            let _ = self.watch(process, pidfd);
+        let Some(process) = peer.process else { return };
+        let is_watched = match process::peer(&peer.stream) {
+            Ok(process::Peer { process: Some((found, pidfd)), .. }) => {
+                found == process && self.watch(process, pidfd).is_ok()
+            }
+            _ => false,
+        };
+        if is_watched {
+            self.peers.get_mut(&conn).expect("it was there just now").watched = Some(process);
+        } else if !self.unwatched.contains(&process) {
+            // Out of descriptors, most likely. The end of the connection tells of most deaths meanwhile.
+            self.unwatched.push(process);
+            self.watch_again = Some(clock::now().mono.after(WATCH_AGAIN));
         }
     }
 
@@ -655,9 +673,6 @@ impl Server {
         let request = match wire::decode_request(line) {
             Ok(request) => request,
             Err((id, text)) => {
-                if let Some(peer) = self.peers.get_mut(&conn) {
-                    peer.forget_passed();
-                }
                 self.fail(conn, id, (Code::Invalid, text));
                 return false;
             }
@@ -793,8 +808,12 @@ impl Server {
                 _ => Err((Code::Invalid, "a bound lock needs a pidfd, passed along with the line".to_owned())),
             };
         };
-        let process = process::process_of_pidfd(&pidfd)
-            .map_err(|error| (Code::Invalid, format!("the descriptor passed along is no living process: {error}")))?;
+        let process = process::process_of_pidfd(&pidfd).map_err(|error| match error.kind() {
+            ErrorKind::NotFound | ErrorKind::InvalidInput => {
+                (Code::Invalid, format!("the descriptor passed along is no living process: {error}"))
+            }
+            _ => (Code::Unavailable, format!("the process cannot be looked at: {error}")),
+        })?;
         peer.passed_process = Some((process, pidfd));
         Ok(())
     }
@@ -887,8 +906,8 @@ impl Server {
                 let mut message = render::answer(0, &fault, &About::Other, now);
                 message.id = None;
                 peer.stage = Stage::Closing;
-                let process = peer.process.filter(|_| peer.session.take().is_some());
-                if let Some(process) = process {
+                peer.session = None;
+                if let Some(process) = peer.watched.take() {
                     self.watches.release(self.poll.registry(), process);
                 }
                 self.send(conn, &Line::Answer(Box::new(message)));

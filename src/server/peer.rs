@@ -16,8 +16,8 @@ pub(super) const READ_AT_ONCE: usize = 64 * 1024;
 const INBOX_KEPT: usize = 4 * 1024;
 /// The same for answers.
 const OUTBOX_KEPT: usize = 16 * 1024;
-/// Most passed descriptors kept for requests to come; a client sends each with the line that wants it.
-const PASSED_KEPT: usize = 4;
+/// Most passed descriptors kept for lines to come; with more, no more is read until some lines are taken.
+const PASSED_KEPT: usize = 64;
 
 /// Where a conversation stands.
 #[derive(Debug)]
@@ -46,6 +46,8 @@ pub(super) struct Peer {
     pub(super) stage: Stage,
     /// The process at the other end.
     pub(super) process: Option<Process>,
+    /// That process, if this connection is a reason to watch it.
+    pub(super) watched: Option<Process>,
     pub(super) caller: Option<Caller>,
     pub(super) session: Option<SessionId>,
     /// The secret of a session that is being opened, for the greeting.
@@ -70,7 +72,13 @@ pub(super) struct Peer {
     outbox: Vec<u8>,
     /// All bytes that were ever sent.
     sent: u64,
-    passed: VecDeque<OwnedFd>,
+    /// All bytes that were ever received.
+    arrived: u64,
+    /// Descriptors that came along, each with the number of bytes up to the end of the read that brought it: its line
+    /// has the byte before.
+    passed: VecDeque<(u64, OwnedFd)>,
+    /// Where the line that was taken last ends, in bytes received.
+    line_end: u64,
     /// The process that came with the request that is being looked up or carried out.
     pub(super) passed_process: Option<(Process, OwnedFd)>,
 }
@@ -112,6 +120,8 @@ pub(super) enum Read {
     Drained,
     /// The peer has gone.
     Gone,
+    /// A descriptor that came along could not be taken: which line lacks it is not known.
+    Lossy,
 }
 
 impl Peer {
@@ -120,6 +130,7 @@ impl Peer {
             stream,
             stage: Stage::New { until },
             process,
+            watched: None,
             caller: None,
             session: None,
             secret: None,
@@ -134,7 +145,9 @@ impl Peer {
             searched: 0,
             outbox: Vec::new(),
             sent: 0,
+            arrived: 0,
             passed: VecDeque::new(),
+            line_end: 0,
             passed_process: None,
         }
     }
@@ -145,13 +158,15 @@ impl Peer {
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Read {
         let (read, result) = loop {
             match process::recv_with_fds(&self.stream, buffer) {
-                Ok((0, _)) => break (0, Read::Gone),
-                Ok((read, fds)) => {
+                Ok(received) if received.bytes == 0 => break (0, Read::Gone),
+                Ok(received) => {
+                    let read = received.bytes;
+                    self.arrived += read as u64;
                     // The kernel ends a read behind a passed descriptor, and tells of an end only once.
-                    let is_more = read == buffer.len() || !fds.is_empty() || self.has_hung_up;
-                    self.passed.extend(fds);
-                    self.passed.drain(..self.passed.len().saturating_sub(PASSED_KEPT));
-                    break (read, if is_more { Read::More } else { Read::Drained });
+                    let is_more = read == buffer.len() || !received.fds.is_empty() || self.has_hung_up;
+                    self.passed.extend(received.fds.into_iter().map(|fd| (self.arrived, fd)));
+                    let result = if is_more { Read::More } else { Read::Drained };
+                    break (read, if received.has_lost_fds { Read::Lossy } else { result });
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break (0, Read::Drained),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -170,7 +185,7 @@ impl Peer {
 
     /// Whether more may be taken: not while requests pile up behind one that is being looked up.
     pub(super) fn has_room(&self) -> bool {
-        self.inbox.len() <= limits::LINE_MAX
+        self.inbox.len() <= limits::LINE_MAX && self.passed.len() < PASSED_KEPT
     }
 
     /// Throws away what has arrived.
@@ -188,6 +203,10 @@ impl Peer {
         };
         let mut line: Vec<u8> = self.inbox.drain(..=end).collect();
         line.pop();
+        self.line_end = self.arrived - self.inbox.len() as u64;
+        let begin = self.line_end - line.len() as u64 - 1;
+        // Nobody wanted those of lines before.
+        self.passed.retain(|(end, _)| *end > begin);
         self.searched = 0;
         if self.inbox.is_empty() {
             self.inbox.shrink_to(INBOX_KEPT);
@@ -200,13 +219,15 @@ impl Peer {
         self.searched == self.inbox.len() && self.searched > limits::LINE_MAX
     }
 
-    /// A descriptor whose line cannot be read must not be taken for that of another one.
-    pub(super) fn forget_passed(&mut self) {
-        self.passed.clear();
+    /// Whether descriptors have come for a line that does not end.
+    pub(super) fn is_overloaded(&self) -> bool {
+        self.passed.len() >= PASSED_KEPT && self.searched == self.inbox.len()
     }
 
+    /// The descriptor that came with the line that was taken last.
     pub(super) fn passed_fd(&mut self) -> Option<OwnedFd> {
-        self.passed.pop_front()
+        let is_of_line = self.passed.front().is_some_and(|(end, _)| *end <= self.line_end);
+        if is_of_line { self.passed.pop_front().map(|(_, fd)| fd) } else { None }
     }
 
     /// Puts a message into the outbox; false if the peer has left too much unread already.

@@ -11,7 +11,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 struct Watched {
     process: Process,
     pidfd: OwnedFd,
-    /// How many connections and bindings need the watch.
+    /// How many need the watch. Only connections of sessions say when they no longer do; for what a lock hangs on, the
+    /// watch stays until the process ends.
     users: usize,
 }
 

@@ -197,9 +197,10 @@ impl LockTable {
                 if !ids.is_empty() {
                     return Ok(ids);
                 }
-                let mut ended: Vec<&Ended> = self.ended_of(&who.agent).collect();
-                ended.retain(|ended| ended.ask.target.scope == target.scope && ended.why != EndReason::Released);
-                if let Some(ended) = ended.into_iter().max_by_key(|ended| (ended.at.mono, ended.id)) {
+                // Only the latest counts: whoever released it since knows that it is not held.
+                let ended = self.ended_of(&who.agent).filter(|ended| ended.ask.target.scope == target.scope);
+                let latest = ended.max_by_key(|ended| (ended.at.mono, ended.id));
+                if let Some(ended) = latest.filter(|ended| ended.why != EndReason::Released) {
                     return Err(self.lost(ended));
                 }
                 let holders = self.holders_over(target).0;

@@ -2,6 +2,9 @@
 
 use crate::util::{Dirs, Ground};
 use flockd::{Client, Coordinator, Error, OpenError};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Lines, Write};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 #[test]
@@ -110,4 +113,44 @@ fn where_nothing_runs_and_nothing_may_be_started_there_is_no_daemon() {
     assert!(matches!(error, Error::NoDaemon(_)), "{error}");
     let error = Client::builder().home(dirs.home()).program("/no/such/flockd").connect().unwrap_err();
     assert!(error.to_string().contains("/no/such/flockd"), "{error}");
+}
+
+#[test]
+fn thousands_of_losses_told_in_one_go_cost_the_coordinator_no_stack() {
+    const LOCKS: usize = 4_000;
+    let ground = Ground::new();
+    let (mut holder, mut breaker) = (Wire::greeted(&ground, "a"), Wire::greeted(&ground, "b"));
+    let taken = holder.ask(LOCKS, |at| json!({"id": at, "op": "lock", "scope": format!("@{at}")}));
+    let id = |at: usize| taken[at]["ok"]["lock"]["lock_id"].clone();
+    breaker.ask(LOCKS, |at| json!({"id": at, "op": "break", "lock_id": id(at), "reason": "in the way"}));
+    let told = holder.ask(LOCKS, |at| json!({"id": LOCKS + at, "op": "status", "scope": format!("@{at}")}));
+    assert!(told.iter().all(|answer| answer["lost"].as_array().is_some_and(|lost| lost.len() == 1)));
+    assert_eq!(ground.dirs.json("status")["locks"], json!([]));
+}
+
+/// A connection that sends all it has to ask at once.
+struct Wire {
+    stream: UnixStream,
+    lines: Lines<BufReader<UnixStream>>,
+}
+
+impl Wire {
+    fn greeted(ground: &Ground, agent: &str) -> Wire {
+        let stream = UnixStream::connect(ground.dirs.home().join("sock")).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+        let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+        let mut wire = Wire { stream, lines };
+        let version = env!("CARGO_PKG_VERSION");
+        wire.ask(1, |_| json!({"hello": {"protocol": 1, "version": version, "agent": agent, "cwd": "/"}}));
+        wire
+    }
+
+    fn ask(&mut self, count: usize, request: impl Fn(usize) -> Value) -> Vec<Value> {
+        let text: String = (0..count).map(|at| format!("{}\n", request(at))).collect();
+        let Wire { stream, lines } = self;
+        std::thread::scope(|scope| {
+            scope.spawn(|| (&*stream).write_all(text.as_bytes()).unwrap());
+            lines.take(count).map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect()
+        })
+    }
 }

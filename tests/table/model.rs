@@ -700,12 +700,11 @@ impl Naive {
                     return Ok(mine);
                 }
                 let mut was_mine: Vec<&Ended> = self.ended.iter().collect();
-                was_mine.retain(|ended| {
-                    ended.ask.who.agent == who.agent
-                        && ended.ask.target.scope == target.scope
-                        && ended.why != EndReason::Released
-                });
-                if let Some(ended) = was_mine.into_iter().max_by_key(|ended| (ended.at.mono, ended.id)) {
+                was_mine.retain(|ended| ended.ask.who.agent == who.agent && ended.ask.target.scope == target.scope);
+                was_mine.sort_by_key(|ended| (ended.at.mono, ended.id));
+                if let Some(ended) = was_mine.last()
+                    && ended.why != EndReason::Released
+                {
                     return Err(lost(ended));
                 }
                 let holders = self.holders_over(target);

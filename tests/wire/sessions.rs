@@ -153,3 +153,55 @@ fn no_lock_is_given_out_for_a_process_that_is_dead_and_not_collected() {
     assert_eq!(ground.status().locks, []);
     child.wait().unwrap();
 }
+
+#[test]
+fn a_descriptor_belongs_to_the_line_that_it_came_with_and_to_no_other() {
+    let ground = served();
+    let mut raw = Raw::greeted(&ground, "a");
+    let sleepers: Vec<Sleeper> = (0..10).map(|_| Sleeper::new()).collect();
+    let pidfds: Vec<_> =
+        sleepers.iter().map(|sleeper| flockd::os::process::pidfd_of_child(sleeper.0.id()).unwrap()).collect();
+    let send = |raw: &Raw, line: serde_json::Value, at: usize| {
+        let fd = std::os::fd::AsFd::as_fd(&pidfds[at]);
+        flockd::os::process::send_with_fd(&raw.stream, format!("{line}\n").as_bytes(), fd).unwrap();
+    };
+    // All of it is there before any of it is read.
+    signal(ground.daemon_pid(), Signal::STOP);
+    send(&raw, json!({"id": 100, "op": "status"}), 9);
+    raw.send(&json!({"id": 101, "op": "lock", "scope": "@none", "bound": true}));
+    send(&raw, json!({"id": 102, "op": "nonsense"}), 8);
+    for at in 0..10 {
+        send(&raw, json!({"id": at, "op": "lock", "scope": format!("@{at}"), "bound": true}), at);
+        raw.send(&json!({"op": "unlock", "scope": "@nothing"}));
+    }
+    signal(ground.daemon_pid(), Signal::CONT);
+    assert_eq!(raw.read()["id"], 100);
+    assert!(raw.fails(json!(101), "invalid").contains("needs a pidfd"), "not the one that nobody wanted");
+    raw.fails(json!(102), "invalid");
+    for at in 0..10 {
+        assert_eq!(raw.read()["id"], at);
+    }
+    let mut bound: Vec<_> = ground.status().locks.into_iter().map(|lock| (lock.file_id, lock.bound_pid)).collect();
+    bound.sort();
+    let each = sleepers.iter().enumerate().map(|(at, sleeper)| (format!("@{at}"), Some(sleeper.0.id())));
+    assert_eq!(bound, each.collect::<Vec<_>>());
+    drop(sleepers);
+    until("the locks of the dead are free", || ground.status().locks.is_empty().then_some(()));
+}
+
+/// A process that lives until it is dropped.
+struct Sleeper(std::process::Child);
+
+impl Sleeper {
+    fn new() -> Sleeper {
+        let mut sleep = std::process::Command::new("sleep");
+        Sleeper(sleep.arg("1000").stdout(std::process::Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
