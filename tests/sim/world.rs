@@ -207,6 +207,7 @@ impl World {
     fn not_started(&mut self, error: &JournalError, had_trouble: bool) {
         self.log.note(|| "a daemon cannot start".to_owned());
         self.seen.starts_failed += 1;
+        self.auditor.not_started();
         assert!(had_trouble, "refused without a reason: {error}");
         if self.random.chance(50) {
             self.disk.heal();

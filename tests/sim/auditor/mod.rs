@@ -201,6 +201,8 @@ pub struct Auditor {
     last: Moment,
     /// When the queue was seen.
     queue_seen: Moment,
+    /// A daemon has begun to start since the last one ended, and did not come up.
+    has_failed_to_start: bool,
     /// Processes that this daemon knows to be dead, and since which turn.
     gone: BTreeMap<Process, u64>,
     /// Locks that end with their process in this turn.

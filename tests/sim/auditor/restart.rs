@@ -65,8 +65,29 @@ impl Auditor {
         self.open.values().any(|open| matches!(open.command, Command::Bind { id, .. } if id == lock))
     }
 
+    /// A daemon did not come up: what it has written so far may be there.
+    pub fn not_started(&mut self) {
+        self.has_failed_to_start = true;
+    }
+
+    /// A daemon that did not come up may have found that the machine was restarted, and have ended what hung on a
+    /// process.
+    fn ended_by_who_failed(&mut self, loaded: &Loaded) {
+        let there: BTreeSet<LockId> =
+            rows(loaded, |record| if let Record::Lock(id, Some(_)) = record { Some(*id) } else { None })
+                .into_iter()
+                .collect();
+        for claim in self.claims.values_mut() {
+            let hangs = claim.lock.ask.bound.is_some() || matches!(claim.keeper, Keeper::Process(_));
+            claim.over |= hangs && !there.contains(&claim.lock.id);
+        }
+    }
+
     fn image_at_start(&mut self, loaded: &Loaded, how: Start) {
         let was_trouble = self.trouble;
+        if std::mem::take(&mut self.has_failed_to_start) && how == Start::PowerCut {
+            self.ended_by_who_failed(loaded);
+        }
         self.image(loaded, how == Start::PowerCut);
         if was_trouble || how == Start::PowerCut {
             self.events(loaded);
