@@ -93,7 +93,7 @@ fn with_its_defaults_it_shows_losses_without_locks_and_none_with_them() {
     // The log of the daemons tells how many there were, and that only the last one ended in order.
     let log = fs::read_to_string(kept.join("home/daemon.log")).unwrap();
     assert_eq!(log.matches("serves as process").count() as u64, count("with", "daemon_kills") + 1, "{log}");
-    assert_eq!(log.matches("ended: Stopped").count(), 1, "{log}");
+    assert_eq!(log.matches("ended: it was told to stop").count(), 1, "{log}");
 }
 
 #[test]

@@ -44,7 +44,8 @@ pub(super) enum Verb {
     #[command(after_long_help = "\
 The lock lives exactly as long as the command: killing `flockd run` alone frees nothing, and unlike with flock(1) a \
 process that the command leaves behind in the background does not keep it. After a second of waiting the holder is \
-named. The command's own exit status is passed through.
+named. The command's own exit status is passed through, also if the lock was broken or released meanwhile; a \
+sentence on stderr says so then.
 
 Examples:
   flockd run data.json -- python3 update.py
@@ -157,7 +158,8 @@ pub(super) fn for_people() -> clap::Command {
 /// How long to wait, in the ways in which people say it.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Patience {
-    /// Wait this long (30s, 5m, 1h30m, a bare number is seconds), 0 to try, or `forever`
+    /// Wait this long (30s, 5m, 1h30m, a bare number is seconds), 0 to try, or `forever`; `run` waits for ever,
+    /// others 25 s
     #[arg(long, value_name = "DURATION", value_parser = wait, conflicts_with_all = ["nonblock", "seconds"])]
     wait: Option<Wait>,
 

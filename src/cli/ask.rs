@@ -179,7 +179,7 @@ pub(super) fn status(common: &Common, args: &StatusArgs) -> Result<Exit, Failure
             if common.json {
                 print::json(&body);
             } else {
-                print::out(&print::status(&body));
+                print::out(&print::status(&body, args.scope.as_deref()));
             }
             Ok(Exit::Yes)
         }

@@ -110,7 +110,8 @@ fn run_detached(options: &DaemonOptions) -> Result<Exit, Failure> {
     let ended = daemon.run();
     match &ended {
         Ok(Ended::HomeLost) => log.line(&format!("ended: {HOME_LOST}")),
-        Ok(ended) => log.line(&format!("ended: {ended:?}")),
+        Ok(Ended::Stopped) => log.line("ended: it was told to stop"),
+        Ok(Ended::Idle) => log.line("ended: nobody needed it"),
         Err(error) => log.line(&format!("ended with an error: {error}")),
     }
     ended?;

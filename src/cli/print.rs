@@ -6,6 +6,7 @@ use crate::wire::render::duration;
 use crate::wire::{Answer, DaemonBody, Held, KeptBy, LockBody, Loss, StatusBody, WaiterBody};
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::ffi::OsStrExt;
@@ -136,7 +137,7 @@ fn loss_line(loss: &Loss) -> String {
 pub(super) fn granted(body: &LockBody) -> String {
     let lease = body.expires_in_ms.map_or_else(String::new, |ms| format!(", {} left", duration(ms)));
     let before = match (body.already_held, body.resumed) {
-        (true, _) => "held already",
+        (true, _) => "already held:",
         (_, true) => "resumed",
         _ => "locked",
     };
@@ -198,10 +199,15 @@ fn kept(held: &Held) -> String {
 
 // ── Status ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// All locks and waiting requests, in columns.
-pub(super) fn status(body: &StatusBody) -> String {
+/// All locks and waiting requests, or those about one scope, in columns.
+pub(super) fn status(body: &StatusBody, scope: Option<&OsStr>) -> String {
     if body.locks.is_empty() && body.waiters.is_empty() {
-        return "nothing is locked, nobody waits\n".to_owned();
+        return match scope {
+            None => "nothing is locked, nobody waits\n".to_owned(),
+            Some(scope) => {
+                format!("nothing about {} is locked here, nobody waits for it\n", name(&scope.to_string_lossy()))
+            }
+        };
     }
     let mut rows: Vec<[String; 6]> = vec![["SCOPE", "MODE", "AGENT", "LOCK", "LEASE", "NOTE"].map(str::to_owned)];
     rows.extend(body.locks.iter().map(lock_row));

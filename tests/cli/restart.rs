@@ -207,7 +207,7 @@ fn an_orderly_end_leaves_an_empty_log_and_says_so() {
     let ending = Ending::of(daemon);
     signal(daemon, Signal::TERM);
     ending.wait();
-    assert!(ground.daemon_log().contains("ended: Stopped"), "{}", ground.daemon_log());
+    assert!(ground.daemon_log().contains("ended: it was told to stop"), "{}", ground.daemon_log());
     let segments = fs::read_dir(&ground.home).unwrap().map(|entry| entry.unwrap().path());
     for segment in segments.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("log.")) {
         let bytes = fs::read(&segment).unwrap();

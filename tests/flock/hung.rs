@@ -123,7 +123,7 @@ fn a_mount_that_hangs_while_its_files_are_locked_delays_no_release_and_no_stop()
     let (pid, old) = (ground.daemon_pid(), Ending::of(ground.daemon_pid()));
     ground.flockd("", "daemon stop").gives(0);
     // It says so after its connections are closed.
-    until("it has ended in order", || ground.daemon_log().contains("ended: Stopped").then_some(()));
+    until("it has ended in order", || ground.daemon_log().contains("ended: it was told to stop").then_some(()));
     others_are_served(&ground, "after");
     assert_ne!(ground.daemon_pid(), pid);
     // It has the lock, and its flock as soon as the mount answers or is given up.

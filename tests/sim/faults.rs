@@ -71,7 +71,8 @@ impl World {
         let Some(server) = self.server.take() else { return };
         self.log.note(|| "the daemon stops".to_owned());
         self.seen.stops += 1;
-        let had_trouble = self.auditor.is_troubled() || self.disk.has_trouble();
+        let is_taken_away = self.knobs.tampered.load(Ordering::Relaxed);
+        let had_trouble = self.auditor.is_troubled() || self.disk.has_trouble() || is_taken_away;
         let closed = server.coordinator.close();
         assert!(closed.is_ok() || had_trouble, "it cannot close: {closed:?}");
         self.daemon_gone();
