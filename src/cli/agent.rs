@@ -1,8 +1,8 @@
 //! Whose agent calls, where nobody says so: the agent program above this process, and the session that it names.
 //!
 //! A name must be the same for all calls of one agent and never that of two, so a guess that could be shared is none.
-//! A program's session variable is believed below that program itself, and where no agent program is seen above at all:
-//! what a program starts inherits the variable, other agents included, and those have their own processes to be known by.
+//! A program's session variable is believed below that program itself, and where no agent program is seen above: what a
+//! program starts inherits the variable, other agents included, and those have their own processes to be known by.
 
 use crate::clock;
 use crate::model::{Agent, base32};

@@ -320,6 +320,15 @@ mod tests {
         assert!(pool.submit(job).is_ok(), "there is room");
     }
 
+    /// Waits until a mount has all the threads that it gets.
+    fn until_full(pool: &FilePool<Do>, mount: &[u8]) {
+        let began = std::time::Instant::now();
+        while !pool.shared.lock().is_crowded(&mount.into()) {
+            assert!(began.elapsed() < GUARD, "the threads never came");
+            thread::yield_now();
+        }
+    }
+
     #[test]
     fn a_hung_job_costs_its_own_thread_only() {
         let (mut pool, said) = pool(3, 8);
@@ -342,6 +351,7 @@ mod tests {
         for _ in 0..limits::FILE_THREADS + limits::FILE_ASIDE / 4 {
             give(&mut pool, Do::HangIn(b"/hung", hang.clone()));
         }
+        until_full(&pool, b"/hung");
         for number in 0..200 {
             give(&mut pool, Do::Say(number));
             assert_eq!(got(&said).0, number);
@@ -396,6 +406,7 @@ mod tests {
         for _ in 0..limits::FILE_THREADS_A_MOUNT {
             give(&mut pool, Do::HangIn(b"/hung", hang.clone()));
         }
+        until_full(&pool, b"/hung");
         for number in 0..limits::FILE_ASIDE as u32 + 40 {
             give(&mut pool, Do::SayIn(b"/hung", number));
         }
