@@ -680,11 +680,11 @@ mod tests {
         place.dir("real");
         place.link("real/new", "dangling");
         place.link("dangling", "to-dangling");
-        place.link("/no/such/root/f", "far");
+        place.link("/no/such/place/f", "far");
         place.link("real/newdir/", "to-directory");
         place.all_mean(&["dangling", "to-dangling", "real/new"], "real/new");
         place.all_mean(&["dangling/x", "real/new/x"], "real/new/x");
-        assert_eq!(place.scope("far"), Scope::File((*b"/no/such/root/f").into()));
+        assert_eq!(place.scope("far"), Scope::File((*b"/no/such/place/f").into()));
         place.all_mean(&["to-directory", "to-directory/", "real/newdir/"], "real/newdir");
     }
 
