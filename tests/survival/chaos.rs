@@ -74,21 +74,20 @@ fn keep_running(ground: &Ground, slot: usize, mut random: Random, stop: &AtomicB
         let end = match (status.signal(), status.code()) {
             (Some(9), _) | (_, Some(137)) => "killed".to_owned(),
             (_, Some(0)) => "done".to_owned(),
-            // A script whose call was killed ends; a call that failed by itself says why.
-            _ => match complaints(&output.stderr) {
-                none if none.is_empty() && status.code() == Some(9) => "gave up".to_owned(),
-                complaints => format!("{status}: {complaints}"),
-            },
+            // A script whose call was killed ends, and its shell says so, perhaps behind half a line of the call's. A
+            // call that failed by itself says why.
+            (_, Some(9)) if is_silent_but_for_kills(&output.stderr) => "gave up".to_owned(),
+            _ => format!("{status}: {}", String::from_utf8_lossy(&output.stderr)),
         };
         *ends.lock().unwrap().entry(end).or_default() += 1;
     }
 }
 
-/// What flockd said that is no mere word about those who wait.
-fn complaints(stderr: &[u8]) -> String {
+/// Whether flockd said nothing but words about those who wait, or was cut short.
+fn is_silent_but_for_kills(stderr: &[u8]) -> bool {
     let text = String::from_utf8_lossy(stderr);
-    let lines = text.lines().filter(|line| !line.contains(" waits for ") && !line.contains("flockd: waiting: "));
-    lines.filter(|line| !line.starts_with("Killed")).collect::<Vec<_>>().join("\n")
+    let is_word = |line: &str| line.contains(" waits for ") || line.contains("flockd: waiting: ");
+    text.lines().all(|line| is_word(line) || line.trim_end().ends_with("Killed"))
 }
 
 /// What a process of the ground is; none if it has just ended, or is none of those that are killed.
