@@ -10,3 +10,4 @@ mod restart;
 mod run;
 mod storm;
 mod util;
+mod write;
