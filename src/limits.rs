@@ -101,6 +101,22 @@ pub const PATH_MAX: usize = 4_095;
 /// Longest component of a path: NAME_MAX of Linux.
 pub const NAME_MAX: usize = 255;
 
+// ── Patterns ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Longest pattern behind its fixed part. People write some dozen bytes; what is longer is a list of files, and those
+/// can be locked as such.
+pub const PATTERN_MAX: usize = 1_024;
+/// Most alternatives that the braces of one pattern stand for.
+pub const PATTERN_ALTERNATIVES_MAX: usize = 256;
+/// Most bytes that each step of making an automaton may take (its graph, its table, the work on it): a few
+/// milliseconds of the loop at most.
+pub const PATTERN_WORK_MAX: usize = 1024 * 1024;
+/// Most entries of the table of a pattern, two bytes each. `src/**/*.rs` has about a hundred.
+pub const PATTERN_TABLE_MAX: usize = 64 * 1024;
+/// Most pairs of states looked at to compare two patterns. Common ones take some dozen; whoever comes with a pattern
+/// that takes more is refused, since a wrong answer would be a race or a wait for nothing.
+pub const PATTERN_PAIRS_MAX: usize = 10_000;
+
 // ── Wire ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// Longest line of a request: scope, working directory and workspace at PATH_MAX, every byte escaped fourfold, and
