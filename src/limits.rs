@@ -155,8 +155,9 @@ pub const SEGMENT_MAX: u64 = 4 * 1024 * 1024;
 pub const DAEMON_LOG_MAX: u64 = 1024 * 1024;
 /// How long after a failed write or sync the journal is tried again.
 pub const JOURNAL_RETRY: u64 = SECOND;
-/// Threads that touch workspace files, of each kind: those that look paths up, that flock and that write. Each can hang on a
-/// dead mount; the loop never does. With those of one mount bounded as below, seven hung mounts leave four to others.
+/// Threads that touch workspace files, of each kind: those that look paths up, that flock and that write. Each can hang
+/// on a dead mount; the loop never does. With those of one mount bounded as below, seven hung mounts leave four to
+/// others.
 pub const FILE_THREADS: usize = 32;
 /// How many of them may be inside one mount that waits for a server: enough to keep a healthy one busy.
 pub const FILE_THREADS_A_MOUNT: usize = 4;

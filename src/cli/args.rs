@@ -132,14 +132,14 @@ Examples:
     /// Replace a file by what comes on stdin, if this agent may write now
     #[command(after_long_help = "\
 The new content is made beside FILE and put in its place by the daemon, in one step, only while this agent holds it \
-exclusively: whoever lost the lock meanwhile overwrites nothing. Without a lock one is taken for the moment. Readers see \
-the old file or the new one, mode and owner are kept, and it is on the disk when the command returns. Files with several \
-names (hard links) and what is no regular file are refused.
+exclusively: whoever lost the lock meanwhile overwrites nothing. Without a lock one is taken for the moment. Readers \
+see the old file or the new one, mode and owner are kept, and it is on the disk when the command returns. Files with \
+several names (hard links) and what is no regular file are refused.
 
 HASH is BLAKE3 in hexadecimal, as `b3sum` or `flockd check --hash` prints it, or `absent` if there must be no such file.
 
 Examples:
-  jq .n+=1 data.json | flockd write data.json
+  date | flockd write stamp.txt
   flockd write data.json --fence 17 < new.json
   h=$(flockd check data.json --hash); ./edit < data.json | flockd write data.json --if-unchanged $h")]
     Write(WriteArgs),

@@ -227,12 +227,12 @@ impl LockGuard {
         }
     }
 
-    /// Replaces the locked file by one with this content, if the lock is still held: the daemon itself puts the new file
-    /// in place, so that no holder overwrites anything that lost its lock, however long it was paused.
+    /// Replaces the locked file by one with this content, if the lock is still held: the daemon itself puts the new
+    /// file in place, so that no holder overwrites anything that lost its lock, however long it was paused.
     ///
-    /// Everybody sees the old file or the new one, and a power cut undoes nothing that was answered. Mode, group, access
-    /// list and attributes of users are kept; a file that did not exist is made as this process makes files. A symbolic
-    /// link means its target.
+    /// Everybody sees the old file or the new one, and a power cut undoes nothing that was answered. Mode, group,
+    /// access list and attributes of users are kept; a file that did not exist is made as this process makes files. A
+    /// symbolic link means its target.
     ///
     /// # Errors
     /// [`WriteError::Lost`] if the lock was lost; see there for others. [`WriteError::Failed`] with a sentence for what

@@ -174,9 +174,9 @@ impl Workspace {
         }
     }
 
-    /// Replaces a file by one with this content, under a lock of this session or a detached one of its agent that covers
-    /// it, else under one that it takes for the moment, after waiting for at most 25 s. See [`LockGuard::write`] for what
-    /// is promised, and [`LockGuard::write_if`] for how not to overwrite what somebody else has written.
+    /// Replaces a file by one with this content, under a lock of this session or a detached one of its agent that
+    /// covers it, else under one that it takes for the moment, after waiting for at most 25 s. See [`LockGuard::write`]
+    /// for what is promised, and [`LockGuard::write_if`] for how not to overwrite what somebody else has written.
     ///
     /// # Errors
     /// [`WriteError::Refused`] if others hold it, and those of [`LockGuard::write`].

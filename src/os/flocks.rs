@@ -166,8 +166,8 @@ impl Flocks {
         self.files.get(&id).map(|held| (id, held.file.clone()))
     }
 
-    /// A file was replaced by another that is flocked as well, exclusively: all who shared the flock of the old one have
-    /// that of the new one from now on, and so has `lock` if there is one.
+    /// A file was replaced by another that is flocked as well, exclusively: all who shared the flock of the old one
+    /// have that of the new one from now on, and so has `lock` if there is one.
     pub fn replaced(
         &mut self,
         old: Option<FileId>,

@@ -56,6 +56,7 @@ fn a_held_lock_is_used_and_others_wait_or_are_told_who_has_it() {
     // A reader's lock is no right to write, and its agent is not let through beside it.
     ground.flockd("c", "lock -s notes").gives(0);
     write(&ground, "c", "write -n notes", b"x").gives(1);
+    ground.flockd("c", "unlock notes").gives(0);
     let fence = |fence: u64| format!("write data.json --fence {fence}");
     let current = lock["fence"].as_u64().unwrap();
     write(&ground, "a", &fence(current), b"three").gives(0);
