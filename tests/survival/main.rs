@@ -7,9 +7,11 @@ mod claimants;
 mod clients;
 mod freezes;
 mod kills;
+mod late;
 mod names;
 mod pids;
 mod reuse;
+mod torn;
 #[path = "../cli/util.rs"]
 #[expect(dead_code, reason = "the tests of the program need more of it")]
 mod util;

@@ -14,6 +14,7 @@ mod users;
 #[path = "../cli/util.rs"]
 #[expect(dead_code, reason = "the tests of the program need more of it")]
 mod util;
+mod writes;
 
 /// Repeatable random numbers (splitmix64). `FLOCKD_SEED` is added to each seed.
 struct Random(u64);

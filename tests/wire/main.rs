@@ -9,3 +9,4 @@ mod sessions;
 #[path = "../cli/util.rs"]
 #[expect(dead_code, reason = "the tests of the program need more of it")]
 mod util;
+mod writes;
