@@ -170,10 +170,11 @@ impl LockTable {
     }
 
     /// What kept a lock alive is gone, and it ends with it as soon as nothing is in flight any more.
-    pub(super) fn end_later(&mut self, step: &mut Step, mut lock: Lock, why: &EndReason) {
+    pub(super) fn end_later(&mut self, now: Now, step: &mut Step, mut lock: Lock, why: &EndReason) {
         let in_flight = lock.in_flight.as_mut().expect("else it would end now");
         in_flight.ending.get_or_insert_with(|| why.clone());
-        self.put_lock(step, Lock { custody: Custody::Detached, ..lock });
+        // In the journal it is a lock whose lease is over: a daemon that is killed now must not leave it for ever.
+        self.put_lock(step, Lock { custody: Custody::Detached, expires: Some(now.mono), ..lock });
     }
 }
 

@@ -1,9 +1,9 @@
 //! A home, a working directory and a daemon of one's own for each test, and what tests do with them. The tests of the
 //! socket use it as well.
 
-use flockd::client::{ClientError, Connect, Connection, Custodian, Launch, Place};
+use flockd::client::{Connect, Connection, Custodian, Launch, Place};
 use flockd::model::Agent;
-use flockd::wire::{Body, CommitBody, DaemonBody, LockBody, Mode, Op, PreparedFile, Request, StatusBody, WireError};
+use flockd::wire::{Body, DaemonBody, LockBody, Mode, Op, Request, StatusBody};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde_json::Value;
@@ -364,47 +364,5 @@ pub fn take(client: &Connection, request: Request) -> (String, u64) {
     match client.lock(request).unwrap() {
         LockBody { acquired: true, lock_id: Some(id), fence: Some(fence), .. } => (id, fence),
         other => panic!("{other:?}"),
-    }
-}
-
-// ── Writes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-/// A prepared file, kept open as its maker must.
-pub struct Draft {
-    pub file: PreparedFile,
-    _open: fs::File,
-}
-
-impl Draft {
-    /// Prepares `content` beside what it is to replace.
-    pub fn make(dir: &Path, name: &str, content: &[u8]) -> Draft {
-        fs::write(dir.join(name), content).unwrap();
-        Draft::of(dir, name)
-    }
-
-    /// Takes what is there.
-    pub fn of(dir: &Path, name: &str) -> Draft {
-        let open = fs::File::open(dir.join(name)).unwrap();
-        let stat = rustix::fs::fstat(&open).unwrap();
-        let file = PreparedFile { name: name.to_owned(), file: format!("{}:{}", stat.st_dev, stat.st_ino) };
-        Draft { file, _open: open }
-    }
-}
-
-/// The request that has a prepared file put in the place of `scope`.
-pub fn commit(scope: &str, fence: Option<u64>, prepared: &PreparedFile) -> Request {
-    let (scope, prepared) = (Some(scope.to_owned()), Some(prepared.clone()));
-    Request { scope, fence, prepared, ..Request::new(Op::Commit) }
-}
-
-/// Has a prepared file put in place.
-pub fn put(client: &Connection, request: Request) -> Result<CommitBody, WireError> {
-    match client.call(request) {
-        Ok(answer) => match answer.ok {
-            Some(Body::Committed(body)) => Ok(body),
-            other => panic!("{other:?}"),
-        },
-        Err(ClientError::Refused(error)) => Err(*error),
-        Err(other) => panic!("{other}"),
     }
 }

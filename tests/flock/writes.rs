@@ -1,10 +1,11 @@
 //! Writes to a mount that stops answering: what was not begun does not happen, what was begun keeps its lock, and nobody
 //! else is delayed.
 
+use crate::draft::{Draft, commit};
 use crate::fuse::Fuse;
 use crate::hung::others_are_served;
 use crate::inside::inside;
-use crate::util::{Draft, Ground, a_try, commit, exclusive, take, until};
+use crate::util::{Ground, a_try, exclusive, take, until};
 use flockd::client::{ClientError, Connection};
 use flockd::wire::{Body, Code, Op, Request, WireError};
 

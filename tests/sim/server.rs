@@ -44,6 +44,7 @@ pub enum Op {
     Unlock(Which),
     Renew(Which, Option<u64>),
     Check(Target, Option<Fence>),
+    Write(Target, Option<Fence>),
     Break(LockId),
     Status(Option<Target>),
     Bind(LockId, Process),
@@ -360,6 +361,11 @@ impl Server {
             }
             Op::Renew(which, ttl) => Command::Renew { caller: always(), who, which, ttl },
             Op::Check(target, fence) => Command::Check { caller: always(), who, target, fence },
+            Op::Write(target, fence) => {
+                let prepared =
+                    Prepared { name: b".flockd-x.tmp".as_slice().into(), device: 1, inode: 9, unchanged: None };
+                Command::Commit { caller: always(), who, target, fence, prepared: Arc::new(prepared) }
+            }
             Op::Break(id) => Command::Break { caller: always(), who, id, reason: "in the way".into() },
             Op::Status(target) => Command::Status { caller: always(), who: Some(who), target },
             Op::Cancel(of) => Command::Cancel { caller: always(), waiting: Caller { conn, id: of } },

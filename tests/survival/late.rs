@@ -1,7 +1,8 @@
 //! Holders that sleep past their leases and wake up when others have written: all that they write then is refused.
 
 use crate::claimants::connect;
-use crate::util::{Draft, Ground, commit, exclusive, put, scaled, signal, take, until};
+use crate::draft::{Draft, commit, put};
+use crate::util::{Ground, exclusive, scaled, signal, take, until};
 use flockd::Client;
 use flockd::wire::{Code, Request};
 use rustix::process::Signal;

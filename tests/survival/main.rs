@@ -5,6 +5,8 @@
 mod chaos;
 mod claimants;
 mod clients;
+#[path = "../wire/draft.rs"]
+mod draft;
 mod freezes;
 mod kills;
 mod late;

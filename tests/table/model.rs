@@ -982,6 +982,7 @@ impl Naive {
         let mut lock = self.held(id).expect("it is held").clone();
         lock.in_flight.as_mut().expect("it has something in flight").ending.get_or_insert(why);
         lock.custody = Custody::Detached;
+        lock.expires = Some(self.now.mono);
         self.put(lock);
     }
 

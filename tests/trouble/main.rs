@@ -4,6 +4,8 @@
 mod broken;
 mod calls;
 mod damage;
+#[path = "../wire/draft.rs"]
+mod draft;
 mod home;
 #[path = "../flock/inside.rs"]
 mod inside;

@@ -1,8 +1,9 @@
 //! Writes on a disk that fails, is full or may not be written: the answer says what is so.
 
 use crate::calls::Supervised;
+use crate::draft::{Draft, commit, put};
 use crate::inside::inside;
-use crate::util::{Done, Draft, Ground, commit, exclusive, put, take, until};
+use crate::util::{Done, Ground, exclusive, take, until};
 use flockd::wire::Code;
 use std::fs;
 use std::io::Write;

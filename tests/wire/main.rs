@@ -2,6 +2,7 @@
 #![cfg(feature = "cli")]
 
 mod crowd;
+mod draft;
 mod golden;
 mod lines;
 mod raw;

@@ -1,6 +1,7 @@
 //! Commits by the protocol alone: what a prepared file must be, and what its maker may count on.
 
-use crate::util::{Draft, Ground, commit, exclusive, put, take};
+use crate::draft::{Draft, commit, put};
+use crate::util::{Ground, exclusive, take};
 use flockd::wire::{Code, PreparedFile, Request};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};

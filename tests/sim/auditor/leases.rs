@@ -31,7 +31,7 @@ impl Auditor {
     /// It is not known whether, or when, a call renewed what its agent holds.
     pub(super) fn may_have_renewed(&mut self, open: &Open) {
         let (who, target) = match &open.command {
-            Command::Check { who, target, .. } => (who, Some(target)),
+            Command::Check { who, target, .. } | Command::Commit { who, target, .. } => (who, Some(target)),
             Command::Renew { who, .. } => (who, None),
             _ => return,
         };
@@ -57,9 +57,10 @@ fn is_of(claim: &Claim, who: &Who, target: Option<&Target>) -> bool {
 pub(super) fn may_renew(open: &Open, claim: &Claim) -> bool {
     match &open.command {
         Command::Lock { ask, .. } => ask.who.agent == claim.lock.ask.who.agent,
-        Command::Renew { who, .. } | Command::Check { who, .. } | Command::Bind { who, .. } => {
-            who.agent == claim.lock.ask.who.agent
-        }
+        Command::Renew { who, .. }
+        | Command::Check { who, .. }
+        | Command::Commit { who, .. }
+        | Command::Bind { who, .. } => who.agent == claim.lock.ask.who.agent,
         Command::ReturnSession { .. } => true,
         _ => false,
     }

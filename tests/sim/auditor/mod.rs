@@ -154,6 +154,8 @@ counters! {
         bound,
         bound_ended,
         bound_sent_away,
+        committed,
+        renames,
     }
 }
 

@@ -14,7 +14,9 @@ impl Auditor {
             if target.is_some() && who.as_ref().is_some_and(|who| who.agent == lock.ask.who.agent) {
                 leases::was_renewed(lock, open.at);
             }
-            assert!(lock.expires.is_none_or(|until| until > open.at), "{} is held beyond its lease", lock.id);
+            let has_run_out = lock.expires.is_some_and(|until| until <= open.at);
+            // While a file is on its way into place the lock stays where it is.
+            assert!(!has_run_out || lock.in_flight.is_some(), "{} is held beyond its lease", lock.id);
             assert!(
                 self.ended.get(&lock.id).is_none_or(|end| end.turn >= open.turn),
                 "{} had ended and is held",
@@ -184,8 +186,9 @@ impl Auditor {
         .into_iter()
         .map(|lock| (lock.id.0, lock))
         .collect();
-        // Flocks are taken anew by each daemon and not kept.
-        let held: Vec<Lock> = locks.iter().map(|lock| Lock { os: OsLock::None, ..lock.clone() }).collect();
+        // Flocks are taken anew by each daemon and not kept, and what is in flight ends with it.
+        let kept_of = |lock: &Lock| Lock { os: OsLock::None, in_flight: None, ..lock.clone() };
+        let held: Vec<Lock> = locks.iter().map(kept_of).collect();
         assert_eq!(kept.into_values().collect::<Vec<_>>(), held, "journal and table have other locks");
         let kept: BTreeMap<u64, Waiter> = rows(loaded, |record| match record {
             Record::Waiter(_, waiter) => waiter.clone(),
@@ -212,6 +215,11 @@ fn apart(locks: &[Lock]) {
     }
 }
 
+/// A file is on its way into place under a lock: not even a guard of the same agent is granted beside it.
+fn holds_up(lock: &Lock, ask: &Ask) -> bool {
+    lock.in_flight.is_some() && lock.ask.mode.excludes(ask.mode) && overlap(&lock.ask.target, &ask.target)
+}
+
 /// Whoever waits has something in the way, and stands where it says.
 fn in_line(locks: &[Lock], waiters: &[Queued], now: Moment) {
     for (at, queued) in waiters.iter().enumerate() {
@@ -222,7 +230,7 @@ fn in_line(locks: &[Lock], waiters: &[Queued], now: Moment) {
             assert!(due > now, "{} waits beyond its time", ask.who.agent);
         }
         assert_eq!(waiter.caller.is_none(), waiter.absent_until.is_some(), "absent or present: {waiter:?}");
-        let is_held = locks.iter().any(|lock| blocks(lock, ask) || is_own_weaker(lock, ask));
+        let is_held = locks.iter().any(|lock| blocks(lock, ask) || is_own_weaker(lock, ask) || holds_up(lock, ask));
         let asks_system = waiter.os != OsWait::Idle;
         assert!(!waiter.at_once || asks_system, "{} waits and would not wait", ask.who.agent);
         assert!(

@@ -20,7 +20,7 @@ impl Auditor {
             }
             Reply::Checked(checked) => self.checked(now, &open, checked),
             Reply::Broken(ended) => self.broken(now, ended),
-            Reply::Committed(..) => unreachable!("nobody writes here"),
+            Reply::Committed(lock, _) => self.committed(now, &open, lock),
             Reply::Status { locks, waiters } => {
                 self.counts.probes += 1;
                 self.status(&open, locks, waiters);
@@ -334,6 +334,21 @@ impl Auditor {
         }
     }
 
+    /// A write is answered under a lock that its agent held exclusively; with a fence, under that very one.
+    fn committed(&mut self, now: Now, open: &Open, lock: &Lock) {
+        let Command::Commit { who, target, fence, .. } = &open.command else { panic!("written unasked") };
+        self.counts.committed += 1;
+        assert!(lock.ask.who.agent == who.agent && lock.ask.mode == Mode::Exclusive, "{} is no leave", lock.id);
+        assert!(fence.is_none_or(|fence| fence == lock.fence), "{} has another fence", lock.id);
+        assert!(overlap(&lock.ask.target, target), "{} covers another file", lock.id);
+        let is_other = |other: &&Claim| other.lock.id != lock.id && other.told_in < open.turn;
+        for other in self.claims.values().filter(is_other) {
+            let clashes = self.is_live(other, now.mono) && clash(&other.lock, lock);
+            assert!(!clashes, "{} has written under {} while {} is held", who.agent, lock.id, other.lock.id);
+        }
+        self.may_have_renewed(open);
+    }
+
     fn broken(&mut self, now: Now, ended: &Ended) {
         let _ = now;
         let owed = Owed { who: ended.ask.who.clone(), target: ended.ask.target.clone(), turn: self.turn };
@@ -375,6 +390,9 @@ impl Auditor {
     }
 
     fn failed(&mut self, now: Now, open: &Open, fault: &Fault) {
+        if matches!(open.command, Command::Commit { .. }) {
+            self.may_have_renewed(open);
+        }
         match fault {
             Fault::Unavailable(_) => {
                 self.counts.unavailable += 1;
@@ -394,7 +412,10 @@ impl Auditor {
             }
             Fault::NotFound | Fault::NotHolder(_) | Fault::Lost(..) => self.not_held(now, open),
             Fault::Invalid(_) => {}
-            Fault::Changed(_) | Fault::NotDurable(_) => unreachable!("nobody writes here"),
+            Fault::Changed(_) | Fault::NotDurable(_) => {
+                assert!(matches!(open.command, Command::Commit { .. }), "only a write finds a file changed");
+                self.may_have_renewed(open);
+            }
             Fault::TooMany(text) | Fault::Denied(text) => panic!("refused for another reason: {text}"),
         }
         self.has_forgotten |= *fault == Fault::NotFound && matches!(open.command, Command::Lock { .. });
