@@ -4,6 +4,7 @@ mod commands;
 mod deadlock;
 mod flocks;
 mod model;
+mod patterns;
 mod rules;
 
 /// How much more, or less, than one CI run's worth the repeated tests do: `FLOCKD_SCALE`, 1 if not set.
