@@ -1,4 +1,4 @@
-//! What is locked, and what covers what by name: files, subtrees, patterns and named resources, on canonical paths only.
+//! What is locked, and what covers what by name: files, subtrees, patterns and named resources, on canonical paths.
 //!
 //! A [`Scope`] is a name; a [`Target`] is a scope together with the file identities that its path had when it was
 //! asked for. Nothing here touches a file system: `os/paths.rs` resolves, this file compares.

@@ -1,9 +1,9 @@
 //! Which locks and waiting requests overlap a target: a trie of path components with the identities of its nodes.
 //!
-//! A file or subtree meets what lies on its own node, on the nodes above it, and below it: a file and something below it
-//! cannot both exist, so whoever makes a directory of a name that is locked as a file is in the way of its holder. A
-//! pattern stands on the node of its fixed part. Whatever lies at or above that meets it; what lies below meets it if
-//! the names from there on could match, which its automaton tells. A directory that is mounted twice, or a file with two names, has two nodes with one identity: wherever
+//! A file or subtree meets what lies on its own node, on the nodes above it, and below it: a file and something below
+//! it cannot both exist, so whoever makes a directory of a name that is locked as a file is in its holder's way. A
+//! pattern stands on the node of its fixed part. Whatever lies at or above that meets it; what lies below does if the
+//! names from there on could match, which its automaton tells. A directory that is mounted twice, or a file with two names, has two nodes with one identity: wherever
 //! the walk reaches one of them, it goes on from all of them. So a look-up costs the depth of the path and not the
 //! number of locks elsewhere.
 //!

@@ -67,8 +67,8 @@ impl LockTable {
         ids
     }
 
-    /// The agent's own locks on this place, by age: a name that was locked as a file and is a directory now, or the other
-    /// way round, is found under it.
+    /// The agent's own locks on this place, by age: a name that was locked as a file and is a directory now, or the
+    /// other way round, is found under it.
     pub(super) fn own_here(&self, agent: &Agent, target: &Target) -> Vec<LockId> {
         let mut ids = self.own_exactly(agent, target);
         if let Some(scope) = target.scope.other_kind() {

@@ -6,6 +6,7 @@ mod deadlock;
 mod errors;
 mod help;
 mod locks;
+mod patterns;
 mod restart;
 mod run;
 mod storm;

@@ -19,9 +19,9 @@ fn names(target: &Target) -> Vec<&[u8]> {
     path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect()
 }
 
-/// Whether the place of `upper` is on the way to that of `lower`, so that what leads on from it is such a way: from some
-/// directory that both pass (the root, or one identity), the names that lead on to `upper` begin those that lead on to
-/// `lower`.
+/// Whether the place of `upper` is on the way to that of `lower`, so that what leads on from it is such a way: from
+/// some directory that both pass (the root, or one identity), the names that lead on to `upper` begin those that lead
+/// on to `lower`.
 fn leads_on(upper: &Target, lower: &Target, is_way: impl Fn(&[&[u8]]) -> bool) -> bool {
     let (up, low) = (names(upper), names(lower));
     for i in 0..=up.len() {

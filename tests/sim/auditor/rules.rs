@@ -7,8 +7,8 @@ fn is_below(path: &[u8], root: &[u8]) -> bool {
     root == b"/" || path == root || (path.starts_with(root) && path[root.len()] == b'/')
 }
 
-/// Whether two targets have a file in common, or one is rooted at or below the other: whoever has locked a name as a file
-/// may make a directory of it. No directory with two names is in any pattern here, so names tell all of those.
+/// Whether two targets have a file in common, or one is rooted at or below the other: whoever has locked a name as a
+/// file may make a directory of it. No directory with two names is in any pattern here, so names tell all of those.
 pub(super) fn overlap(a: &Target, b: &Target) -> bool {
     let inside = |root: &Target, other: &Target| {
         let (Scope::Subtree(path) | Scope::File(path), Some(below)) = (&root.scope, other.scope.path()) else {
