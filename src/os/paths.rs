@@ -887,7 +887,7 @@ mod tests {
         assert_eq!(place.scope("glob:**"), of(&place.root, "**"));
         assert_eq!(place.scope("glob:/*"), of(Path::new("/"), "*"));
         assert!(place.sentence("glob:way/f/*").contains("directory"));
-        place.all_mean(&["glob:way/f", "glob:real \\[1\\]/f", "way/f"], "way/f");
+        place.all_mean(&["glob:way/f", "glob:real \\[1\\]/f", "way/f"], "real [1]/f");
         assert_eq!(place.scope("glob:@x*"), of(&place.root, "@x*"), "a pattern is of files");
     }
 
