@@ -3,9 +3,9 @@
 //! A file or subtree meets what lies on its own node, on the nodes above it, and below it: a file and something below
 //! it cannot both exist, so whoever makes a directory of a name that is locked as a file is in its holder's way. A
 //! pattern stands on the node of its fixed part. Whatever lies at or above that meets it; what lies below does if the
-//! names from there on could match, which its automaton tells. A directory that is mounted twice, or a file with two names, has two nodes with one identity: wherever
-//! the walk reaches one of them, it goes on from all of them. So a look-up costs the depth of the path and not the
-//! number of locks elsewhere.
+//! names from there on could match, which its automaton tells. A directory that is mounted twice, or a file with two
+//! names, has two nodes with one identity: wherever the walk reaches one of them, it goes on from all of them. So a
+//! look-up costs the depth of the path and not the number of locks elsewhere.
 //!
 //! A node stands for a name with one identity, or without one: a file that was replaced, or that came to exist, while
 //! somebody waited has a node for each. The walk takes all of a name. So what overlaps is a question of two targets
