@@ -12,3 +12,4 @@ mod restart;
 mod run;
 mod storm;
 mod util;
+mod write;

@@ -118,6 +118,7 @@ pub(super) fn caller_of(command: &Command) -> Option<Caller> {
         | Command::WaitFree { caller, .. }
         | Command::Renew { caller, .. }
         | Command::Check { caller, .. }
+        | Command::Commit { caller, .. }
         | Command::Break { caller, .. }
         | Command::Status { caller, .. }
         | Command::Bind { caller, .. }
@@ -129,6 +130,7 @@ pub(super) fn caller_of(command: &Command) -> Option<Caller> {
         | Command::TakeBack { .. }
         | Command::LossesTold(_)
         | Command::Os { .. }
+        | Command::CommitDone { .. }
         | Command::Tick => None,
     }
 }
