@@ -50,7 +50,7 @@ pub struct World {
 
 impl World {
     pub fn new(ground: &Ground) -> World {
-        let work = ground.work.canonicalize().unwrap();
+        let work = ground.work.clone();
         build(&work);
         let written = of_the_file(&work);
         let mut objects = vec![written.clone(), of_the_directory(&work)];
@@ -156,7 +156,7 @@ fn of_the_file(work: &Path) -> Vec<Spelling> {
     for (cwd, text) in
         [("d/e", "f"), ("d/e", "../e/./f"), ("deepway", "../../last"), ("d", "e/f"), ("way", "../lastlast")]
     {
-        all.push(from(&work.join(cwd).canonicalize().unwrap(), text));
+        all.push(from(&work.join(cwd), text));
     }
     all
 }
