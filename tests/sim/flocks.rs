@@ -53,6 +53,9 @@ struct State {
     /// Locks that were told that there is no flock for them.
     unable: BTreeSet<LockId>,
     temper: Temper,
+    is_at_rest: bool,
+    /// Locks under which a write was begun that had no answer, perhaps because the daemon was killed.
+    unanswered: BTreeSet<LockId>,
     /// Files on their way into place.
     writes: Vec<Write>,
     /// What was put in place and under which lock, for the auditor.
@@ -143,7 +146,7 @@ impl Machine {
     /// Nothing is in the way any more: no foreigner, no slow file system, no missing right.
     pub fn comes_to_rest(&self, now: Moment) {
         let mut state = self.state();
-        state.temper = Temper::Quick;
+        (state.temper, state.is_at_rest) = (Temper::Quick, true);
         state.opening.values_mut().for_each(|opening| opening.ready = Some(now));
         state.writes.iter_mut().for_each(|write| write.ready = Some(now));
         for file in state.files.values_mut() {
@@ -176,6 +179,11 @@ impl Machine {
     /// What was put in place since this was last asked, and under which lock.
     pub fn renamed(&self) -> Vec<(LockId, Target)> {
         std::mem::take(&mut self.state().renamed)
+    }
+
+    /// Whether a write was begun under this lock that had no answer.
+    pub fn is_writing(&self, lock: LockId) -> bool {
+        self.state().unanswered.contains(&lock)
     }
 
     /// The locks for which a file is being opened.
@@ -231,6 +239,15 @@ impl State {
         let file = self.files.get_mut(&id).expect("both maps have it");
         file.users.remove(&lock);
         file.ours = file.users.values().max().copied();
+    }
+
+    /// A write has its answer.
+    fn written(&mut self, at: usize) -> Order {
+        let Write { order, .. } = self.writes.remove(at);
+        if self.writes.iter().all(|write| write.order.lock != order.lock) {
+            self.unanswered.remove(&order.lock);
+        }
+        order
     }
 
     fn give_to_thread(&mut self, lock: LockId, file: FileId, mode: Mode, now: Moment) {
@@ -296,22 +313,25 @@ impl OsLocks for Ours {
 
     fn commit(&mut self, order: Order, now: Now) {
         let mut state = self.0.state();
+        let hangs = state.random.chance(35) && !state.is_at_rest;
         let ready = match state.temper {
+            _ if hangs => None,
             Temper::Quick => Some(now.mono),
             Temper::Slow(most) => Some(now.mono.after(1 + state.random.below(most))),
             Temper::Hangs => None,
         };
         let is_begun = state.random.chance(50);
         let until = Some(now.mono.after(limits::COMMIT_WITHIN));
+        state.unanswered.insert(order.lock);
         state.writes.push(Write { order, ready, until, is_begun });
     }
 
     fn committed(&mut self, now: Now) -> Option<(CommitId, LockId, CommitAnswer)> {
         let mut state = self.0.state();
         if let Some(at) = state.writes.iter().position(|write| write.ready.is_some_and(|ready| ready <= now.mono)) {
-            let Write { order, .. } = state.writes.remove(at);
+            let order = state.written(at);
             let placed = Placed { bytes: 5, flocked: false, again: false };
-            let answer = match state.random.below(8) {
+            let answer = match state.random.below(5) {
                 0 => CommitAnswer::Refused(Fault::Changed(None)),
                 1 => CommitAnswer::NotDurable(placed, "the disk has failed".to_owned()),
                 _ => CommitAnswer::InPlace(placed),
@@ -333,7 +353,7 @@ impl OsLocks for Ours {
             let Order { commit, lock, .. } = state.writes[at].order;
             return Some((commit, lock, CommitAnswer::Late));
         }
-        let Write { order, .. } = state.writes.remove(at);
+        let order = state.written(at);
         state.counts.writes_called_off += 1;
         let fault = Fault::Unavailable("the file system does not answer".to_owned());
         Some((order.commit, order.lock, CommitAnswer::Refused(fault)))

@@ -194,7 +194,7 @@ impl Server {
         }
         if let Some(id) = probe {
             // What the file threads have answered is taken up behind all commands of a turn, and the auditor asks last.
-            if around.machine.has_answered(around.now.mono) {
+            while !self.is_dead && around.machine.has_answered(around.now.mono) {
                 self.wake();
                 self.settle(around);
             }

@@ -323,6 +323,14 @@ impl World {
             Some(belief) if random.chance(60) => belief.target.clone(),
             _ => target.clone(),
         };
+        if let Some(belief) = belief.as_ref().filter(|_| random.chance(20)) {
+            // A lock on a directory covers the files in it.
+            let file = match belief.target.scope {
+                Scope::File(_) => belief.target.clone(),
+                _ => target,
+            };
+            return Some((Op::Write(file, random.chance(70).then_some(belief.fence)), true));
+        }
         let op = match what {
             0..=40 => {
                 self.next_request += 1;
@@ -348,17 +356,6 @@ impl World {
             66..=70 => match belief {
                 Some(belief) => Op::Check(belief.target, Some(belief.fence)),
                 None => Op::Check(target, None),
-            },
-            98 | 99 => match belief {
-                Some(belief) if random.chance(80) => {
-                    // A lock on a directory covers the files in it.
-                    let file = match belief.target.scope {
-                        Scope::Subtree(_) => self.targets[0].clone(),
-                        _ => belief.target,
-                    };
-                    Op::Write(file, random.chance(70).then_some(belief.fence))
-                }
-                _ => Op::Write(target, None),
             },
             71..=75 => Op::Status(random.chance(70).then_some(place)),
             76..=79 => Op::WaitFree { target: place, mode: mode(random), wait: wait(random) },

@@ -6,7 +6,9 @@ use super::*;
 impl Auditor {
     pub(super) fn status(&mut self, open: &Open, locks: &[Lock], waiters: &[Queued]) {
         let Command::Status { who, target, .. } = &open.command else { panic!("a status, unasked") };
-        let asks = locks.iter().map(|lock| &lock.ask).chain(waiters.iter().map(|queued| &queued.waiter.ask));
+        // What has a file on its way into place ends with its process a little later.
+        let resting = locks.iter().filter(|lock| lock.in_flight.is_none()).map(|lock| &lock.ask);
+        let asks = resting.chain(waiters.iter().map(|queued| &queued.waiter.ask));
         self.without_the_dead(asks.map(Arc::as_ref), open.turn);
         for lock in locks {
             self.is_committed(lock);
@@ -40,7 +42,9 @@ impl Auditor {
 
     /// The state just now against what was promised.
     fn compare(&mut self, open: &Open, locks: &[Lock], waiters: &[Queued]) {
-        let asks = locks.iter().map(|lock| &lock.ask).chain(waiters.iter().map(|queued| &queued.waiter.ask));
+        // What has a file on its way into place ends with its process a little later.
+        let resting = locks.iter().filter(|lock| lock.in_flight.is_none()).map(|lock| &lock.ask);
+        let asks = resting.chain(waiters.iter().map(|queued| &queued.waiter.ask));
         self.without_the_dead(asks.map(Arc::as_ref), self.turn + 1);
         for lock in locks {
             self.is_not_cancelled(lock);
@@ -130,7 +134,8 @@ impl Auditor {
         if self.trouble {
             return;
         }
-        self.without_the_dead(locks.iter().map(|lock| lock.ask.as_ref()), self.turn + 1);
+        let resting = locks.iter().filter(|lock| !self.machine.is_writing(lock.id));
+        self.without_the_dead(resting.map(|lock| lock.ask.as_ref()), self.turn + 1);
         for lock in &locks {
             self.is_from_somewhere(lock);
             leases::is_within_bounds(lock);
