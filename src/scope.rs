@@ -3,6 +3,7 @@
 //! A [`Scope`] is a name; a [`Target`] is a scope together with the file identities that its path had when it was
 //! asked for. Nothing here touches a file system: `os/paths.rs` resolves, this file compares.
 
+use crate::planted::{Bug, planted};
 use std::fmt;
 
 /// Identity of a file or directory. Two paths with one identity are one file.
@@ -57,7 +58,7 @@ impl Scope {
 /// Whether `path` is `root` or lies below it. `/a` does not hold `/ab`.
 fn is_at_or_below(path: &[u8], root: &[u8]) -> bool {
     let Some(rest) = path.strip_prefix(root) else { return false };
-    rest.is_empty() || rest[0] == b'/' || root == b"/"
+    rest.is_empty() || rest[0] == b'/' || root == b"/" || planted(Bug::NamesakeCovered)
 }
 
 /// For people and logs: lossy, a subtree ends in `/`, a resource begins with `@`. The wire has its own lossless form.

@@ -4,6 +4,7 @@ use super::state::Fate;
 use super::{LockTable, Step, os, with_session};
 use crate::limits;
 use crate::model::*;
+use crate::planted::{Bug, planted};
 use crate::scope::Target;
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ impl LockTable {
             return self.fail(step, caller, fault);
         }
         let again = ask.request.clone().and_then(|id| self.state.requests.get(&(ask.who.agent.clone(), id)));
-        match again.copied() {
+        match again.copied().filter(|_| !planted(Bug::RetryGrantedTwice)) {
             Some(fate) => self.asked_again(now, step, caller, ask, fate),
             None => self.ask(now, step, Waiting { caller, ask, wait, takes: true }),
         }
@@ -197,7 +198,7 @@ impl LockTable {
             hold_until,
             os,
         };
-        if custody == Custody::Detached {
+        if custody == Custody::Detached || planted(Bug::ExpiryWhileAttached) {
             lock.expires = Some(lease_end(&lock, now));
         }
         self.put_lock(step, lock.clone());
@@ -217,7 +218,7 @@ impl LockTable {
         let session = ask.who.session.expect("only sessions take locks up");
         let lock = Lock {
             ask: Arc::new(Ask { mode: old.ask.mode, target: old.ask.target.clone(), ..(**ask).clone() }),
-            fence: self.fresh_fence(),
+            fence: if planted(Bug::ResumedWithOldFence) { old.fence } else { self.fresh_fence() },
             custody: Custody::Session(session),
             expires: None,
             hold_until: None,
@@ -270,6 +271,10 @@ impl LockTable {
     fn back_in_line(&mut self, now: Now, step: &mut Step, caller: Caller, id: WaiterId) {
         let old = self.state.waiters[&id].clone();
         let was_absent = old.caller.is_none();
+        if was_absent && planted(Bug::PlaceLostByRestart) {
+            self.take_out(step, id);
+            return self.ask(now, step, Waiting { caller, ask: old.ask, wait: Wait::Forever, takes: true });
+        }
         if let Some(before) = old.caller {
             let text = "asked again with the same request id; the answer goes to the later request";
             self.fail(step, before, Fault::Invalid(text.to_owned()));
@@ -361,7 +366,8 @@ impl LockTable {
             lock.ask = Arc::new(Ask { lease, ..(*lock.ask).clone() });
         }
         if lock.custody == Custody::Detached {
-            lock.expires = Some(lease_end(&lock, now));
+            let left = lock.expires.filter(|_| planted(Bug::LeaseAddedUp)).map_or(0, |end| end.left(now.mono));
+            lock.expires = Some(lease_end(&lock, now).after(left));
         }
         if lock != self.state.locks[&id] {
             self.put_lock(step, lock);
@@ -432,7 +438,7 @@ pub(super) struct Waiting {
 /// When the lease of a lock ends if it starts now.
 pub(super) fn lease_end(lock: &Lock, now: Now) -> Moment {
     let end = now.mono.after(lock.ask.lease.ttl);
-    lock.hold_until.map_or(end, |most| end.min(most))
+    lock.hold_until.filter(|_| !planted(Bug::MaxHoldIgnored)).map_or(end, |most| end.min(most))
 }
 
 /// Whether a retry asks for the same thing. The note and the process may differ: they change no one's rights.

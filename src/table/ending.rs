@@ -4,6 +4,7 @@ use super::ask::lease_end;
 use super::{LockTable, Step};
 use crate::limits;
 use crate::model::*;
+use crate::planted::{Bug, planted};
 use std::sync::Arc;
 
 impl LockTable {
@@ -17,7 +18,9 @@ impl LockTable {
         }
         self.remember(step, ended.clone());
         self.tell(step, EventKind::Released(why), &lock);
-        step.freed.push(lock.ask);
+        if !planted(Bug::WakeUpLost) {
+            step.freed.push(lock.ask);
+        }
         ended
     }
 
@@ -107,7 +110,8 @@ impl LockTable {
         secret: u128,
         process: Option<Process>,
     ) {
-        let known = self.state.sessions.get(&id).filter(|session| session.secret == secret);
+        let known = self.state.sessions.get(&id);
+        let known = known.filter(|session| session.secret == secret || planted(Bug::SecretNotAsked));
         let Some(session) = known.filter(|session| session.process == process).cloned() else {
             return self.fail(step, caller, Fault::UnknownSession);
         };
@@ -149,7 +153,8 @@ impl LockTable {
                 self.fail(step, caller, Fault::Invalid(text.to_owned()));
             }
         }
-        let locks = self.state.locks_of_process.get(&process).into_iter().flatten().copied().collect::<Vec<_>>();
+        let mut locks = self.state.locks_of_process.get(&process).into_iter().flatten().copied().collect::<Vec<_>>();
+        locks.retain(|_| !planted(Bug::DeadKeepsLock));
         for lock in locks {
             if self.state.locks[&lock].ask.bound == Some(process) {
                 // As its agent wanted it: no notice.

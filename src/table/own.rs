@@ -6,6 +6,7 @@
 
 use super::LockTable;
 use crate::model::*;
+use crate::planted::{Bug, planted};
 use crate::scope::Target;
 use std::ops::ControlFlow;
 
@@ -24,7 +25,7 @@ fn kin(who: &Who, agent: &Agent, session: Option<SessionId>) -> Kin {
     match (who.session, session) {
         _ if who.agent != *agent => Kin::Stranger,
         (Some(a), Some(b)) if a == b => Kin::Itself,
-        (Some(_), Some(_)) => Kin::Stranger,
+        (Some(_), Some(_)) if !planted(Bug::SecondSessionLetIn) => Kin::Stranger,
         _ => Kin::Own,
     }
 }
@@ -59,7 +60,8 @@ impl LockTable {
     pub(super) fn own_exactly(&self, agent: &Agent, target: &Target) -> Vec<LockId> {
         let mut ids = Vec::new();
         self.state.index.exactly(target, &mut |slot| {
-            ids.extend(slot.holders().filter(|id| self.state.locks[id].ask.who.agent == *agent));
+            let of_agent = |id: &LockId| self.state.locks[id].ask.who.agent == *agent;
+            ids.extend(slot.holders().filter(|id| of_agent(id) || planted(Bug::AnybodyReleases)));
         });
         ids.sort_unstable();
         ids
