@@ -83,20 +83,32 @@ bugs! {
     CheckIgnoresFence => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
     /// Anybody who knows a session's id returns to it.
     SecretNotAsked => "wire" "sessions::only_the_right_secret_returns_to_a_session",
+    // Writing through the daemon
+    /// A write under a fence is let through under any lock of its agent.
+    CommitIgnoresFence => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
+    /// A lock ends while a file is being put in place under it.
+    CommitCutShort => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
+    /// A file that has changed since it was read is overwritten.
+    StaleOverwrite => "cli" "write::a_stale_overwrite_is_refused_and_the_hash_that_is_there_is_named",
+    /// A prepared file that is still open for writing is put in place.
+    OpenFilePutInPlace => "lib"
+        "os::commit::tests::a_file_that_is_still_open_for_writing_is_not_put_in_place_and_a_closed_one_is",
     // The system's flocks
     /// No flock is taken.
     FlockNotTaken => "table" "flocks::a_lock_is_granted_only_when_its_flock_is_held",
     /// The flock of a request that went meanwhile is kept.
     FlockLeftBehind => "table" "flocks::who_goes_while_the_system_is_asked_leaves_nothing_behind",
     /// What a flock was asked for is granted without another look at who holds it by now.
-    LateFlockGrants => "table" "flocks::a_try_that_its_own_agent_has_passed_meanwhile_is_refused_and_does_not_begin_to_wait",
+    LateFlockGrants => "table"
+        "flocks::a_try_that_its_own_agent_has_passed_meanwhile_is_refused_and_does_not_begin_to_wait",
     /// A flock is let go before the next lock has it.
     FlockGap => "flock" "foreign::what_one_of_ours_lets_go_passes_to_the_next_without_a_gap",
     // The journal
     /// A grant that outlives its holder is told before it is synced.
     AnsweredBeforeSync => "journal" "service::after_a_failed_sync_and_a_power_cut_every_answered_grant_is_there",
     /// A batch that could not be written is not undone.
-    FailedBatchKept => "journal" "service::whichever_write_or_sync_fails_grants_stop_and_come_back_and_no_fence_repeats",
+    FailedBatchKept => "journal"
+        "service::whichever_write_or_sync_fails_grants_stop_and_come_back_and_no_fence_repeats",
     /// Fences are given out without being reserved.
     FenceNotReserved => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
     /// The fences file is written and never read.
