@@ -248,7 +248,7 @@ fn error(fault: &Fault, now: Now) -> WireError {
             ..plain(
                 Code::Unavailable,
                 format!(
-                    "the file is in place, but may be gone after a power cut, since its directory could not be synced: {why}"
+                    "the file is in place, but a power cut may undo that: its directory could not be synced: {why}"
                 ),
             )
         },
