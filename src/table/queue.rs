@@ -71,6 +71,7 @@ impl LockTable {
             ControlFlow::Continue(())
         });
         ids.sort_unstable();
+        ids.dedup();
         ids
     }
 
