@@ -39,6 +39,8 @@ bugs! {
     NamesakeCovered => "lib" "scope::tests::a_subtree_covers_itself_and_what_lies_below_and_no_namesake",
     /// A directory does not exclude what lies in it.
     BelowNotSeen => "table" "rules::a_subtree_excludes_what_lies_in_it_and_no_namesake",
+    /// Two patterns overlap wherever their fixed parts do.
+    PatternsByPrefix => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
     /// Two names of one file are two files.
     HardLinkNotSeen => "table" "rules::two_names_of_one_file_are_one_lock",
     /// A symbolic link on the way is taken for a name like any other.

@@ -59,7 +59,9 @@ impl LockTable {
     fn is_sound(&self, ask: &Ask) -> Result<(), Fault> {
         match ask.who.session {
             None if ask.lease.ttl == 0 => Err(Fault::Invalid(
-                "a lock without a session needs a ttl above 0: nothing else would keep it".to_owned(),
+                "a lock without a session needs a ttl above 0: nothing else would keep it; `flockd run` holds one for \
+                 exactly as long as a command runs, and `lock --pid` ends one with a process"
+                    .to_owned(),
             )),
             Some(_) if ask.bound.is_some() => {
                 Err(Fault::Invalid("a session ties a lock that it has to a process, by `bind`".to_owned()))

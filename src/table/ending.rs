@@ -224,7 +224,7 @@ impl LockTable {
                 let holders = self.holders_over(target).0;
                 Err(match holders.iter().find(|lock| lock.ask.who.agent == who.agent) {
                     Some(own) => Fault::Invalid(format!(
-                        "you hold {} ({id}), not exactly this scope; `flockd unlock --id {id}` releases it",
+                        "you hold {} ({id}), not exactly this scope; name the lock itself: `--id {id}`",
                         own.ask.target.scope,
                         id = own.id
                     )),

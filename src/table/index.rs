@@ -150,6 +150,7 @@ impl Meeting {
         match overlap {
             Overlap::At(_) => Meeting::Yes,
             Overlap::Unknown => Meeting::Unknown,
+            Overlap::No if planted(Bug::PatternsByPrefix) => Meeting::Yes,
             Overlap::No => Meeting::No,
         }
     }
