@@ -1,5 +1,5 @@
-//! Writes to a mount that stops answering: what was not begun does not happen, what was begun keeps its lock, and nobody
-//! else is delayed.
+//! Writes to a mount that stops answering: what was not begun does not happen, what was begun keeps its lock, and
+//! nobody else is delayed.
 
 use crate::draft::{Draft, commit};
 use crate::fuse::Fuse;

@@ -53,7 +53,7 @@ fn writes(ground: &Ground, writer: u64, counts: &Counts, stop: &AtomicBool) {
         // A daemon that is just being killed may refuse it before it has read all.
         let _ = child.stdin.take().unwrap().write_all(&content(writer, number));
         if random.below(3) == 0 {
-            #[expect(clippy::disallowed_methods, reason = "a kill at a random moment, within 30 ms")]
+            #[expect(clippy::disallowed_methods, reason = "bounded back-off: 30 ms at most, a moment to be killed at")]
             std::thread::sleep(Duration::from_micros(random.below(30_000)));
             let _ = child.kill();
         }
@@ -79,7 +79,7 @@ fn reads(path: &Path, counts: &Counts, stop: &AtomicBool) {
 fn kills_the_daemon(ground: &Ground, counts: &Counts, stop: &AtomicBool) {
     let mut random = Random(99);
     while !stop.load(Ordering::SeqCst) {
-        #[expect(clippy::disallowed_methods, reason = "a kill at a random moment, within 400 ms")]
+        #[expect(clippy::disallowed_methods, reason = "bounded back-off: 400 ms at most between two kills")]
         std::thread::sleep(Duration::from_millis(100 + random.below(300)));
         let pid = fs::read_to_string(ground.home.join("daemon.lock")).ok().and_then(|pid| pid.trim().parse().ok());
         if let Some(pid) = pid.filter(|pid| ground.processes().contains(pid)) {
