@@ -37,6 +37,10 @@ pub trait OsLocks: Send {
     fn want(&mut self, lock: LockId, target: &Target, mode: Mode, now: Now) -> Option<OsAnswer>;
     /// A lock does not want its flock any longer.
     fn release(&mut self, lock: LockId);
+    /// The flock that was taken for `from` is that of `to` from now on, whose own is not wanted any longer.
+    fn pass(&mut self, from: LockId, to: LockId);
+    /// A lock wants a shared flock from now on, in the place of an exclusive one.
+    fn share(&mut self, lock: LockId);
     /// The next answer that took a while, or that is waited for no longer.
     fn finished(&mut self, now: Now) -> Option<(LockId, OsAnswer)>;
     /// When an answer is waited for no longer.
@@ -83,8 +87,8 @@ struct Batch {
     steps: Vec<Step>,
     /// Asked for, to be let go if the batch cannot be written.
     taken: Vec<LockId>,
-    /// To be let go once the batch is written.
-    dropped: Vec<LockId>,
+    /// What becomes of flocks that are held once the batch is written.
+    changes: Vec<Effect>,
 }
 
 /// What is kept while the journal cannot be written.
@@ -121,7 +125,7 @@ impl Coordinator {
         let syncing = Syncing::new(journal.syncer(), wake);
         let held_back = VecDeque::new();
         let mut restored = Coordinator { table, journal, os, guard, stopwatch, syncing, held_back, trouble: None };
-        let mut batch = Batch { steps: Vec::new(), taken: Vec::new(), dropped: Vec::new() };
+        let mut batch = Batch { steps: Vec::new(), taken: Vec::new(), changes: Vec::new() };
         let answers = restored.carry_out(now, std::mem::take(&mut step.effects), &mut batch);
         let replies = restored.turn(now, answers);
         assert!(replies.is_empty(), "nobody has asked anything yet");
@@ -164,7 +168,7 @@ impl Coordinator {
             Ok(written) => {
                 let replies = batch.steps.into_iter().flat_map(|step| step.replies);
                 self.send(replies, written, &mut out);
-                batch.dropped.into_iter().for_each(|lock| self.os.release(lock));
+                batch.changes.into_iter().for_each(|change| self.change_flock(change));
             }
             Err(error) => {
                 for step in batch.steps.into_iter().rev() {
@@ -232,7 +236,7 @@ impl Coordinator {
 
     /// Applies commands in order, and in between what the system answers at once.
     fn decide(&mut self, now: Now, commands: Vec<Command>) -> Batch {
-        let mut batch = Batch { steps: Vec::with_capacity(commands.len()), taken: Vec::new(), dropped: Vec::new() };
+        let mut batch = Batch { steps: Vec::with_capacity(commands.len()), taken: Vec::new(), changes: Vec::new() };
         let mut commands = VecDeque::from(commands);
         while let Some(command) = commands.pop_front() {
             let mut step = self.table.apply(now, command);
@@ -250,7 +254,7 @@ impl Coordinator {
         let mut answers = Vec::new();
         for effect in effects {
             match effect {
-                Effect::DropOs { lock } => batch.dropped.push(lock),
+                Effect::DropOs { .. } | Effect::PassOs { .. } | Effect::ShareOs { .. } => batch.changes.push(effect),
                 Effect::WantOs { lock, target, mode } => {
                     batch.taken.push(lock);
                     let answer = self.os.want(lock, &target, mode, now);
@@ -259,6 +263,16 @@ impl Coordinator {
             }
         }
         answers
+    }
+
+    /// Does to a flock that is held what the table wants.
+    fn change_flock(&mut self, change: Effect) {
+        match change {
+            Effect::DropOs { lock } => self.os.release(lock),
+            Effect::PassOs { from, to } => self.os.pass(from, to),
+            Effect::ShareOs { lock } => self.os.share(lock),
+            Effect::WantOs { .. } => unreachable!("a flock that is wanted is not held yet"),
+        }
     }
 
     // ── Writing ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -302,12 +316,13 @@ impl Coordinator {
     /// Whether a grant is to be taken back that an answer held back promises as well: that one is the first to tell of
     /// it from now on, and whoever fails to hear it takes the grant back.
     fn is_handed_on(&mut self, command: &Command) -> bool {
-        let Command::TakeBack { id, was_known, .. } = command else { return false };
+        let Command::TakeBack { id, what, .. } = command else { return false };
         for HeldBack { reply, .. } in &mut self.held_back {
             if let Reply::Granted(granted) = &mut reply.answer.reply
                 && granted.lock.id == *id
             {
-                (granted.already_held, granted.resumed, granted.again) = (false, *was_known, false);
+                (granted.already_held, granted.again) = (false, false);
+                (granted.resumed, granted.upgraded) = (what.resumed && !what.is_new, what.upgraded && !what.is_new);
                 return true;
             }
         }
@@ -367,12 +382,12 @@ impl Coordinator {
             Reply::Granted(granted) if granted.is_new() => Some(granted),
             _ => None,
         });
-        let is_known = |id: LockId| grants.clone().all(|granted| granted.resumed || granted.lock.id != id);
-        let take_back = |Granted { lock, .. }: &Granted| Command::TakeBack {
-            id: lock.id,
-            fence: lock.fence,
-            was_known: is_known(lock.id),
+        let what = |id: LockId| {
+            let done = grants.clone().filter(|granted| granted.lock.id == id).map(|granted| granted.unheard());
+            done.fold(Unheard::default(), Unheard::and)
         };
+        let take_back =
+            |Granted { lock, .. }: &Granted| Command::TakeBack { id: lock.id, fence: lock.fence, what: what(lock.id) };
         grants.clone().map(|granted| take_back(granted)).collect()
     }
 
@@ -381,10 +396,8 @@ impl Coordinator {
         for command in commands {
             let mut step = self.table.apply(now, command);
             for effect in std::mem::take(&mut step.effects) {
-                match effect {
-                    Effect::DropOs { lock } => self.os.release(lock),
-                    Effect::WantOs { .. } => unreachable!("nothing is wanted of the system while grants are stopped"),
-                }
+                assert!(!matches!(effect, Effect::WantOs { .. }), "nothing is wanted while grants are stopped");
+                self.change_flock(effect);
             }
             let trouble = self.trouble.as_mut().expect("called in trouble only");
             let events = step.records.into_iter().filter(|record| matches!(record, Record::Event(_)));
@@ -413,13 +426,13 @@ impl Coordinator {
 
     /// Writes and sends what the end of the trouble brings, as a turn does.
     fn write_resumed(&mut self, now: Now, mut step: Step, out: &mut Vec<Addressed>) {
-        let mut batch = Batch { steps: Vec::new(), taken: Vec::new(), dropped: Vec::new() };
+        let mut batch = Batch { steps: Vec::new(), taken: Vec::new(), changes: Vec::new() };
         let answers = self.carry_out(now, std::mem::take(&mut step.effects), &mut batch);
         let wants_sync = step.replies.iter().any(|reply| reply.synced);
         match self.write(&step.records, wants_sync) {
             Ok(written) => {
                 self.send(step.replies.into_iter(), written, out);
-                batch.dropped.into_iter().for_each(|lock| self.os.release(lock));
+                batch.changes.into_iter().for_each(|change| self.change_flock(change));
                 if !answers.is_empty() {
                     out.extend(self.turn(now, answers));
                 }

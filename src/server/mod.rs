@@ -24,7 +24,7 @@ use agents::Agents;
 use crossbeam_channel::{Receiver, bounded};
 use mio::net::UnixListener;
 use mio::{Events, Interest, Poll, Token, Waker};
-use peer::{Peer, READ_AT_ONCE, Read, Stage, Unheard};
+use peer::{Peer, READ_AT_ONCE, Read, Stage, Undelivered};
 use request::{Sender, Unfit};
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind};
@@ -108,7 +108,7 @@ pub struct Server {
     sessions: HashMap<SessionId, u64>,
     /// Grants that nobody has heard of yet: over which connection their agents are to, and whether the lock itself was
     /// known before.
-    undelivered: HashMap<LockId, (u64, bool)>,
+    undelivered: HashMap<LockId, (u64, Undelivered)>,
     pending: HashMap<u64, Pending>,
     /// Peers that have not said hello, in the order of their deadlines.
     silent: VecDeque<(Moment, u64)>,
@@ -475,8 +475,8 @@ impl Server {
         }
         for grant in peer.cargo.drain(..).filter_map(|cargo| cargo.grant) {
             if self.undelivered.get(&grant.id).is_some_and(|(to, _)| *to == conn) {
-                self.undelivered.remove(&grant.id);
-                self.commands.push(grant.take_back());
+                let (_, latest) = self.undelivered.remove(&grant.id).expect("it was found just now");
+                self.commands.push(latest.take_back());
             }
         }
         if let Some(session) = peer.session
@@ -496,7 +496,7 @@ impl Server {
         let result = peer.flush();
         while let Some(cargo) = peer.delivered() {
             if let Some(grant) = cargo.grant {
-                self.undelivered.remove(&grant.id);
+                has_heard(&mut self.undelivered, grant);
             }
             if !cargo.losses.is_empty() {
                 self.commands.push(Command::LossesTold(cargo.losses));
@@ -516,7 +516,7 @@ impl Server {
     }
 
     /// Sends a message with what it is the first to tell of.
-    fn send_with(&mut self, conn: u64, line: &Line, grant: Option<Unheard>, losses: Vec<LockId>) {
+    fn send_with(&mut self, conn: u64, line: &Line, grant: Option<Undelivered>, losses: Vec<LockId>) {
         let Some(peer) = self.peers.get_mut(&conn) else { return };
         let has_room = peer.push(line);
         peer.load(grant, losses);
@@ -860,23 +860,24 @@ impl Server {
 
     /// The grant that this answer is the first to tell of, if it is: it is taken back if it does not arrive. An answer
     /// that tells again of a grant nobody has heard of yet takes the place of the one before.
-    fn first_to_tell(&mut self, conn: u64, reply: &Reply) -> Option<Unheard> {
+    fn first_to_tell(&mut self, conn: u64, reply: &Reply) -> Option<Undelivered> {
         let Reply::Granted(granted) = reply else { return None };
         let (id, fence) = (granted.lock.id, granted.lock.fence);
-        let mut unheard = self.undelivered.get(&id).map(|(_, was_known)| *was_known);
+        let mut unheard = self.undelivered.get(&id).map(|(_, grant)| grant.what);
         self.commands.retain(|command| match command {
-            Command::TakeBack { id: lost, was_known, .. } if *lost == id => {
-                unheard = Some(*was_known);
+            Command::TakeBack { id: lost, what, .. } if *lost == id => {
+                unheard = Some(*what);
                 false
             }
             _ => true,
         });
-        let was_known = match granted.is_new() {
-            true => granted.resumed && unheard.unwrap_or(true),
+        let what = match granted.is_new() {
+            true => granted.unheard().and(unheard.unwrap_or_default()),
             false => unheard?,
         };
-        self.undelivered.insert(id, (conn, was_known));
-        Some(Unheard { id, fence, was_known })
+        let grant = Undelivered { id, fence, what };
+        self.undelivered.insert(id, (conn, grant));
+        Some(grant)
     }
 
     fn greet(&mut self, conn: u64, reply: &Reply, now: Now) {
@@ -988,4 +989,12 @@ fn caller_of(hello: &Hello) -> Result<peer::Caller, Unfit> {
         None => cwd.clone(),
     };
     Ok(peer::Caller { agent, cwd: cwd.into(), workspace: Workspace { root: root.into() } })
+}
+
+/// An answer with a grant has arrived: what a later one did to the same lock is not known yet.
+fn has_heard(undelivered: &mut HashMap<LockId, (u64, Undelivered)>, grant: Undelivered) {
+    match undelivered.get_mut(&grant.id) {
+        Some((_, later)) if later.fence > grant.fence => later.what = later.what.without(grant.what),
+        _ => drop(undelivered.remove(&grant.id)),
+    }
 }

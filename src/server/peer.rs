@@ -1,7 +1,7 @@
 //! One connection: bytes in become lines, answers become bytes out, and no peer is ever waited for.
 
 use crate::limits;
-use crate::model::{Agent, Command, Fence, LockId, Moment, Process, SessionId, Workspace};
+use crate::model::{Agent, Command, Fence, LockId, Moment, Process, SessionId, Unheard, Workspace};
 use crate::os::process;
 use crate::wire::render::About;
 use crate::wire::{self, Line};
@@ -89,25 +89,25 @@ pub(super) struct Cargo {
     /// The bytes that are sent when this message is, counted from the first there was.
     end: u64,
     /// A grant nobody knows of yet: if the peer goes before it has it, it is taken back.
-    pub(super) grant: Option<Unheard>,
+    pub(super) grant: Option<Undelivered>,
     /// Losses: if the peer goes before it has them, they are told again.
     pub(super) losses: Vec<LockId>,
 }
 
 /// A grant that nobody has heard of yet.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Unheard {
+pub(super) struct Undelivered {
     pub(super) id: LockId,
     pub(super) fence: Fence,
-    /// The lock itself was known before.
-    pub(super) was_known: bool,
+    /// What is to be undone if nobody will.
+    pub(super) what: Unheard,
 }
 
-impl Unheard {
+impl Undelivered {
     /// The grant does not reach its client.
     pub(super) fn take_back(self) -> Command {
-        let Unheard { id, fence, was_known } = self;
-        Command::TakeBack { id, fence, was_known }
+        let Undelivered { id, fence, what } = self;
+        Command::TakeBack { id, fence, what }
     }
 }
 
@@ -245,7 +245,7 @@ impl Peer {
     }
 
     /// Remembers what the message pushed last brings, or would have brought if there had been room for it.
-    pub(super) fn load(&mut self, grant: Option<Unheard>, losses: Vec<LockId>) {
+    pub(super) fn load(&mut self, grant: Option<Undelivered>, losses: Vec<LockId>) {
         if grant.is_some() || !losses.is_empty() {
             let end = self.sent + self.outbox.len() as u64;
             self.cargo.push_back(Cargo { end, grant, losses });

@@ -20,24 +20,32 @@ enum Kin {
     Itself,
 }
 
-fn kin(who: &Who, agent: &Agent, session: Option<SessionId>) -> Kin {
-    match (who.session, session) {
-        _ if who.agent != *agent => Kin::Stranger,
-        (Some(a), Some(b)) if a == b => Kin::Itself,
-        (Some(_), Some(_)) => Kin::Stranger,
-        _ => Kin::Own,
-    }
-}
-
 impl LockTable {
-    /// Whether a request of `who` must wait for `lock`, given that scope and mode clash.
-    pub(super) fn stands_in_the_way(&self, who: &Who, lock: &Lock) -> bool {
-        kin(who, &lock.ask.who.agent, lock.keeper()) != Kin::Own
+    /// Whose guard a request is for: that of its session, or of whoever has the lock that it upgrades.
+    fn guard(&self, ask: &Ask) -> Option<SessionId> {
+        match ask.upgrades.and_then(|id| self.state.locks.get(&id)) {
+            Some(held) => held.keeper(),
+            None => ask.who.session,
+        }
     }
 
-    /// Whether a request of `who` must let `waiter` go first, given that it is earlier and scope and mode clash.
-    pub(super) fn comes_before(&self, who: &Who, waiter: &Waiter) -> bool {
-        waiter.takes && kin(who, &waiter.ask.who.agent, waiter.ask.who.session) != Kin::Own
+    fn kin(&self, ask: &Ask, agent: &Agent, session: Option<SessionId>) -> Kin {
+        match (self.guard(ask), session) {
+            _ if ask.who.agent != *agent => Kin::Stranger,
+            (Some(a), Some(b)) if a == b => Kin::Itself,
+            (Some(_), Some(_)) => Kin::Stranger,
+            _ => Kin::Own,
+        }
+    }
+
+    /// Whether a request must wait for `lock`, given that scope and mode clash.
+    pub(super) fn stands_in_the_way(&self, ask: &Ask, lock: &Lock) -> bool {
+        ask.upgrades != Some(lock.id) && self.kin(ask, &lock.ask.who.agent, lock.keeper()) != Kin::Own
+    }
+
+    /// Whether a request must let `waiter` go first, given that it is earlier and scope and mode clash.
+    pub(super) fn comes_before(&self, ask: &Ask, waiter: &Waiter) -> bool {
+        waiter.takes && self.kin(ask, &waiter.ask.who.agent, self.guard(&waiter.ask)) != Kin::Own
     }
 
     /// The agent's own locks that answer a request for `target` in `mode`, by age.
@@ -80,7 +88,8 @@ impl LockTable {
     }
 
     /// The lock of its own that keeps a request from ever being granted: the same session's, since it would wait for
-    /// itself, or a weaker one of the agent's on the same scope, since it cannot be strengthened while it is held.
+    /// itself, or a weaker one of the agent's on the same scope that this request does not upgrade, since nothing is
+    /// granted beside it.
     pub(super) fn own_obstacle(&self, ask: &Ask) -> Option<LockId> {
         let who = &ask.who;
         if !self.state.locks_of_agent.contains_key(&who.agent) {
@@ -89,12 +98,15 @@ impl LockTable {
         let mut weaker = self.own_exactly(&who.agent, &ask.target);
         weaker.retain(|id| {
             let lock = &self.state.locks[id];
-            lock.ask.mode < ask.mode && kin(who, &who.agent, lock.keeper()) == Kin::Own
+            let is_weaker = lock.ask.mode < ask.mode && self.kin(ask, &who.agent, lock.keeper()) == Kin::Own;
+            is_weaker && ask.upgrades.is_none()
         });
         let mut itself = Vec::new();
         let _ = self.state.index.overlapping::<()>(&ask.target, &mut |_, slot| {
             let locks = slot.holders_against(ask.mode).map(|id| &self.state.locks[&id]);
-            let of_session = |lock: &&Lock| kin(who, &lock.ask.who.agent, lock.keeper()) == Kin::Itself;
+            let of_session = |lock: &&Lock| {
+                ask.upgrades != Some(lock.id) && self.kin(ask, &lock.ask.who.agent, lock.keeper()) == Kin::Itself
+            };
             itself.extend(locks.filter(of_session).map(|lock| lock.id));
             ControlFlow::Continue(())
         });
@@ -103,7 +115,7 @@ impl LockTable {
 
     /// The detached lock that a session's request takes up again: its agent's, on the same scope, no weaker.
     pub(super) fn own_detached(&self, ask: &Ask) -> Option<LockId> {
-        ask.who.session?;
+        ask.who.session.filter(|_| ask.upgrades.is_none())?;
         self.own_exactly(&ask.who.agent, &ask.target).into_iter().find(|id| {
             let lock = &self.state.locks[id];
             lock.custody == Custody::Detached && lock.ask.mode >= ask.mode

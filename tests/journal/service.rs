@@ -95,6 +95,7 @@ impl Service {
             note: None,
             process: None,
             bound: None,
+            upgrades: None,
             request: None,
             workspace: Workspace { root: b"/"[..].into() },
             os: true,

@@ -91,23 +91,23 @@ struct Peer {
     secret: Option<u128>,
     open: BTreeSet<u64>,
     /// Messages, each with the grant and the losses it is the first to tell of.
-    outbox: VecDeque<(ToClient, Option<Unheard>, Vec<LockId>)>,
+    outbox: VecDeque<(ToClient, Option<Undelivered>, Vec<LockId>)>,
     closing: bool,
 }
 
 /// A grant that nobody has heard of yet.
 #[derive(Clone, Copy, Debug)]
-struct Unheard {
+struct Undelivered {
     id: LockId,
     fence: Fence,
-    /// The lock itself was known before.
-    was_known: bool,
+    /// What is to be undone if nobody will.
+    what: Unheard,
 }
 
-impl Unheard {
+impl Undelivered {
     fn take_back(self) -> Command {
-        let Unheard { id, fence, was_known } = self;
-        Command::TakeBack { id, fence, was_known }
+        let Undelivered { id, fence, what } = self;
+        Command::TakeBack { id, fence, what }
     }
 }
 
@@ -125,7 +125,7 @@ pub struct Server {
     pub coordinator: Coordinator,
     peers: BTreeMap<u64, Peer>,
     sessions: BTreeMap<SessionId, u64>,
-    undelivered: BTreeMap<LockId, (u64, bool)>,
+    undelivered: BTreeMap<LockId, (u64, Undelivered)>,
     /// Processes that are watched, by how many.
     watched: BTreeMap<Process, u32>,
     /// Processes of which it was told that they are dead.
@@ -403,8 +403,8 @@ impl Server {
         }
         for grant in peer.outbox.into_iter().filter_map(|(_, grant, _)| grant) {
             if self.undelivered.get(&grant.id).is_some_and(|(to, _)| *to == conn) {
-                self.undelivered.remove(&grant.id);
-                self.commands.push(grant.take_back());
+                let (_, latest) = self.undelivered.remove(&grant.id).expect("it was found just now");
+                self.commands.push(latest.take_back());
             }
         }
         if let Some(session) = peer.session {
@@ -437,7 +437,7 @@ impl Server {
         for (message, grant, losses) in peer.outbox.drain(..most) {
             pipe.to_client.push_back(message);
             if let Some(grant) = grant {
-                self.undelivered.remove(&grant.id);
+                has_heard(&mut self.undelivered, grant);
             }
             if !losses.is_empty() {
                 self.commands.push(Command::LossesTold(losses));
@@ -476,23 +476,24 @@ impl Server {
     }
 
     /// The grant that this answer is the first to tell of, as `Server::first_to_tell`.
-    fn first_to_tell(&mut self, conn: u64, reply: &Reply) -> Option<Unheard> {
+    fn first_to_tell(&mut self, conn: u64, reply: &Reply) -> Option<Undelivered> {
         let Reply::Granted(granted) = reply else { return None };
         let (id, fence) = (granted.lock.id, granted.lock.fence);
-        let mut unheard = self.undelivered.get(&id).map(|(_, was_known)| *was_known);
+        let mut unheard = self.undelivered.get(&id).map(|(_, grant)| grant.what);
         self.commands.retain(|command| match command {
-            Command::TakeBack { id: lost, was_known, .. } if *lost == id => {
-                unheard = Some(*was_known);
+            Command::TakeBack { id: lost, what, .. } if *lost == id => {
+                unheard = Some(*what);
                 false
             }
             _ => true,
         });
-        let was_known = match granted.is_new() {
-            true => granted.resumed && unheard.unwrap_or(true),
+        let what = match granted.is_new() {
+            true => granted.unheard().and(unheard.unwrap_or_default()),
             false => unheard?,
         };
-        self.undelivered.insert(id, (conn, was_known));
-        Some(Unheard { id, fence, was_known })
+        let grant = Undelivered { id, fence, what };
+        self.undelivered.insert(id, (conn, grant));
+        Some(grant)
     }
 
     fn greet(&mut self, conn: u64, reply: Reply) {
@@ -521,5 +522,13 @@ impl Server {
             }
         }
         self.dirty.insert(conn);
+    }
+}
+
+/// As `has_heard` of the server: what a later answer did to the same lock is not known yet.
+fn has_heard(undelivered: &mut BTreeMap<LockId, (u64, Undelivered)>, grant: Undelivered) {
+    match undelivered.get_mut(&grant.id) {
+        Some((_, later)) if later.fence > grant.fence => later.what = later.what.without(grant.what),
+        _ => drop(undelivered.remove(&grant.id)),
     }
 }

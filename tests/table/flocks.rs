@@ -14,6 +14,8 @@ struct Desk {
     /// Wishes that the system has not answered.
     wanted: Vec<LockId>,
     dropped: Vec<LockId>,
+    passed: Vec<(LockId, LockId)>,
+    shared: Vec<LockId>,
     replies: Vec<(u64, Reply)>,
 }
 
@@ -37,6 +39,7 @@ fn terms() -> Ask {
         note: None,
         process: None,
         bound: None,
+        upgrades: None,
         request: None,
         workspace: Workspace { root: b"/"[..].into() },
         os: true,
@@ -51,6 +54,8 @@ impl Desk {
             calls: 0,
             wanted: Vec::new(),
             dropped: Vec::new(),
+            passed: Vec::new(),
+            shared: Vec::new(),
             replies: Vec::new(),
         }
     }
@@ -68,6 +73,8 @@ impl Desk {
                     self.wanted.retain(|wanted| wanted != lock);
                     self.dropped.push(*lock);
                 }
+                Effect::PassOs { from, to } => self.passed.push((*from, *to)),
+                Effect::ShareOs { lock } => self.shared.push(*lock),
             }
         }
         self.replies.extend(step.replies.iter().map(|reply| (reply.to.id, reply.answer.reply.clone())));

@@ -5,6 +5,7 @@ mod deadlock;
 mod flocks;
 mod model;
 mod rules;
+mod upgrade;
 
 /// How much more, or less, than one CI run's worth the repeated tests do: `FLOCKD_SCALE`, 1 if not set.
 fn scaled(count: usize) -> usize {
