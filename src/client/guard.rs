@@ -271,7 +271,7 @@ impl LockGuard {
         self.fence = body.fence.unwrap_or(self.fence);
         // What the guard says of how it came to be stays as it was.
         let resumed = self.body.resumed;
-        self.body = Box::new(LockBody { resumed, ..*body });
+        *self.body = LockBody { resumed, ..*body };
     }
 
     /// Releases the lock and waits for the word that it was held until then.

@@ -453,6 +453,31 @@ mod tests {
     }
 
     #[test]
+    fn an_upgrade_takes_the_flock_under_another_name_and_a_downgrade_lets_foreign_readers_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut flocks = Flocks::default();
+        assert_eq!(want(&mut flocks, 1, dir.path(), Mode::Shared), OsAnswer::Held);
+        let mut reader = Command::new("flock");
+        reader.args(["-s"]).arg(dir.path()).args(["sh", "-c", "echo held; cat"]);
+        let mut reader = reader.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut word = [0; 5];
+        std::io::Read::read_exact(reader.stdout.as_mut().unwrap(), &mut word).unwrap();
+        assert!(matches!(want(&mut flocks, 2, dir.path(), Mode::Exclusive), OsAnswer::Busy(_)));
+        drop(reader.stdin.take());
+        reader.wait().unwrap();
+        assert!(!foreign(dir.path(), "-x"), "a refused upgrade is shared as before");
+        assert_eq!(want(&mut flocks, 3, dir.path(), Mode::Exclusive), OsAnswer::Held);
+        flocks.pass(LockId(3), LockId(1));
+        assert!(!foreign(dir.path(), "-s"));
+        flocks.release(LockId(3));
+        assert!(!foreign(dir.path(), "-s"), "it goes by the name of the lock");
+        flocks.share(LockId(1));
+        assert!(foreign(dir.path(), "-s") && !foreign(dir.path(), "-x"));
+        flocks.release(LockId(1));
+        assert!(foreign(dir.path(), "-x") && flocks.is_empty());
+    }
+
+    #[test]
     fn a_foreign_holder_is_named_by_process_and_command() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
