@@ -90,6 +90,8 @@ pub mod model;
 #[doc(hidden)]
 pub mod os;
 #[doc(hidden)]
+pub mod pattern;
+#[doc(hidden)]
 pub mod scope;
 #[doc(hidden)]
 pub mod server;

@@ -39,6 +39,15 @@ pub const OS_PAUSE_FIRST: u64 = 50;
 /// Longest such pause.
 pub const OS_PAUSE_MAX: u64 = SECOND;
 
+/// How often `elect` asks whether it still leads. Nobody is let in meanwhile: the next leader waits for the end of the
+/// command. So this is how long a broken leadership is kept from the next one, beside the grace below.
+pub const ELECT_LOOK: u64 = SECOND;
+/// How long `elect` goes on without a word from the daemon: as long as the start of one may take. Nobody else can be
+/// let in where no daemon answers, unless the home was replaced.
+pub const ELECT_UNSURE: u64 = READY_WITHIN;
+/// How long a command that does not lead any more has between SIGTERM and SIGKILL, as containers have.
+pub const ELECT_GRACE: u64 = 10 * SECOND;
+
 // ── Memory of what ended ────────────────────────────────────────────────────────────────────────────────────────────
 
 /// How long an ended lock is remembered: retries of its request are recognised, and a late release is answered
@@ -91,6 +100,22 @@ pub const RESOURCE_MAX: usize = 255;
 pub const PATH_MAX: usize = 4_095;
 /// Longest component of a path: NAME_MAX of Linux.
 pub const NAME_MAX: usize = 255;
+
+// ── Patterns ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Longest pattern behind its fixed part. People write some dozen bytes; what is longer is a list of files, and those
+/// can be locked as such.
+pub const PATTERN_MAX: usize = 1_024;
+/// Most alternatives that the braces of one pattern stand for.
+pub const PATTERN_ALTERNATIVES_MAX: usize = 256;
+/// Most bytes that each step of making an automaton may take (its graph, its table, the work on it): a few
+/// milliseconds of the loop at most.
+pub const PATTERN_WORK_MAX: usize = 1024 * 1024;
+/// Most entries of the table of a pattern, two bytes each. `src/**/*.rs` has about a hundred.
+pub const PATTERN_TABLE_MAX: usize = 64 * 1024;
+/// Most pairs of states looked at to compare two patterns. Common ones take some dozen; whoever comes with a pattern
+/// that takes more is refused, since a wrong answer would be a race or a wait for nothing.
+pub const PATTERN_PAIRS_MAX: usize = 10_000;
 
 // ── Wire ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -26,7 +26,7 @@ const fn part(name: &'static str, may: &'static str, never: &'static str) -> Par
 }
 
 /// The nouns that everybody shares; written `words` in the rows below.
-const WORDS: &str = "model scope limits";
+const WORDS: &str = "model scope pattern limits";
 
 /// Whoever decides or names is pure: the same calls give the same answers, on any machine, at any time.
 const PURE: &str = "std::env std::fs std::io std::net std::os std::process std::thread std::time std::sync::mpsc \
@@ -37,6 +37,7 @@ const PURE: &str = "std::env std::fs std::io std::net std::os std::process std::
 const PARTS: &[Part] = &[
     // words: no I/O, no clock
     part("limits", "", PURE),
+    part("pattern", "words", PURE),
     part("scope", "words", PURE),
     part("model", "words", PURE),
     // decide: pure and deterministic, owns all rules
@@ -72,6 +73,7 @@ const HOMES: &[(&str, &str, &str)] = &[
     ("redb", "journal/store.rs journal/disk.rs", "one file knows the store, one the disk below it"),
     ("serde", "wire/ journal/codec.rs cli/ sim/ mcp/ hooks/", "wire and disk bytes change apart from the types"),
     ("serde_json", "wire/ cli/ sim/ mcp/ hooks/", "JSON is the wire and the doors, nothing else"),
+    ("regex_automata", "pattern/automaton.rs", "one file knows how tables are made, the rest only walks them"),
     ("fs4", "os/ journal/disk.rs journal/log.rs", "workspace flocks in os/, the home's own lock beside the journal"),
     ("clap", "cli/ sim/ main.rs", "arguments end at the door"),
     ("clap_complete", "cli/ main.rs", "arguments end at the door"),

@@ -5,6 +5,7 @@
 //! the loop itself never waits for a disk that is not the journal's, nor for a peer.
 
 mod agents;
+pub mod deliveries;
 pub mod flocks;
 mod peer;
 mod request;
@@ -22,9 +23,10 @@ use crate::wire::render::{self, About};
 use crate::wire::{self, Answer as Message, Body, Code, DaemonBody, Hello, Line, Op, Request, SessionWish, Welcome};
 use agents::Agents;
 use crossbeam_channel::{Receiver, bounded};
+use deliveries::{Cargo, Deliveries};
 use mio::net::UnixListener;
 use mio::{Events, Interest, Poll, Token, Waker};
-use peer::{Peer, READ_AT_ONCE, Read, Stage, Undelivered};
+use peer::{Peer, READ_AT_ONCE, Read, Stage};
 use request::{Sender, Unfit};
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind};
@@ -105,10 +107,7 @@ pub struct Server {
     peers: HashMap<u64, Peer>,
     watches: Watches,
     agents: Agents,
-    sessions: HashMap<SessionId, u64>,
-    /// Grants that nobody has heard of yet: over which connection their agents are to, and whether the lock itself was
-    /// known before.
-    undelivered: HashMap<LockId, (u64, Undelivered)>,
+    deliveries: Deliveries,
     pending: HashMap<u64, Pending>,
     /// Peers that have not said hello, in the order of their deadlines.
     silent: VecDeque<(Moment, u64)>,
@@ -170,8 +169,7 @@ impl Server {
             peers: HashMap::new(),
             watches: Watches::default(),
             agents: Agents::default(),
-            sessions: HashMap::new(),
-            undelivered: HashMap::new(),
+            deliveries: Deliveries::default(),
             pending: HashMap::new(),
             silent: VecDeque::new(),
             ready: Vec::new(),
@@ -261,7 +259,7 @@ impl Server {
         }
         let mut dirty = std::mem::take(&mut self.dirty);
         // Grants first: somebody has waited for them, and to wake whoever released costs as much as all before.
-        dirty.sort_by_key(|conn| !self.peers.get(conn).is_some_and(Peer::brings_a_grant));
+        dirty.sort_by_key(|conn| !self.peers.get(conn).is_some_and(|peer| peer.load.brings_a_grant()));
         for conn in dirty {
             self.flush(conn);
         }
@@ -470,21 +468,8 @@ impl Server {
         let Some(mut peer) = self.peers.remove(&conn) else { return };
         // Closing the descriptor ends the registration anyway.
         let _ = self.poll.registry().deregister(&mut peer.stream);
-        if !peer.open.is_empty() {
-            self.commands.push(Command::CallerGone { conn });
-        }
-        for grant in peer.cargo.drain(..).filter_map(|cargo| cargo.grant) {
-            if self.undelivered.get(&grant.id).is_some_and(|(to, _)| *to == conn) {
-                let (_, latest) = self.undelivered.remove(&grant.id).expect("it was found just now");
-                self.commands.push(latest.take_back());
-            }
-        }
-        if let Some(session) = peer.session
-            && self.sessions.get(&session) == Some(&conn)
-        {
-            self.sessions.remove(&session);
-            self.commands.push(Command::EndSession(session));
-        }
+        let has_open_requests = !peer.open.is_empty();
+        self.deliveries.closed(conn, peer.load, has_open_requests, peer.session, &mut self.commands);
         if let Some(process) = peer.watched {
             self.watches.release(self.poll.registry(), process);
         }
@@ -494,14 +479,7 @@ impl Server {
         let Some(peer) = self.peers.get_mut(&conn) else { return };
         let was_behind = peer.is_behind();
         let result = peer.flush();
-        while let Some(cargo) = peer.delivered() {
-            if let Some(grant) = cargo.grant {
-                has_heard(&mut self.undelivered, grant);
-            }
-            if !cargo.losses.is_empty() {
-                self.commands.push(Command::LossesTold(cargo.losses));
-            }
-        }
+        self.deliveries.sent(&mut peer.load, peer.sent, &mut self.commands);
         if was_behind && !peer.is_behind() {
             self.ready.push(conn);
         }
@@ -512,14 +490,14 @@ impl Server {
     }
 
     fn send(&mut self, conn: u64, line: &Line) {
-        self.send_with(conn, line, None, Vec::new());
+        self.send_with(conn, line, Cargo::default());
     }
 
     /// Sends a message with what it is the first to tell of.
-    fn send_with(&mut self, conn: u64, line: &Line, grant: Option<Undelivered>, losses: Vec<LockId>) {
+    fn send_with(&mut self, conn: u64, line: &Line, cargo: Cargo) {
         let Some(peer) = self.peers.get_mut(&conn) else { return };
         let has_room = peer.push(line);
-        peer.load(grant, losses);
+        peer.load.put(cargo, peer.end());
         self.dirty.push(conn);
         if !has_room {
             // It does not read: nobody waits for it.
@@ -842,54 +820,22 @@ impl Server {
                 self.greet(to.conn, &answer.reply, now);
                 continue;
             }
-            let grant = self.first_to_tell(to.conn, &answer.reply);
-            let Some(peer) = self.peers.get_mut(&to.conn) else {
-                if let Some(grant) = grant {
-                    self.undelivered.remove(&grant.id);
-                    self.commands.push(grant.take_back());
-                }
-                continue;
-            };
-            answer.lost.retain(|ended| !peer.will_hear_of(ended.id));
-            let losses = answer.lost.iter().map(|ended| ended.id).collect();
+            let peer = self.peers.get_mut(&to.conn);
+            let load = peer.as_ref().map(|peer| &peer.load);
+            let cargo = self.deliveries.pack(to.conn, &mut answer, load, &mut self.commands);
+            let (Some(peer), Some(cargo)) = (peer, cargo) else { continue };
             let about = peer.open.remove(&to.id).unwrap_or(About::Other);
             let message = render::answer(to.id, &answer, &about, now);
-            self.send_with(to.conn, &Line::Answer(Box::new(message)), grant, losses);
+            self.send_with(to.conn, &Line::Answer(Box::new(message)), cargo);
         }
     }
 
-    /// The grant that this answer is the first to tell of, if it is: it is taken back if it does not arrive. An answer
-    /// that tells again of a grant nobody has heard of yet takes the place of the one before.
-    fn first_to_tell(&mut self, conn: u64, reply: &Reply) -> Option<Undelivered> {
-        let Reply::Granted(granted) = reply else { return None };
-        let (id, fence) = (granted.lock.id, granted.lock.fence);
-        let mut unheard = self.undelivered.get(&id).map(|(_, grant)| grant.what);
-        self.commands.retain(|command| match command {
-            Command::TakeBack { id: lost, what, .. } if *lost == id => {
-                unheard = Some(*what);
-                false
-            }
-            _ => true,
-        });
-        let what = match granted.is_new() {
-            true => granted.unheard().and(unheard.unwrap_or_default()),
-            false => unheard?,
-        };
-        let grant = Undelivered { id, fence, what };
-        self.undelivered.insert(id, (conn, grant));
-        Some(grant)
-    }
-
     fn greet(&mut self, conn: u64, reply: &Reply, now: Now) {
-        let Some(peer) = self.peers.get_mut(&conn) else {
-            // It has gone while the table was asked: a session that nobody else has taken up ends with it.
-            if let Reply::SessionOpen(id) = reply
-                && !self.sessions.contains_key(id)
-            {
-                self.commands.push(Command::EndSession(*id));
-            }
-            return;
-        };
+        let peer = self.peers.get_mut(&conn);
+        if let Reply::SessionOpen(id) = reply {
+            self.deliveries.session_opened(*id, conn, peer.is_some(), &mut self.commands);
+        }
+        let Some(peer) = peer else { return };
         match reply {
             Reply::SessionOpen(id) => {
                 peer.stage = Stage::Open;
@@ -898,7 +844,6 @@ impl Server {
                     .take()
                     .map(|secret| wire::SessionProof { id: id.to_string(), secret: format!("{secret:032x}") });
                 let warning = peer.warning.take();
-                self.sessions.insert(*id, conn);
                 self.send(conn, &Line::Hello(welcome(proof, warning)));
                 self.ready.push(conn);
             }
@@ -989,12 +934,4 @@ fn caller_of(hello: &Hello) -> Result<peer::Caller, Unfit> {
         None => cwd.clone(),
     };
     Ok(peer::Caller { agent, cwd: cwd.into(), workspace: Workspace { root: root.into() } })
-}
-
-/// An answer with a grant has arrived: what a later one did to the same lock is not known yet.
-fn has_heard(undelivered: &mut HashMap<LockId, (u64, Undelivered)>, grant: Undelivered) {
-    match undelivered.get_mut(&grant.id) {
-        Some((_, later)) if later.fence > grant.fence => later.what = later.what.without(grant.what),
-        _ => drop(undelivered.remove(&grant.id)),
-    }
 }

@@ -1,7 +1,8 @@
 //! One connection: bytes in become lines, answers become bytes out, and no peer is ever waited for.
 
+use super::deliveries::Load;
 use crate::limits;
-use crate::model::{Agent, Command, Fence, LockId, Moment, Process, SessionId, Unheard, Workspace};
+use crate::model::{Agent, Moment, Process, SessionId, Workspace};
 use crate::os::process;
 use crate::wire::render::About;
 use crate::wire::{self, Line};
@@ -60,8 +61,8 @@ pub(super) struct Peer {
     pub(super) is_looking_up: bool,
     /// Requests that are not answered yet and what they are about.
     pub(super) open: HashMap<u64, About>,
-    /// What the messages in the outbox bring that must be put right if they do not arrive, oldest first.
-    pub(super) cargo: VecDeque<Cargo>,
+    /// What the messages in the outbox bring that must be put right if they do not arrive.
+    pub(super) load: Load,
     /// More may be there to read.
     pub(super) is_readable: bool,
     /// The other end is closed; its last bytes may still be there to read.
@@ -71,7 +72,7 @@ pub(super) struct Peer {
     searched: usize,
     outbox: Vec<u8>,
     /// All bytes that were ever sent.
-    sent: u64,
+    pub(super) sent: u64,
     /// All bytes that were ever received.
     arrived: u64,
     /// Descriptors that came along, each with the number of bytes up to the end of the read that brought it: its line
@@ -81,34 +82,6 @@ pub(super) struct Peer {
     line_end: u64,
     /// The process that came with the request that is being looked up or carried out.
     pub(super) passed_process: Option<(Process, OwnedFd)>,
-}
-
-/// What a message brings that its agent relies on from then on.
-#[derive(Debug)]
-pub(super) struct Cargo {
-    /// The bytes that are sent when this message is, counted from the first there was.
-    end: u64,
-    /// A grant nobody knows of yet: if the peer goes before it has it, it is taken back.
-    pub(super) grant: Option<Undelivered>,
-    /// Losses: if the peer goes before it has them, they are told again.
-    pub(super) losses: Vec<LockId>,
-}
-
-/// A grant that nobody has heard of yet.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Undelivered {
-    pub(super) id: LockId,
-    pub(super) fence: Fence,
-    /// What is to be undone if nobody will.
-    pub(super) what: Unheard,
-}
-
-impl Undelivered {
-    /// The grant does not reach its client.
-    pub(super) fn take_back(self) -> Command {
-        let Undelivered { id, fence, what } = self;
-        Command::TakeBack { id, fence, what }
-    }
 }
 
 /// What reading came to.
@@ -138,7 +111,7 @@ impl Peer {
             is_foreign: false,
             is_looking_up: false,
             open: HashMap::new(),
-            cargo: VecDeque::new(),
+            load: Load::default(),
             is_readable: true,
             has_hung_up: false,
             inbox: Vec::new(),
@@ -239,28 +212,9 @@ impl Peer {
         true
     }
 
-    /// Whether a grant is among what is still to be sent.
-    pub(super) fn brings_a_grant(&self) -> bool {
-        self.cargo.iter().any(|cargo| cargo.grant.is_some())
-    }
-
-    /// Remembers what the message pushed last brings, or would have brought if there had been room for it.
-    pub(super) fn load(&mut self, grant: Option<Undelivered>, losses: Vec<LockId>) {
-        if grant.is_some() || !losses.is_empty() {
-            let end = self.sent + self.outbox.len() as u64;
-            self.cargo.push_back(Cargo { end, grant, losses });
-        }
-    }
-
-    /// Whether a message on its way tells of this loss already. It is read before whatever is sent now.
-    pub(super) fn will_hear_of(&self, loss: LockId) -> bool {
-        self.cargo.iter().any(|cargo| cargo.losses.contains(&loss))
-    }
-
-    /// What has been brought as far as the kernel since this was last asked.
-    pub(super) fn delivered(&mut self) -> Option<Cargo> {
-        let is_there = self.cargo.front().is_some_and(|cargo| cargo.end <= self.sent);
-        if is_there { self.cargo.pop_front() } else { None }
+    /// How many bytes will have been sent when the message pushed last is.
+    pub(super) fn end(&self) -> u64 {
+        self.sent + self.outbox.len() as u64
     }
 
     /// Sends what can be sent now.

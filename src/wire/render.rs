@@ -185,8 +185,7 @@ fn advice(refused: &Refused, now: Now) -> String {
             None => "release your own lock first, then ask again".to_owned(),
         },
         RefusedFor::Deadlock(_) if refused.kept.is_some() => {
-            "you hold it shared as before; release it, so that the others can go on, then ask for it exclusive"
-                .to_owned()
+            "you share it as before; release it, so that the others can go on, then ask for it exclusively".to_owned()
         }
         RefusedFor::Deadlock(_) => "release what you hold, so that the others can go on, then ask again".to_owned(),
         RefusedFor::Held | RefusedFor::Timeout if refused.foreigner.is_some() => {

@@ -72,7 +72,7 @@ fn a_reader_that_wants_to_write_what_others_read_is_no_silent_standstill() {
         ground.until_waiting(&["a"]);
         for verb in ["lock x --wait forever", "upgrade x --wait forever"] {
             let refused = ground.flockd("b", verb).gives(4);
-            refused.says(&["b wants", "a holds it", "a wants", "shared as before; release it"]);
+            refused.says(&["b wants", "a holds it", "a wants", "you share it as before; release it"]);
         }
         let refused = ground.flockd("b", "upgrade x --json").gives(4).json();
         assert_eq!((&refused["acquired"], &refused["mode"]), (&false.into(), &"shared".into()));

@@ -1,5 +1,6 @@
 //! What stands between clients and the coordinator, as `src/server` does it but without sockets: connections are
 //! queues, and the simulator decides who is read when, how much of an answer leaves, and what a client has got of it.
+//! What follows when an answer arrives or does not is the daemon's own code (`server/deliveries.rs`).
 
 use crate::auditor::Auditor;
 use crate::flocks::Machine;
@@ -7,6 +8,7 @@ use crate::log::Log;
 use flockd::coordinator::Coordinator;
 use flockd::model::*;
 use flockd::scope::Target;
+use flockd::server::deliveries::{Cargo, Deliveries, Load};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -96,24 +98,17 @@ struct Peer {
     session: Option<SessionId>,
     secret: Option<u128>,
     open: BTreeSet<u64>,
-    /// Messages, each with the grant and the losses it is the first to tell of.
-    outbox: VecDeque<(ToClient, Option<Undelivered>, Vec<LockId>)>,
+    outbox: VecDeque<ToClient>,
+    /// All messages that were ever sent.
+    sent: u64,
+    load: Load,
     closing: bool,
 }
 
-/// A grant that nobody has heard of yet.
-#[derive(Clone, Copy, Debug)]
-struct Undelivered {
-    id: LockId,
-    fence: Fence,
-    /// What is to be undone if nobody will.
-    what: Unheard,
-}
-
-impl Undelivered {
-    fn take_back(self) -> Command {
-        let Undelivered { id, fence, what } = self;
-        Command::TakeBack { id, fence, what }
+impl Peer {
+    fn push(&mut self, message: ToClient, cargo: Cargo) {
+        self.outbox.push_back(message);
+        self.load.put(cargo, self.sent + self.outbox.len() as u64);
     }
 }
 
@@ -130,8 +125,7 @@ pub enum Death {
 pub struct Server {
     pub coordinator: Coordinator,
     peers: BTreeMap<u64, Peer>,
-    sessions: BTreeMap<SessionId, u64>,
-    undelivered: BTreeMap<LockId, (u64, Undelivered)>,
+    deliveries: Deliveries,
     /// Processes that are watched, by how many.
     watched: BTreeMap<Process, u32>,
     /// Processes of which it was told that they are dead.
@@ -162,8 +156,7 @@ impl Server {
         let mut server = Server {
             coordinator,
             peers: BTreeMap::new(),
-            sessions: BTreeMap::new(),
-            undelivered: BTreeMap::new(),
+            deliveries: Deliveries::default(),
             watched: BTreeMap::new(),
             ended: BTreeSet::new(),
             commands: Vec::new(),
@@ -279,6 +272,8 @@ impl Server {
             secret: None,
             open: BTreeSet::new(),
             outbox: VecDeque::new(),
+            sent: 0,
+            load: Load::default(),
             closing: false,
         });
         if pipe.to_server.is_empty() {
@@ -308,7 +303,7 @@ impl Server {
         let (caller, process) = (Caller { conn, id: GREETING }, Some(peer.process));
         let (id, command) = match wish {
             None => {
-                peer.outbox.push_back((ToClient::Welcome(None), None, Vec::new()));
+                peer.push(ToClient::Welcome(None), Cargo::default());
                 self.dirty.insert(conn);
                 return;
             }
@@ -402,7 +397,9 @@ impl Server {
     fn fail(&mut self, conn: u64, id: Option<u64>, fault: Fault) {
         let peer = self.peers.get_mut(&conn).expect("it was read from");
         let answer = Answer { reply: Reply::Failed(fault), lost: Vec::new(), wanted: Vec::new() };
-        peer.outbox.extend(id.map(|id| (ToClient::Answer(id, Box::new(answer)), None, Vec::new())));
+        if let Some(id) = id {
+            peer.push(ToClient::Answer(id, Box::new(answer)), Cargo::default());
+        }
         self.dirty.insert(conn);
     }
 
@@ -411,20 +408,8 @@ impl Server {
         let Some(peer) = self.peers.remove(&conn) else { return };
         around.pipes.get_mut(&conn).expect("pipes outlive their peers").server_closed = true;
         around.log.note(|| format!("  close {conn}"));
-        if !peer.open.is_empty() {
-            self.commands.push(Command::CallerGone { conn });
-        }
-        for grant in peer.outbox.into_iter().filter_map(|(_, grant, _)| grant) {
-            if self.undelivered.get(&grant.id).is_some_and(|(to, _)| *to == conn) {
-                let (_, latest) = self.undelivered.remove(&grant.id).expect("it was found just now");
-                self.commands.push(latest.take_back());
-            }
-        }
-        if let Some(session) = peer.session {
-            if self.sessions.get(&session) == Some(&conn) {
-                self.sessions.remove(&session);
-                self.commands.push(Command::EndSession(session));
-            }
+        self.deliveries.closed(conn, peer.load, !peer.open.is_empty(), peer.session, &mut self.commands);
+        if peer.session.is_some() {
             self.release_watch(peer.process);
         }
     }
@@ -447,15 +432,9 @@ impl Server {
             return self.close(around, conn);
         }
         let most = if pipe.full { (around.draw)() as usize % (peer.outbox.len() + 1) } else { peer.outbox.len() };
-        for (message, grant, losses) in peer.outbox.drain(..most) {
-            pipe.to_client.push_back(message);
-            if let Some(grant) = grant {
-                has_heard(&mut self.undelivered, grant);
-            }
-            if !losses.is_empty() {
-                self.commands.push(Command::LossesTold(losses));
-            }
-        }
+        pipe.to_client.extend(peer.outbox.drain(..most));
+        peer.sent += most as u64;
+        self.deliveries.sent(&mut peer.load, peer.sent, &mut self.commands);
         if peer.outbox.is_empty() && peer.closing {
             self.close(around, conn);
         }
@@ -472,62 +451,30 @@ impl Server {
                 self.greet(to.conn, answer.reply);
                 continue;
             }
-            let grant = self.first_to_tell(to.conn, &answer.reply);
-            let Some(peer) = self.peers.get_mut(&to.conn) else {
-                if let Some(grant) = grant {
-                    self.undelivered.remove(&grant.id);
-                    self.commands.push(grant.take_back());
-                }
-                continue;
-            };
-            answer.lost.retain(|ended| !peer.outbox.iter().any(|(_, _, losses)| losses.contains(&ended.id)));
-            let losses = answer.lost.iter().map(|ended| ended.id).collect();
+            let peer = self.peers.get_mut(&to.conn);
+            let load = peer.as_ref().map(|peer| &peer.load);
+            let cargo = self.deliveries.pack(to.conn, &mut answer, load, &mut self.commands);
+            let (Some(peer), Some(cargo)) = (peer, cargo) else { continue };
             peer.open.remove(&to.id);
-            peer.outbox.push_back((ToClient::Answer(to.id, Box::new(answer)), grant, losses));
+            peer.push(ToClient::Answer(to.id, Box::new(answer)), cargo);
             self.dirty.insert(to.conn);
         }
     }
 
-    /// The grant that this answer is the first to tell of, as `Server::first_to_tell`.
-    fn first_to_tell(&mut self, conn: u64, reply: &Reply) -> Option<Undelivered> {
-        let Reply::Granted(granted) = reply else { return None };
-        let (id, fence) = (granted.lock.id, granted.lock.fence);
-        let mut unheard = self.undelivered.get(&id).map(|(_, grant)| grant.what);
-        self.commands.retain(|command| match command {
-            Command::TakeBack { id: lost, what, .. } if *lost == id => {
-                unheard = Some(*what);
-                false
-            }
-            _ => true,
-        });
-        let what = match granted.is_new() {
-            true => granted.unheard().and(unheard.unwrap_or_default()),
-            false => unheard?,
-        };
-        let grant = Undelivered { id, fence, what };
-        self.undelivered.insert(id, (conn, grant));
-        Some(grant)
-    }
-
     fn greet(&mut self, conn: u64, reply: Reply) {
-        let Some(peer) = self.peers.get_mut(&conn) else {
-            // It has gone while the table was asked, as in `Server::greet`.
-            if let Reply::SessionOpen(id) = reply
-                && !self.sessions.contains_key(&id)
-            {
-                self.commands.push(Command::EndSession(id));
-            }
-            return;
-        };
+        let peer = self.peers.get_mut(&conn);
+        if let Reply::SessionOpen(id) = reply {
+            self.deliveries.session_opened(id, conn, peer.is_some(), &mut self.commands);
+        }
+        let Some(peer) = peer else { return };
         match reply {
             Reply::SessionOpen(id) => {
                 let proof = peer.secret.take().map(|secret| (id, secret));
-                self.sessions.insert(id, conn);
-                peer.outbox.push_back((ToClient::Welcome(proof), None, Vec::new()));
+                peer.push(ToClient::Welcome(proof), Cargo::default());
             }
             _ => {
                 peer.closing = true;
-                peer.outbox.push_back((ToClient::Refused, None, Vec::new()));
+                peer.push(ToClient::Refused, Cargo::default());
                 let process = peer.process;
                 if peer.session.take().is_some() {
                     self.release_watch(process);
@@ -535,13 +482,5 @@ impl Server {
             }
         }
         self.dirty.insert(conn);
-    }
-}
-
-/// As `has_heard` of the server: what a later answer did to the same lock is not known yet.
-fn has_heard(undelivered: &mut BTreeMap<LockId, (u64, Undelivered)>, grant: Undelivered) {
-    match undelivered.get_mut(&grant.id) {
-        Some((_, later)) if later.fence > grant.fence => later.what = later.what.without(grant.what),
-        _ => drop(undelivered.remove(&grant.id)),
     }
 }
