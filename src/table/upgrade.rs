@@ -100,6 +100,10 @@ impl LockTable {
         }
         let reply = match self.chosen_to_change(&who, &which, Mode::Exclusive) {
             Err(fault) => Reply::Failed(fault),
+            // What is being put in place under it is still its holder's alone.
+            Ok(id) if self.has_in_flight(&[id]) => {
+                return self.put_off(step, &[id], Command::Downgrade { caller, who, which });
+            }
             Ok(id) => {
                 self.touch(now, step, id);
                 if self.state.locks[&id].ask.mode == Mode::Exclusive {
@@ -143,7 +147,7 @@ impl LockTable {
         let held = self.own_exactly(&ask.who.agent, &ask.target).into_iter().find(|id| {
             let own = &self.state.locks[id];
             let is_same = own.ask.target.scope == ask.target.scope && own.ask.bound == ask.bound;
-            is_same && own.custody == Custody::Detached
+            is_same && own.ask.mode < ask.mode && own.custody == Custody::Detached
         });
         let Some(held) = held else { return request };
         // However it is asked for, it is held no longer than it was to be.

@@ -57,7 +57,7 @@ impl LockTable {
         let mut in_the_way = Vec::new();
         let _ = self.state.index.overlapping::<()>(&ask.target, &mut |_, slot| {
             let locks = slot.holders_against(ask.mode).map(|id| &self.state.locks[&id]);
-            in_the_way.extend(locks.filter(|lock| self.stands_in_the_way(ask, lock)).map(|lock| lock.id));
+            in_the_way.extend(locks.filter(|lock| self.keeps_out(ask, lock)).map(|lock| lock.id));
             ControlFlow::Continue(())
         });
         in_the_way.sort_unstable();
@@ -66,7 +66,7 @@ impl LockTable {
             let found = self.state.index.overlapping(&waiter.ask.target, &mut |_, slot| {
                 if slot.holders().any(|id| id == own.id) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });
-            waiter.caller.is_some() && found.is_break() && self.stands_in_the_way(&waiter.ask, own)
+            waiter.caller.is_some() && found.is_break() && self.keeps_out(&waiter.ask, own)
         };
         let rival = rivals.map(|id| &self.state.waiters[id]).find(is_rival)?;
         let link = |waits: &Ask, behind: &Ask| Link {
@@ -158,7 +158,7 @@ impl Search<'_> {
             let mut passed_over = *from == self.goal || ask.upgrades.is_some();
             if !self.seen_holders.contains(&key) {
                 for id in slot.holders_against(ask.mode) {
-                    let in_the_way = table.stands_in_the_way(ask, &state.locks[&id]);
+                    let in_the_way = table.keeps_out(ask, &state.locks[&id]);
                     passed_over |= !in_the_way;
                     holders.extend(in_the_way.then_some(id));
                 }

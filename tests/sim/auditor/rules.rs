@@ -126,6 +126,7 @@ pub(super) fn caller_of(command: &Command) -> Option<Caller> {
         | Command::Upgrade { caller, .. }
         | Command::Downgrade { caller, .. }
         | Command::Check { caller, .. }
+        | Command::Commit { caller, .. }
         | Command::Break { caller, .. }
         | Command::Status { caller, .. }
         | Command::Bind { caller, .. }
@@ -137,6 +138,7 @@ pub(super) fn caller_of(command: &Command) -> Option<Caller> {
         | Command::TakeBack { .. }
         | Command::LossesTold(_)
         | Command::Os { .. }
+        | Command::CommitDone { .. }
         | Command::Tick => None,
     }
 }
