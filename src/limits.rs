@@ -113,6 +113,9 @@ pub const PATTERN_ALTERNATIVES_MAX: usize = 256;
 pub const PATTERN_WORK_MAX: usize = 1024 * 1024;
 /// Most entries of the table of a pattern, two bytes each. `src/**/*.rs` has about a hundred.
 pub const PATTERN_TABLE_MAX: usize = 64 * 1024;
+/// Most different patterns that are held or waited for in one home. At their largest they take a quarter gigabyte, as
+/// people write them a few megabytes.
+pub const PATTERNS_MAX: usize = 2_048;
 /// Most pairs of states looked at to compare two patterns. Common ones take some dozen; whoever comes with a pattern
 /// that takes more is refused, since a wrong answer would be a race or a wait for nothing.
 pub const PATTERN_PAIRS_MAX: usize = 10_000;

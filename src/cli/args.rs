@@ -74,13 +74,20 @@ Examples:
 
     /// Take a lock and keep it until it is unlocked or its lease runs out
     #[command(after_long_help = "\
-SCOPE is a file (it need not exist), a directory with all below it, a name that ends in / for a directory to come, or \
-@NAME for something that is no file. The lease is renewed by whatever its agent does about the scope.
+SCOPE is a file (it need not exist), a directory with all below it, a name that ends in / for a directory to come, \
+glob:PATTERN for all files that match, or @NAME for something that is no file. The lease is renewed by whatever its \
+agent does about the scope.
+
+Only with glob: before it, or with --glob, is a scope a pattern: app/[id]/page.tsx is a file. Quote patterns, or the \
+shell puts the names in their place that there are now. * and ? stay within a name, ** as a whole component is any \
+number of directories, [a-z] is one character, {a,b} either, \\ takes the next sign for itself. A pattern also keeps \
+others from making new files that match.
 
 Examples:
   flockd lock data.json
   flockd lock -s src/ --wait 2m --note \"reading the parser\"
   flockd lock -n @port-3000 --ttl 1h
+  flockd lock 'glob:src/**/*.rs'          every Rust file below src, those to come included
   flockd lock build/ --pid $$             a script's own: free at the latest when the shell ends
   flockd lock data.json --json | jq .fence")]
     Lock(LockArgs),
@@ -263,7 +270,11 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "TEXT")]
     pub(super) note: Option<String>,
 
-    /// File, directory or @name
+    /// SCOPE is a pattern, as with `glob:` before it; quote it
+    #[arg(long)]
+    pub(super) glob: bool,
+
+    /// File, directory, 'glob:PATTERN' or @name
     #[arg(value_name = "SCOPE")]
     pub(super) scope: std::ffi::OsString,
 
@@ -324,7 +335,11 @@ pub(super) struct LockArgs {
     #[arg(long, value_name = "ID")]
     pub(super) request_id: Option<String>,
 
-    /// File, directory or @name
+    /// SCOPE is a pattern, as with `glob:` before it; quote it
+    #[arg(long)]
+    pub(super) glob: bool,
+
+    /// File, directory, 'glob:PATTERN' or @name
     #[arg(value_name = "SCOPE")]
     pub(super) scope: std::ffi::OsString,
 }
@@ -333,12 +348,16 @@ pub(super) struct LockArgs {
 pub(super) struct WhichArgs {
     #[command(flatten)]
     pub(super) which: Which,
+
+    /// Each SCOPE is a pattern, as with `glob:` before it; quote them
+    #[arg(long)]
+    pub(super) glob: bool,
 }
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub(super) struct Which {
-    /// Files, directories or @names, exactly as locked
+    /// Files, directories, 'glob:PATTERN's or @names, exactly as locked
     #[arg(value_name = "SCOPE")]
     pub(super) scopes: Vec<std::ffi::OsString>,
 
@@ -354,7 +373,7 @@ pub(super) struct Which {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub(super) struct WhichOne {
-    /// File, directory or @name, exactly as locked
+    /// File, directory, 'glob:PATTERN' or @name, exactly as locked
     #[arg(value_name = "SCOPE")]
     pub(super) scope: Option<std::ffi::OsString>,
 
@@ -368,6 +387,10 @@ pub(super) struct UpgradeArgs {
     #[command(flatten)]
     pub(super) which: WhichOne,
 
+    /// SCOPE is a pattern, as with `glob:` before it; quote it
+    #[arg(long)]
+    pub(super) glob: bool,
+
     #[command(flatten)]
     pub(super) patience: Patience,
 
@@ -380,12 +403,20 @@ pub(super) struct UpgradeArgs {
 pub(super) struct DowngradeArgs {
     #[command(flatten)]
     pub(super) which: WhichOne,
+
+    /// SCOPE is a pattern, as with `glob:` before it; quote it
+    #[arg(long)]
+    pub(super) glob: bool,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct RenewArgs {
     #[command(flatten)]
     pub(super) which: Which,
+
+    /// Each SCOPE is a pattern, as with `glob:` before it; quote them
+    #[arg(long)]
+    pub(super) glob: bool,
 
     /// The new lease; the old one's length if absent
     #[arg(long, value_name = "DURATION", value_parser = ttl)]
@@ -394,6 +425,10 @@ pub(super) struct RenewArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
+    /// SCOPE is a pattern, as with `glob:` before it; quote it
+    #[arg(long)]
+    pub(super) glob: bool,
+
     /// Only what overlaps this
     #[arg(value_name = "SCOPE")]
     pub(super) scope: Option<std::ffi::OsString>,
@@ -408,14 +443,22 @@ pub(super) struct WaitArgs {
     #[command(flatten)]
     pub(super) patience: Patience,
 
-    /// File, directory or @name
+    /// SCOPE is a pattern, as with `glob:` before it; quote it
+    #[arg(long)]
+    pub(super) glob: bool,
+
+    /// File, directory, 'glob:PATTERN' or @name
     #[arg(value_name = "SCOPE")]
     pub(super) scope: std::ffi::OsString,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
-    /// File, directory or @name
+    /// SCOPE is a pattern, as with `glob:` before it; quote it
+    #[arg(long)]
+    pub(super) glob: bool,
+
+    /// File, directory, 'glob:PATTERN' or @name
     #[arg(value_name = "SCOPE")]
     pub(super) scope: std::ffi::OsString,
 

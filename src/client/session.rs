@@ -155,8 +155,9 @@ impl Workspace {
     /// [`acquire`](LockRequest::acquire) sends the request.
     ///
     /// A scope is a file, which need not exist yet; a directory and everything below it (one that exists, or a name
-    /// that ends in `/`); or `@name`, a resource that is no file (`./@name` is the file). Names are bytes and are
-    /// taken literally: there are no patterns, `app/[id]/page.tsx` is a file.
+    /// that ends in `/`); `glob:src/**/*.rs`, all files that match the pattern, those to come included; or `@name`, a
+    /// resource that is no file (`./@name` is the file). Names are bytes and are taken literally:
+    /// `app/[id]/page.tsx` is a file.
     pub fn lock(&self, scope: impl AsRef<Path>) -> LockRequest {
         LockRequest::new(self.connection.clone(), self.about(Op::Lock, scope.as_ref()))
     }

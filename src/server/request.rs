@@ -6,6 +6,7 @@ use crate::model::{
     self, Agent, Ask, Caller, Command, Fence, Lease, LockId, Now, Prepared, Process, RequestId, SessionId, Unchanged,
     Wait, Which, Who, Workspace,
 };
+use crate::os::paths;
 use crate::scope::Target;
 use crate::wire::render::{ABSENT, About};
 use crate::wire::{Code, Op, Request, unescape};
@@ -56,12 +57,16 @@ pub(super) fn place(request: &Request, greeted: &CallerInfo) -> Result<CallerInf
     Ok(CallerInfo { agent: greeted.agent.clone(), cwd: root.into(), workspace })
 }
 
-/// The bytes of the scope of a request that names one.
+/// The bytes of the scope of a request that names one, a pattern with `glob:` before it however it was said. What is
+/// no file is no pattern either: `@name` stays what it is among patterns.
 pub(super) fn scope_bytes(request: &Request) -> Result<Option<Vec<u8>>, Unfit> {
     let Some(scope) = &request.scope else { return Ok(None) };
-    let Some(bytes) = unescape(scope) else {
+    let Some(mut bytes) = unescape(scope) else {
         return Err(invalid("the scope has a backslash that begins nothing: a backslash itself is written twice"));
     };
+    if request.glob && !bytes.starts_with(b"@") && !bytes.starts_with(paths::GLOB) {
+        bytes = [paths::GLOB, &bytes].concat();
+    }
     Ok(Some(bytes))
 }
 

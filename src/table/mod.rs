@@ -359,7 +359,9 @@ impl LockTable {
             }
         }
         locks.sort_unstable();
+        locks.dedup();
         waiters.sort_unstable();
+        waiters.dedup();
         let reply = Reply::Status {
             locks: locks.iter().map(|id| self.state.locks[id].clone()).collect(),
             waiters: waiters.iter().map(|id| self.queued(&self.state.waiters[id])).collect(),
@@ -400,6 +402,7 @@ impl LockTable {
 
     fn named(&self, mut ids: Vec<LockId>) -> (Vec<Lock>, usize) {
         ids.sort_unstable();
+        ids.dedup();
         let more = ids.len().saturating_sub(limits::HOLDERS_NAMED);
         ids.truncate(limits::HOLDERS_NAMED);
         (ids.iter().map(|id| self.state.locks[id].clone()).collect(), more)

@@ -144,9 +144,12 @@ pub struct Request {
     pub id: Option<u64>,
     /// What.
     pub op: Op,
-    /// A path as typed, escaped; `@name` for a resource; a trailing `/` for a subtree.
+    /// A path as typed, escaped; `@name` for a resource; a trailing `/` for a subtree; `glob:…` for a pattern.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
+    /// The scope is a pattern, with or without `glob:` before it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub glob: bool,
     /// Root of the workspace that this request is about, escaped and absolute: a relative scope begins there, and
     /// names in answers and events do. Absent, both are as said in the greeting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -208,6 +211,7 @@ impl Request {
             id: None,
             op,
             scope: None,
+            glob: false,
             workspace: None,
             mode: None,
             wait_ms: None,
@@ -415,7 +419,7 @@ pub struct Held {
     pub workspace_id: String,
     /// The scope within its workspace, or absolute.
     pub file_id: String,
-    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`.
+    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`, a pattern with `glob:`.
     pub path: String,
     /// The fencing token.
     pub fence: u64,
@@ -469,7 +473,7 @@ pub struct LockBody {
     pub workspace_id: String,
     /// The scope within the workspace, or absolute.
     pub file_id: String,
-    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`.
+    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`, a pattern with `glob:`.
     pub path: String,
     /// The mode in force, or the one asked for.
     pub mode: Mode,
@@ -573,7 +577,7 @@ pub struct WaiterBody {
     pub workspace_id: String,
     /// What it wants.
     pub file_id: String,
-    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`.
+    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`, a pattern with `glob:`.
     pub path: String,
     /// Since when, RFC 3339, UTC.
     pub since: String,
@@ -600,7 +604,7 @@ pub struct Loss {
     pub workspace_id: String,
     /// What was locked.
     pub file_id: String,
-    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`.
+    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`, a pattern with `glob:`.
     pub path: String,
     /// Whose it was.
     pub agent: String,
@@ -623,7 +627,7 @@ pub struct Wanted {
     pub agent: String,
     /// What it wants.
     pub file_id: String,
-    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`.
+    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`, a pattern with `glob:`.
     pub path: String,
     /// How.
     pub mode: Mode,

@@ -70,7 +70,7 @@ fn body(reply: &Reply, about: &About, now: Now) -> Result<Body, WireError> {
             code: Some(code_of(&refused.why)),
             holders: held_all(&refused.holders, now),
             cycle: cycle(&refused.why),
-            advice: Some(advice(refused, now)),
+            advice: Some(advice(refused, about, now)),
         }),
         Reply::Free => {
             Body::Wait(WaitBody { free: true, code: None, holders: Vec::new(), cycle: Vec::new(), advice: None })
@@ -142,9 +142,12 @@ fn granted_body(granted: &model::Granted, now: Now) -> LockBody {
         position: None,
         ticket: None,
         cycle: Vec::new(),
-        advice: None,
+        advice: matches!(lock.ask.target.scope, Scope::Pattern(_)).then(|| NO_FLOCK.to_owned()),
     }
 }
+
+/// Said with each grant of a pattern.
+const NO_FLOCK: &str = "a pattern is no file that could be flocked: only programs that ask this daemon are kept out";
 
 fn refused_body(refused: &Refused, about: &About, now: Now) -> LockBody {
     let kept = refused.kept.as_deref();
@@ -174,7 +177,7 @@ fn refused_body(refused: &Refused, about: &About, now: Now) -> LockBody {
         position: Some(refused.position),
         ticket: None,
         cycle: cycle(&refused.why),
-        advice: Some(advice(refused, now)),
+        advice: Some(advice(refused, about, now)),
     }
 }
 
@@ -198,7 +201,7 @@ fn cycle(why: &RefusedFor) -> Vec<String> {
 }
 
 /// What to do about a refusal, in one sentence or two.
-fn advice(refused: &Refused, now: Now) -> String {
+fn advice(refused: &Refused, about: &About, now: Now) -> String {
     match &refused.why {
         RefusedFor::OwnLock => match refused.holders.first() {
             Some(own) => {
@@ -225,11 +228,20 @@ fn advice(refused: &Refused, now: Now) -> String {
                     (None, _) => "it is kept while its session lives".to_owned(),
                 };
                 let agent = &first.ask.who.agent;
-                format!("wait longer, do other work first, or ask {agent} to release {}; {when}", first.id)
+                let both = in_common(first, about);
+                format!("wait longer, do other work first, or ask {agent} to release {}; {when}{both}", first.id)
             }
             None => "others asked before you; wait longer or do other work first".to_owned(),
         },
     }
+}
+
+/// Names a path that a pattern has in common with what is in its way: else nobody would see why.
+fn in_common(first: &Lock, about: &About) -> String {
+    let About::Ask { ask, .. } = about else { return String::new() };
+    let (held, asked) = (&first.ask.target.scope, &ask.target.scope);
+    let Some(path) = held.example(asked).filter(|_| held != asked) else { return String::new() };
+    format!("; both match {}", name_within(&Scope::File(path.into()), &ask.workspace))
 }
 
 fn error(fault: &Fault, now: Now) -> WireError {
@@ -316,7 +328,8 @@ fn time(wall: model::Wall) -> String {
 
 // ── Parts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// The name of a scope within its workspace: relative where it lies inside, else absolute; a subtree ends in `/`.
+/// The name of a scope within its workspace: relative where it lies inside, else absolute; a subtree ends in `/`, a
+/// pattern begins with `glob:`.
 pub fn file_id(ask: &model::Ask) -> String {
     name_within(&ask.target.scope, &ask.workspace)
 }
@@ -324,6 +337,9 @@ pub fn file_id(ask: &model::Ask) -> String {
 fn name_within(scope: &Scope, workspace: &model::Workspace) -> String {
     let (path, slash) = match scope {
         Scope::Resource(name) => return format!("@{name}"),
+        Scope::Pattern(pattern) => {
+            return escape(&pattern.text_below(&workspace.root).unwrap_or_else(|| pattern.text()));
+        }
         Scope::File(path) => (path, ""),
         Scope::Subtree(path) => (path, "/"),
     };
@@ -342,6 +358,7 @@ fn name_within(scope: &Scope, workspace: &model::Workspace) -> String {
 fn path(scope: &Scope) -> String {
     match scope {
         Scope::Resource(name) => format!("@{name}"),
+        Scope::Pattern(pattern) => escape(&pattern.text()),
         Scope::File(path) => escape(path),
         Scope::Subtree(path) if &**path == b"/" => "/".to_owned(),
         Scope::Subtree(path) => format!("{}/", escape(path)),

@@ -7,6 +7,7 @@ mod elect;
 mod errors;
 mod help;
 mod locks;
+mod patterns;
 mod restart;
 mod run;
 mod storm;
