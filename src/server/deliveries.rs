@@ -2,6 +2,7 @@
 //! have been told of. Without sockets: the simulator runs this same code.
 
 use crate::model::*;
+use crate::planted::{Bug, planted};
 use std::collections::{HashMap, VecDeque};
 
 /// What a message brings that its agent relies on from then on.
@@ -122,6 +123,7 @@ impl Deliveries {
 
     /// So much has been sent over a connection: what that has brought as far as the kernel is known there.
     pub fn sent(&mut self, load: &mut Load, sent: u64, commands: &mut Vec<Command>) {
+        let sent = if planted(Bug::LossToldTooEarly) { u64::MAX } else { sent };
         while load.cargo.front().is_some_and(|cargo| cargo.end <= sent)
             && let Some(cargo) = load.cargo.pop_front()
         {
@@ -159,6 +161,7 @@ impl Deliveries {
         }
         for grant in load.cargo.into_iter().filter_map(|cargo| cargo.grant) {
             if self.undelivered.get(&grant.id).is_some_and(|(to, _)| *to == conn)
+                && !planted(Bug::UnheardGrantKept)
                 && let Some((_, latest)) = self.undelivered.remove(&grant.id)
             {
                 commands.push(latest.take_back());

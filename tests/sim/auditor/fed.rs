@@ -52,7 +52,12 @@ impl Auditor {
             }
             Command::Unlock { who, which, .. } => self.unlock_asked(who, which),
             Command::TakeBack { id, fence, what } => self.taken_back(*id, *fence, *what),
-            Command::LossesTold(ids) => ids.iter().for_each(|id| drop(self.owed.remove(id))),
+            Command::LossesTold(ids) => {
+                for id in ids {
+                    assert!(self.heard_lost.contains(id), "the loss of {id} counts as told and has not arrived");
+                    self.owed.remove(id);
+                }
+            }
             Command::Break { id, .. } => self.void(*id),
             Command::Upgrade { who, which, .. } => self.change_asked(who, which, Mode::Exclusive),
             Command::Downgrade { who, which, .. } => self.change_asked(who, which, Mode::Shared),
