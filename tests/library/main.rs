@@ -6,4 +6,5 @@ mod embedded;
 mod guards;
 mod losses;
 mod sessions;
+mod upgrades;
 mod util;

@@ -60,7 +60,9 @@ pub(super) fn may_renew(open: &Open, claim: &Claim) -> bool {
         Command::Renew { who, .. }
         | Command::Check { who, .. }
         | Command::Commit { who, .. }
-        | Command::Bind { who, .. } => who.agent == claim.lock.ask.who.agent,
+        | Command::Bind { who, .. }
+        | Command::Upgrade { who, .. }
+        | Command::Downgrade { who, .. } => who.agent == claim.lock.ask.who.agent,
         Command::ReturnSession { .. } => true,
         _ => false,
     }
