@@ -28,6 +28,10 @@ impl LockTable {
         }
         let again = ask.request.clone().and_then(|id| self.state.requests.get(&(ask.who.agent.clone(), id)));
         match again.copied().filter(|_| !planted(Bug::RetryGrantedTwice)) {
+            // It is about to end: what becomes of the request is known when it has.
+            Some(Fate::Holding(id)) if self.is_ending(id) => {
+                self.put_off(step, &[id], Command::Lock { caller, ask, wait });
+            }
             Some(fate) => self.asked_again(now, step, caller, ask, fate),
             None => self.ask(now, step, Waiting { caller, ask, wait, takes: true }),
         }
@@ -180,8 +184,7 @@ impl LockTable {
         own.find(|id| {
             let lock = &self.state.locks[id];
             // One that has only a moment to live is no answer either.
-            let ends = lock.in_flight.as_deref().is_some_and(|in_flight| in_flight.ending.is_some());
-            lock.ask.bound == ask.bound && !ends
+            lock.ask.bound == ask.bound && !self.is_ending(*id)
         })
     }
 

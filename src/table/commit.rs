@@ -158,6 +158,11 @@ impl LockTable {
         }
     }
 
+    /// Whether a lock ends as soon as nothing is in flight under it any more, for what kept it is gone.
+    pub(super) fn is_ending(&self, id: LockId) -> bool {
+        self.state.locks[&id].in_flight.as_deref().is_some_and(|in_flight| in_flight.ending.is_some())
+    }
+
     /// Whether one of these locks must not end now.
     pub(super) fn has_in_flight(&self, ids: &[LockId]) -> bool {
         ids.iter().any(|id| self.state.locks[id].in_flight.is_some()) && !planted(Bug::CommitCutShort)
@@ -176,7 +181,8 @@ impl LockTable {
         let in_flight = lock.in_flight.as_mut().expect("else it would end now");
         in_flight.ending.get_or_insert_with(|| why.clone());
         // In the journal it is a lock whose lease is over: a daemon that is killed now must not leave it for ever.
-        self.put_lock(step, Lock { custody: Custody::Detached, expires: Some(now.mono), ..lock });
+        let over = lock.expires.map_or(now.mono, |end| end.min(now.mono));
+        self.put_lock(step, Lock { custody: Custody::Detached, expires: Some(over), ..lock });
     }
 }
 

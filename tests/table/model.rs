@@ -303,6 +303,9 @@ impl Naive {
                 && other.bound == ask.bound
         };
         let held = self.locks.iter().find(|lock| is_it(&lock.ask)).cloned();
+        if let Some(ending) = held.as_ref().filter(|lock| is_ending(lock)) {
+            return self.put_off(ending.id, Command::Lock { caller, ask, wait });
+        }
         let waits = self.waiters.iter().find(|waiter| waiter.takes && is_it(&waiter.ask)).cloned();
         let ended = self.ended.iter().find(|ended| is_it(&ended.ask)).cloned();
         let before = held.as_ref().map(|lock| &lock.ask);
@@ -434,6 +437,9 @@ impl Naive {
         }
         let is_it = |ask: &Ask| request.is_some() && ask.request == request && ask.who.agent == who.agent;
         let held = self.locks.iter().find(|lock| is_it(&lock.ask)).cloned();
+        if let Some(ending) = held.as_ref().filter(|lock| is_ending(lock)) {
+            return self.put_off(ending.id, Command::Upgrade { caller, who, which, wait, request });
+        }
         let waits = self.waiters.iter().find(|waiter| waiter.takes && is_it(&waiter.ask)).cloned();
         let ended = self.ended.iter().find(|ended| is_it(&ended.ask)).cloned();
         let before = held.as_ref().map(|lock| (Some(lock.id), &lock.ask));
@@ -465,6 +471,9 @@ impl Naive {
             return self.fail(caller, Fault::Unavailable(String::new()));
         }
         let lock = match self.chosen_to_change(&who, &which, Mode::Shared) {
+            Ok(lock) if is_ending(&lock) => {
+                return self.put_off(lock.id, Command::Upgrade { caller, who, which, wait, request });
+            }
             Ok(lock) => lock,
             Err(fault) => return self.answer_which(caller, Reply::Failed(fault), &who, &which),
         };
@@ -1273,7 +1282,7 @@ impl Naive {
         let mut lock = self.held(id).expect("it is held").clone();
         lock.in_flight.as_mut().expect("it has something in flight").ending.get_or_insert(why);
         lock.custody = Custody::Detached;
-        lock.expires = Some(self.now.mono);
+        lock.expires = Some(lock.expires.map_or(self.now.mono, |end| end.min(self.now.mono)));
         self.put(lock);
     }
 

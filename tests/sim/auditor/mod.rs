@@ -188,6 +188,8 @@ pub struct Auditor {
     queue: BTreeMap<WaiterId, Waiter>,
     /// A grant was held back for so long that its lock is forgotten when it is answered: nobody knows which it was.
     has_forgotten: bool,
+    /// Locks whose downgrade was refused by a journal that may have written it.
+    may_be_shared: BTreeSet<LockId>,
     /// Locks that the present daemon found.
     inherited: BTreeSet<LockId>,
     /// The last status, if nothing was fed since.

@@ -87,7 +87,9 @@ impl Auditor {
             let held = locks.iter().find(|lock| lock.id == claim.lock.id);
             let held =
                 held.unwrap_or_else(|| panic!("{} was told to hold {}: gone", claim.lock.ask.who.agent, claim.lock.id));
-            let is_same = held.ask.mode >= claim.lock.ask.mode && held.ask.target == claim.lock.ask.target;
+            let may_be_shared = self.may_be_shared.contains(&held.id);
+            let is_same =
+                (held.ask.mode >= claim.lock.ask.mode || may_be_shared) && held.ask.target == claim.lock.ask.target;
             assert!(is_same && held.fence >= claim.lock.fence, "{} is not as it was told: {held:?}", held.id);
             self.has_its_lease(held, claim);
         }

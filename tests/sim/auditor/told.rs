@@ -57,7 +57,10 @@ impl Auditor {
         let on_their_way: BTreeSet<LockId> = granted.collect();
         for claim in self.claims.values().filter(|claim| self.is_live(claim, now.mono)) {
             let id = claim.lock.id;
+            // It is taken back when nothing is on its way under it any more.
             let is_heard = self.heard.contains(&id) || on_their_way.contains(&id);
+            // A daemon that was killed knew whom it had not told yet; the next one does not.
+            let is_heard = is_heard || self.machine.is_writing(id) || self.inherited.contains(&id);
             assert!(is_heard, "{} holds {id}, and no word of it arrived or will", claim.lock.ask.who.agent);
         }
     }
@@ -452,6 +455,7 @@ impl Auditor {
         match fault {
             Fault::Unavailable(_) => {
                 self.counts.unavailable += 1;
+                self.may_be_shared(&open.command);
                 self.may_have_renewed(open);
                 if let Some(terms) = open.terms() {
                     self.may_shorten(&terms);
@@ -481,6 +485,22 @@ impl Auditor {
             assert!(!(is_lock && is_own_doing), "{} is told to be lost to who released it", ended.id);
             // A retry is answered with the end of what was granted; the notice itself is told along with it.
             self.end(ended.id, self.turn, UNKNOWN);
+        }
+    }
+
+    /// A downgrade that was written and could not be synced may come back after a kill.
+    fn may_be_shared(&mut self, command: &Command) {
+        let Command::Downgrade { who, which, .. } = command else { return };
+        let is_meant = |lock: &Lock| match which {
+            Which::Id(id) => lock.id == *id,
+            Which::Scope(target) => same_scope(&lock.ask.target, target),
+            Which::All => true,
+        };
+        for claim in self.claims.values_mut().filter(|claim| claim.lock.ask.who.agent == who.agent) {
+            if is_meant(&claim.lock) {
+                claim.is_vague = true;
+                self.may_be_shared.insert(claim.lock.id);
+            }
         }
     }
 
