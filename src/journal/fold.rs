@@ -45,12 +45,14 @@ impl Folder {
     }
 
     /// Folds all there is and starts a new segment.
-    pub(super) fn fold_all(&mut self) -> Result<(Replay, Writer), JournalError> {
+    /// `closed` as in [`Meta`].
+    pub(super) fn fold_all(&mut self, closed: bool) -> Result<(Replay, Writer), JournalError> {
         let segments = super::segments(&*self.disk)?;
         let unfolded = unfolded(&*self.disk, &segments, self.meta.active)?;
         let replay = log::replay(&*self.disk, unfolded, self.meta.instance, self.meta.folded)?;
         let next = segments.last().map_or(1, |last| last + 1);
         let writer = Writer::create(&*self.disk, next, self.meta.instance)?;
+        self.meta.closed = closed;
         self.take(&replay, next)?;
         Ok((replay, writer))
     }

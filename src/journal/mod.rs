@@ -33,7 +33,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use store::{Content, Meta, Store};
 
 /// What an opened journal held.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Loaded {
     /// The state: locks, waiters, sessions and ended locks, all of them `Some`. Waiters have no caller.
     pub records: Vec<Record>,
@@ -51,6 +51,9 @@ pub struct Loaded {
     pub rebooted: bool,
     /// The journal is new.
     pub fresh: bool,
+    /// Nothing that was ever appended can be missing: not even a power cut came between. Then `events` has the newest
+    /// event that was ever told.
+    pub complete: bool,
     /// A sentence on the torn end of the log, if it had one.
     pub cut: Option<String>,
 }
@@ -140,8 +143,13 @@ impl Journal {
             let found = format!("it is of another home than {}", path(&*disk, fences::NAME));
             return Err(JournalError::Foreign { file: path(&*disk, store::NAME), found });
         }
+        let complete = match fresh {
+            true => known.is_none(),
+            // A kill takes nothing that was written, only the power does.
+            false => stored.closed || stored.boot_id == boot_id,
+        };
         let mut folder = Folder { disk: disk.clone(), store, meta: stored };
-        let (replay, writer) = folder.fold_all()?;
+        let (replay, writer) = folder.fold_all(false)?;
         let content = folder.store.load()?;
         let fences = go_on_from(&*disk, known, &folder.meta, &content)?;
         let loaded = Loaded {
@@ -152,6 +160,8 @@ impl Journal {
             instance: stored.instance,
             rebooted: stored.boot_id != boot_id,
             fresh,
+            // A torn end is most often a batch that nobody was told of, but nothing proves it.
+            complete: complete && replay.cut.is_none(),
             cut: replay.cut,
         };
         let journal = Journal {
@@ -274,6 +284,7 @@ impl Journal {
             active: number,
             fences: self.fences.fences,
             events: self.fences.events,
+            closed: false,
             ..self.meta
         };
         Store::create(&*self.disk, &meta, &records)?;
@@ -303,7 +314,7 @@ impl Journal {
     pub fn close(mut self) -> Result<(), JournalError> {
         self.check_running()?;
         let mut folder = self.folding.stop()?;
-        let (replay, _) = folder.fold_all()?;
+        let (replay, _) = folder.fold_all(true)?;
         folder.check_complete(&replay, self.next - 1)?;
         folder.store.close()
     }
@@ -500,7 +511,11 @@ fn create(disk: &dyn Disk, start: Fences, boot_id: u128) -> Result<(), JournalEr
     let active = left.last().map_or(1, |last| last + 1);
     Writer::create(disk, active, start.instance)?;
     let (fences, events) = (start.fences, start.events);
-    Store::create(disk, &Meta { instance: start.instance, boot_id, folded: 0, active, fences, events }, &[])
+    Store::create(
+        disk,
+        &Meta { instance: start.instance, boot_id, folded: 0, active, fences, events, closed: false },
+        &[],
+    )
 }
 
 /// The marks to go on from, above everything that may have been given out, written to the fences file.
