@@ -108,8 +108,8 @@ impl Coordinator {
         surroundings: Surroundings,
     ) -> Result<Coordinator, JournalError> {
         let Surroundings { os, stopwatch, wake, guard } = surroundings;
-        let Loaded { records, events, fences_from, events_from, rebooted, complete, .. } = loaded;
-        let mut bus = Bus::new(events, events_from, complete);
+        let Loaded { records, events, fences_from, events_from, rebooted, lost_below, .. } = loaded;
+        let mut bus = Bus::new(events, events_from, lost_below);
         let (mut table, mut step) = LockTable::restore(records, now, rebooted, fences_from, events_from);
         bus.chain(&mut step.records);
         if rebooted {

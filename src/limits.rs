@@ -174,6 +174,8 @@ pub const FILE_QUEUE: usize = 1_024;
 pub const FILE_WITHIN: u64 = 10 * SECOND;
 /// Fold jobs that may wait for the fold thread; one at a time is in flight, the next segment simply grows.
 pub const FOLD_QUEUE: usize = 4;
+/// Most commands that `flockd on` runs at once, each with a thread that waits for it.
+pub const COMMANDS_AT_ONCE: usize = 256;
 /// Events that a program's channel holds before its subscription waits for it, and then falls behind in the daemon.
 pub const SUBSCRIBER_QUEUE: usize = 1_024;
 /// How often the daemon looks whether its home is still its own, and ends if not: whoever deletes the home of a daemon

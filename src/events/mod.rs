@@ -116,8 +116,8 @@ pub struct Bus {
 
 impl Bus {
     /// Takes over the events that the journal has kept, oldest first. `from` is the first number that this daemon may
-    /// give out; `complete` says that nothing ever told is missing behind the newest of them.
-    pub fn new(events: Vec<Event>, from: u64, complete: bool) -> Bus {
+    /// give out; of those below `lost_below` the newest may be missing.
+    pub fn new(events: Vec<Event>, from: u64, lost_below: u64) -> Bus {
         let newest = from.saturating_sub(1);
         let mut bus = Bus {
             kept: VecDeque::with_capacity(events.len()),
@@ -134,9 +134,8 @@ impl Bus {
             let place = bus.place;
             bus.keep(event, place);
         }
-        if complete {
-            bus.last = bus.last.or(Some(EventSeq(0)));
-        } else {
+        bus.last = bus.last.or(Some(EventSeq(0)));
+        if bus.last.is_some_and(|last| last.0 < lost_below) {
             bus.last = None;
             bus.lost_through = Some(newest);
         }
@@ -336,12 +335,13 @@ mod tests {
 
     /// What a later daemon finds in the journal.
     fn reopened(bus: &Bus, from: u64, complete: bool) -> Bus {
-        Bus::new(bus.events().cloned().collect(), from, complete)
+        let lost_below = if complete { 0 } else { from };
+        Bus::new(bus.events().cloned().collect(), from, lost_below)
     }
 
     #[test]
     fn what_is_written_is_told_in_order_and_once() {
-        let mut bus = Bus::new(Vec::new(), 100, true);
+        let mut bus = Bus::new(Vec::new(), 100, 0);
         let mut cursor = bus.cursor(None).unwrap();
         write(&mut bus, [100, 101], 0);
         assert_eq!(all(&bus, &mut cursor), [Ok(100), Ok(101)]);
@@ -354,7 +354,7 @@ mod tests {
 
     #[test]
     fn what_must_be_synced_waits_for_it_and_keeps_its_place() {
-        let mut bus = Bus::new(Vec::new(), 1, true);
+        let mut bus = Bus::new(Vec::new(), 1, 0);
         write(&mut bus, [1], 7);
         write(&mut bus, [2], 0);
         assert_eq!((since(&bus, 0), bus.newest()), (vec![], 0));
@@ -366,7 +366,7 @@ mod tests {
 
     #[test]
     fn numbers_of_a_batch_that_failed_are_no_gap() {
-        let mut bus = Bus::new(Vec::new(), 1, true);
+        let mut bus = Bus::new(Vec::new(), 1, 0);
         write(&mut bus, [1], 0);
         let mut failed = [Record::Event(event(2, "/w/a"))];
         bus.chain(&mut failed);
@@ -376,7 +376,7 @@ mod tests {
 
     #[test]
     fn a_restart_that_lost_nothing_is_no_gap_though_numbers_jump() {
-        let mut bus = Bus::new(Vec::new(), 1, true);
+        let mut bus = Bus::new(Vec::new(), 1, 0);
         write(&mut bus, [1, 2], 0);
         let mut bus = reopened(&bus, 1_000, true);
         assert_eq!(since(&bus, 1), [Ok(2)]);
@@ -388,7 +388,7 @@ mod tests {
 
     #[test]
     fn what_a_power_cut_may_have_taken_is_a_gap_that_is_not_counted() {
-        let mut bus = Bus::new(Vec::new(), 1, true);
+        let mut bus = Bus::new(Vec::new(), 1, 0);
         write(&mut bus, [1, 2], 0);
         let mut bus = reopened(&bus, 1_000, false);
         assert_eq!(since(&bus, 1), [Ok(2), gap(3, 999, None)], "told at once, not only with the next event");
@@ -398,11 +398,13 @@ mod tests {
         assert_eq!(since(&bus, 1), [Ok(2), gap(3, 999, None), Ok(1_000)]);
         assert_eq!(all(&bus, &mut live), [Ok(1_000)]);
         assert_eq!(since(&reopened(&bus, 2_000, true), 2), [gap(3, 999, None), Ok(1_000)], "and is known ever after");
+        let again = Bus::new(bus.events().cloned().collect(), 2_000, 1_000);
+        assert_eq!(since(&again, 2), [gap(3, 999, None), Ok(1_000)], "an old loss is no new one");
     }
 
     #[test]
     fn whoever_falls_behind_is_told_how_many_are_missing() {
-        let mut bus = Bus::new(Vec::new(), 1, true);
+        let mut bus = Bus::new(Vec::new(), 1, 0);
         let mut stalled = bus.cursor(None).unwrap();
         write(&mut bus, [1, 2], 0);
         assert_eq!(bus.next(&mut stalled, &Filter::default()).map(|_| ()), Some(()));
@@ -418,7 +420,7 @@ mod tests {
 
     #[test]
     fn events_that_wait_in_vain_for_a_disk_are_a_counted_gap() {
-        let mut bus = Bus::new(Vec::new(), 1, true);
+        let mut bus = Bus::new(Vec::new(), 1, 0);
         let mut cursor = bus.cursor(None).unwrap();
         write(&mut bus, [1], 0);
         write(&mut bus, 2..12 + limits::EVENTS_KEPT, u64::MAX);
@@ -430,7 +432,7 @@ mod tests {
 
     #[test]
     fn a_number_of_the_future_is_refused() {
-        let mut bus = Bus::new(Vec::new(), 10, true);
+        let mut bus = Bus::new(Vec::new(), 10, 0);
         write(&mut bus, [10], 0);
         assert_eq!(bus.cursor(Some(11)).unwrap_err(), Ahead { newest: 10 });
         assert_eq!(bus.cursor(Some(10)).unwrap().seq(), 10);
@@ -438,7 +440,7 @@ mod tests {
 
     #[test]
     fn what_a_filter_leaves_out_is_no_gap() {
-        let mut bus = Bus::new(Vec::new(), 1, true);
+        let mut bus = Bus::new(Vec::new(), 1, 0);
         let mut records = ["/w/a", "/w/b", "/w/a"].map(|path| Record::Event(event(0, path)));
         for (seq, record) in (1..).zip(&mut records) {
             let Record::Event(event) = record else { unreachable!("made just above") };
