@@ -108,6 +108,7 @@ pub mod wire;
 pub use client::{Check, Error, HoldError, Holder, LockError, Loss, LossReason, Refusal, Status, Waiter};
 pub use client::{Client, ClientBuilder, LockGuard, LockRequest, NotKept, Session, Workspace};
 pub use client::{Event, EventFilter, Gap, LockEvent};
+pub use client::{Expected, WriteError, Written};
 /// The channels of subscriptions; its `select!` waits for several at once.
 pub use crossbeam_channel;
 pub use embedded::{Coordinator, OpenError};

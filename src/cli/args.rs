@@ -75,13 +75,20 @@ Examples:
 
     /// Take a lock and keep it until it is unlocked or its lease runs out
     #[command(after_long_help = "\
-SCOPE is a file (it need not exist), a directory with all below it, a name that ends in / for a directory to come, or \
-@NAME for something that is no file. The lease is renewed by whatever its agent does about the scope.
+SCOPE is a file (it need not exist), a directory with all below it, a name that ends in / for a directory to come, \
+glob:PATTERN for all files that match, or @NAME for something that is no file. The lease is renewed by whatever its \
+agent does about the scope.
+
+Only with glob: before it, or with --glob, is a scope a pattern: app/[id]/page.tsx is a file. Quote patterns, or the \
+shell puts the names in their place that there are now. * and ? stay within a name, ** as a whole component is any \
+number of directories, [a-z] is one character, {a,b} either, \\ takes the next sign for itself. A pattern also keeps \
+others from making new files that match.
 
 Examples:
   flockd lock data.json
   flockd lock -s src/ --wait 2m --note \"reading the parser\"
   flockd lock -n @port-3000 --ttl 1h
+  flockd lock 'glob:src/**/*.rs'          every Rust file below src, those to come included
   flockd lock build/ --pid $$             a script's own: free at the latest when the shell ends
   flockd lock data.json --json | jq .fence")]
     Lock(LockArgs),
@@ -126,8 +133,24 @@ Examples:
     #[command(after_long_help = "\
 Examples:
   flockd check data.json && cp new.json data.json
-  flockd check data.json --fence 17")]
+  flockd check data.json --fence 17
+  flockd check data.json --hash           what `flockd write --if-unchanged` compares")]
     Check(CheckArgs),
+
+    /// Replace a file by what comes on stdin, if this agent may write now
+    #[command(after_long_help = "\
+The new content is made beside FILE and put in its place by the daemon, in one step, only while this agent holds it \
+exclusively: whoever lost the lock meanwhile overwrites nothing. Without a lock one is taken for the moment. Readers \
+see the old file or the new one, mode and owner are kept, and it is on the disk when the command returns. Files with \
+several names (hard links) and what is no regular file are refused.
+
+HASH is BLAKE3 in hexadecimal, as `b3sum` or `flockd check --hash` prints it, or `absent` if there must be no such file.
+
+Examples:
+  date | flockd write stamp.txt
+  flockd write data.json --fence 17 < new.json
+  h=$(flockd check data.json --hash); ./edit < data.json | flockd write data.json --if-unchanged $h")]
+    Write(WriteArgs),
 
     /// End somebody else's lock; its holder is told
     #[command(after_long_help = "\
@@ -254,7 +277,11 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "TEXT")]
     pub(super) note: Option<String>,
 
-    /// File, directory or @name
+    /// SCOPE is a pattern, as with `glob:` before it; quote it
+    #[arg(long)]
+    pub(super) glob: bool,
+
+    /// File, directory, 'glob:PATTERN' or @name
     #[arg(value_name = "SCOPE")]
     pub(super) scope: std::ffi::OsString,
 
@@ -315,7 +342,11 @@ pub(super) struct LockArgs {
     #[arg(long, value_name = "ID")]
     pub(super) request_id: Option<String>,
 
-    /// File, directory or @name
+    /// SCOPE is a pattern, as with `glob:` before it; quote it
+    #[arg(long)]
+    pub(super) glob: bool,
+
+    /// File, directory, 'glob:PATTERN' or @name
     #[arg(value_name = "SCOPE")]
     pub(super) scope: std::ffi::OsString,
 }
@@ -324,12 +355,16 @@ pub(super) struct LockArgs {
 pub(super) struct WhichArgs {
     #[command(flatten)]
     pub(super) which: Which,
+
+    /// Each SCOPE is a pattern, as with `glob:` before it; quote them
+    #[arg(long)]
+    pub(super) glob: bool,
 }
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub(super) struct Which {
-    /// Files, directories or @names, exactly as locked
+    /// Files, directories, 'glob:PATTERN's or @names, exactly as locked
     #[arg(value_name = "SCOPE")]
     pub(super) scopes: Vec<std::ffi::OsString>,
 
@@ -347,6 +382,10 @@ pub(super) struct RenewArgs {
     #[command(flatten)]
     pub(super) which: Which,
 
+    /// Each SCOPE is a pattern, as with `glob:` before it; quote them
+    #[arg(long)]
+    pub(super) glob: bool,
+
     /// The new lease; the old one's length if absent
     #[arg(long, value_name = "DURATION", value_parser = ttl)]
     pub(super) ttl: Option<u64>,
@@ -354,6 +393,10 @@ pub(super) struct RenewArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
+    /// SCOPE is a pattern, as with `glob:` before it; quote it
+    #[arg(long)]
+    pub(super) glob: bool,
+
     /// Only what overlaps this
     #[arg(value_name = "SCOPE")]
     pub(super) scope: Option<std::ffi::OsString>,
@@ -368,20 +411,54 @@ pub(super) struct WaitArgs {
     #[command(flatten)]
     pub(super) patience: Patience,
 
-    /// File, directory or @name
+    /// SCOPE is a pattern, as with `glob:` before it; quote it
+    #[arg(long)]
+    pub(super) glob: bool,
+
+    /// File, directory, 'glob:PATTERN' or @name
     #[arg(value_name = "SCOPE")]
     pub(super) scope: std::ffi::OsString,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
-    /// File, directory or @name
+    /// SCOPE is a pattern, as with `glob:` before it; quote it
+    #[arg(long)]
+    pub(super) glob: bool,
+
+    /// File, directory, 'glob:PATTERN' or @name
     #[arg(value_name = "SCOPE")]
     pub(super) scope: std::ffi::OsString,
 
     /// Only under this fencing token
     #[arg(long, value_name = "N")]
     pub(super) fence: Option<u64>,
+
+    /// Print the BLAKE3 hash of the file as it is now, or `absent`
+    #[arg(long)]
+    pub(super) hash: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WriteArgs {
+    /// The file; it need not exist
+    #[arg(value_name = "FILE")]
+    pub(super) file: std::ffi::OsString,
+
+    /// Only if the file still has this BLAKE3 hash, or is `absent`
+    #[arg(long, value_name = "HASH", value_parser = expected)]
+    pub(super) if_unchanged: Option<crate::client::Expected>,
+
+    /// Only under this fencing token
+    #[arg(long, value_name = "N")]
+    pub(super) fence: Option<u64>,
+
+    #[command(flatten)]
+    pub(super) patience: Patience,
+
+    /// Why, for whoever waits meanwhile
+    #[arg(long, value_name = "TEXT")]
+    pub(super) note: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -505,6 +582,17 @@ pub(super) struct DaemonOptions {
 /// Milliseconds; none never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Idle(pub(super) Option<u64>);
+
+/// Reads what a file must be.
+fn expected(text: &str) -> Result<crate::client::Expected, String> {
+    match text {
+        "absent" => Ok(crate::client::Expected::Absent),
+        hash if hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+            Ok(crate::client::Expected::Hash(hash.to_owned()))
+        }
+        _ => Err("a BLAKE3 hash has 64 hexadecimal digits, as `b3sum` prints it; or say `absent`".to_owned()),
+    }
+}
 
 // ── Durations ───────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -56,7 +56,7 @@ pub(super) fn elect(common: &Common, args: &ElectArgs) -> Result<ExitCode, Failu
 }
 
 fn exclusive(name: &str, args: &ElectArgs) -> Request {
-    let scope = Some(ask::scope(OsStr::new(&format!("@{name}"))));
+    let scope = Some(ask::scope(OsStr::new(&format!("@{name}")), false));
     Request { scope, ttl_ms: Some(0), note: args.note.clone(), ..Request::new(Op::Lock) }
 }
 
@@ -175,7 +175,7 @@ fn look_after(posts: &[Post; 2], news: Sender<News>, done: Receiver<()>) {
 
 fn not_leading(file_id: &str, why: String) -> Failure {
     let message = format!("no longer leads {file_id}: {why}");
-    let error = WireError { code: Code::Lost, message: message.clone(), holders: Vec::new(), loss: None };
+    let error = WireError::new(Code::Lost, message.clone());
     Failure { exit: Exit::No, message, error: Some(Box::new(error)) }
 }
 

@@ -10,6 +10,7 @@ mod on;
 mod print;
 mod run;
 mod watch;
+mod write;
 
 use crate::client::{ClientError, Connect, Connection, Custodian, Launch, Place};
 use crate::model::{Agent, Invalid};
@@ -41,7 +42,7 @@ impl Exit {
     /// The status that an error code of the daemon means.
     fn of(code: Code) -> Exit {
         match code {
-            Code::Held | Code::NotHolder | Code::NotFound | Code::Lost => Exit::No,
+            Code::Held | Code::NotHolder | Code::NotFound | Code::Lost | Code::Changed => Exit::No,
             Code::Timeout => Exit::Timeout,
             Code::Deadlock => Exit::Deadlock,
             Code::Invalid | Code::OutsideWorkspace => Exit::Usage,
@@ -126,6 +127,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Status(args) | Verb::Ls(args) => ask::status(&common, &args)?,
         Verb::Wait(args) => ask::wait(&common, &args)?,
         Verb::Check(args) => ask::check(&common, &args)?,
+        Verb::Write(args) => write::write(&common, &args)?,
         Verb::Break(args) => ask::break_lock(&common, &args)?,
         Verb::Watch(args) => watch::watch(&common, &args)?,
         Verb::On(args) => return on::on(&common, &args),

@@ -64,7 +64,11 @@ fn shown(name: &str) -> String {
 /// be taken for something else begins with `./`.
 fn name(path: &str) -> String {
     let cwd = std::env::current_dir().ok().map(|cwd| crate::wire::escape(cwd.as_os_str().as_bytes()));
+    let (glob, path) = path.strip_prefix("glob:").map_or(("", path), |path| ("glob:", path));
     let below = cwd.and_then(|cwd| path.strip_prefix(&cwd)?.strip_prefix('/').map(str::to_owned));
+    if !glob.is_empty() {
+        return format!("{glob}{}", shown(below.as_deref().unwrap_or(path)));
+    }
     match below.as_deref() {
         None => shown(path),
         Some("") => "./".to_owned(),

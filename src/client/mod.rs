@@ -17,6 +17,7 @@ mod ledger;
 mod place;
 mod session;
 mod values;
+mod write;
 
 pub use events::{Event, EventFilter, Gap, Heard, LockEvent, Subscription};
 pub use guard::{LockGuard, LockRequest, NotKept};
@@ -25,6 +26,9 @@ pub use launch::Launch;
 pub use place::Place;
 pub use session::{Session, Workspace};
 pub use values::{Check, Error, HoldError, Holder, LockError, Loss, LossReason, Refusal, Status, Waiter};
+#[cfg(feature = "cli")]
+pub(crate) use write::{Draft, Place as FilePlace, hash_of};
+pub use write::{Expected, WriteError, Written};
 
 use crate::limits;
 use crate::model::Agent;
@@ -363,6 +367,11 @@ impl Connection {
     /// How it was connected.
     pub(crate) fn options(&self) -> &Connect {
         &self.inner.connect
+    }
+
+    /// From where it looks.
+    pub(crate) fn place(&self) -> &Place {
+        &self.inner.connect.place
     }
 
     /// In whose name it speaks.

@@ -1,6 +1,7 @@
 //! Which events a subscriber wants: by name, scope, agent and workspace.
 
 use crate::model::{Agent, Event, EventKind};
+use crate::pattern::Overlap;
 use crate::scope::{Scope, Target};
 
 /// What is wanted. Each list narrows; an empty one does not.
@@ -32,20 +33,32 @@ fn concerns(event: &Event, agent: &Agent) -> bool {
     waits || event.ask.who.agent == *agent
 }
 
-/// Whether two targets have a file in common, as each was when it was asked for: the rule by which locks meet.
+/// Whether two targets have a file in common, as each was when it was asked for: the rule by which locks meet. A name
+/// that is taken for a file may come to be a directory, so that it means what lies below it as well.
 fn overlap(a: &Target, b: &Target) -> bool {
-    let is_same = a.own_id().is_some() && a.own_id() == b.own_id();
-    is_same || holds(a, b) || holds(b, a)
+    let is_same = a.scope == b.scope || (a.own_id().is_some() && a.own_id() == b.own_id());
+    is_same || holds(a, b) || holds(b, a) || matches(a, b) || matches(b, a)
 }
 
-/// Whether all of `other` lies in `tree`: by name, or by the identity of a directory on the way, which a bind mount
+/// Whether `other` lies at or below `root`: by name, or by the identity of a directory on the way, which a bind mount
 /// has under two names.
-fn holds(tree: &Target, other: &Target) -> bool {
-    let is_below = || {
-        let is_tree = matches!(tree.scope, Scope::Subtree(_));
-        is_tree && tree.own_id().is_some_and(|id| other.ids.contains(&id))
-    };
-    tree.scope.covers(&other.scope) || is_below()
+fn holds(root: &Target, other: &Target) -> bool {
+    let (Scope::Subtree(path) | Scope::File(path)) = &root.scope else { return false };
+    let is_below = |below| Scope::Subtree(path.clone()).covers(&Scope::File(below));
+    let is_named = other.scope.path().is_some_and(|below| is_below(below.into()));
+    is_named || root.own_id().is_some_and(|id| other.ids.contains(&id))
+}
+
+/// Whether a pattern matches, or could match, something of `other`: by names alone.
+fn matches(pattern: &Target, other: &Target) -> bool {
+    let Scope::Pattern(pattern) = &pattern.scope else { return false };
+    let Some(spot) = other.scope.path().and_then(|path| pattern.spot_of(path)) else { return false };
+    match &other.scope {
+        Scope::File(_) => pattern.matches(spot),
+        Scope::Subtree(_) => pattern.reaches_into(spot),
+        Scope::Pattern(other) => pattern.overlap(spot, other) != Overlap::No,
+        Scope::Resource(_) => false,
+    }
 }
 
 #[cfg(test)]
@@ -53,6 +66,7 @@ mod tests {
     use super::super::tests::{event, file};
     use super::*;
     use crate::model::{EndReason, Workspace, resource};
+    use crate::pattern::Pattern;
     use crate::scope::FileId;
 
     fn tree(path: &str) -> Scope {
@@ -96,10 +110,12 @@ mod tests {
     #[test]
     fn a_scope_wants_what_it_has_a_file_in_common_with() {
         let told = event(1, "/w/src/a.rs");
-        for scope in [tree("/w"), tree("/w/src"), tree("/"), file("/w/src/a.rs")] {
+        let pattern = |rest: &str| Scope::Pattern(Pattern::new(b"/w", rest.as_bytes()).unwrap());
+        let below = [tree("/w"), tree("/w/src"), tree("/"), file("/w/src/a.rs"), file("/w/src"), pattern("**/*.rs")];
+        for scope in below {
             assert!(targets(scope.clone()).wants(&told), "{scope}");
         }
-        for scope in [tree("/w/sr"), file("/w/src"), file("/w/src/b.rs"), resource("w").unwrap()] {
+        for scope in [tree("/w/sr"), file("/w/src/b.rs"), pattern("*.rs"), resource("w").unwrap()] {
             assert!(!targets(scope.clone()).wants(&told), "{scope}");
         }
     }
@@ -111,7 +127,6 @@ mod tests {
             |scope: Scope, inodes: &[u64]| Target { scope, ids: inodes.iter().map(|&inode| id(inode)).collect() };
         assert!(overlap(&target(file("/a/x"), &[1, 2, 9]), &target(file("/b/y"), &[1, 3, 9])));
         assert!(overlap(&target(tree("/mnt"), &[1, 2]), &target(file("/w/x"), &[1, 2, 7])));
-        assert!(!overlap(&target(file("/mnt"), &[1, 2]), &target(file("/w/x"), &[1, 2, 7])));
         assert!(!overlap(&target(file("/a/x"), &[1, 2]), &target(file("/a/y"), &[1, 2])), "neither file exists");
     }
 }

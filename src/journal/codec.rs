@@ -36,6 +36,7 @@ use crate::model::{
     OsLock, OsWait, Process, Record, RequestId, Session, SessionId, SessionKind, Waiter, WaiterId, Wall, Who,
     Workspace,
 };
+use crate::pattern::Pattern;
 use crate::scope::{FileId, Scope, Target};
 use bincode::config;
 use serde::{Deserialize, Serialize};
@@ -247,6 +248,11 @@ enum ScopeV1<'a> {
     File(&'a [u8]),
     Subtree(&'a [u8]),
     Resource(&'a str),
+    /// The canonical fixed part, and the rest as text: the automaton is made anew.
+    Pattern {
+        prefix: &'a [u8],
+        rest: &'a [u8],
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -414,6 +420,7 @@ impl<'a> From<&'a Ask> for AskV1<'a> {
                 Scope::File(path) => ScopeV1::File(path),
                 Scope::Subtree(path) => ScopeV1::Subtree(path),
                 Scope::Resource(name) => ScopeV1::Resource(name),
+                Scope::Pattern(pattern) => ScopeV1::Pattern { prefix: pattern.prefix(), rest: pattern.rest() },
             },
             ids: ask.target.ids.iter().map(|id| (id.device, id.inode, id.birth)).collect(),
             mode: match ask.mode {
@@ -499,6 +506,7 @@ impl LockV1<'_> {
             expires: self.expires.map(Moment),
             hold_until: self.hold_until.map(Moment),
             os: OsLock::None,
+            in_flight: None,
         })
     }
 }
@@ -576,6 +584,9 @@ impl AskV1<'_> {
                     ScopeV1::File(path) => Scope::File(path.into()),
                     ScopeV1::Subtree(path) => Scope::Subtree(path.into()),
                     ScopeV1::Resource(name) => Scope::Resource(name.into()),
+                    ScopeV1::Pattern { prefix, rest } => {
+                        Scope::Pattern(Pattern::new(prefix, rest).map_err(|invalid| Fault::Damaged(invalid.0))?)
+                    }
                 },
                 ids: self.ids.into_iter().map(|(device, inode, birth)| FileId { device, inode, birth }).collect(),
             },
@@ -638,6 +649,8 @@ mod tests {
             vec(any::<u8>(), 0..40).prop_map(|path| Scope::File(path.into())),
             vec(any::<u8>(), 0..40).prop_map(|path| Scope::Subtree(path.into())),
             "[a-z]{1,9}".prop_map(|name| Scope::Resource(name.into())),
+            (vec(any::<u8>(), 0..40), r"[a-z?]{1,9}/\*[é.]{1,3}")
+                .prop_map(|(prefix, rest)| Scope::Pattern(Pattern::new(&prefix, rest.as_bytes()).unwrap())),
         ]
     }
 
@@ -703,7 +716,20 @@ mod tests {
         (any::<(u64, u64)>(), ask(), custody(), now(), moment(), moment()).prop_map(
             |((id, fence), ask, custody, since, expires, hold_until)| {
                 let (id, fence) = (LockId(id), Fence(fence));
-                Record::Lock(id, Some(Lock { id, ask, fence, custody, since, expires, hold_until, os: OsLock::None }))
+                Record::Lock(
+                    id,
+                    Some(Lock {
+                        id,
+                        ask,
+                        fence,
+                        custody,
+                        since,
+                        expires,
+                        hold_until,
+                        os: OsLock::None,
+                        in_flight: None,
+                    }),
+                )
             },
         )
     }

@@ -115,6 +115,8 @@ pub enum Op {
     Check,
     /// Wait until `scope` could be had in `mode`; take nothing. `wait_ms`.
     Wait,
+    /// Put a prepared file in the place of `scope`: `prepared`, `fence`, `if_unchanged`.
+    Commit,
     /// End somebody's lock: `lock_id`, `reason`.
     Break,
     /// Who holds, who waits: `scope`, or everything.
@@ -142,12 +144,15 @@ pub struct Request {
     pub id: Option<u64>,
     /// What.
     pub op: Op,
-    /// A path as typed, escaped; `@name` for a resource; a trailing `/` for a subtree.
+    /// A path as typed, escaped; `@name` for a resource; a trailing `/` for a subtree; `glob:…` for a pattern.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
     /// Many of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<String>,
+    /// The scope is a pattern, with or without `glob:` before it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub glob: bool,
     /// Root of the workspace that this request is about, escaped and absolute: a relative scope begins there, and
     /// names in answers and events do. Absent, both are as said in the greeting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -185,6 +190,12 @@ pub struct Request {
     /// The fence that must be current.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fence: Option<u64>,
+    /// The prepared file that is to be put in place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepared: Option<PreparedFile>,
+    /// What the file must be before: its BLAKE3 hash, 64 hexadecimal digits, or `absent`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub if_unchanged: Option<String>,
     /// Why a lock is broken, for its holder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -216,6 +227,7 @@ impl Request {
             op,
             scope: None,
             scopes: Vec::new(),
+            glob: false,
             workspace: None,
             mode: None,
             wait_ms: None,
@@ -228,6 +240,8 @@ impl Request {
             no_os_lock: false,
             bound: false,
             fence: None,
+            prepared: None,
+            if_unchanged: None,
             reason: None,
             of: None,
             version: None,
@@ -237,6 +251,16 @@ impl Request {
             workspaces: Vec::new(),
         }
     }
+}
+
+/// A file that is ready to be put in the place of another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PreparedFile {
+    /// Its name, escaped, in the directory of the file that it is to replace.
+    pub name: String,
+    /// Which file that is: its `st_dev` and `st_ino` in decimal, `64768:131077`.
+    pub file: String,
 }
 
 /// [`crate::model::Mode`] on the wire.
@@ -310,6 +334,8 @@ pub enum Body {
     Check(CheckBody),
     /// To `wait`: free or not.
     Wait(WaitBody),
+    /// To `commit`.
+    Committed(CommitBody),
     /// To `break`.
     Broken(Loss),
     /// To `status`.
@@ -356,6 +382,8 @@ pub enum Code {
     Version,
     /// Not allowed.
     Denied,
+    /// The file is not what it was to be.
+    Changed,
 }
 
 impl fmt::Display for Code {
@@ -373,6 +401,7 @@ impl fmt::Display for Code {
             Code::TooMany => "too_many",
             Code::Version => "version",
             Code::Denied => "denied",
+            Code::Changed => "changed",
         })
     }
 }
@@ -390,6 +419,19 @@ pub struct WireError {
     /// What became of the lock that was meant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<Box<Loss>>,
+    /// With `changed`: the BLAKE3 hash of the file as it is now, or `absent`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
+    /// The file was put in place all the same, and only not for good.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_place: bool,
+}
+
+impl WireError {
+    /// An error with nothing but its message.
+    pub fn new(code: Code, message: String) -> WireError {
+        WireError { code, message, holders: Vec::new(), loss: None, hash: None, in_place: false }
+    }
 }
 
 /// A lock as others see it.
@@ -405,7 +447,7 @@ pub struct Held {
     pub workspace_id: String,
     /// The scope within its workspace, or absolute.
     pub file_id: String,
-    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`.
+    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`, a pattern with `glob:`.
     pub path: String,
     /// The fencing token.
     pub fence: u64,
@@ -458,7 +500,7 @@ pub struct LockBody {
     pub workspace_id: String,
     /// The scope within the workspace, or absolute.
     pub file_id: String,
-    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`.
+    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`, a pattern with `glob:`.
     pub path: String,
     /// The mode in force, or the one asked for.
     pub mode: Mode,
@@ -501,6 +543,29 @@ pub struct CheckBody {
     pub holders: Vec<Held>,
 }
 
+/// The answer to `commit`: the file is in place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommitBody {
+    /// `ws_…`
+    pub workspace_id: String,
+    /// The file within its workspace, or absolute.
+    pub file_id: String,
+    /// Its whole name, escaped.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
+    /// An earlier try of this request had put it in place.
+    pub again: bool,
+    /// Whose lock covered it.
+    pub agent: String,
+    /// `lk_…`
+    pub lock_id: String,
+    /// The fencing token of that lock.
+    pub fence: u64,
+    /// Programs that only know flock(1) are kept out of the new file, too.
+    pub os_lock: bool,
+}
+
 /// The answer to `wait`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaitBody {
@@ -536,7 +601,7 @@ pub struct WaiterBody {
     pub workspace_id: String,
     /// What it wants.
     pub file_id: String,
-    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`.
+    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`, a pattern with `glob:`.
     pub path: String,
     /// Since when, RFC 3339, UTC.
     pub since: String,
@@ -563,7 +628,7 @@ pub struct Loss {
     pub workspace_id: String,
     /// What was locked.
     pub file_id: String,
-    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`.
+    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`, a pattern with `glob:`.
     pub path: String,
     /// Whose it was.
     pub agent: String,
@@ -586,7 +651,7 @@ pub struct Wanted {
     pub agent: String,
     /// What it wants.
     pub file_id: String,
-    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`.
+    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`, a pattern with `glob:`.
     pub path: String,
     /// How.
     pub mode: Mode,

@@ -1,12 +1,17 @@
 //! Answers of the table as messages, and the sentences in them: what happened, who holds it, what to do next.
 
-use super::{Answer, Body, CheckBody, Code, Held, KeptBy, LockBody, Loss, StatusBody, WaitBody, WaiterBody, Wanted};
+use super::{
+    Answer, Body, CheckBody, Code, CommitBody, Held, KeptBy, LockBody, Loss, StatusBody, WaitBody, WaiterBody, Wanted,
+};
 use super::{EventBody, GapBody, Line, Mode, WireError, escape};
 use crate::events::{Gap, Told};
 use crate::model::{self, Custody, EndReason, Ended, EventKind, Fault, Foreigner, Lock, Moment, Now, OsLock, Queued};
 use crate::model::{Refused, RefusedFor, Reply};
 use crate::scope::Scope;
 use std::time::{Duration, UNIX_EPOCH};
+
+/// What stands for the hash of a file that does not exist.
+pub const ABSENT: &str = "absent";
 
 /// What an answer is about, where the reply alone does not say.
 #[derive(Clone, Debug)]
@@ -17,6 +22,13 @@ pub enum About {
         ask: std::sync::Arc<model::Ask>,
         /// Whether it takes the lock.
         takes: bool,
+    },
+    /// A file that is written.
+    Write {
+        /// Which.
+        target: crate::scope::Target,
+        /// What names it in the answer.
+        workspace: model::Workspace,
     },
     /// Anything else.
     Other,
@@ -45,7 +57,7 @@ pub fn answer(id: u64, answer: &model::Answer, about: &About, now: Now) -> Answe
 
 /// An answer that is nothing but an error.
 pub fn failure(id: Option<u64>, code: Code, message: impl Into<String>) -> Answer {
-    let error = WireError { code, message: message.into(), holders: Vec::new(), loss: None };
+    let error = WireError::new(code, message.into());
     Answer { id, ok: None, error: Some(error), lost: Vec::new(), wanted: Vec::new() }
 }
 
@@ -59,7 +71,7 @@ fn body(reply: &Reply, about: &About, now: Now) -> Result<Body, WireError> {
             code: Some(code_of(&refused.why)),
             holders: held_all(&refused.holders, now),
             cycle: cycle(&refused.why),
-            advice: Some(advice(refused, now)),
+            advice: Some(advice(refused, about, now)),
         }),
         Reply::Free => {
             Body::Wait(WaitBody { free: true, code: None, holders: Vec::new(), cycle: Vec::new(), advice: None })
@@ -71,6 +83,20 @@ fn body(reply: &Reply, about: &About, now: Now) -> Result<Body, WireError> {
         }
         Reply::Checked(Err(holders)) => {
             Body::Check(CheckBody { allowed: false, lock: None, holders: held_all(holders, now) })
+        }
+        Reply::Committed(lock, placed) => {
+            let About::Write { target, workspace } = about else { unreachable!("only a commit is answered so") };
+            Body::Committed(CommitBody {
+                workspace_id: workspace.id(),
+                file_id: name_within(&target.scope, workspace),
+                path: path(&target.scope),
+                bytes: placed.bytes,
+                again: placed.again,
+                agent: lock.ask.who.agent.to_string(),
+                lock_id: lock.id.to_string(),
+                fence: lock.fence.0,
+                os_lock: lock.os == OsLock::Held,
+            })
         }
         Reply::Broken(ended) => Body::Broken(loss(ended)),
         Reply::Status { locks, waiters } => Body::Status(StatusBody {
@@ -106,9 +132,12 @@ fn granted_body(granted: &model::Granted, now: Now) -> LockBody {
         position: None,
         ticket: None,
         cycle: Vec::new(),
-        advice: None,
+        advice: matches!(lock.ask.target.scope, Scope::Pattern(_)).then(|| NO_FLOCK.to_owned()),
     }
 }
+
+/// Said with each grant of a pattern.
+const NO_FLOCK: &str = "a pattern is no file that could be flocked: only programs that ask this daemon are kept out";
 
 fn refused_body(refused: &Refused, about: &About, now: Now) -> LockBody {
     let About::Ask { ask, .. } = about else { unreachable!("only requests for locks are refused") };
@@ -132,7 +161,7 @@ fn refused_body(refused: &Refused, about: &About, now: Now) -> LockBody {
         position: Some(refused.position),
         ticket: None,
         cycle: cycle(&refused.why),
-        advice: Some(advice(refused, now)),
+        advice: Some(advice(refused, about, now)),
     }
 }
 
@@ -156,7 +185,7 @@ fn cycle(why: &RefusedFor) -> Vec<String> {
 }
 
 /// What to do about a refusal, in one sentence or two.
-fn advice(refused: &Refused, now: Now) -> String {
+fn advice(refused: &Refused, about: &About, now: Now) -> String {
     match &refused.why {
         RefusedFor::OwnLock => match refused.holders.first() {
             Some(own) => {
@@ -180,15 +209,24 @@ fn advice(refused: &Refused, now: Now) -> String {
                     (None, _) => "it is kept while its session lives".to_owned(),
                 };
                 let agent = &first.ask.who.agent;
-                format!("wait longer, do other work first, or ask {agent} to release {}; {when}", first.id)
+                let both = in_common(first, about);
+                format!("wait longer, do other work first, or ask {agent} to release {}; {when}{both}", first.id)
             }
             None => "others asked before you; wait longer or do other work first".to_owned(),
         },
     }
 }
 
+/// Names a path that a pattern has in common with what is in its way: else nobody would see why.
+fn in_common(first: &Lock, about: &About) -> String {
+    let About::Ask { ask, .. } = about else { return String::new() };
+    let (held, asked) = (&first.ask.target.scope, &ask.target.scope);
+    let Some(path) = held.example(asked).filter(|_| held != asked) else { return String::new() };
+    format!("; both match {}", name_within(&Scope::File(path.into()), &ask.workspace))
+}
+
 fn error(fault: &Fault, now: Now) -> WireError {
-    let plain = |code, message: String| WireError { code, message, holders: Vec::new(), loss: None };
+    let plain = WireError::new;
     match fault {
         Fault::NotFound => plain(Code::NotFound, "no such lock is held; `flockd ls` shows what is".to_owned()),
         Fault::NotHolder(holders) => WireError {
@@ -208,6 +246,25 @@ fn error(fault: &Fault, now: Now) -> WireError {
         ),
         Fault::Unavailable(text) => plain(Code::Unavailable, text.clone()),
         Fault::Denied(text) => plain(Code::Denied, text.clone()),
+        Fault::Changed(hash) => {
+            let hash = hash.map_or_else(|| ABSENT.to_owned(), |hash| hex(&hash));
+            let message = match &*hash {
+                ABSENT => "the file does not exist any more; nothing was written".to_owned(),
+                hash => {
+                    format!("the file is not what it was to be: its BLAKE3 hash is {hash} now; nothing was written")
+                }
+            };
+            WireError { hash: Some(hash), ..plain(Code::Changed, message) }
+        }
+        Fault::NotDurable(why) => WireError {
+            in_place: true,
+            ..plain(
+                Code::Unavailable,
+                format!(
+                    "the file is in place, but a power cut may undo that: its directory could not be synced: {why}"
+                ),
+            )
+        },
     }
 }
 
@@ -235,6 +292,11 @@ fn how_it_ended(ended: &Ended) -> String {
     }
 }
 
+/// Bytes as hexadecimal digits.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A duration for people: `850ms`, `12s`, `9m 59s`.
 pub fn duration(ms: u64) -> String {
     let rounded = if ms < 1_000 { ms } else { ms / 1_000 * 1_000 };
@@ -247,14 +309,22 @@ fn time(wall: model::Wall) -> String {
 
 // ── Parts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// The name of a scope within its workspace: relative where it lies inside, else absolute; a subtree ends in `/`.
+/// The name of a scope within its workspace: relative where it lies inside, else absolute; a subtree ends in `/`, a
+/// pattern begins with `glob:`.
 pub fn file_id(ask: &model::Ask) -> String {
-    let (path, slash) = match &ask.target.scope {
+    name_within(&ask.target.scope, &ask.workspace)
+}
+
+fn name_within(scope: &Scope, workspace: &model::Workspace) -> String {
+    let (path, slash) = match scope {
         Scope::Resource(name) => return format!("@{name}"),
+        Scope::Pattern(pattern) => {
+            return escape(&pattern.text_below(&workspace.root).unwrap_or_else(|| pattern.text()));
+        }
         Scope::File(path) => (path, ""),
         Scope::Subtree(path) => (path, "/"),
     };
-    let root = &*ask.workspace.root;
+    let root = &*workspace.root;
     let below =
         path.strip_prefix(root).and_then(|rest| if root == b"/" { Some(rest) } else { rest.strip_prefix(b"/") });
     match below {
@@ -269,6 +339,7 @@ pub fn file_id(ask: &model::Ask) -> String {
 fn path(scope: &Scope) -> String {
     match scope {
         Scope::Resource(name) => format!("@{name}"),
+        Scope::Pattern(pattern) => escape(&pattern.text()),
         Scope::File(path) => escape(path),
         Scope::Subtree(path) if &**path == b"/" => "/".to_owned(),
         Scope::Subtree(path) => format!("{}/", escape(path)),

@@ -202,6 +202,8 @@ impl Desk {
                 Fault::Unavailable(_) => "unavailable".into(),
                 Fault::UnknownSession => "unknown session".into(),
                 Fault::TooMany(_) | Fault::Denied(_) => "refused".into(),
+                Fault::Changed(_) => "changed".into(),
+                Fault::NotDurable(_) => "not durable".into(),
             },
             Reply::Checked(Ok(_)) => "yes".into(),
             Reply::Checked(Err(holders)) => format!("no {}", names(holders).join(" ")).trim_end().into(),
@@ -210,6 +212,7 @@ impl Desk {
             Reply::Cancelled(was_there) => format!("cancelled {was_there}"),
             Reply::Free => "free".into(),
             Reply::Broken(_) => "broken".into(),
+            Reply::Committed(..) => "committed".into(),
             Reply::SessionOpen(_) => "open".into(),
             Reply::Bound(_) => "bound".into(),
             Reply::Status { .. } => "status".into(),
@@ -218,6 +221,20 @@ impl Desk {
 
     pub fn ask(&mut self, name: &str, words: &str) -> String {
         self.lock(name, words, Wait::Try)
+    }
+
+    /// As [`Desk::ask`], for a target that the words have no way to say.
+    pub fn ask_for(&mut self, name: &str, mode: &str, target: Target) -> String {
+        let caller = self.caller(name);
+        let ask = self.request_of(name, &format!("{mode} /"));
+        let ask = Arc::new(Ask { target, ..(*ask).clone() });
+        self.command(caller, Command::Lock { caller, ask, wait: Wait::Try })
+    }
+
+    /// As [`Desk::unlock`], for such a target.
+    pub fn free_by(&mut self, name: &str, target: Target) -> String {
+        let (caller, who) = (self.caller(name), self.who(name));
+        self.command(caller, Command::Unlock { caller: Some(caller), who, which: Which::Scope(target) })
     }
 
     pub fn wait(&mut self, name: &str, words: &str) -> String {
