@@ -101,6 +101,27 @@ Examples:
   flockd unlock --all")]
     Unlock(WhichArgs),
 
+    /// Make a shared lock exclusive
+    #[command(after_long_help = "\
+It waits until nobody shares the scope any more, before all others who wait there. The lock keeps its id and gets a \
+new fence. If somebody else there wants the same, both would wait for ever: the second is refused at once (status 4). \
+Whatever is answered, the shared lock is kept.
+
+Examples:
+  flockd lock -s data.json && flockd upgrade data.json
+  flockd upgrade --id lk_3g5x --wait 2m
+  flockd upgrade -n data.json || flockd unlock data.json")]
+    Upgrade(UpgradeArgs),
+
+    /// Make an exclusive lock shared, with nobody in between
+    #[command(after_long_help = "\
+The lock keeps its id and its fence. Whoever waits to share the scope is let in.
+
+Examples:
+  flockd downgrade data.json
+  flockd downgrade --id lk_3g5x")]
+    Downgrade(DowngradeArgs),
+
     /// Start the lease of a lock anew
     #[command(after_long_help = "\
 Examples:
@@ -378,6 +399,45 @@ pub(super) struct Which {
 }
 
 #[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct WhichOne {
+    /// File, directory, 'glob:PATTERN' or @name, exactly as locked
+    #[arg(value_name = "SCOPE")]
+    pub(super) scope: Option<std::ffi::OsString>,
+
+    /// The lock with this id
+    #[arg(long, value_name = "ID")]
+    pub(super) id: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UpgradeArgs {
+    #[command(flatten)]
+    pub(super) which: WhichOne,
+
+    /// SCOPE is a pattern, as with `glob:` before it; quote it
+    #[arg(long)]
+    pub(super) glob: bool,
+
+    #[command(flatten)]
+    pub(super) patience: Patience,
+
+    /// Name this request: repeated with it, it gets the same answer
+    #[arg(long, value_name = "ID")]
+    pub(super) request_id: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DowngradeArgs {
+    #[command(flatten)]
+    pub(super) which: WhichOne,
+
+    /// SCOPE is a pattern, as with `glob:` before it; quote it
+    #[arg(long)]
+    pub(super) glob: bool,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct RenewArgs {
     #[command(flatten)]
     pub(super) which: Which,
@@ -498,11 +558,15 @@ pub(super) struct WatchArgs {
     pub(super) which: EventArgs,
 }
 
+/// Names of events, given with commas.
+#[derive(Clone, Debug)]
+pub(super) struct EventNames(pub(super) Vec<String>);
+
 #[derive(Debug, Args)]
 pub(super) struct OnArgs {
     /// Which events, such as lock.released; several with commas
-    #[arg(value_name = "EVENT", value_delimiter = ',', value_parser = event, num_args = 1, required = true)]
-    pub(super) event: Vec<String>,
+    #[arg(value_name = "EVENT", value_parser = events)]
+    pub(super) events: EventNames,
 
     #[command(flatten)]
     pub(super) which: EventArgs,
@@ -635,6 +699,10 @@ fn event(text: &str) -> Result<String, String> {
         true => Ok(text.to_owned()),
         false => Err(format!("there is no such event; there are {}", EVENT_NAMES.join(", "))),
     }
+}
+
+fn events(text: &str) -> Result<EventNames, String> {
+    text.split(',').map(event).collect::<Result<_, _>>().map(EventNames)
 }
 
 fn parallel(text: &str) -> Result<usize, String> {

@@ -296,7 +296,7 @@ mod tests {
             workspace: Workspace { root: b"/w"[..].into() },
             os: false,
         };
-        let kind = EventKind::Acquired { resumed: false };
+        let kind = EventKind::Acquired(Acquired::Granted);
         Event {
             seq: EventSeq(seq),
             after: None,
