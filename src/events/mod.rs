@@ -295,6 +295,7 @@ mod tests {
             request: None,
             workspace: Workspace { root: b"/w"[..].into() },
             os: false,
+            upgrades: None,
         };
         let kind = EventKind::Acquired(Acquired::Granted);
         Event {
