@@ -1,6 +1,7 @@
 //! Commands and flags, wholly checked here; help, completions and errors come from this one definition.
 
 use crate::limits;
+use crate::model::EVENT_NAMES;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::time::Duration;
 
@@ -178,6 +179,33 @@ Examples:
   flockd ls                                              shows the ids
   flockd break lk_3g5x --reason \"claw-1 hangs since noon\"")]
     Break(BreakArgs),
+
+    /// Tell what happens to locks, as it happens
+    #[command(after_long_help = "\
+Events are lock.acquired, lock.waiting, lock.released and lock.detached. The daemon keeps the newest 10,000; what is \
+missing, because it is older or was lost in a power cut, is told as such. It goes on when the daemon is restarted, and \
+ends with Ctrl-C or the pipe that it writes to.
+
+Examples:
+  flockd watch
+  flockd watch src/ --event lock.released
+  flockd watch --by claw-1 --since 0                     from the oldest that is kept
+  flockd watch --json | jq -c 'select(.event) | [.event, .file_id, .acquired_by]'")]
+    Watch(WatchArgs),
+
+    /// Start a command for each event
+    #[command(after_long_help = "\
+The command has the event as JSON on its stdin, and in its environment: FLOCKD_EVENT, FLOCKD_FILE_ID, FLOCKD_PATH, \
+FLOCKD_LOCK_ID, FLOCKD_ACQUIRED_BY, FLOCKD_WORKSPACE_ID, FLOCKD_MODE, FLOCKD_FENCE, FLOCKD_EVENT_ID, \
+FLOCKD_EVENT_SEQ, FLOCKD_EVENT_TIME, and where there is something to say FLOCKD_REASON, FLOCKD_WAITER, FLOCKD_NOTE. \
+While commands run, events wait: about a thousand here, 10,000 in the daemon; what is missing then is said on stderr.
+
+Examples:
+  flockd on lock.released data.json -- ./analyze.sh
+  flockd on lock.acquired,lock.released src/ --parallel 4 -- sh -c 'echo \"$FLOCKD_EVENT $FLOCKD_FILE_ID\" >> log'
+  flockd on lock.released @deploy --once -- make smoke-test
+  flockd on lock.waiting --by claw-1 -- jq -r .waiter")]
+    On(OnArgs),
 
     /// Look after the daemon
     Daemon(DaemonArgs),
@@ -504,6 +532,58 @@ pub(super) struct BreakArgs {
     pub(super) reason: String,
 }
 
+/// Which events, in the ways in which `watch` and `on` have in common.
+#[derive(Debug, Args)]
+pub(super) struct EventArgs {
+    /// Only locks and waits of this agent; may be given again
+    #[arg(long, value_name = "NAME")]
+    pub(super) by: Vec<String>,
+
+    /// From behind the event with this number instead of from now on
+    #[arg(long, value_name = "SEQ")]
+    pub(super) since: Option<u64>,
+
+    /// Only what overlaps these files, directories or @names
+    #[arg(value_name = "SCOPE")]
+    pub(super) scopes: Vec<std::ffi::OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WatchArgs {
+    /// Only these events, such as lock.released; several with commas, or given again
+    #[arg(long = "event", value_name = "NAME", value_delimiter = ',', value_parser = event)]
+    pub(super) events: Vec<String>,
+
+    #[command(flatten)]
+    pub(super) which: EventArgs,
+}
+
+/// Names of events, given with commas.
+#[derive(Clone, Debug)]
+pub(super) struct EventNames(pub(super) Vec<String>);
+
+#[derive(Debug, Args)]
+pub(super) struct OnArgs {
+    /// Which events, such as lock.released; several with commas
+    #[arg(value_name = "EVENT", value_parser = events)]
+    pub(super) events: EventNames,
+
+    #[command(flatten)]
+    pub(super) which: EventArgs,
+
+    /// So many commands at once; the order of their ends is anybody's then
+    #[arg(long, value_name = "N", default_value = "1", value_parser = parallel)]
+    pub(super) parallel: usize,
+
+    /// Only for the first event; the command's exit status is passed through
+    #[arg(long, conflicts_with = "parallel")]
+    pub(super) once: bool,
+
+    /// Command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(super) command: Vec<std::ffi::OsString>,
+}
+
 #[derive(Debug, Args)]
 pub(super) struct DaemonArgs {
     #[command(subcommand)]
@@ -610,6 +690,25 @@ fn wait(text: &str) -> Result<Wait, String> {
     match text {
         "forever" => Ok(Wait(None)),
         text => bounded(text, limits::WAIT_MAX, "a finite wait").map(|ms| Wait(Some(ms))),
+    }
+}
+
+/// An event's name; one that is mistyped would never come.
+fn event(text: &str) -> Result<String, String> {
+    match EVENT_NAMES.contains(&text) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("there is no such event; there are {}", EVENT_NAMES.join(", "))),
+    }
+}
+
+fn events(text: &str) -> Result<EventNames, String> {
+    text.split(',').map(event).collect::<Result<_, _>>().map(EventNames)
+}
+
+fn parallel(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number @ 1..=limits::COMMANDS_AT_ONCE) => Ok(number),
+        _ => Err(format!("1 to {} commands run at once", limits::COMMANDS_AT_ONCE)),
     }
 }
 

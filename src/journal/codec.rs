@@ -215,6 +215,7 @@ struct EndedV1<'a> {
 #[derive(Serialize, Deserialize)]
 struct EventV1<'a> {
     seq: u64,
+    after: Option<u64>,
     time: u64,
     #[serde(borrow)]
     kind: EventKindV1<'a>,
@@ -404,6 +405,7 @@ impl<'a> From<&'a Event> for EventV1<'a> {
     fn from(event: &'a Event) -> Self {
         EventV1 {
             seq: event.seq.0,
+            after: event.after.map(|seq| seq.0),
             time: event.time.0,
             kind: match &event.kind {
                 &EventKind::Acquired(how) => EventKindV1::Acquired(how.into()),
@@ -577,6 +579,7 @@ impl EventV1<'_> {
     fn into_model(self) -> Result<Event, Fault> {
         Ok(Event {
             seq: EventSeq(self.seq),
+            after: self.after.map(EventSeq),
             time: Wall(self.time),
             kind: match self.kind {
                 EventKindV1::Acquired(how) => EventKind::Acquired(how.into()),
@@ -814,10 +817,12 @@ mod tests {
             Just(EventKind::Detached),
             reason().prop_map(EventKind::Released),
         ];
-        (any::<(u64, u64, u64, u64)>(), kind, ask()).prop_map(|((seq, time, lock, fence), kind, ask)| {
-            let (seq, time, lock, fence) = (EventSeq(seq), Wall(time), LockId(lock), Fence(fence));
-            Record::Event(Event { seq, time, kind, lock, ask, fence })
-        })
+        (any::<(u64, u64, u64, u64, Option<u64>)>(), kind, ask()).prop_map(
+            |((seq, time, lock, fence, after), kind, ask)| {
+                let (seq, time, lock, fence) = (EventSeq(seq), Wall(time), LockId(lock), Fence(fence));
+                Record::Event(Event { seq, after: after.map(EventSeq), time, kind, lock, ask, fence })
+            },
+        )
     }
 
     fn record() -> impl Strategy<Value = Record> {

@@ -26,12 +26,11 @@ impl LockTable {
         if let Err(fault) = fit.and_then(|()| self.is_comparable(&ask.target)) {
             return self.fail(step, caller, fault);
         }
+        if let Some(ending) = self.own_ending(&ask.who.agent, &ask.target) {
+            return self.put_off(step, &[ending], Command::Lock { caller, ask, wait });
+        }
         let again = ask.request.clone().and_then(|id| self.state.requests.get(&(ask.who.agent.clone(), id)));
         match again.copied().filter(|_| !planted(Bug::RetryGrantedTwice)) {
-            // It is about to end: what becomes of the request is known when it has.
-            Some(Fate::Holding(id)) if self.is_ending(id) => {
-                self.put_off(step, &[id], Command::Lock { caller, ask, wait });
-            }
             Some(fate) => self.asked_again(now, step, caller, ask, fate),
             None => self.ask(now, step, Waiting { caller, ask, wait, takes: true }),
         }

@@ -158,9 +158,19 @@ impl LockTable {
         }
     }
 
-    /// Whether a lock ends as soon as nothing is in flight under it any more, for what kept it is gone.
+    /// Whether a lock ends, or becomes another, as soon as nothing is in flight under it any more.
     pub(super) fn is_ending(&self, id: LockId) -> bool {
-        self.state.locks[&id].in_flight.as_deref().is_some_and(|in_flight| in_flight.ending.is_some())
+        self.state.locks[&id].in_flight.as_deref().is_some_and(InFlight::is_ending)
+    }
+
+    /// An own lock there that is about to end. What its agent asks for comes behind that: it was sent later, and would
+    /// be told that it holds what it has given back.
+    pub(super) fn own_ending(&self, agent: &Agent, target: &Target) -> Option<LockId> {
+        let own = self.state.in_flight.iter().map(|id| &self.state.locks[id]);
+        let mut own = own.filter(|lock| lock.ask.who.agent == *agent && self.is_ending(lock.id)).peekable();
+        own.peek()?;
+        let over = self.own_over(agent, target);
+        own.map(|lock| lock.id).find(|id| over.contains(id))
     }
 
     /// Whether one of these locks must not end now.

@@ -191,6 +191,7 @@ impl LockTable {
     fn tell(&mut self, step: &mut Step, kind: EventKind, lock: &Lock) {
         let event = Event {
             seq: EventSeq(self.next_event),
+            after: None,
             time: step.wall,
             kind,
             lock: lock.id,

@@ -129,6 +129,10 @@ pub enum Op {
     Bind,
     /// Withdraw a waiting request of this connection: `of`.
     Cancel,
+    /// Be told what happens: `since`, `events`, `scopes`, `agents`, `workspaces`.
+    Subscribe,
+    /// Be told no more.
+    Unsubscribe,
     /// About the daemon itself.
     Daemon,
     /// End the daemon in order; `version` if a newer one is to replace it.
@@ -147,6 +151,9 @@ pub struct Request {
     /// A path as typed, escaped; `@name` for a resource; a trailing `/` for a subtree; `glob:…` for a pattern.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
+    /// Many of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<String>,
     /// The scope is a pattern, with or without `glob:` before it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub glob: bool,
@@ -202,6 +209,18 @@ pub struct Request {
     /// The version that takes over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// The number of the last event that the client has; absent means from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
+    /// Names of events.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<String>,
+    /// Names of agents.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub agents: Vec<String>,
+    /// Ids of workspaces, `ws_…`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub workspaces: Vec<String>,
 }
 
 impl Request {
@@ -211,6 +230,7 @@ impl Request {
             id: None,
             op,
             scope: None,
+            scopes: Vec::new(),
             glob: false,
             workspace: None,
             mode: None,
@@ -229,6 +249,10 @@ impl Request {
             reason: None,
             of: None,
             version: None,
+            since: None,
+            events: Vec::new(),
+            agents: Vec::new(),
+            workspaces: Vec::new(),
         }
     }
 }
@@ -272,6 +296,10 @@ pub enum Line {
     Hello(Welcome),
     /// The daemon stops; it will not answer what is still open.
     Bye(String),
+    /// Something happened.
+    Event(Box<EventBody>),
+    /// Events are missing here.
+    Gap(GapBody),
     /// An answer.
     #[serde(untagged)]
     Answer(Box<Answer>),
@@ -320,6 +348,10 @@ pub enum Body {
     Bound(String),
     /// To `cancel`: whether the request was still waiting.
     Cancelled(bool),
+    /// To `subscribe`.
+    Subscribed(SubscribedBody),
+    /// To `unsubscribe`: whether there was a subscription.
+    Unsubscribed(bool),
     /// To `daemon`.
     Daemon(DaemonBody),
     /// To `stop`.
@@ -635,6 +667,69 @@ pub struct Wanted {
     pub note: Option<String>,
 }
 
+/// The answer to `subscribe`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubscribedBody {
+    /// The newest number: what has one above it is told as it happens.
+    pub seq: u64,
+}
+
+/// Something that happened to a lock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventBody {
+    /// Its number: larger than that of every event before. Numbers are skipped.
+    pub seq: u64,
+    /// Its id, `ev_…`: the same in every telling.
+    pub id: String,
+    /// When, milliseconds since 1970.
+    pub time: u64,
+    /// When, RFC 3339, UTC.
+    pub timestamp: String,
+    /// What: `lock.acquired` and so on.
+    pub event: String,
+    /// The same, where readers expect it under this name.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `ws_…`
+    pub workspace_id: String,
+    /// The scope within its workspace, or absolute.
+    pub file_id: String,
+    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`.
+    pub path: String,
+    /// `lk_…`
+    pub lock_id: String,
+    /// Whose lock it is, or was.
+    pub acquired_by: String,
+    /// How.
+    pub mode: Mode,
+    /// The fencing token at the time.
+    pub fence: u64,
+    /// How it came to that, where there is more than one way: `resumed`, `upgraded`, `downgraded`; `released`,
+    /// `expired`, `session_ended`, `broken`, `silent` or `rebooted`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// With `lock.waiting`: who waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiter: Option<String>,
+    /// Who broke it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// Why it was broken, else why it was taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// Events that cannot be told any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GapBody {
+    /// The first number that may be missing.
+    pub from: u64,
+    /// The last one.
+    pub to: u64,
+    /// How many are missing, wanted or not; null where that is not known, and it may be that none are.
+    pub events: Option<u64>,
+}
+
 /// About the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DaemonBody {
@@ -656,6 +751,8 @@ pub struct DaemonBody {
     pub sessions: usize,
     /// Connections, this one included.
     pub connections: usize,
+    /// Connections that are told what happens.
+    pub subscribers: usize,
     /// Why grants have stopped, while they have.
     pub trouble: Option<String>,
 }

@@ -3,8 +3,11 @@
 use super::{
     Answer, Body, CheckBody, Code, CommitBody, Held, KeptBy, LockBody, Loss, StatusBody, WaitBody, WaiterBody, Wanted,
 };
-use super::{Mode, WireError, escape};
-use crate::model::{self, Custody, EndReason, Ended, Fault, Foreigner, Lock, Moment, Now, OsLock, Queued};
+use super::{EventBody, GapBody, Line, Mode, WireError, escape};
+use crate::events::{Gap, Told};
+use crate::model::{
+    self, Acquired, Custody, EndReason, Ended, EventKind, Fault, Foreigner, Lock, Moment, Now, OsLock, Queued,
+};
 use crate::model::{Refused, RefusedFor, Reply};
 use crate::scope::Scope;
 use std::time::{Duration, UNIX_EPOCH};
@@ -486,6 +489,51 @@ fn reason(why: &EndReason) -> &'static str {
         EndReason::Broken { .. } => "broken",
         EndReason::Silent => "silent",
         EndReason::Rebooted => "rebooted",
+    }
+}
+
+/// What a subscriber is told, as a message.
+pub fn told(told: &Told) -> Line {
+    match told {
+        Told::Event(told) => Line::Event(Box::new(event(told))),
+        &Told::Gap(Gap { from, to, events }) => Line::Gap(GapBody { from, to, events }),
+    }
+}
+
+/// An event as a message.
+pub fn event(event: &model::Event) -> EventBody {
+    let name = event.kind.name();
+    let (mut reason_word, mut waiter_name, mut by, mut note) = (None, None, None, event.ask.note.as_deref());
+    match &event.kind {
+        EventKind::Acquired(Acquired::Granted) => {}
+        EventKind::Acquired(how) => reason_word = Some(how.as_str()),
+        EventKind::Waiting { waiter } => waiter_name = Some(waiter.to_string()),
+        EventKind::Detached => {}
+        EventKind::Released(why) => {
+            reason_word = Some(reason(why));
+            if let EndReason::Broken { by: who, reason } = why {
+                (by, note) = (Some(who.to_string()), Some(&**reason));
+            }
+        }
+    }
+    EventBody {
+        seq: event.seq.0,
+        id: event.seq.id(),
+        time: event.time.0,
+        timestamp: time(event.time),
+        event: name.to_owned(),
+        kind: name.to_owned(),
+        workspace_id: event.ask.workspace.id(),
+        file_id: file_id(&event.ask),
+        path: path(&event.ask.target.scope),
+        lock_id: event.lock.to_string(),
+        acquired_by: event.ask.who.agent.to_string(),
+        mode: mode(event.ask.mode),
+        fence: event.fence.0,
+        reason: reason_word.map(str::to_owned),
+        waiter: waiter_name,
+        by,
+        note: note.map(str::to_owned),
     }
 }
 

@@ -5,6 +5,7 @@ mod daemon;
 mod deadlock;
 mod elect;
 mod errors;
+mod events;
 mod help;
 mod locks;
 mod patterns;

@@ -115,6 +115,7 @@ pub fn change(random: &mut Random) -> Record {
 pub fn event(random: &mut Random, seq: u64) -> Record {
     Record::Event(Event {
         seq: EventSeq(seq),
+        after: seq.checked_sub(1).map(EventSeq),
         time: Wall(random.below(1 << 41)),
         kind: EventKind::Acquired(if random.chance(50) { Acquired::Granted } else { Acquired::Upgraded }),
         lock: LockId(random.below(99)),

@@ -16,7 +16,7 @@ impl Dirs {
         Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()
     }
 
-    fn kill_daemon(&self) {
+    pub fn kill_daemon(&self) {
         kill_process(self.daemon(), Signal::KILL).unwrap();
     }
 }

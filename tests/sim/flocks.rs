@@ -182,6 +182,11 @@ impl Machine {
         std::mem::take(&mut self.state().renamed)
     }
 
+    /// All of them.
+    pub fn writing(&self) -> BTreeSet<LockId> {
+        self.state().unanswered.clone()
+    }
+
     /// Whether a write was begun under this lock that had no answer.
     pub fn is_writing(&self, lock: LockId) -> bool {
         self.state().unanswered.contains(&lock)

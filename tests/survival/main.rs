@@ -13,6 +13,7 @@ mod late;
 mod names;
 mod pids;
 mod reuse;
+mod subscribers;
 mod torn;
 #[path = "../cli/util.rs"]
 #[expect(dead_code, reason = "the tests of the program need more of it")]

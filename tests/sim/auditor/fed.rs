@@ -6,6 +6,7 @@ use super::*;
 impl Auditor {
     pub fn turn_begins(&mut self) {
         self.turn += 1;
+        self.writing = self.machine.writing();
         self.is_queue_exact = self.status.take().is_some();
     }
 

@@ -12,6 +12,7 @@ mod leases;
 mod restart;
 mod rules;
 mod state;
+mod subscribers;
 mod told;
 
 use crate::flocks::Machine;
@@ -150,6 +151,8 @@ counters! {
         images,
         durable,
         events,
+        events_told,
+        gaps_told,
         taken_back,
         contested,
         renewed,
@@ -190,6 +193,8 @@ pub struct Auditor {
     has_forgotten: bool,
     /// Locks whose downgrade was refused by a journal that may have written it.
     may_be_shared: BTreeSet<LockId>,
+    /// Locks under which a write was on its way when this turn began.
+    writing: BTreeSet<LockId>,
     /// Locks that the present daemon found.
     inherited: BTreeSet<LockId>,
     /// The last status, if nothing was fed since.
@@ -201,6 +206,10 @@ pub struct Auditor {
     gaps: Vec<(u64, u64)>,
     gap_from: Option<u64>,
     gaps_after: BTreeSet<u64>,
+    /// Every event that any subscriber was told, and those of them that a power cut took.
+    told_events: BTreeMap<u64, Event>,
+    lost_events: BTreeSet<u64>,
+    hearing: BTreeMap<usize, subscribers::Hearing>,
     /// Counts what may lose events.
     epoch: u64,
     /// When the last turn was: what came due since is not done yet.

@@ -60,7 +60,7 @@ impl Auditor {
             // It is taken back when nothing is on its way under it any more.
             let is_heard = self.heard.contains(&id) || on_their_way.contains(&id);
             // A daemon that was killed knew whom it had not told yet; the next one does not.
-            let is_heard = is_heard || self.machine.is_writing(id) || self.inherited.contains(&id);
+            let is_heard = is_heard || self.is_writing(id) || self.inherited.contains(&id);
             assert!(is_heard, "{} holds {id}, and no word of it arrived or will", claim.lock.ask.who.agent);
         }
     }
@@ -85,6 +85,8 @@ impl Auditor {
             let is_named = || target.is_none_or(|target| is_named(&target.scope, &owed.target.scope));
             let is_meant = listening.map_or_else(is_named, |session| who.session == Some(session));
             let is_told = answer.lost.iter().any(|ended| ended.id == *id);
+            // Its lease may have run out, but it ends only now that nothing is on its way under it.
+            let is_told = is_told || self.is_writing(*id);
             let is_due = owed.who.agent == who.agent && is_meant && owed.turn < open.turn && !is_told;
             assert!(!is_due, "{} succeeds and is not told that it lost {id}", who.agent);
         }
@@ -523,12 +525,17 @@ impl Auditor {
         }
     }
 
+    /// Whether a write is on its way under a lock, or was when this turn began: it does not end before.
+    pub(super) fn is_writing(&self, id: LockId) -> bool {
+        self.writing.contains(&id) || self.machine.is_writing(id)
+    }
+
     /// Only who was told to hold a lock is named as its holder, or who was left by the daemon before.
     pub(super) fn is_committed(&self, holder: &Lock) {
         self.is_from_somewhere(holder);
         let is_told = [self.claims.contains_key(&holder.id), self.ended.contains_key(&holder.id)].contains(&true);
         assert!(
-            is_told || self.has_forgotten || self.inherited.contains(&holder.id),
+            is_told || self.has_forgotten || self.is_writing(holder.id) || self.inherited.contains(&holder.id),
             "{} is named as a holder before it is told so",
             holder.id
         );
