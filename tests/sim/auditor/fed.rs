@@ -116,6 +116,7 @@ impl Auditor {
             is_again,
             voided: false,
             is_gone: false,
+            may_be_put_off: !self.writing.is_empty() || !self.machine.writing().is_empty(),
         };
         let before = self.open.insert(caller, open);
         assert!(before.is_none(), "the workload asks {caller:?} twice");

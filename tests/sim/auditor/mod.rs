@@ -42,6 +42,8 @@ struct Open {
     voided: bool,
     /// Nobody listens for the answer any more.
     is_gone: bool,
+    /// It may have to wait until what its agent gave back before is given back, and has its place from then on.
+    may_be_put_off: bool,
 }
 
 impl Open {

@@ -100,7 +100,7 @@ impl Auditor {
         let mut last = 0;
         for queued in waiters {
             let open = queued.waiter.caller.and_then(|caller| self.open.get(&caller));
-            if let Some(open) = open.filter(|open| !open.is_again) {
+            if let Some(open) = open.filter(|open| !open.is_again && !open.may_be_put_off) {
                 assert!(open.order > last, "{} has passed others in the queue", queued.waiter.ask.who.agent);
                 last = open.order;
             }
@@ -184,7 +184,7 @@ impl Auditor {
         });
         let needless = untold.iter().find(|ended| bound::is_no_loss(ended));
         assert!(needless.is_none(), "a notice nobody is owed: {needless:?}");
-        let owed = self.owed.iter().filter(|(_, owed)| owed.turn < self.turn);
+        let owed = self.owed.iter().filter(|(id, owed)| owed.turn < self.turn && !self.is_writing(**id));
         for (id, owed) in owed {
             assert!(untold.iter().any(|ended| ended.id == *id), "the notice for {} of {id} is lost", owed.who.agent);
         }
