@@ -37,6 +37,10 @@ impl LockTable {
         }
         self.touch(now, step, id);
         let lock = self.state.locks[&id].clone();
+        if lock.os == OsLock::Asked {
+            let text = "the file is just being flocked again after a restart of the daemon; ask again".to_owned();
+            return self.answer_about(step, caller, Reply::Failed(Fault::Unavailable(text)), Some(&who), Some(&target));
+        }
         if let OsLock::Contested { by, .. } = &lock.os {
             let name = by.command.as_deref().unwrap_or("a program that does not know flockd");
             let text =
@@ -186,6 +190,23 @@ impl LockTable {
         self.put_lock(step, lock);
     }
 
+    /// Withdraws requests that have not been looked at yet because something is in flight: nobody is granted anything
+    /// who does not listen any more. Releases go on; true if there were any others.
+    pub(super) fn forget_put_off(&mut self, step: &mut Step, is_meant: impl Fn(Caller) -> bool) -> bool {
+        let mut was_any = false;
+        for id in self.state.in_flight.clone() {
+            let mut lock = self.state.locks[&id].clone();
+            let waiting = &mut lock.in_flight.as_mut().expect("the index holds those that have some").waiting;
+            let before = waiting.len();
+            waiting.retain(|command| !wisher(command).is_some_and(&is_meant));
+            if waiting.len() < before {
+                was_any = true;
+                self.put_lock(step, lock);
+            }
+        }
+        was_any
+    }
+
     /// What kept a lock alive is gone, and it ends with it as soon as nothing is in flight any more.
     pub(super) fn end_later(&mut self, now: Now, step: &mut Step, mut lock: Lock, why: &EndReason) {
         let in_flight = lock.in_flight.as_mut().expect("else it would end now");
@@ -193,6 +214,16 @@ impl LockTable {
         // In the journal it is a lock whose lease is over: a daemon that is killed now must not leave it for ever.
         let over = lock.expires.map_or(now.mono, |end| end.min(now.mono));
         self.put_lock(step, Lock { custody: Custody::Detached, expires: Some(over), ..lock });
+    }
+}
+
+/// Who wants something by a command that can be withdrawn.
+fn wisher(command: &Command) -> Option<Caller> {
+    match command {
+        Command::Lock { caller, .. } | Command::Upgrade { caller, .. } | Command::Commit { caller, .. } => {
+            Some(*caller)
+        }
+        _ => None,
     }
 }
 

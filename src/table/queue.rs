@@ -219,14 +219,18 @@ impl LockTable {
 
     pub(super) fn cancel(&mut self, step: &mut Step, caller: Caller, waiting: Caller) {
         let waiter = self.state.waits_of_caller.get(&waiting).copied();
+        let was_put_off = self.forget_put_off(step, |caller| caller == waiting);
         if let Some(id) = waiter.filter(|_| !planted(Bug::CancelledStaysInLine)) {
             self.take_out(step, id);
             self.answer(step, waiting, Reply::Cancelled(true));
+        } else if was_put_off {
+            self.answer(step, waiting, Reply::Cancelled(true));
         }
-        self.answer(step, caller, Reply::Cancelled(waiter.is_some()));
+        self.answer(step, caller, Reply::Cancelled(waiter.is_some() || was_put_off));
     }
 
     pub(super) fn caller_gone(&mut self, step: &mut Step, conn: u64) {
+        self.forget_put_off(step, |caller| caller.conn == conn);
         let all = Caller { conn, id: 0 }..=Caller { conn, id: u64::MAX };
         let ids: Vec<WaiterId> = self.state.waits_of_caller.range(all).map(|(_, id)| *id).collect();
         for id in ids {

@@ -220,12 +220,14 @@ impl Naive {
             Command::Bind { caller, who, id, process } => self.bind(caller, who, id, process),
             Command::ProcessGone(process) => self.process_gone(process),
             Command::CallerGone { conn } => {
+                self.forget_put_off(|caller| caller.conn == conn);
                 self.waiters.retain(|waiter| waiter.caller.is_none_or(|caller| caller.conn != conn));
             }
             Command::Cancel { caller, waiting } => {
                 let before = self.waiters.len();
                 self.waiters.retain(|waiter| waiter.caller != Some(waiting));
-                let was_waiting = self.waiters.len() < before;
+                let was_put_off = self.forget_put_off(|caller| caller == waiting);
+                let was_waiting = self.waiters.len() < before || was_put_off;
                 if was_waiting {
                     self.answer(waiting, Reply::Cancelled(true), None);
                 }
@@ -1287,6 +1289,22 @@ impl Naive {
         let mut lock = self.held(id).expect("it is held").clone();
         lock.in_flight.as_mut().expect("it has something in flight").waiting.push(command);
         self.put(lock);
+    }
+
+    /// What is wanted and not looked at yet goes with whoever wants it.
+    fn forget_put_off(&mut self, is_meant: impl Fn(Caller) -> bool) -> bool {
+        let stays = |command: &Command| match command {
+            Command::Lock { caller, .. } | Command::Upgrade { caller, .. } | Command::Commit { caller, .. } => {
+                !is_meant(*caller)
+            }
+            _ => true,
+        };
+        let mut was_any = false;
+        for in_flight in self.locks.iter_mut().filter_map(|lock| lock.in_flight.as_mut()) {
+            was_any |= in_flight.waiting.iter().any(|command| !stays(command));
+            in_flight.waiting.retain(&stays);
+        }
+        was_any
     }
 
     fn end_later(&mut self, id: LockId, why: EndReason) {

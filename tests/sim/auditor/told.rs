@@ -222,7 +222,8 @@ impl Auditor {
     pub(super) fn excludes(&self, now: Now, claim: &Claim) {
         for other in self.claims.values().filter(|other| other.lock.id != claim.lock.id) {
             assert!(
-                !(clash(&claim.lock, &other.lock) && self.is_live(other, now.mono)),
+                !(clash(&claim.lock, &other.lock) && self.is_live(other, now.mono))
+                    || self.may_be_shared.contains(&other.lock.id),
                 "{} is told to {} while {} holds {}",
                 claim.lock.id,
                 claim.lock.ask.who.agent,
@@ -331,6 +332,10 @@ impl Auditor {
         if let Some(claim) = self.claims.get(&lock.id).filter(|_| open.turn == self.turn) {
             assert!(claim.lock.fence <= lock.fence, "{} has gone back to fence {}", lock.id, lock.fence.0);
         }
+        // By an answer that had to wait no more is known than that it is no longer exclusive.
+        if open.turn != self.turn {
+            self.may_be_shared(&open.command);
+        }
         self.touched(lock, open);
     }
 
@@ -405,7 +410,8 @@ impl Auditor {
         assert!(overlap(&lock.ask.target, target), "{} covers another file", lock.id);
         let is_other = |other: &&Claim| other.lock.id != lock.id && other.told_in < open.turn;
         for other in self.claims.values().filter(is_other) {
-            let clashes = self.is_live(other, now.mono) && clash(&other.lock, lock);
+            let is_shared = self.may_be_shared.contains(&other.lock.id);
+            let clashes = self.is_live(other, now.mono) && clash(&other.lock, lock) && !is_shared;
             assert!(!clashes, "{} has written under {} while {} is held", who.agent, lock.id, other.lock.id);
         }
         self.may_have_renewed(open);
