@@ -96,6 +96,8 @@ macro_rules! prefixed_id {
 prefixed_id!(LockId, "lk_", "Names a lock for life: the number of its first fence, so no home gives it out twice.");
 prefixed_id!(SessionId, "se_", "Names a session; a random number, so that no other home's session is mistaken for it.");
 
+prefixed_id!(WebhookId, "wh_", "Names a webhook; a random number.");
+
 /// The fencing token: one counter for the whole home, growing with every grant, below 2^53.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Fence(pub u64);
@@ -552,6 +554,49 @@ pub struct Event {
     pub ask: Arc<Ask>,
     /// The lock's fence at the time.
     pub fence: Fence,
+}
+
+// ── Webhooks ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// What posts to a webhook are signed with. Told to whoever asks for it by name, and never printed by chance.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Arc<[u8]>);
+
+impl Secret {
+    /// The secret with these bytes.
+    pub fn new(bytes: &[u8]) -> Secret {
+        Secret(bytes.into())
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// What came of one attempt to deliver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PostResult {
+    /// The receiver took it.
+    Delivered {
+        /// Its status, 2xx.
+        status: u16,
+    },
+    /// It did not: another status, or no answer.
+    Failed {
+        /// In a sentence, for people.
+        why: Arc<str>,
+        /// Milliseconds that the receiver wants to be left alone.
+        retry_after: Option<u64>,
+    },
+    /// The receiver wants nothing more, ever (410).
+    Gone,
 }
 
 // ── Rows ────────────────────────────────────────────────────────────────────────────────────────────────────────────
