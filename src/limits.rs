@@ -39,6 +39,15 @@ pub const OS_PAUSE_FIRST: u64 = 50;
 /// Longest such pause.
 pub const OS_PAUSE_MAX: u64 = SECOND;
 
+/// How often `elect` asks whether it still leads. Nobody is let in meanwhile: the next leader waits for the end of the
+/// command. So this is how long a broken leadership is kept from the next one, beside the grace below.
+pub const ELECT_LOOK: u64 = SECOND;
+/// How long `elect` goes on without a word from the daemon: as long as the start of one may take. Nobody else can be
+/// let in where no daemon answers, unless the home was replaced.
+pub const ELECT_UNSURE: u64 = READY_WITHIN;
+/// How long a command that does not lead any more has between SIGTERM and SIGKILL, as containers have.
+pub const ELECT_GRACE: u64 = 10 * SECOND;
+
 // ── Memory of what ended ────────────────────────────────────────────────────────────────────────────────────────────
 
 /// How long an ended lock is remembered: retries of its request are recognised, and a late release is answered

@@ -33,7 +33,7 @@ pub(super) struct Cli {
     #[arg(long, global = true)]
     pub(super) json: bool,
 
-    /// In whose name; defaults to the agent around, on a terminal to you, for `run` to run-PID
+    /// In whose name; defaults to the agent around, on a terminal to you, for `run` and `elect` to run-PID
     #[arg(long, global = true, env = "FLOCKD_AGENT", value_name = "NAME", hide_env_values = true)]
     pub(super) agent: Option<String>,
 }
@@ -53,6 +53,24 @@ Examples:
   flockd run -w 30 @port-3000 -- npm run dev
   flockd run -n -E 75 build/ -- make || echo busy")]
     Run(RunArgs),
+
+    /// Of all who ask under one name one leads; run a command while it does
+    #[command(after_long_help = "\
+Waits for ever, and names the leader after a second. The command begins when it leads and when the command of the \
+leader before has ended; FLOCKD_FENCE has its fencing token. It leads as long as it lives: killing `flockd elect` \
+alone changes nothing. If the lock is broken or released meanwhile, or the daemon does not answer for 30 s, the \
+command and all that it has started are sent SIGTERM, after --grace SIGKILL, and the status is 1 or that of -E. Else \
+the command's own exit status is passed through. It runs in a process group of its own, so it does not read from the \
+terminal.
+
+Without a command it prints a line when it leads, and leads until it is killed.
+
+Examples:
+  flockd elect scheduler -- ./scheduler
+  flockd elect scheduler --grace 30s -E 75 -- sh -c 'exec ./scheduler --fence $FLOCKD_FENCE'
+  flockd elect scheduler --json | { read leader; ./announce \"$leader\"; cat; }
+  flockd ls @scheduler                    who leads")]
+    Elect(ElectArgs),
 
     /// Take a lock and keep it until it is unlocked or its lease runs out
     #[command(after_long_help = "\
@@ -214,6 +232,29 @@ pub(super) struct RunArgs {
 
     /// Command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(super) command: Vec<std::ffi::OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ElectArgs {
+    /// What there is one leader of; it holds @NAME
+    #[arg(value_name = "NAME")]
+    pub(super) name: String,
+
+    /// Time between SIGTERM and SIGKILL for a command that does not lead any more
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = grace)]
+    pub(super) grace: u64,
+
+    /// Exit status if the command was ended because it did not lead any more
+    #[arg(short = 'E', long, value_name = "NUM", default_value_t = 1)]
+    pub(super) lost_exit_code: u8,
+
+    /// Why, for whoever waits
+    #[arg(long, value_name = "TEXT")]
+    pub(super) note: Option<String>,
+
+    /// Command and its arguments
+    #[arg(last = true, value_name = "COMMAND")]
     pub(super) command: Vec<std::ffi::OsString>,
 }
 
@@ -413,6 +454,10 @@ fn ttl(text: &str) -> Result<u64, String> {
     bounded(text, limits::TTL_MAX, "a lease")
 }
 
+fn grace(text: &str) -> Result<u64, String> {
+    bounded(text, limits::WAIT_MAX, "the grace")
+}
+
 fn wait(text: &str) -> Result<Wait, String> {
     match text {
         "forever" => Ok(Wait(None)),
@@ -447,6 +492,7 @@ mod tests {
         }
         assert_eq!(wait("forever"), Ok(Wait(None)));
         assert!(ttl("25h").unwrap_err().contains("24h"));
+        assert_eq!(grace("10s"), Ok(limits::ELECT_GRACE), "the default of `elect --grace`");
     }
 
     #[test]

@@ -71,7 +71,7 @@ pub(super) fn patiently(
 }
 
 /// Says for whom we wait, as far as it can be told just now.
-fn name_holders(client: &Connection, scope: Option<String>) {
+pub(super) fn name_holders(client: &Connection, scope: Option<String>) {
     let request = Request { scope, ..Request::new(Op::Status) };
     let Ok(Answer { ok: Some(Body::Status(status)), .. }) = client.call(request) else { return };
     let agent = client.agent().map(Agent::as_str);

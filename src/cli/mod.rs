@@ -3,7 +3,9 @@
 mod agent;
 mod args;
 mod ask;
+mod child;
 mod daemon;
+mod elect;
 mod print;
 mod run;
 
@@ -112,6 +114,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     let common = Common { json: cli.json, agent: cli.agent };
     let exit = match cli.verb {
         Verb::Run(args) => return run::run(&common, &args),
+        Verb::Elect(args) => return elect::elect(&common, &args),
         Verb::Sim(args) => return Ok(crate::sim::run(args)),
         Verb::SimClaw(args) => return Ok(crate::sim::run_claw(args)),
         Verb::SimJanitor(args) => return Ok(crate::sim::run_janitor(args)),

@@ -47,8 +47,12 @@ pub(super) fn err(text: &str) {
 
 /// Prints a value as one line of JSON.
 pub(super) fn json(value: &impl Serialize) {
-    let line = serde_json::to_string(value).expect("messages have string keys");
-    out(&(line + "\n"));
+    out(&json_line(value));
+}
+
+/// A value as one line of JSON.
+pub(super) fn json_line(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("messages have string keys") + "\n"
 }
 
 /// A name as it can be shown on a terminal: what would steer it is written out.
@@ -116,7 +120,7 @@ pub(super) fn losses(lost: &[Loss]) {
     }
 }
 
-fn loss_line(loss: &Loss) -> String {
+pub(super) fn loss_line(loss: &Loss) -> String {
     let file = name(&loss.path);
     let how = match (loss.reason.as_str(), &loss.by) {
         ("broken", Some(by)) => {
@@ -145,6 +149,13 @@ pub(super) fn granted(body: &LockBody) -> String {
     let fence = body.fence.unwrap_or_default();
     let file = paint(NAME, &name(&body.path));
     format!("{before} {file} {}, {id}, fence {fence}{lease}\n", body.mode)
+}
+
+/// One line on who leads now.
+pub(super) fn leads(body: &LockBody) -> String {
+    let (agent, name) = (shown(&body.agent), paint(NAME, &shown(&body.file_id)));
+    let (id, fence) = (body.lock_id.as_deref().unwrap_or_default(), body.fence.unwrap_or_default());
+    format!("{agent} leads {name}, {id}, fence {fence}\n")
 }
 
 /// Why a lock is not held, who holds it and what to do.

@@ -3,6 +3,7 @@
 
 mod daemon;
 mod deadlock;
+mod elect;
 mod errors;
 mod help;
 mod locks;

@@ -1,0 +1,249 @@
+//! `flockd elect`: one command at a time, whoever is killed, stopped or broken; judged from what the commands write.
+
+use crate::util::{Done, Ending, Ground, kill_9, scaled, signal, until};
+use flockd::wire::KeptBy;
+use rustix::process::Signal;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+/// What a leader does: it keeps a flock of the kernel's as long as it lives, and notes it if somebody else has it. Then
+/// it says that it leads, and stays.
+const LEADER: &str = "exec 9>>inside; flock -n 9 || echo two at once >>overlaps; echo $$ $FLOCKD_FENCE >>leaders; \
+                      exec sleep 600";
+/// The same, and it takes no notice of SIGTERM.
+const STUBBORN: &str = "trap '' TERM; exec 9>>inside; flock -n 9 || echo two at once >>overlaps; \
+                        echo $$ $FLOCKD_FENCE >>leaders; while :; do sleep 0.1; done";
+
+/// A candidate, killed when it is dropped; its command is the ground's to end.
+struct Candidate {
+    elect: Child,
+    stderr: BufReader<std::process::ChildStderr>,
+}
+
+impl Candidate {
+    fn new(ground: &Ground, agent: &str, args: &str) -> Candidate {
+        Candidate::with(ground, agent, args, LEADER)
+    }
+
+    fn with(ground: &Ground, agent: &str, args: &str, script: &str) -> Candidate {
+        let mut command = elect(ground, agent, args, script);
+        let mut elect = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let stderr = BufReader::new(elect.stderr.take().unwrap());
+        Candidate { elect, stderr }
+    }
+
+    /// Waits for its next sentence.
+    fn says(&mut self, text: &str) {
+        let mut line = String::new();
+        self.stderr.read_line(&mut line).unwrap();
+        assert!(line.contains(text), "{line:?} does not say {text:?}");
+    }
+
+    fn end(&mut self) -> Option<i32> {
+        self.elect.wait().unwrap().code()
+    }
+}
+
+impl Drop for Candidate {
+    fn drop(&mut self) {
+        // Dead already is as good.
+        let _ = self.elect.kill();
+        let _ = self.elect.wait();
+    }
+}
+
+fn elect(ground: &Ground, agent: &str, args: &str, script: &str) -> Command {
+    let mut all = vec!["elect"];
+    all.extend(args.split_whitespace());
+    all.extend(["--", "sh", "-c", script]);
+    ground.command(agent, &all)
+}
+
+/// Process and fence of each command that has begun.
+fn leaders(ground: &Ground) -> Vec<(u32, u64)> {
+    let text = fs::read_to_string(ground.work.join("leaders")).unwrap_or_default();
+    // The last line may be half written.
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let pair = |line: &str| line.split_once(' ').map(|(pid, fence)| (pid.parse().unwrap(), fence.parse().unwrap()));
+    whole.lines().map(|line| pair(line).unwrap()).collect()
+}
+
+/// Waits until so many commands have begun; the process of the last.
+fn leader(ground: &Ground, number: usize) -> u32 {
+    until(&format!("leader {number} leads"), || leaders(ground).get(number - 1).map(|(pid, _)| *pid))
+}
+
+fn never_two_at_once(ground: &Ground) {
+    assert_eq!(fs::read_to_string(ground.work.join("overlaps")).unwrap_or_default(), "");
+    let fences: Vec<u64> = leaders(ground).into_iter().map(|(_, fence)| fence).collect();
+    assert!(fences.is_sorted_by(|a, b| a < b), "each leader has a larger fence: {fences:?}");
+}
+
+/// The lock by which somebody leads.
+fn office(ground: &Ground) -> String {
+    let found = |lock: &flockd::wire::Held| lock.file_id == "@x" && lock.kept_by == KeptBy::Process;
+    until("somebody leads", || ground.status().locks.into_iter().find(found).map(|lock| lock.lock_id))
+}
+
+fn break_it(ground: &Ground) {
+    Done::of(ground.command("boss", &["break", &office(ground), "--reason", "urgent"])).gives(0);
+}
+
+#[test]
+fn of_five_candidates_one_leads_at_a_time_through_kills_and_breaks() {
+    let ground = Ground::new();
+    let mut candidates: Vec<Candidate> = (0..5).map(|n| Candidate::new(&ground, &format!("c{n}"), "x")).collect();
+    let mut led = 0;
+    for round in 0..scaled(2) {
+        for way in ["command", "elect", "break", "daemon", "order", "unlock"] {
+            led += 1;
+            let pid = leader(&ground, led);
+            let agent = ground.status().locks.iter().find(|lock| lock.file_id == "@x").unwrap().agent.clone();
+            let number = agent[1..].parse::<usize>().unwrap();
+            let elect = candidates[number].elect.id();
+            match way {
+                "command" => kill_9(pid),
+                "elect" => {
+                    kill_9(elect);
+                    candidates[number].elect.wait().unwrap();
+                    assert_eq!(leaders(&ground).len(), led, "the command leads on");
+                    kill_9(pid);
+                }
+                "break" => break_it(&ground),
+                "daemon" => {
+                    ground.kill_daemon();
+                    kill_9(pid);
+                }
+                "order" => signal(elect, Signal::TERM),
+                _ => drop(ground.flockd(&agent, "unlock @x").gives(0)),
+            }
+            leader(&ground, led + 1);
+            candidates[number] = Candidate::new(&ground, &agent, "x");
+        }
+        assert_eq!(led as u64, 6 * (round + 1));
+    }
+    never_two_at_once(&ground);
+}
+
+#[test]
+fn a_command_that_does_not_lead_any_more_is_killed_if_it_ignores_sigterm() {
+    let ground = Ground::new();
+    let mut first = Candidate::with(&ground, "a", "x --grace 0.2 -E 75", STUBBORN);
+    let ending = Ending::of(leader(&ground, 1));
+    let mut next = Candidate::new(&ground, "b", "x");
+    ground.until_waiting(&["b"]);
+    first.says("a leads @x");
+    break_it(&ground);
+    first.says("no longer leads @x, so the command is ended: you lost @x");
+    ending.wait();
+    assert_eq!(first.end(), Some(75));
+    leader(&ground, 2);
+    never_two_at_once(&ground);
+    next.elect.kill().unwrap();
+}
+
+#[test]
+fn a_new_leader_waits_for_the_command_of_the_one_before() {
+    let ground = Ground::new();
+    let mut first = Candidate::new(&ground, "a", "x");
+    let pid = leader(&ground, 1);
+    // Nobody is left to end the command.
+    kill_9(first.elect.id());
+    first.end();
+    let mut next = Candidate::new(&ground, "b", "x");
+    ground.until_waiting(&["b"]);
+    next.says("waiting: a holds @x");
+    break_it(&ground);
+    next.says(&format!("waiting: elect-{} holds @x:command", first.elect.id()));
+    assert_eq!(leaders(&ground).len(), 1);
+    kill_9(pid);
+    leader(&ground, 2);
+    never_two_at_once(&ground);
+}
+
+#[test]
+fn a_stopped_candidate_that_lost_its_leadership_ends_its_command_when_it_goes_on() {
+    let ground = Ground::new();
+    let mut first = Candidate::new(&ground, "a", "x");
+    let pid = leader(&ground, 1);
+    signal(first.elect.id(), Signal::STOP);
+    // A stopped command hears of its end all the same.
+    signal(pid, Signal::STOP);
+    let mut next = Candidate::new(&ground, "b", "x");
+    ground.until_waiting(&["b"]);
+    break_it(&ground);
+    next.says("waiting: ");
+    assert_eq!(leaders(&ground).len(), 1);
+    signal(first.elect.id(), Signal::CONT);
+    assert_eq!(first.end(), Some(1));
+    leader(&ground, 2);
+    never_two_at_once(&ground);
+}
+
+#[test]
+fn a_home_that_is_taken_away_ends_the_command() {
+    let ground = Ground::new();
+    let mut first = Candidate::new(&ground, "a", "x");
+    leader(&ground, 1);
+    first.says("a leads @x");
+    fs::rename(&ground.home, ground.work.join("elsewhere")).unwrap();
+    first.says("no longer leads @x, so the command is ended");
+    assert_eq!(first.end(), Some(1));
+}
+
+#[test]
+fn the_exit_status_of_the_command_is_passed_on_and_what_it_is_told() {
+    let ground = Ground::new();
+    for status in [0, 7] {
+        Done::of(elect(&ground, "a", "x", &format!("exit {status}"))).gives(status).says(&["a leads @x, lk_"]);
+    }
+    let done = Done::of(elect(&ground, "a", "@x --json", "echo $FLOCKD_AGENT $FLOCKD_FENCE")).gives(0);
+    let line: serde_json::Value = serde_json::from_str(&done.err).unwrap();
+    assert_eq!((&line["file_id"], &line["acquired"]), (&"@x".into(), &true.into()));
+    assert_eq!(done.out, format!("a {}\n", line["fence"]));
+    Done::of(ground.command("a", &["elect", "x", "--", "no-such-command"])).gives(127);
+    Done::of(ground.command("a", &["elect", &"x".repeat(250), "--", "true"])).gives(2).says(&["resource name"]);
+    let nested = format!("{} elect x -- true", crate::util::FLOCKD);
+    Done::of(elect(&ground, "a", "x", &nested)).gives(4);
+    assert_eq!(ground.status().locks, []);
+}
+
+#[test]
+fn two_candidates_of_one_name_exclude_each_other_all_the_same() {
+    let ground = Ground::new();
+    let first = Candidate::new(&ground, "a", "x");
+    let pid = leader(&ground, 1);
+    let _second = Candidate::new(&ground, "a", "x");
+    ground.until_waiting(&["a"]);
+    signal(first.elect.id(), Signal::INT);
+    Ending::of(pid).wait();
+    leader(&ground, 2);
+    never_two_at_once(&ground);
+}
+
+#[test]
+fn without_a_command_a_line_tells_of_the_leadership_that_lasts_until_the_end() {
+    let ground = Ground::new();
+    let start = |agent: &str, args: &[&str]| {
+        let all = [&["elect", "x"], args].concat();
+        let mut elect = ground.command(agent, &all).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        (BufReader::new(elect.stdout.take().unwrap()), elect)
+    };
+    let line = |out: &mut BufReader<_>| {
+        let mut line = String::new();
+        BufRead::read_line(out, &mut line).unwrap();
+        line
+    };
+    let (mut out, mut first) = start("a", &[]);
+    assert!(line(&mut out).starts_with("a leads @x, lk_"));
+    let (mut next_out, mut next) = start("b", &["--json"]);
+    ground.until_waiting(&["b"]);
+    kill_9(first.id());
+    first.wait().unwrap();
+    assert!(line(&mut next_out).contains("\"agent\":\"b\""));
+    break_it(&ground);
+    assert_eq!(next.wait().unwrap().code(), Some(1));
+    let error: serde_json::Value = serde_json::from_str(&line(&mut next_out)).unwrap();
+    assert_eq!(error["error"]["code"], "lost");
+}
