@@ -153,8 +153,8 @@ pub const WEBHOOKS_MAX: usize = 64;
 pub const WEBHOOK_POSTS: usize = 2 * WEBHOOKS_MAX;
 /// Longest URL of a webhook; what is longer is refused by many servers as well.
 pub const WEBHOOK_URL_MAX: usize = 2_048;
-/// Most events, and most scopes, that one webhook names. Whoever wants more takes all, or a directory.
-pub const WEBHOOK_FILTERS_MAX: usize = 16;
+/// Most scopes that one webhook names; a row of the journal holds them all. Whoever wants more takes a directory.
+pub const WEBHOOK_SCOPES_MAX: usize = 8;
 /// Shortest secret, as the Standard Webhooks have it.
 pub const WEBHOOK_SECRET_MIN: usize = 24;
 /// Longest secret, as the Standard Webhooks have it.

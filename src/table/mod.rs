@@ -9,6 +9,7 @@
 //! - who waits for whom, and cycles: `waits.rs`
 //! - how locks and sessions end, and what is told of it: `ending.rs`
 //! - what foreign programs that hold a flock mean to ours: `os.rs`
+//! - which webhooks there are, how far each has heard, and when it is tried again: `webhooks.rs`
 //! - what overlaps what: `index.rs`; what a change means to the rows: `state.rs`; after a restart: `restore.rs`
 
 mod ask;
@@ -21,6 +22,7 @@ mod restore;
 mod state;
 mod step;
 mod waits;
+mod webhooks;
 
 pub use step::{Outgoing, Step};
 
@@ -89,6 +91,7 @@ impl LockTable {
             Command::Cancel { caller, waiting } => self.cancel(&mut step, caller, waiting),
             Command::LossesTold(ids) => self.losses_told(&mut step, &ids),
             Command::Os { lock, answer } => self.system_answered(now, &mut step, lock, answer),
+            Command::Webhook(command) => self.webhook(now, &mut step, command),
             Command::Tick => {}
         }
         self.serve(now, &mut step);
@@ -150,10 +153,21 @@ impl LockTable {
         self.state.sessions.len()
     }
 
-    /// The processes that sessions, locks and waiting requests hang on: to be watched after a restart.
+    /// The webhooks, in no order that means anything.
+    pub fn webhooks(&self) -> impl Iterator<Item = &Webhook> {
+        self.state.webhooks.values()
+    }
+
+    /// The webhook of this name.
+    pub fn webhook_named(&self, id: WebhookId) -> Option<&Webhook> {
+        self.state.webhooks.get(&id)
+    }
+
+    /// The processes that sessions, locks, waiting requests and webhooks hang on: to be watched after a restart.
     pub fn processes(&self) -> impl Iterator<Item = Process> + '_ {
-        let State { sessions_of_process, locks_of_process, waits_of_process, .. } = &self.state;
-        sessions_of_process.keys().chain(locks_of_process.keys()).chain(waits_of_process.keys()).copied()
+        let State { sessions_of_process, locks_of_process, waits_of_process, webhooks, .. } = &self.state;
+        let locking = sessions_of_process.keys().chain(locks_of_process.keys()).chain(waits_of_process.keys()).copied();
+        locking.chain(webhooks.values().filter_map(|webhook| webhook.until))
     }
 
     // ── Changes ─────────────────────────────────────────────────────────────────────────────────────────────────────
