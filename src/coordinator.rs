@@ -14,6 +14,7 @@ use crate::scope::Target;
 use crate::table::{LockTable, Outgoing, Step};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 /// A sync at least this long, in milliseconds, moves syncing to its thread; a shorter one moves it back.
@@ -31,7 +32,22 @@ pub type Wake = Box<dyn Fn() + Send>;
 /// Says why the home is not ours any more, if it is not: asked before each append, and before the end.
 pub type HomeGuard = Box<dyn Fn() -> Result<(), JournalError> + Send>;
 
-/// The flocks on workspace files, as the coordinator sees them.
+/// A file to be put in place: what [`Effect::Commit`] asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// Its name.
+    pub commit: CommitId,
+    /// Under which lock.
+    pub lock: LockId,
+    /// Where.
+    pub target: Target,
+    /// Whether the new file is to be flocked for the lock before it is in place.
+    pub flock: bool,
+    /// What.
+    pub prepared: Arc<Prepared>,
+}
+
+/// The flocks on workspace files, and the writes to them, as the coordinator sees them.
 pub trait OsLocks: Send {
     /// Tries to flock a file for a lock; none if that may take a while: the answer comes by [`OsLocks::finished`].
     fn want(&mut self, lock: LockId, target: &Target, mode: Mode, now: Now) -> Option<OsAnswer>;
@@ -39,6 +55,10 @@ pub trait OsLocks: Send {
     fn release(&mut self, lock: LockId);
     /// The next answer that took a while, or that is waited for no longer.
     fn finished(&mut self, now: Now) -> Option<(LockId, OsAnswer)>;
+    /// Puts a file in place; the answer comes by [`OsLocks::committed`], never before this returns.
+    fn commit(&mut self, order: Order, now: Now);
+    /// The next answer to a commit, or that it is late. One that is late is answered once more when it comes.
+    fn committed(&mut self, now: Now) -> Option<(CommitId, LockId, CommitAnswer)>;
     /// When an answer is waited for no longer.
     fn next_deadline(&self) -> Option<Moment>;
 }
@@ -79,12 +99,15 @@ struct HeldBack {
 }
 
 /// Steps that are written together, and what they did to flocks.
+#[derive(Default)]
 struct Batch {
     steps: Vec<Step>,
     /// Asked for, to be let go if the batch cannot be written.
     taken: Vec<LockId>,
     /// To be let go once the batch is written.
     dropped: Vec<LockId>,
+    /// To be begun once the batch is written.
+    orders: Vec<Order>,
 }
 
 /// What is kept while the journal cannot be written.
@@ -121,7 +144,7 @@ impl Coordinator {
         let syncing = Syncing::new(journal.syncer(), wake);
         let held_back = VecDeque::new();
         let mut restored = Coordinator { table, journal, os, guard, stopwatch, syncing, held_back, trouble: None };
-        let mut batch = Batch { steps: Vec::new(), taken: Vec::new(), dropped: Vec::new() };
+        let mut batch = Batch::default();
         let answers = restored.carry_out(now, std::mem::take(&mut step.effects), &mut batch);
         let replies = restored.turn(now, answers);
         assert!(replies.is_empty(), "nobody has asked anything yet");
@@ -153,6 +176,9 @@ impl Coordinator {
         while let Some((lock, answer)) = self.os.finished(now) {
             commands.push(Command::Os { lock, answer });
         }
+        while let Some((commit, lock, answer)) = self.os.committed(now) {
+            commands.push(Command::CommitDone { commit, lock, answer });
+        }
         if self.trouble.is_some() {
             self.turn_in_trouble(now, commands, &mut out);
             return out;
@@ -165,6 +191,7 @@ impl Coordinator {
                 let replies = batch.steps.into_iter().flat_map(|step| step.replies);
                 self.send(replies, written, &mut out);
                 batch.dropped.into_iter().for_each(|lock| self.os.release(lock));
+                batch.orders.into_iter().for_each(|order| self.os.commit(order, now));
             }
             Err(error) => {
                 for step in batch.steps.into_iter().rev() {
@@ -232,7 +259,7 @@ impl Coordinator {
 
     /// Applies commands in order, and in between what the system answers at once.
     fn decide(&mut self, now: Now, commands: Vec<Command>) -> Batch {
-        let mut batch = Batch { steps: Vec::with_capacity(commands.len()), taken: Vec::new(), dropped: Vec::new() };
+        let mut batch = Batch { steps: Vec::with_capacity(commands.len()), ..Batch::default() };
         let mut commands = VecDeque::from(commands);
         while let Some(command) = commands.pop_front() {
             let mut step = self.table.apply(now, command);
@@ -251,6 +278,10 @@ impl Coordinator {
         for effect in effects {
             match effect {
                 Effect::DropOs { lock } => batch.dropped.push(lock),
+                // Not before the lock that it relies on is written.
+                Effect::Commit { commit, lock, target, flock, prepared } => {
+                    batch.orders.push(Order { commit, lock, target, flock, prepared });
+                }
                 Effect::WantOs { lock, target, mode } => {
                     batch.taken.push(lock);
                     let answer = self.os.want(lock, &target, mode, now);
@@ -383,7 +414,9 @@ impl Coordinator {
             for effect in std::mem::take(&mut step.effects) {
                 match effect {
                     Effect::DropOs { lock } => self.os.release(lock),
-                    Effect::WantOs { .. } => unreachable!("nothing is wanted of the system while grants are stopped"),
+                    Effect::WantOs { .. } | Effect::Commit { .. } => {
+                        unreachable!("nothing is wanted of the system while grants are stopped")
+                    }
                 }
             }
             let trouble = self.trouble.as_mut().expect("called in trouble only");
@@ -413,13 +446,14 @@ impl Coordinator {
 
     /// Writes and sends what the end of the trouble brings, as a turn does.
     fn write_resumed(&mut self, now: Now, mut step: Step, out: &mut Vec<Addressed>) {
-        let mut batch = Batch { steps: Vec::new(), taken: Vec::new(), dropped: Vec::new() };
+        let mut batch = Batch::default();
         let answers = self.carry_out(now, std::mem::take(&mut step.effects), &mut batch);
         let wants_sync = step.replies.iter().any(|reply| reply.synced);
         match self.write(&step.records, wants_sync) {
             Ok(written) => {
                 self.send(step.replies.into_iter(), written, out);
                 batch.dropped.into_iter().for_each(|lock| self.os.release(lock));
+                batch.orders.into_iter().for_each(|order| self.os.commit(order, now));
                 if !answers.is_empty() {
                     out.extend(self.turn(now, answers));
                 }

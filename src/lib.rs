@@ -105,5 +105,6 @@ pub mod wire;
 
 pub use client::{Check, Error, HoldError, Holder, LockError, Loss, LossReason, Refusal, Status, Waiter};
 pub use client::{Client, ClientBuilder, LockGuard, LockRequest, NotKept, Session, Workspace};
+pub use client::{Expected, WriteError, Written};
 pub use embedded::{Coordinator, OpenError};
 pub use wire::{Code, KeptBy, Mode};

@@ -194,8 +194,9 @@ pub const SEGMENT_MAX: u64 = 4 * 1024 * 1024;
 pub const DAEMON_LOG_MAX: u64 = 1024 * 1024;
 /// How long after a failed write or sync the journal is tried again.
 pub const JOURNAL_RETRY: u64 = SECOND;
-/// Threads that touch workspace files, of each kind: those that look paths up and those that flock. Each can hang on a
-/// dead mount; the loop never does. With those of one mount bounded as below, seven hung mounts leave four to others.
+/// Threads that touch workspace files, of each kind: those that look paths up, that flock and that write. Each can hang
+/// on a dead mount; the loop never does. With those of one mount bounded as below, seven hung mounts leave four to
+/// others.
 pub const FILE_THREADS: usize = 32;
 /// How many of them may be inside one mount that waits for a server: enough to keep a healthy one busy.
 pub const FILE_THREADS_A_MOUNT: usize = 4;
@@ -205,6 +206,14 @@ pub const FILE_ASIDE: usize = 64;
 pub const FILE_QUEUE: usize = 1_024;
 /// How long a path look-up may take before its request is answered `unavailable`.
 pub const FILE_WITHIN: u64 = 10 * SECOND;
+/// How long a file may take to be put in place before its client is told that the file system does not answer: more
+/// than a busy disk needs for a large file, less than a client waits for its answer.
+pub const COMMIT_WITHIN: u64 = 20 * SECOND;
+/// How long a directory is not searched again for prepared files that killed clients left: reading a large one takes
+/// longer than a write.
+pub const SWEPT_FOR: u64 = 10 * MINUTE;
+/// Most directories of which that is remembered.
+pub const SWEPT_MAX: usize = 1_024;
 /// Fold jobs that may wait for the fold thread; one at a time is in flight, the next segment simply grows.
 pub const FOLD_QUEUE: usize = 4;
 /// How often the daemon looks whether its home is still its own, and ends if not: whoever deletes the home of a daemon
@@ -216,5 +225,5 @@ const _: () = assert!(WAIT_DEFAULT < 60 * SECOND);
 const _: () = assert!(WAITER_ABSENCE < SESSION_SILENCE);
 const _: () = assert!(3 * 4 * PATH_MAX + 4 * (NOTE_MAX + REQUEST_ID_MAX + AGENT_MAX) < LINE_MAX);
 const _: () = assert!(LINE_MAX < OUTBOX_MAX && OUTBOX_MAX < ANSWER_MAX);
-const _: () = assert!(WAITER_ABSENCE < ENDED_KEPT);
+const _: () = assert!(WAITER_ABSENCE < ENDED_KEPT && COMMIT_WITHIN < ANSWER_WITHIN);
 const _: () = assert!(8 * FILE_THREADS_A_MOUNT <= FILE_THREADS && FILE_ASIDE < FILE_QUEUE);

@@ -416,6 +416,84 @@ pub struct Lock {
     pub hold_until: Option<Moment>,
     /// What keeps foreign programs out.
     pub os: OsLock,
+    /// Files that are being put in place under it; none most of the time. Not kept in the journal: they end with the
+    /// daemon that does it.
+    pub in_flight: Option<Box<InFlight>>,
+}
+
+/// Commits that are on their way under a lock, and what has to wait for them: a lock does not end, and goes to nobody,
+/// while the file system may still act for its holder.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InFlight {
+    /// The commits, by age; at least one.
+    pub commits: Vec<Commit>,
+    /// What ended the lock meanwhile, if its session or process did. It ends when the last commit is over.
+    pub ending: Option<EndReason>,
+    /// Commands that would end the lock, or put another file in the same place; carried out then, in order.
+    pub waiting: Vec<Command>,
+}
+
+/// Names a commit as long as the daemon runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CommitId(pub u64);
+
+/// A commit on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// Its name.
+    pub id: CommitId,
+    /// Where its answer goes; none once it was answered.
+    pub caller: Option<Caller>,
+    /// Who writes.
+    pub who: Who,
+    /// What is written.
+    pub target: Target,
+}
+
+/// A file that is ready to be put in the place of another, and what that other one must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prepared {
+    /// Its name in the directory of the target.
+    pub name: Box<[u8]>,
+    /// Its device number, as `st_dev`: with the inode it is recognised where it is in place already.
+    pub device: u64,
+    /// Its inode number, as `st_ino`.
+    pub inode: u64,
+    /// What must be in its place before; none for whatever there is.
+    pub unchanged: Option<Unchanged>,
+}
+
+/// What the target of a commit must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unchanged {
+    /// There must be no such file.
+    Absent,
+    /// The content with this BLAKE3 hash.
+    Hash([u8; 32]),
+}
+
+/// What came of a commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CommitAnswer {
+    /// The prepared file is the target now, durably.
+    InPlace(Placed),
+    /// It is the target now, but a power cut may undo that; why.
+    NotDurable(Placed, String),
+    /// Nothing was changed.
+    Refused(Fault),
+    /// The file system has not answered for long, and nothing can be called back: it may still happen.
+    Late,
+}
+
+/// A file that was put in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// It is flocked for the lock.
+    pub flocked: bool,
+    /// It had been put in place before, by an earlier try.
+    pub again: bool,
 }
 
 impl Lock {
@@ -832,6 +910,28 @@ pub enum Command {
         /// Under which fence, if it matters.
         fence: Option<Fence>,
     },
+    /// Put a prepared file in the place of the target, if this agent may write now.
+    Commit {
+        /// Where the answer goes.
+        caller: Caller,
+        /// Who writes.
+        who: Who,
+        /// Where.
+        target: Target,
+        /// Under which fence, if it matters.
+        fence: Option<Fence>,
+        /// What.
+        prepared: Arc<Prepared>,
+    },
+    /// The answer to [`Effect::Commit`].
+    CommitDone {
+        /// Which commit.
+        commit: CommitId,
+        /// Under which lock.
+        lock: LockId,
+        /// What came of it.
+        answer: CommitAnswer,
+    },
     /// End somebody's lock.
     Break {
         /// Where the answer goes.
@@ -913,6 +1013,20 @@ pub enum Effect {
         target: Target,
         /// How.
         mode: Mode,
+    },
+    /// Put a prepared file in place, once the records of this step are written; the answer comes back as
+    /// [`Command::CommitDone`]. The lock does not end before.
+    Commit {
+        /// Its name.
+        commit: CommitId,
+        /// Under which lock.
+        lock: LockId,
+        /// Where.
+        target: Target,
+        /// Whether the new file is to be flocked for the lock before it is in place.
+        flock: bool,
+        /// What.
+        prepared: Arc<Prepared>,
     },
     /// The lock is no more, or was not granted: its flock is not wanted any longer. Done after all wishes of its turn,
     /// so that a flock passes from one holder to the next without a gap.
@@ -1014,8 +1128,12 @@ pub enum Fault {
     UnknownSession,
     /// The journal cannot be written; grants stop until it can.
     Unavailable(String),
-    /// The agent may not do that.
+    /// The agent, or the daemon for it, may not do that.
     Denied(String),
+    /// The file is not what it was to be; its BLAKE3 hash, or none if there is no such file.
+    Changed(Option<[u8; 32]>),
+    /// The file is in place, but a power cut may undo that; why.
+    NotDurable(String),
 }
 
 /// The answer to a command.
@@ -1035,6 +1153,8 @@ pub enum Reply {
     Renewed(Vec<Lock>),
     /// `check`: the lock that allows it, or those in the way.
     Checked(Result<Box<Lock>, Vec<Lock>>),
+    /// The file is in place, under this lock.
+    Committed(Box<Lock>, Placed),
     /// The lock was broken.
     Broken(Box<Ended>),
     /// Who holds, who waits.

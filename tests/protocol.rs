@@ -12,6 +12,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -32,10 +33,12 @@ fn page() -> String {
 
 #[derive(Debug)]
 enum Step {
-    /// `a -> {…}`, perhaps with a pidfd.
+    /// `a -> {…}`, perhaps with a pidfd, or after preparing a file.
     Say {
         who: String,
         pidfd: bool,
+        /// A file that is prepared before.
+        prepared: Option<String>,
         text: String,
     },
     /// `a <- {…}`
@@ -72,8 +75,11 @@ fn step(line: &str) -> Step {
         return Step::Hear { who, text: text.to_owned() };
     }
     let text = rest.strip_prefix("-> ").unwrap_or_else(|| panic!("neither said nor heard: {line}"));
+    if let Some((name, text)) = text.strip_prefix("[after preparing ").and_then(|rest| rest.split_once("] ")) {
+        return Step::Say { who, pidfd: false, prepared: Some(name.to_owned()), text: text.to_owned() };
+    }
     let bare = text.strip_prefix("[with a pidfd] ");
-    Step::Say { who, pidfd: bare.is_some(), text: bare.unwrap_or(text).to_owned() }
+    Step::Say { who, pidfd: bare.is_some(), prepared: None, text: bare.unwrap_or(text).to_owned() }
 }
 
 // ── Playing it ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -234,8 +240,15 @@ fn every_conversation_goes_as_the_page_says() {
     for (number, step) in steps.iter().enumerate() {
         match step {
             Step::DaemonStarts => daemon.start_again(),
-            Step::Say { who, pidfd: passes, text } => {
+            Step::Say { who, pidfd: passes, prepared, text } => {
                 let said = value(text);
+                if let Some(name) = prepared {
+                    let path = Path::new(app).join(name);
+                    fs::write(&path, "{\"total\":17}\n").unwrap();
+                    let made = fs::metadata(path).unwrap();
+                    let page = said["prepared"]["file"].as_str().unwrap().to_owned();
+                    names.0.insert(page, format!("{}:{}", made.dev(), made.ino()));
+                }
                 if said.get("hello").is_some() {
                     connections.insert(who, daemon.connect());
                 }
@@ -285,7 +298,7 @@ fn the_page_shows_every_operation_and_every_answer_and_names_every_code() {
         .filter_map(|step| if let Step::Hear { text, .. } = step { Some(text.as_str()) } else { None })
         .collect();
     let operations = variants::<wire::Op>("\"?\"");
-    assert_eq!(operations.len(), 11, "{operations:?}");
+    assert_eq!(operations.len(), 12, "{operations:?}");
     for name in operations {
         assert!(said.iter().any(|text| text.contains(&format!("\"op\":\"{name}\""))), "no example of {name}");
     }

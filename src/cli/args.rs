@@ -125,8 +125,24 @@ Examples:
     #[command(after_long_help = "\
 Examples:
   flockd check data.json && cp new.json data.json
-  flockd check data.json --fence 17")]
+  flockd check data.json --fence 17
+  flockd check data.json --hash           what `flockd write --if-unchanged` compares")]
     Check(CheckArgs),
+
+    /// Replace a file by what comes on stdin, if this agent may write now
+    #[command(after_long_help = "\
+The new content is made beside FILE and put in its place by the daemon, in one step, only while this agent holds it \
+exclusively: whoever lost the lock meanwhile overwrites nothing. Without a lock one is taken for the moment. Readers \
+see the old file or the new one, mode and owner are kept, and it is on the disk when the command returns. Files with \
+several names (hard links) and what is no regular file are refused.
+
+HASH is BLAKE3 in hexadecimal, as `b3sum` or `flockd check --hash` prints it, or `absent` if there must be no such file.
+
+Examples:
+  date | flockd write stamp.txt
+  flockd write data.json --fence 17 < new.json
+  h=$(flockd check data.json --hash); ./edit < data.json | flockd write data.json --if-unchanged $h")]
+    Write(WriteArgs),
 
     /// End somebody else's lock; its holder is told
     #[command(after_long_help = "\
@@ -354,6 +370,32 @@ pub(super) struct CheckArgs {
     /// Only under this fencing token
     #[arg(long, value_name = "N")]
     pub(super) fence: Option<u64>,
+
+    /// Print the BLAKE3 hash of the file as it is now, or `absent`
+    #[arg(long)]
+    pub(super) hash: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WriteArgs {
+    /// The file; it need not exist
+    #[arg(value_name = "FILE")]
+    pub(super) file: std::ffi::OsString,
+
+    /// Only if the file still has this BLAKE3 hash, or is `absent`
+    #[arg(long, value_name = "HASH", value_parser = expected)]
+    pub(super) if_unchanged: Option<crate::client::Expected>,
+
+    /// Only under this fencing token
+    #[arg(long, value_name = "N")]
+    pub(super) fence: Option<u64>,
+
+    #[command(flatten)]
+    pub(super) patience: Patience,
+
+    /// Why, for whoever waits meanwhile
+    #[arg(long, value_name = "TEXT")]
+    pub(super) note: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -429,6 +471,17 @@ pub(super) struct DaemonOptions {
 /// Milliseconds; none never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Idle(pub(super) Option<u64>);
+
+/// Reads what a file must be.
+fn expected(text: &str) -> Result<crate::client::Expected, String> {
+    match text {
+        "absent" => Ok(crate::client::Expected::Absent),
+        hash if hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+            Ok(crate::client::Expected::Hash(hash.to_owned()))
+        }
+        _ => Err("a BLAKE3 hash has 64 hexadecimal digits, as `b3sum` prints it; or say `absent`".to_owned()),
+    }
+}
 
 // ── Durations ───────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -2,7 +2,7 @@
 
 use super::args::{BreakArgs, CheckArgs, LockArgs, RenewArgs, StatusArgs, WaitArgs, Which, WhichArgs};
 use super::{Common, Exit, Failure, print};
-use crate::client::{Connection, unexpected};
+use crate::client::{Connection, FilePlace, hash_of, unexpected};
 use crate::limits;
 use crate::model::Agent;
 use crate::os::process;
@@ -11,6 +11,7 @@ use rustix::fd::{AsFd, BorrowedFd};
 use serde::Serialize;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
 /// When whoever waits is told for whom, in milliseconds.
@@ -214,13 +215,25 @@ pub(super) fn wait(common: &Common, args: &WaitArgs) -> Result<Exit, Failure> {
 }
 
 pub(super) fn check(common: &Common, args: &CheckArgs) -> Result<Exit, Failure> {
+    #[derive(Serialize)]
+    struct Checked<'a> {
+        #[serde(flatten)]
+        body: &'a wire::CheckBody,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        hash: Option<String>,
+    }
     let client = common.connect_as_agent()?;
     let request = Request { scope: Some(scope(&args.scope)), fence: args.fence, ..Request::new(Op::Check) };
     match ask(&client, request)? {
         Body::Check(body) => {
+            // After the answer: what is read under the lock nobody changes who honours it.
+            let hash = if args.hash { Some(hash(&args.scope)?) } else { None };
             if common.json {
-                print::json(&body);
-            } else if !body.allowed {
+                print::json(&Checked { body: &body, hash });
+            } else if let Some(hash) = hash {
+                print::out(&(hash + "\n"));
+            }
+            if !common.json && !body.allowed {
                 print::err(&format!("flockd: you do not hold {} exclusively", args.scope.to_string_lossy()));
                 print::err(if args.fence.is_some() { " under this fence\n" } else { "\n" });
                 for holder in &body.holders {
@@ -231,6 +244,13 @@ pub(super) fn check(common: &Common, args: &CheckArgs) -> Result<Exit, Failure> 
         }
         other => Err(unexpected(Some(&other)).into()),
     }
+}
+
+/// The hash of a file as it is now, to be compared when it is written.
+fn hash(typed: &OsStr) -> Result<String, Failure> {
+    let cwd = std::env::current_dir().map_err(|error| Failure::new(Exit::Unavailable, error.to_string()))?;
+    let place = FilePlace::of(&cwd, Path::new(typed))?;
+    hash_of(&place).map_err(|error| Failure::new(Exit::Unavailable, format!("{}: {error}", typed.to_string_lossy())))
 }
 
 pub(super) fn break_lock(common: &Common, args: &BreakArgs) -> Result<Exit, Failure> {

@@ -175,7 +175,7 @@ fn look_after(posts: &[Post; 2], news: Sender<News>, done: Receiver<()>) {
 
 fn not_leading(file_id: &str, why: String) -> Failure {
     let message = format!("no longer leads {file_id}: {why}");
-    let error = WireError { code: Code::Lost, message: message.clone(), holders: Vec::new(), loss: None };
+    let error = WireError::new(Code::Lost, message.clone());
     Failure { exit: Exit::No, message, error: Some(Box::new(error)) }
 }
 

@@ -8,6 +8,7 @@ mod daemon;
 mod elect;
 mod print;
 mod run;
+mod write;
 
 use crate::client::{ClientError, Connect, Connection, Custodian, Launch, Place};
 use crate::model::{Agent, Invalid};
@@ -39,7 +40,7 @@ impl Exit {
     /// The status that an error code of the daemon means.
     fn of(code: Code) -> Exit {
         match code {
-            Code::Held | Code::NotHolder | Code::NotFound | Code::Lost => Exit::No,
+            Code::Held | Code::NotHolder | Code::NotFound | Code::Lost | Code::Changed => Exit::No,
             Code::Timeout => Exit::Timeout,
             Code::Deadlock => Exit::Deadlock,
             Code::Invalid | Code::OutsideWorkspace => Exit::Usage,
@@ -124,6 +125,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Status(args) | Verb::Ls(args) => ask::status(&common, &args)?,
         Verb::Wait(args) => ask::wait(&common, &args)?,
         Verb::Check(args) => ask::check(&common, &args)?,
+        Verb::Write(args) => write::write(&common, &args)?,
         Verb::Break(args) => ask::break_lock(&common, &args)?,
         Verb::Daemon(args) => daemon::daemon(&common, &args)?,
         Verb::Completions { shell } => {

@@ -1,10 +1,13 @@
 //! Asking for a lock, and the guard that holds it.
 
 use super::values::{Error, HoldError, LockError, Loss, LossReason};
+use super::write::{self, Draft, Expected, WriteError, Written};
 use super::{ClientError, Connection, unexpected};
 use crate::limits;
 use crate::wire::{Body, Code, LockBody, Mode, Op, Request};
 use std::fmt;
+use std::io::{self, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -222,6 +225,62 @@ impl LockGuard {
             }
             other => Err(HoldError::Unknown(unexpected(other.as_ref()).into())),
         }
+    }
+
+    /// Replaces the locked file by one with this content, if the lock is still held: the daemon itself puts the new
+    /// file in place, so that no holder overwrites anything that lost its lock, however long it was paused.
+    ///
+    /// Everybody sees the old file or the new one, and a power cut undoes nothing that was answered. Mode, group,
+    /// access list and attributes of users are kept; a file that did not exist is made as this process makes files. A
+    /// symbolic link means its target.
+    ///
+    /// # Errors
+    /// [`WriteError::Lost`] if the lock was lost; see there for others. [`WriteError::Failed`] with a sentence for what
+    /// cannot be replaced so: files with several names, of other users, and what is no regular file.
+    ///
+    /// # Examples
+    /// ```
+    /// # let kept = tempfile::tempdir()?;
+    /// # let coordinator = flockd::Coordinator::open(kept.path().join("home"))?;
+    /// # let session = coordinator.agent("claw-1")?;
+    /// # let file = kept.path().join("data.json");
+    /// let guard = session.lock(&file).acquire()?;
+    /// let first = guard.write("{}")?;
+    /// let second = guard.write_if(flockd::Expected::Hash(first.hash), "[]")?;
+    /// assert_eq!(second.bytes, 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn write(&self, content: impl AsRef<[u8]>) -> Result<Written, WriteError> {
+        self.write_with(|out| out.write_all(content.as_ref()))
+    }
+
+    /// The same, if the file is what it is expected to be: what somebody has written around the locks is not lost.
+    ///
+    /// # Errors
+    /// [`WriteError::Changed`] if it is not, and those of [`LockGuard::write`].
+    pub fn write_if(&self, expected: Expected, content: impl AsRef<[u8]>) -> Result<Written, WriteError> {
+        write::under(&self.connection, &self.body, self.fence, Some(&expected), |place| {
+            Draft::make(place, |out| out.write_all(content.as_ref()))
+        })
+    }
+
+    /// The same for content that is made bit by bit. Nobody sees it before it is whole.
+    ///
+    /// # Errors
+    /// Those of [`LockGuard::write`], and whatever `make` fails with, as [`WriteError::Failed`].
+    pub fn write_with(&self, make: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Written, WriteError> {
+        write::under(&self.connection, &self.body, self.fence, None, |place| Draft::make(place, make))
+    }
+
+    /// The same with a file that the caller has made in the same directory: it takes the place of the locked one, under
+    /// whose name it is from then on. It must not be open for writing any more, and have one name. On an error it stays
+    /// where it is. Where there was no file before it keeps its own mode.
+    ///
+    /// # Errors
+    /// Those of [`LockGuard::write`].
+    pub fn replace(&self, prepared: impl AsRef<Path>) -> Result<Written, WriteError> {
+        let prepared = prepared.as_ref();
+        write::under(&self.connection, &self.body, self.fence, None, |place| Draft::of(place, prepared))
     }
 
     /// Releases the lock and waits for the word that it was held until then.

@@ -88,7 +88,7 @@ fn other_protocol(daemon: &Welcome) -> WireError {
         wire::VERSION,
         wire::PROTOCOL
     );
-    WireError { code: Code::Version, message, holders: Vec::new(), loss: None }
+    WireError::new(Code::Version, message)
 }
 
 fn no_daemon(home: &Home) -> String {

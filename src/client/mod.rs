@@ -16,6 +16,7 @@ mod ledger;
 mod place;
 mod session;
 mod values;
+mod write;
 
 pub use guard::{LockGuard, LockRequest, NotKept};
 pub use handle::{Client, ClientBuilder};
@@ -23,6 +24,9 @@ pub use launch::Launch;
 pub use place::Place;
 pub use session::{Session, Workspace};
 pub use values::{Check, Error, HoldError, Holder, LockError, Loss, LossReason, Refusal, Status, Waiter};
+#[cfg(feature = "cli")]
+pub(crate) use write::{Draft, Place as FilePlace, hash_of};
+pub use write::{Expected, WriteError, Written};
 
 use crate::limits;
 use crate::model::Agent;
@@ -356,6 +360,11 @@ impl Connection {
     /// The session, if the client has one.
     pub fn session_id(&self) -> Option<String> {
         self.inner.lock().session.as_ref().map(|proof| proof.id.clone())
+    }
+
+    /// From where it looks.
+    pub(crate) fn place(&self) -> &Place {
+        &self.inner.connect.place
     }
 
     /// In whose name it speaks.

@@ -2,6 +2,7 @@
 
 use super::guard::LockRequest;
 use super::values::{Check, Error, Holder, Loss, Status};
+use super::write::{self, Expected, WriteError, Written};
 use super::{ClientError, Connection, place, unexpected};
 use crate::wire::{self, Body, Op, Request};
 use std::fmt;
@@ -74,6 +75,27 @@ impl Session {
     /// See [`Error`].
     pub fn check(&self, scope: impl AsRef<Path>) -> Result<Check, Error> {
         self.here.check(scope)
+    }
+
+    /// Replaces a file by one with this content; see [`Workspace::write`].
+    ///
+    /// # Errors
+    /// See [`WriteError`].
+    pub fn write(&self, file: impl AsRef<Path>, content: impl AsRef<[u8]>) -> Result<Written, WriteError> {
+        self.here.write(file, content)
+    }
+
+    /// The same, if the file is what it is expected to be; see [`Workspace::write_if`].
+    ///
+    /// # Errors
+    /// See [`WriteError`].
+    pub fn write_if(
+        &self,
+        file: impl AsRef<Path>,
+        expected: Expected,
+        content: impl AsRef<[u8]>,
+    ) -> Result<Written, WriteError> {
+        self.here.write_if(file, expected, content)
     }
 
     /// Releases what the agent holds on exactly this scope; see [`Workspace::unlock`].
@@ -150,6 +172,36 @@ impl Workspace {
             Some(Body::Check(body)) => Ok(body.into()),
             other => Err(unexpected(other.as_ref()).into()),
         }
+    }
+
+    /// Replaces a file by one with this content, under a lock of this session or a detached one of its agent that
+    /// covers it, else under one that it takes for the moment, after waiting for at most 25 s. See [`LockGuard::write`]
+    /// for what is promised, and [`LockGuard::write_if`] for how not to overwrite what somebody else has written.
+    ///
+    /// # Errors
+    /// [`WriteError::Refused`] if others hold it, and those of [`LockGuard::write`].
+    ///
+    /// [`LockGuard::write`]: super::LockGuard::write
+    /// [`LockGuard::write_if`]: super::LockGuard::write_if
+    pub fn write(&self, file: impl AsRef<Path>, content: impl AsRef<[u8]>) -> Result<Written, WriteError> {
+        self.write_maybe(file.as_ref(), None, content.as_ref())
+    }
+
+    /// The same, if the file is what it is expected to be.
+    ///
+    /// # Errors
+    /// [`WriteError::Changed`] if it is not, and those of [`Workspace::write`].
+    pub fn write_if(
+        &self,
+        file: impl AsRef<Path>,
+        expected: Expected,
+        content: impl AsRef<[u8]>,
+    ) -> Result<Written, WriteError> {
+        self.write_maybe(file.as_ref(), Some(&expected), content.as_ref())
+    }
+
+    fn write_maybe(&self, file: &Path, expected: Option<&Expected>, content: &[u8]) -> Result<Written, WriteError> {
+        write::at(&self.connection, self.root.as_deref(), file, expected, |out| out.write_all(content))
     }
 
     /// Who holds and who waits for anything that overlaps `scope`.

@@ -558,6 +558,7 @@ impl LockV1<'_> {
             expires: self.expires.map(Moment),
             hold_until: self.hold_until.map(Moment),
             os: OsLock::None,
+            in_flight: None,
         })
     }
 }
@@ -797,7 +798,20 @@ mod tests {
         (any::<(u64, u64)>(), ask(), custody(), now(), moment(), moment()).prop_map(
             |((id, fence), ask, custody, since, expires, hold_until)| {
                 let (id, fence) = (LockId(id), Fence(fence));
-                Record::Lock(id, Some(Lock { id, ask, fence, custody, since, expires, hold_until, os: OsLock::None }))
+                Record::Lock(
+                    id,
+                    Some(Lock {
+                        id,
+                        ask,
+                        fence,
+                        custody,
+                        since,
+                        expires,
+                        hold_until,
+                        os: OsLock::None,
+                        in_flight: None,
+                    }),
+                )
             },
         )
     }

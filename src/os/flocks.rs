@@ -105,6 +105,14 @@ impl Flocks {
         }
         match open(path, ResolveFlags::CACHED | ResolveFlags::NO_SYMLINKS) {
             Err(Errno::AGAIN | Errno::NOSYS | Errno::PERM) => None,
+            // It was replaced since its path was looked up, and ours have the new one already.
+            Ok((_, id)) if self.files.get(&id).is_some_and(|held| held.mount.is_none()) => {
+                let answer = self.files.get_mut(&id).expect("it was found just now").share(lock, mode, now);
+                if answer == OsAnswer::Held {
+                    self.of_lock.insert(lock, id);
+                }
+                Some(answer)
+            }
             result => Some(self.opened(Opened { lock, mode, result: flock(result, mode, now), mount: None })),
         }
     }
@@ -152,10 +160,50 @@ impl Flocks {
         OsAnswer::Held
     }
 
+    /// The flocked file that a target is, if it is flocked.
+    pub fn held(&self, target: &Target) -> Option<(FileId, Arc<File>)> {
+        let id = target.own_id()?;
+        self.files.get(&id).map(|held| (id, held.file.clone()))
+    }
+
+    /// A file was replaced by another that is flocked as well, exclusively: all who shared the flock of the old one
+    /// have that of the new one from now on, and so has `lock` if there is one.
+    pub fn replaced(
+        &mut self,
+        old: Option<FileId>,
+        (file, id): (Arc<File>, FileId),
+        mount: Option<Mount>,
+        lock: Option<LockId>,
+    ) {
+        let mut users = BTreeMap::new();
+        if let Some((old, held)) = old.and_then(|old| Some((old, self.files.remove(&old)?))) {
+            self.close(held.file, old, held.mount);
+            users = held.users;
+        }
+        users.extend(lock.map(|lock| (lock, Mode::Exclusive)));
+        if users.is_empty() {
+            return self.close(file, id, mount);
+        }
+        for user in users.keys() {
+            if let Some(before) = self.of_lock.insert(*user, id).filter(|before| *before != id && Some(*before) != old)
+            {
+                self.leave(*user, before);
+            }
+        }
+        let before = self.files.insert(id, Held { file, mount, mode: Mode::Exclusive, users });
+        assert!(before.is_none(), "a file that was only just made is nobody's yet");
+    }
+
     /// A lock does not want its flock any longer.
     pub fn release(&mut self, lock: LockId) {
         self.opening.remove(&lock);
-        let Some(id) = self.of_lock.remove(&lock) else { return };
+        if let Some(id) = self.of_lock.remove(&lock) {
+            self.leave(lock, id);
+        }
+    }
+
+    /// A lock leaves a file that it shares the flock of.
+    fn leave(&mut self, lock: LockId, id: FileId) {
         let held = self.files.get_mut(&id).expect("both maps have it");
         held.users.remove(&lock);
         match held.users.values().max() {

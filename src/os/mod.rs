@@ -1,8 +1,10 @@
 //! Everything that only the operating system can say or do: paths, processes, the home, file threads.
 
+pub mod commit;
 pub mod files;
 pub mod flocks;
 pub mod home;
+pub mod leases;
 pub mod mounts;
 pub mod paths;
 pub mod process;

@@ -1,9 +1,10 @@
 //! The daemon's flocks: at once where memory tells, by a file thread where a file system could make us wait.
 
+use super::commits::Commits;
 use super::wake_up;
-use crate::coordinator::OsLocks;
+use crate::coordinator::{Order, OsLocks};
 use crate::limits;
-use crate::model::{LockId, Mode, Moment, Now, OsAnswer};
+use crate::model::{CommitAnswer, CommitId, LockId, Mode, Moment, Now, OsAnswer};
 use crate::os::files::FilePool;
 use crate::os::files::{Crowded, Later, Visit};
 use crate::os::flocks::{Closing, Flocks, Opened, Opening, open_and_flock};
@@ -23,6 +24,8 @@ pub struct FileLocks {
     behind: HashMap<FileId, Vec<Opening>>,
     /// What is to be closed and found no room in the pool.
     closing: Vec<Closing>,
+    /// Files on their way into place.
+    commits: Commits,
     /// What the threads were given, with the time until which an answer is waited for, oldest first.
     given: VecDeque<(Moment, LockId)>,
 }
@@ -32,6 +35,7 @@ impl FileLocks {
     pub fn new(waker: &Arc<Waker>) -> FileLocks {
         // A full channel makes file threads wait for the loop, which never waits for them.
         let (answers, done) = bounded(limits::FILE_QUEUE);
+        let commits = Commits::new(waker);
         let waker = waker.clone();
         let tell = move |done| {
             if answers.send(done).is_ok() {
@@ -41,7 +45,7 @@ impl FileLocks {
         let work = move |job: Job, visit: &mut Visit<'_, Job>| do_job(job, visit, &tell);
         let pool = FilePool::new(limits::FILE_THREADS, limits::FILE_QUEUE, work);
         let (flocks, behind) = (Flocks::default(), HashMap::new());
-        FileLocks { flocks, pool, done, behind, closing: Vec::new(), given: VecDeque::new() }
+        FileLocks { flocks, pool, done, behind, closing: Vec::new(), commits, given: VecDeque::new() }
     }
 
     /// Takes up what a thread has done; the answer to a lock, if it is one.
@@ -86,9 +90,11 @@ impl Drop for FileLocks {
     fn drop(&mut self) {
         let done: Vec<Done> = self.done.try_iter().collect();
         let closing: Vec<Closing> = self.flocks.close_all().into_iter().chain(self.closing.drain(..)).collect();
-        if !(done.is_empty() && closing.is_empty()) {
+        let written = self.commits.close_all();
+        if !(done.is_empty() && closing.is_empty() && written.is_empty()) {
             // Without a thread to be had there is nothing left but to wait.
-            let _ = std::thread::Builder::new().name("flockd-close".into()).spawn(move || drop((done, closing)));
+            let _ =
+                std::thread::Builder::new().name("flockd-close".into()).spawn(move || drop((done, closing, written)));
         }
     }
 }
@@ -175,7 +181,22 @@ impl OsLocks for FileLocks {
         Some((lock, OsAnswer::Unable))
     }
 
+    fn commit(&mut self, order: Order, now: Now) {
+        let held = self.flocks.held(&order.target);
+        self.commits.begin(order, held, now.mono);
+    }
+
+    fn committed(&mut self, now: Now) -> Option<(CommitId, LockId, CommitAnswer)> {
+        let over = self.commits.next(now.mono)?;
+        if let Some(new) = over.flocked {
+            self.flocks.replaced(over.old, new, over.mount, over.takes.then_some(over.lock));
+            self.close();
+        }
+        Some((over.commit, over.lock, over.answer))
+    }
+
     fn next_deadline(&self) -> Option<Moment> {
-        self.given.front().map(|(until, _)| *until)
+        let flock = self.given.front().map(|(until, _)| *until);
+        [flock, self.commits.next_deadline()].into_iter().flatten().min()
     }
 }

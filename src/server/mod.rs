@@ -5,6 +5,7 @@
 //! the loop itself never waits for a disk that is not the journal's, nor for a peer.
 
 mod agents;
+mod commits;
 pub mod deliveries;
 pub mod flocks;
 mod peer;

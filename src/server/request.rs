@@ -3,11 +3,11 @@
 use super::peer::Caller as CallerInfo;
 use crate::limits;
 use crate::model::{
-    self, Agent, Ask, Caller, Command, Fence, Lease, LockId, Now, Process, RequestId, SessionId, Wait, Which, Who,
-    Workspace,
+    self, Agent, Ask, Caller, Command, Fence, Lease, LockId, Now, Prepared, Process, RequestId, SessionId, Unchanged,
+    Wait, Which, Who, Workspace,
 };
 use crate::scope::Target;
-use crate::wire::render::About;
+use crate::wire::render::{ABSENT, About};
 use crate::wire::{Code, Op, Request, unescape};
 use std::sync::Arc;
 
@@ -88,6 +88,7 @@ pub(super) fn command(
             target: target.ok_or_else(|| invalid("check needs a scope"))?,
             fence: request.fence.map(Fence),
         },
+        Op::Commit => return commit(request, caller, sender, target),
         Op::Break => Command::Break { caller, who: sender.who()?, id: lock_id(request)?, reason: reason(request)? },
         Op::Status => Command::Status { caller, who: sender.who().ok(), target },
         Op::Cancel => {
@@ -97,6 +98,54 @@ pub(super) fn command(
         Op::Unlock | Op::Bind | Op::Daemon | Op::Stop => unreachable!("{:?} is no command of this kind", request.op),
     };
     Ok((command, About::Other))
+}
+
+fn commit(
+    request: &Request,
+    caller: Caller,
+    sender: &Sender,
+    target: Option<Target>,
+) -> Result<(Command, About), Unfit> {
+    let target = target.ok_or_else(|| invalid("commit needs a scope"))?;
+    let file = request.prepared.as_ref().ok_or_else(|| invalid("commit needs a prepared file"))?;
+    let name = unescape(&file.name).filter(|name| is_name(name));
+    let name = name.ok_or_else(|| invalid("the prepared file is named by its name in the directory of the file"))?;
+    let numbers =
+        file.file.split_once(':').and_then(|(device, inode)| Some((device.parse().ok()?, inode.parse().ok()?)));
+    let (device, inode) =
+        numbers.ok_or_else(|| invalid("which file was prepared is said as `st_dev:st_ino`, in decimal"))?;
+    let unchanged = request.if_unchanged.as_deref().map(unchanged).transpose()?;
+    let prepared = Arc::new(Prepared { name: name.into(), device, inode, unchanged });
+    let about = About::Write { target: target.clone(), workspace: sender.info.workspace.clone() };
+    let who = sender.who()?;
+    Ok((Command::Commit { caller, who, target, fence: request.fence.map(Fence), prepared }, about))
+}
+
+/// Whether bytes are the name of something in a directory.
+fn is_name(name: &[u8]) -> bool {
+    !matches!(name, b"" | b"." | b"..")
+        && name.len() <= limits::NAME_MAX
+        && !name.iter().any(|byte| b"/\0".contains(byte))
+}
+
+/// What a file must be before it is written.
+fn unchanged(text: &str) -> Result<Unchanged, Unfit> {
+    if text == ABSENT {
+        return Ok(Unchanged::Absent);
+    }
+    let digits = text.as_bytes();
+    let mut hash = [0; 32];
+    let is_hash = digits.len() == 64 && digits.iter().all(u8::is_ascii_hexdigit);
+    if !is_hash {
+        return Err(invalid(
+            "if_unchanged is a BLAKE3 hash of 64 hexadecimal digits, as `b3sum` prints it, or `absent`",
+        ));
+    }
+    for (byte, digits) in hash.iter_mut().zip(text.as_bytes().chunks(2)) {
+        let pair = std::str::from_utf8(digits).expect("they are digits");
+        *byte = u8::from_str_radix(pair, 16).expect("they are digits");
+    }
+    Ok(Unchanged::Hash(hash))
 }
 
 fn ask(

@@ -139,7 +139,12 @@ impl LockTable {
             return None;
         }
         let mut own = self.own_covering(&ask.who.agent, &ask.target, ask.mode).into_iter();
-        own.find(|id| self.state.locks[id].ask.bound == ask.bound)
+        own.find(|id| {
+            let lock = &self.state.locks[id];
+            // One that has only a moment to live is no answer either.
+            let ends = lock.in_flight.as_deref().is_some_and(|in_flight| in_flight.ending.is_some());
+            lock.ask.bound == ask.bound && !ends
+        })
     }
 
     /// Does what a verdict other than `Blocked` says and answers.
@@ -196,6 +201,7 @@ impl LockTable {
             expires: None,
             hold_until,
             os,
+            in_flight: None,
         };
         if custody == Custody::Detached {
             lock.expires = Some(lease_end(&lock, now));

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 impl LockTable {
     /// Ends a lock. Those who wait for it are served when all that ends with it has ended.
-    fn end(&mut self, now: Now, step: &mut Step, id: LockId, why: EndReason, untold: bool) -> Ended {
+    pub(super) fn end(&mut self, now: Now, step: &mut Step, id: LockId, why: EndReason, untold: bool) -> Ended {
         let lock = self.state.locks[&id].clone();
+        assert!(lock.in_flight.is_none(), "no lock ends while something is in flight under it");
         let ended = Ended { id, ask: lock.ask.clone(), fence: lock.fence, why: why.clone(), at: now, untold };
         self.set(step, Record::Lock(id, None));
         if lock.os != OsLock::None {
@@ -67,6 +68,9 @@ impl LockTable {
     /// What kept this lock alive is gone: its lease runs from now on, or it ends.
     fn let_go(&mut self, now: Now, step: &mut Step, id: LockId, why: &EndReason) {
         let old = self.state.locks[&id].clone();
+        if old.ask.lease.ttl == 0 && old.in_flight.is_some() {
+            return self.end_later(step, old, why);
+        }
         if old.ask.lease.ttl == 0 {
             // Whoever is dead needs no notice; whoever was only silent does.
             self.end(now, step, id, why.clone(), *why == EndReason::Silent);
@@ -151,7 +155,10 @@ impl LockTable {
         }
         let locks = self.state.locks_of_process.get(&process).into_iter().flatten().copied().collect::<Vec<_>>();
         for lock in locks {
-            if self.state.locks[&lock].ask.bound == Some(process) {
+            let row = &self.state.locks[&lock];
+            if row.ask.bound == Some(process) && row.in_flight.is_some() {
+                self.end_later(step, row.clone(), &EndReason::SessionEnded);
+            } else if row.ask.bound == Some(process) {
                 // As its agent wanted it: no notice.
                 self.end(now, step, lock, EndReason::SessionEnded, false);
             } else {
@@ -166,6 +173,9 @@ impl LockTable {
     pub(super) fn unlock(&mut self, now: Now, step: &mut Step, caller: Option<Caller>, who: Who, which: Which) {
         let reply = match self.chosen(&who, &which) {
             Err(fault) => Reply::Failed(fault),
+            Ok(ids) if self.has_in_flight(&ids) => {
+                return self.put_off(step, &ids, Command::Unlock { caller, who, which });
+            }
             Ok(ids) => {
                 let locks: Vec<Lock> = ids.iter().map(|id| self.state.locks[id].clone()).collect();
                 for lock in &locks {
@@ -228,7 +238,7 @@ impl LockTable {
         Fault::Lost(Box::new(ended.clone()), self.holders_over(&ended.ask.target).0)
     }
 
-    fn ended_of(&self, agent: &Agent) -> impl Iterator<Item = &Ended> {
+    pub(super) fn ended_of(&self, agent: &Agent) -> impl Iterator<Item = &Ended> {
         self.state.ended_of_agent.get(agent).into_iter().flatten().map(|id| &self.state.ended[id])
     }
 
@@ -252,6 +262,9 @@ impl LockTable {
     /// took up a detached lock is only let go: that lease is promised.
     pub(super) fn take_back(&mut self, now: Now, step: &mut Step, id: LockId, fence: Fence, was_known: bool) {
         let Some(lock) = self.state.locks.get(&id).filter(|lock| lock.fence == fence).cloned() else { return };
+        if lock.in_flight.is_some() {
+            return self.put_off(step, &[id], Command::TakeBack { id, fence, was_known });
+        }
         if was_known {
             let ask = Arc::new(Ask { request: None, ..(*lock.ask).clone() });
             self.put_lock(step, Lock { ask, ..lock });
@@ -278,6 +291,9 @@ impl LockTable {
         if !self.state.locks.contains_key(&id) {
             let fault = self.state.ended.get(&id).map_or(Fault::NotFound, |ended| self.lost(ended));
             return self.fail(step, caller, fault);
+        }
+        if self.has_in_flight(&[id]) {
+            return self.put_off(step, &[id], Command::Break { caller, who, id, reason });
         }
         let why = EndReason::Broken { by: who.agent, reason };
         let ended = self.end(now, step, id, why, true);

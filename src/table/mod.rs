@@ -8,11 +8,13 @@
 //! - who is next when something becomes free: `queue.rs`
 //! - who waits for whom, and cycles: `waits.rs`
 //! - how locks and sessions end, and what is told of it: `ending.rs`
+//! - writing under a lock, and what has to wait for that: `commit.rs`
 //! - what foreign programs that hold a flock mean to ours: `os.rs`
 //! - which webhooks there are, how far each has heard, and when it is tried again: `webhooks.rs`
 //! - what overlaps what: `index.rs`; what a change means to the rows: `state.rs`; after a restart: `restore.rs`
 
 mod ask;
+mod commit;
 mod ending;
 mod index;
 mod os;
@@ -40,6 +42,7 @@ pub struct LockTable {
     next_fence: u64,
     next_event: u64,
     next_waiter: u64,
+    next_commit: u64,
     /// Numbers below these are reserved in the journal.
     fences_reserved: u64,
     events_reserved: u64,
@@ -55,6 +58,7 @@ impl LockTable {
             next_fence: fences_from,
             next_event: events_from,
             next_waiter: 1,
+            next_commit: 1,
             fences_reserved: fences_from,
             events_reserved: events_from,
             paused: None,
@@ -71,32 +75,40 @@ impl LockTable {
         if !matches!(command, Command::TakeBack { .. }) {
             self.expire(now, &mut step);
         }
-        match command {
-            Command::OpenSession { caller, session } => self.open_session(&mut step, caller, session),
-            Command::ReturnSession { caller, id, secret, process } => {
-                self.return_session(&mut step, caller, id, secret, process)
-            }
-            Command::EndSession(id) => self.end_session(now, &mut step, id, EndReason::SessionEnded),
-            Command::Lock { caller, ask, wait } => self.lock(now, &mut step, caller, ask, wait),
-            Command::WaitFree { caller, ask, wait } => self.wait_free(now, &mut step, caller, ask, wait),
-            Command::Unlock { caller, who, which } => self.unlock(now, &mut step, caller, who, which),
-            Command::TakeBack { id, fence, was_known } => self.take_back(now, &mut step, id, fence, was_known),
-            Command::Renew { caller, who, which, ttl } => self.renew(now, &mut step, caller, who, which, ttl),
-            Command::Check { caller, who, target, fence } => self.check(now, &mut step, caller, who, target, fence),
-            Command::Break { caller, who, id, reason } => self.break_lock(now, &mut step, caller, who, id, reason),
-            Command::Status { caller, who, target } => self.status(now, &mut step, caller, who, target),
-            Command::Bind { caller, who, id, process } => self.bind(&mut step, caller, who, id, process),
-            Command::ProcessGone(process) => self.process_gone(now, &mut step, process),
-            Command::CallerGone { conn } => self.caller_gone(&mut step, conn),
-            Command::Cancel { caller, waiting } => self.cancel(&mut step, caller, waiting),
-            Command::LossesTold(ids) => self.losses_told(&mut step, &ids),
-            Command::Os { lock, answer } => self.system_answered(now, &mut step, lock, answer),
-            Command::Webhook(command) => self.webhook(now, &mut step, command),
-            Command::Tick => {}
-        }
+        self.carry_out(now, &mut step, command);
         self.serve(now, &mut step);
         self.reserve(&mut step);
         step
+    }
+
+    fn carry_out(&mut self, now: Now, step: &mut Step, command: Command) {
+        match command {
+            Command::OpenSession { caller, session } => self.open_session(step, caller, session),
+            Command::ReturnSession { caller, id, secret, process } => {
+                self.return_session(step, caller, id, secret, process)
+            }
+            Command::EndSession(id) => self.end_session(now, step, id, EndReason::SessionEnded),
+            Command::Lock { caller, ask, wait } => self.lock(now, step, caller, ask, wait),
+            Command::WaitFree { caller, ask, wait } => self.wait_free(now, step, caller, ask, wait),
+            Command::Unlock { caller, who, which } => self.unlock(now, step, caller, who, which),
+            Command::TakeBack { id, fence, was_known } => self.take_back(now, step, id, fence, was_known),
+            Command::Renew { caller, who, which, ttl } => self.renew(now, step, caller, who, which, ttl),
+            Command::Check { caller, who, target, fence } => self.check(now, step, caller, who, target, fence),
+            Command::Break { caller, who, id, reason } => self.break_lock(now, step, caller, who, id, reason),
+            Command::Status { caller, who, target } => self.status(now, step, caller, who, target),
+            Command::Bind { caller, who, id, process } => self.bind(step, caller, who, id, process),
+            Command::ProcessGone(process) => self.process_gone(now, step, process),
+            Command::CallerGone { conn } => self.caller_gone(step, conn),
+            Command::Cancel { caller, waiting } => self.cancel(step, caller, waiting),
+            Command::LossesTold(ids) => self.losses_told(step, &ids),
+            Command::Os { lock, answer } => self.system_answered(now, step, lock, answer),
+            Command::Commit { caller, who, target, fence, prepared } => {
+                self.commit(now, step, caller, who, target, fence, prepared)
+            }
+            Command::CommitDone { commit, lock, answer } => self.commit_done(now, step, commit, lock, answer),
+            Command::Webhook(command) => self.webhook(now, step, command),
+            Command::Tick => {}
+        }
     }
 
     /// Takes a step back whose records could not be written. Steps go back newest first.
@@ -272,7 +284,7 @@ impl LockTable {
             let mut first: Option<WaiterId> = None;
             let _ = self.state.index.overlapping::<()>(&lock.ask.target, &mut |_, slot| {
                 for mut line in slot.queues_for(lock.ask.mode) {
-                    let found = line.find(|id| self.stands_in_the_way(&self.state.waiters[id].ask.who, lock));
+                    let found = line.find(|id| self.keeps_out(&self.state.waiters[id].ask.who, lock));
                     first = [first, found].into_iter().flatten().min();
                 }
                 ControlFlow::Continue(())
@@ -308,11 +320,7 @@ impl LockTable {
     // ── Questions ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     fn check(&mut self, now: Now, step: &mut Step, caller: Caller, who: Who, target: Target, fence: Option<Fence>) {
-        let mine = self.own_covering(&who.agent, &target, Mode::Exclusive).into_iter().find(|id| {
-            let lock = &self.state.locks[id];
-            fence.is_none_or(|fence| fence == lock.fence)
-        });
-        let reply = match mine {
+        let reply = match self.may_write(&who, &target, fence) {
             Some(id) => {
                 self.touch(now, step, id);
                 Reply::Checked(Ok(Box::new(self.state.locks[&id].clone())))

@@ -29,10 +29,39 @@ fn kin(who: &Who, agent: &Agent, session: Option<SessionId>) -> Kin {
     }
 }
 
+/// Whether a lock cannot be shared or taken up for a moment, since a file is being put in place under it: whoever wants
+/// a guard of their own there, be it the same agent, would find another file than they looked at.
+fn is_held_up(who: &Who, lock: &Lock) -> bool {
+    lock.in_flight.is_some() && (who.agent != lock.ask.who.agent || who.session.is_some())
+}
+
 impl LockTable {
     /// Whether a request of `who` must wait for `lock`, given that scope and mode clash.
     pub(super) fn stands_in_the_way(&self, who: &Who, lock: &Lock) -> bool {
+        self.keeps_out(who, lock) || is_held_up(who, lock)
+    }
+
+    /// The same, but for what passes by itself: this alone counts as a wait in the search for cycles.
+    pub(super) fn keeps_out(&self, who: &Who, lock: &Lock) -> bool {
         kin(who, &lock.ask.who.agent, lock.keeper()) != Kin::Own
+    }
+
+    /// The lock under which `who` may write to all of `target` now, if there is one: the one rule for `check` and for
+    /// writing through the daemon. Sessions and one-shots of an agent may write under each other's locks; a fence must
+    /// be that very one.
+    pub(super) fn may_write(&self, who: &Who, target: &Target, fence: Option<Fence>) -> Option<LockId> {
+        let own = self.own_covering(&who.agent, target, Mode::Exclusive);
+        own.into_iter().find(|id| fence.is_none_or(|fence| fence == self.state.locks[id].fence))
+    }
+
+    /// The same for a write: without a fence a session does not write under a fellow session's guard, for those two
+    /// exclude each other.
+    pub(super) fn may_commit(&self, who: &Who, target: &Target, fence: Option<Fence>) -> Option<LockId> {
+        if fence.is_some() {
+            return self.may_write(who, target, fence);
+        }
+        let own = self.own_covering(&who.agent, target, Mode::Exclusive);
+        own.into_iter().find(|id| kin(who, &who.agent, self.state.locks[id].keeper()) != Kin::Stranger)
     }
 
     /// Whether a request of `who` must let `waiter` go first, given that it is earlier and scope and mode clash.

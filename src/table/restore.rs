@@ -22,6 +22,9 @@ impl LockTable {
         for row in rows {
             table.state.fold(row);
         }
+        // What a daemon before was about to do, it does no more.
+        let in_flight = table.state.locks.values().filter(|lock| lock.in_flight.is_some());
+        assert_eq!(in_flight.count(), 0, "the journal keeps no commits");
         let newest = table.state.waiters.last_key_value().map_or(0, |(id, _)| id.0);
         table.next_waiter = newest + 1;
         let mut step = Step { wall: now.wall, ..Step::default() };

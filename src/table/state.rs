@@ -303,6 +303,10 @@ impl State {
 }
 
 fn due_of_lock(lock: &Lock) -> Option<Moment> {
+    if lock.in_flight.is_some() {
+        // It does not end before what was begun under it is over.
+        return None;
+    }
     let again = match lock.os {
         OsLock::Contested { again, .. } => Some(again),
         OsLock::None | OsLock::Asked | OsLock::Held => None,

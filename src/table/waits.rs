@@ -129,7 +129,7 @@ impl Search<'_> {
             let mut passed_over = *from == self.goal;
             if !self.seen_holders.contains(&key) {
                 for id in slot.holders_against(ask.mode) {
-                    let in_the_way = table.stands_in_the_way(&ask.who, &state.locks[&id]);
+                    let in_the_way = table.keeps_out(&ask.who, &state.locks[&id]);
                     passed_over |= !in_the_way;
                     holders.extend(in_the_way.then_some(id));
                 }

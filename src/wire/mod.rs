@@ -115,6 +115,8 @@ pub enum Op {
     Check,
     /// Wait until `scope` could be had in `mode`; take nothing. `wait_ms`.
     Wait,
+    /// Put a prepared file in the place of `scope`: `prepared`, `fence`, `if_unchanged`.
+    Commit,
     /// End somebody's lock: `lock_id`, `reason`.
     Break,
     /// Who holds, who waits: `scope`, or everything.
@@ -178,6 +180,12 @@ pub struct Request {
     /// The fence that must be current.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fence: Option<u64>,
+    /// The prepared file that is to be put in place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepared: Option<PreparedFile>,
+    /// What the file must be before: its BLAKE3 hash, 64 hexadecimal digits, or `absent`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub if_unchanged: Option<String>,
     /// Why a lock is broken, for its holder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -208,11 +216,23 @@ impl Request {
             no_os_lock: false,
             bound: false,
             fence: None,
+            prepared: None,
+            if_unchanged: None,
             reason: None,
             of: None,
             version: None,
         }
     }
+}
+
+/// A file that is ready to be put in the place of another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PreparedFile {
+    /// Its name, escaped, in the directory of the file that it is to replace.
+    pub name: String,
+    /// Which file that is: its `st_dev` and `st_ino` in decimal, `64768:131077`.
+    pub file: String,
 }
 
 /// [`crate::model::Mode`] on the wire.
@@ -282,6 +302,8 @@ pub enum Body {
     Check(CheckBody),
     /// To `wait`: free or not.
     Wait(WaitBody),
+    /// To `commit`.
+    Committed(CommitBody),
     /// To `break`.
     Broken(Loss),
     /// To `status`.
@@ -324,6 +346,8 @@ pub enum Code {
     Version,
     /// Not allowed.
     Denied,
+    /// The file is not what it was to be.
+    Changed,
 }
 
 impl fmt::Display for Code {
@@ -341,6 +365,7 @@ impl fmt::Display for Code {
             Code::TooMany => "too_many",
             Code::Version => "version",
             Code::Denied => "denied",
+            Code::Changed => "changed",
         })
     }
 }
@@ -358,6 +383,19 @@ pub struct WireError {
     /// What became of the lock that was meant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<Box<Loss>>,
+    /// With `changed`: the BLAKE3 hash of the file as it is now, or `absent`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
+    /// The file was put in place all the same, and only not for good.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_place: bool,
+}
+
+impl WireError {
+    /// An error with nothing but its message.
+    pub fn new(code: Code, message: String) -> WireError {
+        WireError { code, message, holders: Vec::new(), loss: None, hash: None, in_place: false }
+    }
 }
 
 /// A lock as others see it.
@@ -467,6 +505,29 @@ pub struct CheckBody {
     pub lock: Option<Held>,
     /// Who holds it otherwise.
     pub holders: Vec<Held>,
+}
+
+/// The answer to `commit`: the file is in place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommitBody {
+    /// `ws_…`
+    pub workspace_id: String,
+    /// The file within its workspace, or absolute.
+    pub file_id: String,
+    /// Its whole name, escaped.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
+    /// An earlier try of this request had put it in place.
+    pub again: bool,
+    /// Whose lock covered it.
+    pub agent: String,
+    /// `lk_…`
+    pub lock_id: String,
+    /// The fencing token of that lock.
+    pub fence: u64,
+    /// Programs that only know flock(1) are kept out of the new file, too.
+    pub os_lock: bool,
 }
 
 /// The answer to `wait`.

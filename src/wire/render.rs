@@ -1,11 +1,16 @@
 //! Answers of the table as messages, and the sentences in them: what happened, who holds it, what to do next.
 
-use super::{Answer, Body, CheckBody, Code, Held, KeptBy, LockBody, Loss, StatusBody, WaitBody, WaiterBody, Wanted};
+use super::{
+    Answer, Body, CheckBody, Code, CommitBody, Held, KeptBy, LockBody, Loss, StatusBody, WaitBody, WaiterBody, Wanted,
+};
 use super::{Mode, WireError, escape};
 use crate::model::{self, Custody, EndReason, Ended, Fault, Foreigner, Lock, Moment, Now, OsLock, Queued};
 use crate::model::{Refused, RefusedFor, Reply};
 use crate::scope::Scope;
 use std::time::{Duration, UNIX_EPOCH};
+
+/// What stands for the hash of a file that does not exist.
+pub const ABSENT: &str = "absent";
 
 /// What an answer is about, where the reply alone does not say.
 #[derive(Clone, Debug)]
@@ -16,6 +21,13 @@ pub enum About {
         ask: std::sync::Arc<model::Ask>,
         /// Whether it takes the lock.
         takes: bool,
+    },
+    /// A file that is written.
+    Write {
+        /// Which.
+        target: crate::scope::Target,
+        /// What names it in the answer.
+        workspace: model::Workspace,
     },
     /// Anything else.
     Other,
@@ -44,7 +56,7 @@ pub fn answer(id: u64, answer: &model::Answer, about: &About, now: Now) -> Answe
 
 /// An answer that is nothing but an error.
 pub fn failure(id: Option<u64>, code: Code, message: impl Into<String>) -> Answer {
-    let error = WireError { code, message: message.into(), holders: Vec::new(), loss: None };
+    let error = WireError::new(code, message.into());
     Answer { id, ok: None, error: Some(error), lost: Vec::new(), wanted: Vec::new() }
 }
 
@@ -70,6 +82,20 @@ fn body(reply: &Reply, about: &About, now: Now) -> Result<Body, WireError> {
         }
         Reply::Checked(Err(holders)) => {
             Body::Check(CheckBody { allowed: false, lock: None, holders: held_all(holders, now) })
+        }
+        Reply::Committed(lock, placed) => {
+            let About::Write { target, workspace } = about else { unreachable!("only a commit is answered so") };
+            Body::Committed(CommitBody {
+                workspace_id: workspace.id(),
+                file_id: name_within(&target.scope, workspace),
+                path: path(&target.scope),
+                bytes: placed.bytes,
+                again: placed.again,
+                agent: lock.ask.who.agent.to_string(),
+                lock_id: lock.id.to_string(),
+                fence: lock.fence.0,
+                os_lock: lock.os == OsLock::Held,
+            })
         }
         Reply::Broken(ended) => Body::Broken(loss(ended)),
         Reply::Status { locks, waiters } => Body::Status(StatusBody {
@@ -187,7 +213,7 @@ fn advice(refused: &Refused, now: Now) -> String {
 }
 
 fn error(fault: &Fault, now: Now) -> WireError {
-    let plain = |code, message: String| WireError { code, message, holders: Vec::new(), loss: None };
+    let plain = WireError::new;
     match fault {
         Fault::NotFound => plain(Code::NotFound, "no such lock is held; `flockd ls` shows what is".to_owned()),
         Fault::NotHolder(holders) => WireError {
@@ -207,6 +233,25 @@ fn error(fault: &Fault, now: Now) -> WireError {
         ),
         Fault::Unavailable(text) => plain(Code::Unavailable, text.clone()),
         Fault::Denied(text) => plain(Code::Denied, text.clone()),
+        Fault::Changed(hash) => {
+            let hash = hash.map_or_else(|| ABSENT.to_owned(), |hash| hex(&hash));
+            let message = match &*hash {
+                ABSENT => "the file does not exist any more; nothing was written".to_owned(),
+                hash => {
+                    format!("the file is not what it was to be: its BLAKE3 hash is {hash} now; nothing was written")
+                }
+            };
+            WireError { hash: Some(hash), ..plain(Code::Changed, message) }
+        }
+        Fault::NotDurable(why) => WireError {
+            in_place: true,
+            ..plain(
+                Code::Unavailable,
+                format!(
+                    "the file is in place, but a power cut may undo that: its directory could not be synced: {why}"
+                ),
+            )
+        },
     }
 }
 
@@ -234,6 +279,11 @@ fn how_it_ended(ended: &Ended) -> String {
     }
 }
 
+/// Bytes as hexadecimal digits.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A duration for people: `850ms`, `12s`, `9m 59s`.
 pub fn duration(ms: u64) -> String {
     let rounded = if ms < 1_000 { ms } else { ms / 1_000 * 1_000 };
@@ -248,12 +298,16 @@ fn time(wall: model::Wall) -> String {
 
 /// The name of a scope within its workspace: relative where it lies inside, else absolute; a subtree ends in `/`.
 pub fn file_id(ask: &model::Ask) -> String {
-    let (path, slash) = match &ask.target.scope {
+    name_within(&ask.target.scope, &ask.workspace)
+}
+
+fn name_within(scope: &Scope, workspace: &model::Workspace) -> String {
+    let (path, slash) = match scope {
         Scope::Resource(name) => return format!("@{name}"),
         Scope::File(path) => (path, ""),
         Scope::Subtree(path) => (path, "/"),
     };
-    let root = &*ask.workspace.root;
+    let root = &*workspace.root;
     let below =
         path.strip_prefix(root).and_then(|rest| if root == b"/" { Some(rest) } else { rest.strip_prefix(b"/") });
     match below {

@@ -11,3 +11,4 @@ mod restart;
 mod run;
 mod storm;
 mod util;
+mod write;

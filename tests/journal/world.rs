@@ -60,6 +60,7 @@ pub fn lock(random: &mut Random, id: u64, fence: u64) -> Record {
         since,
         expires,
         hold_until,
+        in_flight: None,
         os: OsLock::None,
     };
     Record::Lock(LockId(id), Some(lock))

@@ -6,7 +6,7 @@
 
 use crate::log::counters;
 use crate::mem_disk::Random;
-use flockd::coordinator::OsLocks;
+use flockd::coordinator::{Order, OsLocks};
 use flockd::limits;
 use flockd::model::*;
 use flockd::scope::{FileId, Target};
@@ -265,6 +265,14 @@ impl OsLocks for Ours {
         state.unable.insert(hung);
         state.counts.flocks_hung += 1;
         Some((hung, OsAnswer::Unable))
+    }
+
+    fn commit(&mut self, _: Order, _: Now) {
+        unreachable!("nothing is written here");
+    }
+
+    fn committed(&mut self, _: Now) -> Option<(CommitId, LockId, CommitAnswer)> {
+        None
     }
 
     fn next_deadline(&self) -> Option<Moment> {

@@ -53,7 +53,7 @@ fn a_hundred_thousand_random_commands_end_as_in_the_naive_model() {
 }
 
 /// Every outcome that a full run must have met, or it proves less than it says.
-const OUTCOMES: [&str; 27] = [
+const OUTCOMES: [&str; 31] = [
     "granted",
     "granted later",
     "already held",
@@ -71,6 +71,10 @@ const OUTCOMES: [&str; 27] = [
     "may write",
     "may not write",
     "broken",
+    "committed",
+    "changed",
+    "not durable",
+    "released after a commit",
     "bound",
     "cancelled",
     "not found",
@@ -120,11 +124,18 @@ fn outcome(reply: &Reply, later: bool) -> &'static str {
             RefusedFor::Timeout => "timeout",
             RefusedFor::Deadlock(_) => "deadlock",
         },
-        Reply::Released(_) => "released",
+        Reply::Released(_) => {
+            if later {
+                "released after a commit"
+            } else {
+                "released"
+            }
+        }
         Reply::Renewed(_) => "renewed",
         Reply::Checked(Ok(_)) => "may write",
         Reply::Checked(Err(_)) => "may not write",
         Reply::Broken(_) => "broken",
+        Reply::Committed(..) => "committed",
         Reply::Bound(_) => "bound",
         Reply::Cancelled(_) => "cancelled",
         Reply::SessionOpen(_) => "session open",
@@ -138,6 +149,8 @@ fn outcome(reply: &Reply, later: bool) -> &'static str {
             Fault::Unavailable(_) => "unavailable",
             Fault::TooMany(_) => "too many",
             Fault::Denied(_) => "denied",
+            Fault::Changed(_) => "changed",
+            Fault::NotDurable(_) => "not durable",
         },
     }
 }
@@ -156,6 +169,8 @@ enum Kind {
     UnlockAll,
     Renew,
     Check,
+    CommitBegin,
+    CommitOver,
     Break,
     Status,
     Bind,
@@ -178,7 +193,7 @@ enum Kind {
 use Kind::*;
 
 /// The kinds and how often each is drawn at most.
-const KINDS: [(Kind, u32); 26] = [
+const KINDS: [(Kind, u32); 28] = [
     (LockOnce, 30),
     (LockInSession, 40),
     (AskAgain, 8),
@@ -188,6 +203,8 @@ const KINDS: [(Kind, u32); 26] = [
     (UnlockAll, 3),
     (Renew, 5),
     (Check, 5),
+    (CommitBegin, 16),
+    (CommitOver, 20),
     (Break, 4),
     (Status, 3),
     (Bind, 5),
@@ -517,6 +534,13 @@ impl World {
                 let fence = Some(Fence(self.lock_id(raw).0)).filter(|_| raw.shared);
                 Command::Check { caller, who, target: self.place(raw), fence }
             }
+            CommitBegin => {
+                let fence = Some(self.fence_of(self.lock_id(raw))).filter(|_| raw.shared);
+                let who = if raw.odd.is_multiple_of(2) { self.owner(raw) } else { who };
+                let prepared = Prepared { name: b"new"[..].into(), device: 1, inode: 99, unchanged: None };
+                Command::Commit { caller, who, target: self.place(raw), fence, prepared: Arc::new(prepared) }
+            }
+            CommitOver => self.commit_over(raw),
             Break => Command::Break { caller, who, id: self.lock_id(raw), reason: "stuck".into() },
             Status => {
                 let target = Some(self.target(raw)).filter(|_| raw.shared);
@@ -531,7 +555,7 @@ impl World {
             ReturnSession => self.return_session(caller, raw),
             TakeBack => {
                 let id = self.lock_id(raw);
-                let fence = self.naive.locks.iter().find(|lock| lock.id == id).map_or(Fence(id.0), |lock| lock.fence);
+                let fence = self.fence_of(id);
                 Command::TakeBack { id, fence: Fence(fence.0 - u64::from(raw.odd % 8 == 1)), was_known: raw.shared }
             }
             LossesTold => Command::LossesTold(vec![self.lock_id(raw), self.lock_id(raw)]),
@@ -580,6 +604,28 @@ impl World {
             _ if !locks.is_empty() => locks[raw.pick / 8 % locks.len()].id,
             _ => LockId(8),
         }
+    }
+
+    fn fence_of(&self, id: LockId) -> Fence {
+        self.naive.locks.iter().find(|lock| lock.id == id).map_or(Fence(id.0), |lock| lock.fence)
+    }
+
+    /// The file system answers one of the commits in flight, mostly well.
+    fn commit_over(&self, raw: &Raw) -> Command {
+        let of = |lock: &Lock| lock.in_flight.as_ref().map(|it| (lock.id, it.commits[raw.pick % it.commits.len()].id));
+        let in_flight: Vec<_> = self.naive.locks.iter().filter_map(of).collect();
+        let Some((lock, commit)) = in_flight.get(raw.place % in_flight.len().max(1)).copied() else {
+            return Command::Tick;
+        };
+        let placed = Placed { bytes: 3, flocked: raw.shared, again: raw.wait == 1 };
+        let answer = match raw.odd % 16 {
+            0 => CommitAnswer::Late,
+            1 => CommitAnswer::NotDurable(placed, "the disk is gone".into()),
+            2 => CommitAnswer::Refused(Fault::Changed(Some([7; 32]))),
+            3 => CommitAnswer::Refused(Fault::Denied("somebody writes it".into())),
+            _ => CommitAnswer::InPlace(placed),
+        };
+        Command::CommitDone { commit, lock, answer }
     }
 
     /// Mostly a place where somebody holds something.
@@ -694,6 +740,11 @@ impl World {
         let (naive, rows) = (self.naive.clone(), self.rows.clone());
         let step = self.table.apply(self.now, command.clone());
         let said = self.naive.apply(self.now, &command);
+        let ordered = step.effects.iter().filter(|effect| matches!(effect, Effect::Commit { .. })).count() as u64;
+        let begun = self.naive.next_commit - naive.next_commit;
+        if ordered != begun {
+            return Err(format!("{ordered} commits were ordered where {begun} began"));
+        }
         self.compare(naive, rows, step, said)?;
         // What is taken back alone leaves undone what is due.
         if matches!(command, Command::TakeBack { .. }) { Ok(()) } else { self.nothing_outlives_its_time() }
@@ -771,6 +822,8 @@ impl World {
         if rebooted {
             self.now.mono = Moment(u64::from(raw.odd) * 100);
         }
+        // The journal keeps nothing that is in flight.
+        self.rows.locks.values_mut().for_each(|lock| lock.in_flight = None);
         let mut records = self.rows.records();
         // A store gives its rows back in any order.
         let by = raw.pick % records.len().max(1);
@@ -798,9 +851,9 @@ impl World {
             let Some(past) = self.past.pop() else { break };
             self.table.undo(past.step);
             // Numbers once given out are not given out again.
-            let given = (self.naive.next_fence, self.naive.next_waiter);
+            let given = (self.naive.next_fence, self.naive.next_waiter, self.naive.next_commit);
             self.naive = past.naive;
-            (self.naive.next_fence, self.naive.next_waiter) = given;
+            (self.naive.next_fence, self.naive.next_waiter, self.naive.next_commit) = given;
             (self.rows, self.numbers) = (past.rows, past.numbers);
         }
         self.past.clear();
@@ -862,7 +915,7 @@ impl World {
         let now = self.now.mono;
         let is_due = |due: Option<Moment>| due.is_some_and(|due| due <= now);
         let is_new = |row: &dyn Fn(&Record) -> bool| step.records.iter().any(row);
-        for lock in self.rows.locks.values().filter(|lock| is_due(lock.expires)) {
+        for lock in self.rows.locks.values().filter(|lock| is_due(lock.expires) && lock.in_flight.is_none()) {
             // Only one whose lease ended at this very moment: its turn comes next.
             if !is_new(&|record| matches!(record, Record::Lock(id, Some(_)) if *id == lock.id)) {
                 return Err(format!("{} is held past its lease", lock.id));

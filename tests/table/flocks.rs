@@ -68,6 +68,7 @@ impl Desk {
                     self.wanted.retain(|wanted| wanted != lock);
                     self.dropped.push(*lock);
                 }
+                Effect::Commit { .. } => unreachable!("nobody writes here"),
             }
         }
         self.replies.extend(step.replies.iter().map(|reply| (reply.to.id, reply.answer.reply.clone())));

@@ -72,6 +72,11 @@ fn excludes(agent: &Agent, session: Option<SessionId>, who: &Who) -> bool {
     *agent != who.agent || (session.is_some() && who.session.is_some())
 }
 
+/// Whether a lock ends as soon as nothing is in flight under it.
+fn is_ending(lock: &Lock) -> bool {
+    lock.in_flight.as_ref().is_some_and(|in_flight| in_flight.ending.is_some())
+}
+
 /// Whether a request of `who` for `target` in `mode` cannot be granted while `lock` is held.
 pub fn is_in_the_way(lock: &Lock, who: &Who, target: &Target, mode: Mode) -> bool {
     overlaps(&lock.ask.target, target)
@@ -99,6 +104,7 @@ pub struct Naive {
     pub ended: Vec<Ended>,
     pub next_fence: u64,
     pub next_waiter: u64,
+    pub next_commit: u64,
     pub paused: bool,
     /// Every wait of one agent for another when a request was refused for a deadlock: any cycle named is made of
     /// these.
@@ -116,6 +122,7 @@ impl Naive {
             ended: Vec::new(),
             next_fence: fences_from,
             next_waiter: 1,
+            next_commit: 1,
             paused: false,
             waits_then: Vec::new(),
             now: Now::default(),
@@ -155,6 +162,10 @@ impl Naive {
             Command::TakeBack { id, fence, was_known } => self.take_back(id, fence, was_known),
             Command::Renew { caller, who, which, ttl } => self.renew(caller, who, which, ttl),
             Command::Check { caller, who, target, fence } => self.check(caller, who, target, fence),
+            Command::Commit { caller, who, target, fence, prepared } => {
+                self.commit(caller, who, target, fence, prepared)
+            }
+            Command::CommitDone { commit, lock, answer } => self.commit_done(commit, lock, answer),
             Command::Break { caller, who, id, reason } => self.break_lock(caller, who, id, reason),
             Command::Status { caller, who, target } => self.status(caller, who, target),
             Command::Bind { caller, who, id, process } => self.bind(caller, who, id, process),
@@ -192,7 +203,7 @@ impl Naive {
     /// The earliest thing whose time has come is done; leases before waits before sessions before memories.
     fn do_what_is_due_first(&mut self) -> bool {
         let mut due: Vec<(Moment, u8, u64)> = Vec::new();
-        for lock in &self.locks {
+        for lock in self.locks.iter().filter(|lock| lock.in_flight.is_none()) {
             due.extend(lock.expires.map(|at| (at, 0, lock.id.0)));
         }
         for waiter in &self.waiters {
@@ -343,7 +354,7 @@ impl Naive {
         // A one-shot is answered by what its agent holds; a session wants a guard of its own.
         for lock in &self.locks {
             let is_mine = lock.ask.who.agent == ask.who.agent && lock.ask.mode >= ask.mode;
-            let is_mine = is_mine && lock.ask.bound == ask.bound;
+            let is_mine = is_mine && lock.ask.bound == ask.bound && !is_ending(lock);
             if ask.who.session.is_none() && is_mine && covers(&lock.ask.target, &ask.target) {
                 return Chance::Mine(lock.id);
             }
@@ -412,6 +423,7 @@ impl Naive {
             expires: None,
             hold_until,
             os: OsLock::None,
+            in_flight: None,
         };
         match ask.who.session {
             Some(session) => lock.custody = Custody::Session(session),
@@ -456,8 +468,14 @@ impl Naive {
 
     // ── Who is in the way ───────────────────────────────────────────────────────────────────────────────────────────
 
+    /// Also one's own for as long as a file is being put in place under it, if a guard is wanted.
     fn holders_against(&self, who: &Who, target: &Target, mode: Mode) -> Vec<Lock> {
-        self.locks.iter().filter(|lock| is_in_the_way(lock, who, target, mode)).cloned().collect()
+        let is_meant = |lock: &&Lock| {
+            let is_held_up = lock.in_flight.is_some() && (who.session.is_some() || who.agent != lock.ask.who.agent);
+            let clashes = overlaps(&lock.ask.target, target) && modes_clash(lock.ask.mode, mode);
+            is_in_the_way(lock, who, target, mode) || (is_held_up && clashes)
+        };
+        self.locks.iter().filter(is_meant).cloned().collect()
     }
 
     fn earlier(&self, ask: &Ask, at: WaiterId) -> Vec<Waiter> {
@@ -522,7 +540,7 @@ impl Naive {
             held,
         };
         let mut found = Vec::new();
-        for lock in self.holders_against(&ask.who, &ask.target, ask.mode) {
+        for lock in self.locks.iter().filter(|lock| is_in_the_way(lock, &ask.who, &ask.target, ask.mode)) {
             let agent = &lock.ask.who.agent;
             found.push((self.actor(agent, lock.keeper()), link(agent, true)));
         }
@@ -596,6 +614,9 @@ impl Naive {
     /// An answer did not arrive: what it alone told of has never been, and what it changed of an old lock is let go.
     fn take_back(&mut self, id: LockId, fence: Fence, was_known: bool) {
         let Some(mut lock) = self.held(id).filter(|lock| lock.fence == fence).cloned() else { return };
+        if lock.in_flight.is_some() {
+            return self.put_off(id, Command::TakeBack { id, fence, was_known });
+        }
         if was_known {
             lock.ask = Arc::new(Ask { request: None, ..(*lock.ask).clone() });
             self.put(lock);
@@ -608,6 +629,9 @@ impl Naive {
     /// What kept a lock alive is gone.
     fn let_go(&mut self, id: LockId, why: EndReason) {
         let mut lock = self.held(id).expect("it is held").clone();
+        if lock.ask.lease.ttl == 0 && lock.in_flight.is_some() {
+            return self.end_later(id, why);
+        }
         if lock.ask.lease.ttl == 0 {
             let is_silent = why == EndReason::Silent;
             self.end(id, why, is_silent);
@@ -671,7 +695,9 @@ impl Naive {
             }
         }
         for lock in self.locks.clone() {
-            if lock.ask.bound == Some(process) {
+            if lock.ask.bound == Some(process) && lock.in_flight.is_some() {
+                self.end_later(lock.id, EndReason::SessionEnded);
+            } else if lock.ask.bound == Some(process) {
                 self.end(lock.id, EndReason::SessionEnded, false);
             } else if lock.custody == Custody::Process(process) {
                 self.let_go(lock.id, EndReason::SessionEnded);
@@ -736,6 +762,11 @@ impl Naive {
     }
 
     fn unlock(&mut self, caller: Option<Caller>, who: Who, which: Which) {
+        if let Ok(locks) = self.chosen(&who, &which)
+            && let Some(busy) = locks.iter().find(|lock| lock.in_flight.is_some())
+        {
+            return self.put_off(busy.id, Command::Unlock { caller, who, which });
+        }
         let reply = match self.chosen(&who, &which) {
             Err(fault) => Reply::Failed(fault),
             Ok(locks) => {
@@ -790,6 +821,9 @@ impl Naive {
     }
 
     fn break_lock(&mut self, caller: Caller, who: Who, id: LockId, reason: Arc<str>) {
+        if self.held(id).is_some_and(|lock| lock.in_flight.is_some()) {
+            return self.put_off(id, Command::Break { caller, who, id, reason });
+        }
         if self.held(id).is_some() {
             let ended = self.end(id, EndReason::Broken { by: who.agent, reason }, true);
             return self.answer(caller, Reply::Broken(Box::new(ended)), None);
@@ -821,6 +855,134 @@ impl Naive {
             }
         };
         self.answer(caller, reply, Some((&who, Some(&target))));
+    }
+
+    // ── Writing ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn commit(
+        &mut self,
+        caller: Caller,
+        who: Who,
+        target: Target,
+        fence: Option<Fence>,
+        prepared: Arc<flockd::model::Prepared>,
+    ) {
+        if who.session.is_some_and(|id| !self.has_session(id)) {
+            return self.fail(caller, Fault::UnknownSession);
+        }
+        if self.paused {
+            return self.fail(caller, Fault::Unavailable(String::new()));
+        }
+        if !matches!(target.scope, Scope::File(_)) {
+            return self.fail(caller, Fault::Invalid(String::new()));
+        }
+        let covers_it = |lock: &&Lock| {
+            lock.ask.who.agent == who.agent && lock.ask.mode == Mode::Exclusive && covers(&lock.ask.target, &target)
+        };
+        // With a fence it is that lock or none; without, any that does not belong to a fellow session's guard.
+        let allows = |lock: &&Lock| match fence {
+            Some(fence) => lock.fence == fence,
+            None => who.session.is_none() || lock.keeper().is_none() || lock.keeper() == who.session,
+        };
+        let Some(lock) = self.locks.iter().filter(covers_it).find(allows).cloned() else {
+            self.touch_all(&who, &target);
+            let holders = self.holders_over(&target);
+            let lost = match fence {
+                Some(fence) => {
+                    self.ended.iter().find(|ended| ended.ask.who.agent == who.agent && ended.fence == fence).cloned()
+                }
+                None => {
+                    let mut lost = self.losses(&who, Some(&target));
+                    lost.retain(|ended| {
+                        ended.ask.mode == Mode::Exclusive && ended.ask.target.scope.covers(&target.scope)
+                    });
+                    lost.pop()
+                }
+            };
+            let fault = match lost {
+                Some(ended) => Fault::Lost(Box::new(ended), holders),
+                None => Fault::NotHolder(holders),
+            };
+            return self.answer(caller, Reply::Failed(fault), Some((&who, Some(&target))));
+        };
+        let is_to_end = |lock: &Lock| {
+            let Some(in_flight) = &lock.in_flight else { return false };
+            let has_run_out = lock.expires.is_some_and(|end| end <= self.now.mono);
+            has_run_out || in_flight.ending.is_some() || !in_flight.waiting.is_empty()
+        };
+        let is_same = |commit: &flockd::model::Commit| {
+            let same_id = commit.target.own_id().is_some() && commit.target.own_id() == target.own_id();
+            commit.target.scope == target.scope || same_id
+        };
+        let writes_it = |lock: &&Lock| lock.in_flight.iter().any(|in_flight| in_flight.commits.iter().any(is_same));
+        let before = self.locks.iter().filter(covers_it).find(writes_it);
+        let before = if is_to_end(&lock) { Some(&lock) } else { before };
+        if let Some(before) = before {
+            return self.put_off(before.id, Command::Commit { caller, who, target, fence, prepared });
+        }
+        self.renew_lock(lock.id, None);
+        let id = CommitId(self.next_commit);
+        self.next_commit += 1;
+        let mut lock = self.held(lock.id).expect("it is held").clone();
+        let commit = flockd::model::Commit { id, caller: Some(caller), who, target };
+        lock.in_flight.get_or_insert_default().commits.push(commit);
+        self.put(lock);
+    }
+
+    fn commit_done(&mut self, id: CommitId, lock: LockId, answer: CommitAnswer) {
+        let mut lock = self.held(lock).expect("nothing ends under a commit").clone();
+        let mut in_flight = *lock.in_flight.take().expect("the commit is in flight");
+        let at = in_flight.commits.iter().position(|commit| commit.id == id).expect("the commit is in flight");
+        let commit = in_flight.commits[at].clone();
+        let (reply, placed) = match answer {
+            CommitAnswer::InPlace(placed) => (None, Some(placed)),
+            CommitAnswer::NotDurable(placed, why) => (Some(Fault::NotDurable(why)), Some(placed)),
+            CommitAnswer::Refused(fault) => (Some(fault), None),
+            CommitAnswer::Late => (Some(Fault::Unavailable(String::new())), None),
+        };
+        match &reply {
+            Some(Fault::Unavailable(text)) if text.is_empty() => in_flight.commits[at].caller = None,
+            _ => drop(in_flight.commits.remove(at)),
+        }
+        if placed.is_some_and(|placed| placed.flocked) {
+            lock.os = OsLock::Held;
+        }
+        let is_over = in_flight.commits.is_empty();
+        lock.in_flight = Some(Box::new(in_flight.clone())).filter(|_| !is_over);
+        self.put(lock.clone());
+        if let Some(caller) = commit.caller {
+            let reply = match (reply, placed) {
+                (Some(fault), _) => Reply::Failed(fault),
+                (None, placed) => Reply::Committed(Box::new(lock.clone()), placed.expect("it is in place")),
+            };
+            self.answer(caller, reply, Some((&commit.who, Some(&commit.target))));
+        }
+        if !is_over {
+            return;
+        }
+        match in_flight.ending {
+            Some(why) => {
+                let is_silent = why == EndReason::Silent;
+                self.end(lock.id, why, is_silent);
+            }
+            None => self.do_what_is_due(),
+        }
+        for command in in_flight.waiting {
+            self.carry_out(command);
+        }
+    }
+
+    fn put_off(&mut self, id: LockId, command: Command) {
+        let mut lock = self.held(id).expect("it is held").clone();
+        lock.in_flight.as_mut().expect("it has something in flight").waiting.push(command);
+        self.put(lock);
+    }
+
+    fn end_later(&mut self, id: LockId, why: EndReason) {
+        let mut lock = self.held(id).expect("it is held").clone();
+        lock.in_flight.as_mut().expect("it has something in flight").ending.get_or_insert(why);
+        lock.custody = Custody::Detached;
+        self.put(lock);
     }
 
     /// Whatever its agent asks about a place renews the agent's leases there.
@@ -960,7 +1122,10 @@ impl Naive {
 
     fn begin_anew(&mut self, now: Now, fences_from: u64) {
         self.now = now;
+        // What was in flight ended with the daemon.
+        self.locks.iter_mut().for_each(|lock| lock.in_flight = None);
         self.next_fence = fences_from;
+        self.next_commit = 1;
         self.next_waiter = self.waiters.iter().map(|waiter| waiter.id.0).max().unwrap_or(0) + 1;
         self.paused = false;
     }

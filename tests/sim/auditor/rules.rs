@@ -98,6 +98,7 @@ pub(super) fn caller_of(command: &Command) -> Option<Caller> {
         | Command::WaitFree { caller, .. }
         | Command::Renew { caller, .. }
         | Command::Check { caller, .. }
+        | Command::Commit { caller, .. }
         | Command::Break { caller, .. }
         | Command::Status { caller, .. }
         | Command::Bind { caller, .. }
@@ -109,6 +110,7 @@ pub(super) fn caller_of(command: &Command) -> Option<Caller> {
         | Command::TakeBack { .. }
         | Command::LossesTold(_)
         | Command::Os { .. }
+        | Command::CommitDone { .. }
         | Command::Tick => None,
     }
 }

@@ -20,6 +20,7 @@ impl Auditor {
             }
             Reply::Checked(checked) => self.checked(now, &open, checked),
             Reply::Broken(ended) => self.broken(now, ended),
+            Reply::Committed(..) => unreachable!("nobody writes here"),
             Reply::Status { locks, waiters } => {
                 self.counts.probes += 1;
                 self.status(&open, locks, waiters);
@@ -393,6 +394,7 @@ impl Auditor {
             }
             Fault::NotFound | Fault::NotHolder(_) | Fault::Lost(..) => self.not_held(now, open),
             Fault::Invalid(_) => {}
+            Fault::Changed(_) | Fault::NotDurable(_) => unreachable!("nobody writes here"),
             Fault::TooMany(text) | Fault::Denied(text) => panic!("refused for another reason: {text}"),
         }
         self.has_forgotten |= *fault == Fault::NotFound && matches!(open.command, Command::Lock { .. });
