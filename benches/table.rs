@@ -9,7 +9,7 @@ use std::time::Instant;
 
 #[path = "support/asks.rs"]
 mod asks;
-use asks::{NOW, ask, target};
+use asks::{NOW, ask, pattern, target};
 
 /// How often each case is measured.
 const ROUNDS: usize = 60;
@@ -161,6 +161,34 @@ fn deadlocks() -> (String, Vec<Row>) {
     ("refusal among 50 who wait in a row".to_owned(), rows.into())
 }
 
+/// A file beside patterns elsewhere, and beside ones of its own directory that do not match it.
+fn patterns() -> (String, Vec<Row>) {
+    let rows = [(1, "src"), (1_000, "lib"), (1_000, "src")].map(|(count, place)| {
+        let mut bench = Bench::new();
+        for n in 0..count {
+            let pattern = pattern(&format!("/home/repo/{place}"), &format!("**/*{n}.rs"));
+            assert!(bench.lock(&ask(&format!("other{}", n % 50), pattern), Wait::Try));
+        }
+        let mine = ask("me", target("/home/repo/src/main.rs", false));
+        Row(format!("{count} below {place}/"), Box::new(move || bench.pair(&mine)) as Measure)
+    });
+    ("lock and unlock src/main.rs beside others' patterns".to_owned(), rows.into())
+}
+
+/// A pattern beside patterns with the same fixed part: each pair is walked through.
+fn pattern_pairs() -> (String, Vec<Row>) {
+    let rows = [1, 10, 100].map(|count| {
+        let mut bench = Bench::new();
+        for n in 0..count {
+            let held = pattern("/home/repo", &format!("src/{n}*/**/*.rs"));
+            assert!(bench.lock(&ask(&format!("other{}", n % 50), held), Wait::Try));
+        }
+        let mine = ask("me", pattern("/home/repo", "**/*.md"));
+        Row(format!("{count} there"), Box::new(move || bench.pair(&mine)) as Measure)
+    });
+    ("lock and unlock a pattern beside others' patterns".to_owned(), rows.into())
+}
+
 fn median(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
@@ -193,4 +221,6 @@ fn main() {
     run(depths(), rounds);
     run(queues(), rounds);
     run(deadlocks(), rounds);
+    run(patterns(), rounds);
+    run(pattern_pairs(), rounds);
 }

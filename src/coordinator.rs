@@ -6,8 +6,10 @@
 //! Nothing is answered before it is written; what must outlive a power cut not before it is synced. While the disk
 //! syncs quickly that happens within the turn, which saves two hand-overs between threads. Once a sync was slow they
 //! go to a thread of their own: answers that need one are held back, all others go out, and nobody waits who need not.
+//! Events are told in order, so that all wait behind one that tells of something held back.
 
-use crate::journal::{Journal, JournalError, Syncer};
+use crate::events::Bus;
+use crate::journal::{Journal, JournalError, Loaded, Syncer};
 use crate::limits;
 use crate::model::*;
 use crate::scope::Target;
@@ -79,6 +81,7 @@ pub struct Surroundings {
 pub struct Coordinator {
     table: LockTable,
     journal: Journal,
+    bus: Bus,
     os: Box<dyn OsLocks>,
     guard: HomeGuard,
     stopwatch: Stopwatch,
@@ -114,25 +117,24 @@ struct Batch {
 struct Trouble {
     why: String,
     retry_at: Moment,
-    /// Events of this time; state is rewritten from the table, events are not in it.
-    events: Vec<Record>,
 }
 
 impl Coordinator {
-    /// Takes over a loaded journal: `rows` become the table, and what the restart changes is written and synced.
+    /// Takes over a loaded journal: its rows become the table, and what the restart changes is written and synced.
     ///
     /// # Errors
     /// As [`Journal::append`]: a home that cannot be written is not served.
     pub fn new(
         mut journal: Journal,
-        rows: Vec<Record>,
-        numbers: (u64, u64),
-        rebooted: bool,
+        loaded: Loaded,
         now: Now,
         surroundings: Surroundings,
     ) -> Result<Coordinator, JournalError> {
         let Surroundings { os, stopwatch, wake, guard } = surroundings;
-        let (mut table, mut step) = LockTable::restore(rows, now, rebooted, numbers.0, numbers.1);
+        let Loaded { records, events, fences_from, events_from, rebooted, lost_below, .. } = loaded;
+        let mut bus = Bus::new(events, events_from, lost_below);
+        let (mut table, mut step) = LockTable::restore(records, now, rebooted, fences_from, events_from);
+        bus.chain(&mut step.records);
         if rebooted {
             let mut rows = table.rows();
             rows.extend(step.records.iter().filter(|record| matches!(record, Record::Event(_))).cloned());
@@ -141,9 +143,10 @@ impl Coordinator {
             journal.append(&step.records)?;
             journal.sync()?;
         }
+        bus.written(&step.records, 0);
         let syncing = Syncing::new(journal.syncer(), wake);
         let held_back = VecDeque::new();
-        let mut restored = Coordinator { table, journal, os, guard, stopwatch, syncing, held_back, trouble: None };
+        let mut restored = Coordinator { table, journal, bus, os, guard, stopwatch, syncing, held_back, trouble: None };
         let mut batch = Batch::default();
         let answers = restored.carry_out(now, std::mem::take(&mut step.effects), &mut batch);
         let replies = restored.turn(now, answers);
@@ -184,9 +187,9 @@ impl Coordinator {
             return out;
         }
         let mut batch = self.decide(now, commands.clone());
-        let records: Vec<Record> = batch.steps.iter_mut().flat_map(|step| std::mem::take(&mut step.records)).collect();
+        let records = batch.steps.iter_mut().flat_map(|step| std::mem::take(&mut step.records)).collect();
         let wants_sync = batch.steps.iter().flat_map(|step| &step.replies).any(|reply| reply.synced);
-        match self.write(&records, wants_sync) {
+        match self.write(records, wants_sync) {
             Ok(written) => {
                 let replies = batch.steps.into_iter().flat_map(|step| step.replies);
                 self.send(replies, written, &mut out);
@@ -231,6 +234,11 @@ impl Coordinator {
     /// Why grants have stopped, while they have.
     pub fn trouble(&self) -> Option<&str> {
         self.trouble.as_ref().map(|trouble| trouble.why.as_str())
+    }
+
+    /// What has happened, to tell of.
+    pub fn bus(&self) -> &Bus {
+        &self.bus
     }
 
     /// The table, to look at.
@@ -294,19 +302,24 @@ impl Coordinator {
 
     // ── Writing ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Writes a batch and, if something in it must outlive a power cut and the disk is quick, syncs it.
-    fn write(&mut self, records: &[Record], wants_sync: bool) -> Result<Written, JournalError> {
+    /// Writes a batch and, if something in it must outlive a power cut and the disk is quick, syncs it. Its events are
+    /// told from then on, or when it is synced.
+    fn write(&mut self, mut records: Vec<Record>, wants_sync: bool) -> Result<Written, JournalError> {
         if records.is_empty() {
             return Ok(Written { through: self.journal.appended(), synced: self.journal.synced() });
         }
         (self.guard)()?;
-        let through = self.journal.append(records)?;
+        self.bus.chain(&mut records);
+        let through = self.journal.append(&records)?;
         if wants_sync && !self.syncing.is_slow {
             let begun = (self.stopwatch)();
             self.journal.sync()?;
             self.syncing.took((self.stopwatch)().saturating_sub(begun));
         }
-        Ok(Written { through, synced: self.journal.synced() })
+        let synced = self.journal.synced();
+        self.bus.durable(synced);
+        self.bus.written(&records, if wants_sync && synced < through { through } else { 0 });
+        Ok(Written { through, synced })
     }
 
     /// Sends what may be sent and holds back what must wait for a sync: promises that outlive a power cut, and any
@@ -367,6 +380,7 @@ impl Coordinator {
 
     fn release_held_back(&mut self, out: &mut Vec<Addressed>) {
         let synced = self.journal.synced();
+        self.bus.durable(synced);
         let ready = self.held_back.iter().take_while(|held| held.through <= synced).count();
         for HeldBack { mut reply, is_released, .. } in self.held_back.drain(..ready) {
             if !is_released {
@@ -383,7 +397,7 @@ impl Coordinator {
         let why = format!("the journal cannot be written, so nothing is granted until it can: {error}");
         self.table.pause(why.clone());
         let retry_at = now.mono.after(limits::JOURNAL_RETRY);
-        self.trouble = Some(Trouble { why: why.clone(), retry_at, events: Vec::new() });
+        self.trouble = Some(Trouble { why: why.clone(), retry_at });
         self.turn_in_trouble(now, self.untold_grants(), out);
         for HeldBack { reply, .. } in std::mem::take(&mut self.held_back) {
             let fault = Reply::Failed(Fault::Unavailable(why.clone()));
@@ -419,11 +433,9 @@ impl Coordinator {
                     }
                 }
             }
-            let trouble = self.trouble.as_mut().expect("called in trouble only");
-            let events = step.records.into_iter().filter(|record| matches!(record, Record::Event(_)));
-            trouble.events.extend(events);
-            let over = trouble.events.len().saturating_sub(limits::EVENTS_KEPT as usize);
-            trouble.events.drain(..over);
+            // State is rewritten from the table, events from the bus.
+            self.bus.chain(&mut step.records);
+            self.bus.written(&step.records, u64::MAX);
             out.extend(step.replies.into_iter().map(|reply| (reply.to, reply.answer)));
         }
     }
@@ -432,13 +444,14 @@ impl Coordinator {
     fn try_again(&mut self, now: Now, out: &mut Vec<Addressed>) {
         let Some(trouble) = self.trouble.as_mut().filter(|trouble| trouble.retry_at <= now.mono) else { return };
         let mut rows = self.table.rows();
-        rows.extend(trouble.events.iter().cloned());
+        rows.extend(self.bus.events().cloned().map(Record::Event));
         if let Err(error) = (self.guard)().and_then(|()| self.journal.rewrite(&rows)) {
             trouble.retry_at = now.mono.after(limits::JOURNAL_RETRY);
             trouble.why = format!("the journal cannot be written, so nothing is granted until it can: {error}");
             return;
         }
         self.trouble = None;
+        self.bus.durable(u64::MAX);
         self.syncing.renew(self.journal.syncer());
         let step = self.table.resume(now);
         self.write_resumed(now, step, out);
@@ -449,7 +462,7 @@ impl Coordinator {
         let mut batch = Batch::default();
         let answers = self.carry_out(now, std::mem::take(&mut step.effects), &mut batch);
         let wants_sync = step.replies.iter().any(|reply| reply.synced);
-        match self.write(&step.records, wants_sync) {
+        match self.write(std::mem::take(&mut step.records), wants_sync) {
             Ok(written) => {
                 self.send(step.replies.into_iter(), written, out);
                 batch.dropped.into_iter().for_each(|lock| self.os.release(lock));

@@ -107,16 +107,14 @@ impl Daemon {
             notes.push(format!("the old journal was set aside in {aside}; its locks are not known here"));
         }
         let (journal, loaded) = Journal::open(disk, clock::boot_id()?, os::random_u64(), unix_seconds << 20)?;
-        notes.extend(loaded.cut);
+        notes.extend(loaded.cut.clone());
         if loaded.rebooted {
             notes.push("the machine was restarted: what hung on a process is over".to_owned());
         }
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), Server::waker_token())?);
         let surroundings = surroundings(&waker, &lock);
-        let numbers = (loaded.fences_from, loaded.events_from);
-        let coordinator =
-            Coordinator::new(journal, loaded.records, numbers, loaded.rebooted, clock::now(), surroundings)?;
+        let coordinator = Coordinator::new(journal, loaded, clock::now(), surroundings)?;
         let table = coordinator.table();
         notes.push(format!("{} locks and {} waiting requests restored", table.locks(), table.waiters()));
         let listener = home::bind(&lock)?;

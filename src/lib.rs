@@ -82,6 +82,8 @@ pub mod coordinator;
 pub mod daemon;
 mod embedded;
 #[doc(hidden)]
+pub mod events;
+#[doc(hidden)]
 pub mod journal;
 #[doc(hidden)]
 pub mod limits;
@@ -105,6 +107,9 @@ pub mod wire;
 
 pub use client::{Check, Error, HoldError, Holder, LockError, Loss, LossReason, Refusal, Status, Waiter};
 pub use client::{Client, ClientBuilder, LockGuard, LockRequest, NotKept, Session, Workspace};
+pub use client::{Event, EventFilter, Gap, LockEvent};
 pub use client::{Expected, WriteError, Written};
+/// The channels of subscriptions; its `select!` waits for several at once.
+pub use crossbeam_channel;
 pub use embedded::{Coordinator, OpenError};
 pub use wire::{Code, KeptBy, Mode};

@@ -113,6 +113,9 @@ pub const PATTERN_ALTERNATIVES_MAX: usize = 256;
 pub const PATTERN_WORK_MAX: usize = 1024 * 1024;
 /// Most entries of the table of a pattern, two bytes each. `src/**/*.rs` has about a hundred.
 pub const PATTERN_TABLE_MAX: usize = 64 * 1024;
+/// Most different patterns that are held or waited for in one home. At their largest they take a quarter gigabyte, as
+/// people write them a few megabytes.
+pub const PATTERNS_MAX: usize = 2_048;
 /// Most pairs of states looked at to compare two patterns. Common ones take some dozen; whoever comes with a pattern
 /// that takes more is refused, since a wrong answer would be a race or a wait for nothing.
 pub const PATTERN_PAIRS_MAX: usize = 10_000;
@@ -126,6 +129,12 @@ pub const LINE_MAX: usize = 64 * 1024;
 pub const ANSWER_MAX: usize = 256 * 1024 * 1024;
 /// Most bytes of answers kept for a peer that does not read; beyond it the peer is cut off, nobody waits for it.
 pub const OUTBOX_MAX: usize = 1024 * 1024;
+/// Events wait for a peer that has so many bytes unread: its answers have the rest of the outbox for themselves.
+pub const EVENTS_OUTBOX: usize = 64 * 1024;
+/// Events whose lines are kept for further subscribers that want them.
+pub const EVENT_LINES_KEPT: usize = 256;
+/// Most names, scopes, agents and workspaces that a subscriber may list, each: every event is held against them.
+pub const FILTER_MAX: usize = 256;
 /// Most connections at once; each costs a descriptor and about a kilobyte.
 pub const CONNECTIONS_MAX: usize = 8_192;
 /// How long a new connection may take to say hello.
@@ -216,6 +225,10 @@ pub const SWEPT_FOR: u64 = 10 * MINUTE;
 pub const SWEPT_MAX: usize = 1_024;
 /// Fold jobs that may wait for the fold thread; one at a time is in flight, the next segment simply grows.
 pub const FOLD_QUEUE: usize = 4;
+/// Most commands that `flockd on` runs at once, each with a thread that waits for it.
+pub const COMMANDS_AT_ONCE: usize = 256;
+/// Events that a program's channel holds before its subscription waits for it, and then falls behind in the daemon.
+pub const SUBSCRIBER_QUEUE: usize = 1_024;
 /// How often the daemon looks whether its home is still its own, and ends if not: whoever deletes the home of a daemon
 /// and starts anew must not meet the old one for long.
 pub const HOME_LOOK: u64 = SECOND;
@@ -224,6 +237,7 @@ const _: () = assert!(TTL_ONE_SHOT <= MAX_HOLD && MAX_HOLD <= TTL_MAX);
 const _: () = assert!(WAIT_DEFAULT < 60 * SECOND);
 const _: () = assert!(WAITER_ABSENCE < SESSION_SILENCE);
 const _: () = assert!(3 * 4 * PATH_MAX + 4 * (NOTE_MAX + REQUEST_ID_MAX + AGENT_MAX) < LINE_MAX);
+const _: () = assert!(EVENTS_OUTBOX + LINE_MAX < OUTBOX_MAX / 2);
 const _: () = assert!(LINE_MAX < OUTBOX_MAX && OUTBOX_MAX < ANSWER_MAX);
 const _: () = assert!(WAITER_ABSENCE < ENDED_KEPT && COMMIT_WITHIN < ANSWER_WITHIN);
 const _: () = assert!(8 * FILE_THREADS_A_MOUNT <= FILE_THREADS && FILE_ASIDE < FILE_QUEUE);

@@ -598,6 +598,13 @@ pub struct Ended {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventSeq(pub u64);
 
+impl EventSeq {
+    /// The event's id, `ev_…`: the same in every telling of it.
+    pub fn id(self) -> String {
+        format!("ev_{}", base32(self.0))
+    }
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventKind {
@@ -617,11 +624,29 @@ pub enum EventKind {
     Released(EndReason),
 }
 
+/// The names of all events there are, as [`EventKind::name`] gives them.
+pub const EVENT_NAMES: &[&str] = &["lock.acquired", "lock.waiting", "lock.released", "lock.detached"];
+
+impl EventKind {
+    /// Its name on the wire and in the CLI: one of [`EVENT_NAMES`].
+    pub fn name(&self) -> &'static str {
+        match self {
+            EventKind::Acquired { .. } => "lock.acquired",
+            EventKind::Waiting { .. } => "lock.waiting",
+            EventKind::Released(_) => "lock.released",
+            EventKind::Detached => "lock.detached",
+        }
+    }
+}
+
 /// A change that others may want to hear of, about one lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// Its number.
     pub seq: EventSeq,
+    /// The event that was told before it, zero if there was none: numbers are skipped, so that they alone do not tell
+    /// whether anything is missing. None where the one before may be lost. Set by the bus, when the event is written.
+    pub after: Option<EventSeq>,
     /// When.
     pub time: Wall,
     /// What.

@@ -1,8 +1,9 @@
-//! What is locked, and what overlaps what: files, subtrees and named resources, on canonical paths only.
+//! What is locked, and what covers what by name: files, subtrees, patterns and named resources, on canonical paths.
 //!
 //! A [`Scope`] is a name; a [`Target`] is a scope together with the file identities that its path had when it was
 //! asked for. Nothing here touches a file system: `os/paths.rs` resolves, this file compares.
 
+use crate::pattern::{Overlap, Pattern};
 use std::fmt;
 
 /// Identity of a file or directory. Two paths with one identity are one file.
@@ -24,15 +25,18 @@ pub enum Scope {
     File(Box<[u8]>),
     /// A directory and everything below it.
     Subtree(Box<[u8]>),
+    /// All files, there or not, whose paths match.
+    Pattern(Pattern),
     /// A named resource that is no file, without its `@`.
     Resource(Box<str>),
 }
 
 impl Scope {
-    /// The canonical path, or none for a resource.
+    /// The canonical path, for a pattern that of its fixed part; none for a resource.
     pub fn path(&self) -> Option<&[u8]> {
         match self {
             Scope::File(path) | Scope::Subtree(path) => Some(path),
+            Scope::Pattern(pattern) => Some(pattern.prefix()),
             Scope::Resource(_) => None,
         }
     }
@@ -43,13 +47,54 @@ impl Scope {
         path.split(|&byte| byte == b'/').filter(|component| !component.is_empty())
     }
 
+    /// The same place taken for a directory instead of a file, or for a file instead of a directory.
+    pub fn other_kind(&self) -> Option<Scope> {
+        match self {
+            Scope::File(path) => Some(Scope::Subtree(path.clone())),
+            Scope::Subtree(path) => Some(Scope::File(path.clone())),
+            Scope::Pattern(_) | Scope::Resource(_) => None,
+        }
+    }
+
     /// Whether a lock on `self` is also a lock on all of `other`, judged by names alone.
     pub fn covers(&self, other: &Scope) -> bool {
         match (self, other) {
             (Scope::Resource(a), Scope::Resource(b)) => a == b,
             (Scope::File(a), Scope::File(b)) => a == b,
             (Scope::Subtree(root), Scope::File(path) | Scope::Subtree(path)) => is_at_or_below(path, root),
+            (Scope::Subtree(root), Scope::Pattern(pattern)) => is_at_or_below(pattern.prefix(), root),
+            (Scope::Pattern(pattern), Scope::File(path)) => pattern.matches_path(path),
+            (Scope::Pattern(pattern), Scope::Subtree(root)) => {
+                pattern.spot_of(root).is_some_and(|spot| pattern.matches_all_of(spot))
+            }
+            (Scope::Pattern(pattern), Scope::Pattern(other)) => {
+                pattern.spot_of(other.prefix()).is_some_and(|spot| pattern.matches_all_that(spot, other))
+            }
             _ => false,
+        }
+    }
+
+    /// A path that both mean, judged by names alone, where at least one of them is a pattern: what they have in common
+    /// cannot be seen then. None where names do not tell.
+    pub fn example(&self, other: &Scope) -> Option<Vec<u8>> {
+        match (self, other) {
+            (Scope::Pattern(pattern), Scope::File(path)) => pattern.matches_path(path).then(|| path.to_vec()),
+            (Scope::Pattern(pattern), Scope::Subtree(root)) => match pattern.spot_of(root) {
+                Some(spot) => Some(join(root, &pattern.example(spot)?)),
+                None if is_at_or_below(pattern.prefix(), root) => {
+                    Some(join(pattern.prefix(), &pattern.example(pattern.start())?))
+                }
+                None => None,
+            },
+            (Scope::Pattern(a), Scope::Pattern(b)) => {
+                let (a, b) = if a.prefix().len() <= b.prefix().len() { (a, b) } else { (b, a) };
+                match a.overlap(a.spot_of(b.prefix())?, b) {
+                    Overlap::At(word) => Some(join(b.prefix(), &word)),
+                    Overlap::No | Overlap::Unknown => None,
+                }
+            }
+            (_, Scope::Pattern(_)) => other.example(self),
+            _ => None,
         }
     }
 }
@@ -60,6 +105,11 @@ fn is_at_or_below(path: &[u8], root: &[u8]) -> bool {
     rest.is_empty() || rest[0] == b'/' || root == b"/"
 }
 
+/// A canonical path and how it goes on, which is nothing or begins with a slash.
+fn join(path: &[u8], rest: &[u8]) -> Vec<u8> {
+    if path == b"/" && !rest.is_empty() { rest.to_vec() } else { [path, rest].concat() }
+}
+
 /// For people and logs: lossy, a subtree ends in `/`, a resource begins with `@`. The wire has its own lossless form.
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -67,6 +117,7 @@ impl fmt::Display for Scope {
             Scope::File(path) => write!(f, "{}", String::from_utf8_lossy(path)),
             Scope::Subtree(path) if &**path == b"/" => write!(f, "/"),
             Scope::Subtree(path) => write!(f, "{}/", String::from_utf8_lossy(path)),
+            Scope::Pattern(pattern) => write!(f, "{pattern}"),
             Scope::Resource(name) => write!(f, "@{name}"),
         }
     }
@@ -75,7 +126,7 @@ impl fmt::Display for Scope {
 /// A scope and the identities that its path had when it was asked for.
 ///
 /// `ids[k]` belongs to the first `k` components, so `ids[0]` is `/`; it ends where the path ends to exist. The last
-/// one, if the whole path exists, is the scope's own.
+/// one, if the whole path exists, is the scope's own, or that of the fixed part of a pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// The name.
@@ -90,9 +141,11 @@ impl Target {
         Target { scope, ids: Box::new([]) }
     }
 
-    /// Identity of the scope itself, if it existed.
+    /// Identity of the scope itself, if it existed. A pattern has none: it is not one file.
     pub fn own_id(&self) -> Option<FileId> {
-        self.scope.path()?;
+        if matches!(self.scope, Scope::Pattern(_) | Scope::Resource(_)) {
+            return None;
+        }
         self.ids.get(self.scope.components().count()).copied()
     }
 }
@@ -119,6 +172,39 @@ mod tests {
         assert!(!tree("/a/b").covers(&tree("/a")));
         assert!(!file("/a").covers(&tree("/a")));
         assert!(!file("/a").covers(&Scope::Resource("/a".into())));
+    }
+
+    fn pattern(prefix: &str, rest: &str) -> Scope {
+        Scope::Pattern(Pattern::new(prefix.as_bytes(), rest.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn a_pattern_covers_what_it_matches_wholly() {
+        assert!(pattern("/w", "**/*.rs").covers(&file("/w/a/b.rs")));
+        assert!(!pattern("/w", "**/*.rs").covers(&file("/w/a/b.md")));
+        assert!(!pattern("/w", "**/*.rs").covers(&tree("/w/a")));
+        assert!(pattern("/w", "**").covers(&tree("/w/a")) && !pattern("/w", "**").covers(&tree("/w")));
+        assert!(pattern("/w", "**").covers(&pattern("/w/a", "*.rs")));
+        assert!(pattern("/w", "*/*.rs").covers(&pattern("/w/a", "x*.rs")));
+        assert!(!pattern("/w/a", "*").covers(&pattern("/w", "a/*")), "judged from the longer fixed part only");
+        assert!(tree("/w").covers(&pattern("/w", "**")) && tree("/").covers(&pattern("/w", "*")));
+        assert!(!tree("/w/a").covers(&pattern("/w", "a*/b")));
+    }
+
+    #[test]
+    fn an_example_is_a_path_that_both_mean() {
+        let example = |a: &Scope, b: &Scope| {
+            assert_eq!(a.example(b), b.example(a));
+            a.example(b).map(|path| String::from_utf8(path).unwrap())
+        };
+        assert_eq!(example(&pattern("/w", "**/*.rs"), &pattern("/w/src", "m*")).unwrap(), "/w/src/m.rs");
+        assert_eq!(example(&pattern("/", "*.rs"), &tree("/")).unwrap(), "/.rs");
+        assert_eq!(example(&pattern("/w", "*/x"), &tree("/w/a")).unwrap(), "/w/a/x");
+        assert_eq!(example(&pattern("/w/a", "x"), &tree("/w")).unwrap(), "/w/a/x");
+        assert_eq!(example(&pattern("/w", "**"), &tree("/w/a")).unwrap(), "/w/a");
+        assert_eq!(example(&pattern("/w", "*.rs"), &file("/w/a.rs")).unwrap(), "/w/a.rs");
+        assert_eq!(example(&pattern("/w", "*.rs"), &pattern("/w", "*.md")), None);
+        assert_eq!(example(&file("/a"), &file("/a")), None, "no pattern, nothing to explain");
     }
 
     #[test]

@@ -201,16 +201,21 @@ impl Names {
                 a.iter().zip(b).try_for_each(|(a, b)| self.compare(at, a, b))
             }
             (Value::Number(a), Value::Number(b)) => match key {
-                "fence" | "pid" | "bound_pid" | "expires_in_ms" | "wait_left_ms" | "uptime_ms" => Ok(()),
+                "fence" | "pid" | "bound_pid" | "expires_in_ms" | "wait_left_ms" | "uptime_ms" | "time" => Ok(()),
+                // The page names events by number as it names locks by id.
+                "seq" => {
+                    let known = self.0.entry(a.to_string()).or_insert_with(|| b.to_string());
+                    if *known == b.to_string() { Ok(()) } else { differ() }
+                }
                 _ if a == b => Ok(()),
                 _ => differ(),
             },
             (Value::String(a), Value::String(b)) => match key {
-                "lock_id" | "bound" | "id" | "secret" => {
+                "lock_id" | "workspace_id" | "bound" | "id" | "secret" => {
                     let known = self.0.entry(a.clone()).or_insert_with(|| b.clone());
                     if known == b { Ok(()) } else { differ() }
                 }
-                "workspace_id" | "since" | "at" | "home" | "socket" | "version" => Ok(()),
+                "since" | "timestamp" | "at" | "home" | "socket" | "version" => Ok(()),
                 "message" | "advice" if without_numbers(a) == without_numbers(b) => Ok(()),
                 _ if a == b => Ok(()),
                 _ => differ(),
@@ -298,7 +303,7 @@ fn the_page_shows_every_operation_and_every_answer_and_names_every_code() {
         .filter_map(|step| if let Step::Hear { text, .. } = step { Some(text.as_str()) } else { None })
         .collect();
     let operations = variants::<wire::Op>("\"?\"");
-    assert_eq!(operations.len(), 12, "{operations:?}");
+    assert_eq!(operations.len(), 14, "{operations:?}");
     for name in operations {
         assert!(said.iter().any(|text| text.contains(&format!("\"op\":\"{name}\""))), "no example of {name}");
     }
@@ -310,6 +315,9 @@ fn the_page_shows_every_operation_and_every_answer_and_names_every_code() {
     }
     for name in variants::<wire::Request>("{\"?\":1}") {
         assert!(page.contains(&format!("\n| `{name}` | ")), "the field {name} is not in the table");
+    }
+    for name in flockd::model::EVENT_NAMES {
+        assert!(page.contains(&format!("\n| `{name}` | ")), "the event {name} is not in the table");
     }
     for name in ["protocol", "version", "agent", "cwd", "workspace", "session", "agent_process"] {
         assert!(page.contains(&format!("\n| `{name}` | ")), "the field {name} of hello is not in the table");
@@ -324,6 +332,9 @@ fn the_page_states_the_bounds_in_force() {
         ("an answer's line", limits::ANSWER_MAX as u64),
         ("answers that a peer has not read", limits::OUTBOX_MAX as u64),
         ("time to say hello", limits::HELLO_WITHIN),
+        ("unread bytes at which events wait", limits::EVENTS_OUTBOX as u64),
+        ("events kept", limits::EVENTS_KEPT),
+        ("items in each list of `subscribe`", limits::FILTER_MAX as u64),
         ("connections", limits::CONNECTIONS_MAX as u64),
         ("sessions", limits::SESSIONS_MAX as u64),
         ("locks", limits::LOCKS_MAX as u64),
@@ -343,6 +354,9 @@ fn the_page_states_the_bounds_in_force() {
         format!("{} if absent", limits::MAX_HOLD),
         format!("It has {} s for that", limits::SESSION_SILENCE / limits::SECOND),
         format!("keeps its place for {} s", limits::WAITER_ABSENCE / limits::SECOND),
+        format!("keeps the newest {} events", limits::EVENTS_KEPT),
+        format!("more than {} bytes wait for you", limits::EVENTS_OUTBOX),
+        format!("at most {}, as of each", limits::FILTER_MAX),
         format!("| `protocol` | {}. ", wire::PROTOCOL),
     ] {
         assert!(page.contains(&text), "the page does not say: {text}");

@@ -50,7 +50,7 @@ const PARTS: &[Part] = &[
     part("clock", "words", "std::net"),
     part("coordinator", "words table journal events clock", "std::fs std::net std::process mio rustix"),
     // carry: the only sockets, the only place where messages become bytes
-    part("wire", "words", "std::fs std::net std::process std::thread mio rustix"),
+    part("wire", "words events", "std::fs std::net std::process std::thread mio rustix"),
     part("os", "words clock", "std::net"),
     part("server", "words journal events clock coordinator wire os", ""),
     part("client", "words clock wire os", "mio"),

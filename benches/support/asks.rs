@@ -1,6 +1,7 @@
 //! Requests for locks as the table takes them: canonical paths with an identity for each directory on the way.
 
 use flockd::model::*;
+use flockd::pattern::Pattern;
 use flockd::scope::{FileId, Scope, Target};
 use std::sync::Arc;
 
@@ -23,6 +24,14 @@ pub fn target(path: &str, is_tree: bool) -> Target {
     assert_eq!(ids.len(), parts + 1);
     let path = path.as_bytes().into();
     Target { scope: if is_tree { Scope::Subtree(path) } else { Scope::File(path) }, ids: ids.into() }
+}
+
+/// A pattern below a directory that exists.
+#[allow(dead_code, reason = "not every bench asks for patterns")]
+pub fn pattern(prefix: &str, rest: &str) -> Target {
+    let Target { ids, .. } = target(prefix, true);
+    let pattern = Pattern::new(prefix.as_bytes(), rest.as_bytes()).expect("it is well formed");
+    Target { scope: Scope::Pattern(pattern), ids }
 }
 
 /// A request for an exclusive lock that outlives its holder by a minute, without a flock.

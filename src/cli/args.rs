@@ -1,6 +1,7 @@
 //! Commands and flags, wholly checked here; help, completions and errors come from this one definition.
 
 use crate::limits;
+use crate::model::EVENT_NAMES;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::time::Duration;
 
@@ -74,13 +75,20 @@ Examples:
 
     /// Take a lock and keep it until it is unlocked or its lease runs out
     #[command(after_long_help = "\
-SCOPE is a file (it need not exist), a directory with all below it, a name that ends in / for a directory to come, or \
-@NAME for something that is no file. The lease is renewed by whatever its agent does about the scope.
+SCOPE is a file (it need not exist), a directory with all below it, a name that ends in / for a directory to come, \
+glob:PATTERN for all files that match, or @NAME for something that is no file. The lease is renewed by whatever its \
+agent does about the scope.
+
+Only with glob: before it, or with --glob, is a scope a pattern: app/[id]/page.tsx is a file. Quote patterns, or the \
+shell puts the names in their place that there are now. * and ? stay within a name, ** as a whole component is any \
+number of directories, [a-z] is one character, {a,b} either, \\ takes the next sign for itself. A pattern also keeps \
+others from making new files that match.
 
 Examples:
   flockd lock data.json
   flockd lock -s src/ --wait 2m --note \"reading the parser\"
   flockd lock -n @port-3000 --ttl 1h
+  flockd lock 'glob:src/**/*.rs'          every Rust file below src, those to come included
   flockd lock build/ --pid $$             a script's own: free at the latest when the shell ends
   flockd lock data.json --json | jq .fence")]
     Lock(LockArgs),
@@ -150,6 +158,33 @@ Examples:
   flockd ls                                              shows the ids
   flockd break lk_3g5x --reason \"claw-1 hangs since noon\"")]
     Break(BreakArgs),
+
+    /// Tell what happens to locks, as it happens
+    #[command(after_long_help = "\
+Events are lock.acquired, lock.waiting, lock.released and lock.detached. The daemon keeps the newest 10,000; what is \
+missing, because it is older or was lost in a power cut, is told as such. It goes on when the daemon is restarted, and \
+ends with Ctrl-C or the pipe that it writes to.
+
+Examples:
+  flockd watch
+  flockd watch src/ --event lock.released
+  flockd watch --by claw-1 --since 0                     from the oldest that is kept
+  flockd watch --json | jq -c 'select(.event) | [.event, .file_id, .acquired_by]'")]
+    Watch(WatchArgs),
+
+    /// Start a command for each event
+    #[command(after_long_help = "\
+The command has the event as JSON on its stdin, and in its environment: FLOCKD_EVENT, FLOCKD_FILE_ID, FLOCKD_PATH, \
+FLOCKD_LOCK_ID, FLOCKD_ACQUIRED_BY, FLOCKD_WORKSPACE_ID, FLOCKD_MODE, FLOCKD_FENCE, FLOCKD_EVENT_ID, \
+FLOCKD_EVENT_SEQ, FLOCKD_EVENT_TIME, and where there is something to say FLOCKD_REASON, FLOCKD_WAITER, FLOCKD_NOTE. \
+While commands run, events wait: about a thousand here, 10,000 in the daemon; what is missing then is said on stderr.
+
+Examples:
+  flockd on lock.released data.json -- ./analyze.sh
+  flockd on lock.acquired,lock.released src/ --parallel 4 -- sh -c 'echo \"$FLOCKD_EVENT $FLOCKD_FILE_ID\" >> log'
+  flockd on lock.released @deploy --once -- make smoke-test
+  flockd on lock.waiting --by claw-1 -- jq -r .waiter")]
+    On(OnArgs),
 
     /// Look after the daemon
     Daemon(DaemonArgs),
@@ -242,7 +277,11 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "TEXT")]
     pub(super) note: Option<String>,
 
-    /// File, directory or @name
+    /// SCOPE is a pattern, as with `glob:` before it; quote it
+    #[arg(long)]
+    pub(super) glob: bool,
+
+    /// File, directory, 'glob:PATTERN' or @name
     #[arg(value_name = "SCOPE")]
     pub(super) scope: std::ffi::OsString,
 
@@ -303,7 +342,11 @@ pub(super) struct LockArgs {
     #[arg(long, value_name = "ID")]
     pub(super) request_id: Option<String>,
 
-    /// File, directory or @name
+    /// SCOPE is a pattern, as with `glob:` before it; quote it
+    #[arg(long)]
+    pub(super) glob: bool,
+
+    /// File, directory, 'glob:PATTERN' or @name
     #[arg(value_name = "SCOPE")]
     pub(super) scope: std::ffi::OsString,
 }
@@ -312,12 +355,16 @@ pub(super) struct LockArgs {
 pub(super) struct WhichArgs {
     #[command(flatten)]
     pub(super) which: Which,
+
+    /// Each SCOPE is a pattern, as with `glob:` before it; quote them
+    #[arg(long)]
+    pub(super) glob: bool,
 }
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub(super) struct Which {
-    /// Files, directories or @names, exactly as locked
+    /// Files, directories, 'glob:PATTERN's or @names, exactly as locked
     #[arg(value_name = "SCOPE")]
     pub(super) scopes: Vec<std::ffi::OsString>,
 
@@ -335,6 +382,10 @@ pub(super) struct RenewArgs {
     #[command(flatten)]
     pub(super) which: Which,
 
+    /// Each SCOPE is a pattern, as with `glob:` before it; quote them
+    #[arg(long)]
+    pub(super) glob: bool,
+
     /// The new lease; the old one's length if absent
     #[arg(long, value_name = "DURATION", value_parser = ttl)]
     pub(super) ttl: Option<u64>,
@@ -342,6 +393,10 @@ pub(super) struct RenewArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
+    /// SCOPE is a pattern, as with `glob:` before it; quote it
+    #[arg(long)]
+    pub(super) glob: bool,
+
     /// Only what overlaps this
     #[arg(value_name = "SCOPE")]
     pub(super) scope: Option<std::ffi::OsString>,
@@ -356,14 +411,22 @@ pub(super) struct WaitArgs {
     #[command(flatten)]
     pub(super) patience: Patience,
 
-    /// File, directory or @name
+    /// SCOPE is a pattern, as with `glob:` before it; quote it
+    #[arg(long)]
+    pub(super) glob: bool,
+
+    /// File, directory, 'glob:PATTERN' or @name
     #[arg(value_name = "SCOPE")]
     pub(super) scope: std::ffi::OsString,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
-    /// File, directory or @name
+    /// SCOPE is a pattern, as with `glob:` before it; quote it
+    #[arg(long)]
+    pub(super) glob: bool,
+
+    /// File, directory, 'glob:PATTERN' or @name
     #[arg(value_name = "SCOPE")]
     pub(super) scope: std::ffi::OsString,
 
@@ -407,6 +470,54 @@ pub(super) struct BreakArgs {
     /// Why; the holder is told
     #[arg(long, value_name = "TEXT")]
     pub(super) reason: String,
+}
+
+/// Which events, in the ways in which `watch` and `on` have in common.
+#[derive(Debug, Args)]
+pub(super) struct EventArgs {
+    /// Only locks and waits of this agent; may be given again
+    #[arg(long, value_name = "NAME")]
+    pub(super) by: Vec<String>,
+
+    /// From behind the event with this number instead of from now on
+    #[arg(long, value_name = "SEQ")]
+    pub(super) since: Option<u64>,
+
+    /// Only what overlaps these files, directories or @names
+    #[arg(value_name = "SCOPE")]
+    pub(super) scopes: Vec<std::ffi::OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WatchArgs {
+    /// Only these events, such as lock.released; several with commas, or given again
+    #[arg(long = "event", value_name = "NAME", value_delimiter = ',', value_parser = event)]
+    pub(super) events: Vec<String>,
+
+    #[command(flatten)]
+    pub(super) which: EventArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OnArgs {
+    /// Which events, such as lock.released; several with commas
+    #[arg(value_name = "EVENT", value_delimiter = ',', value_parser = event, num_args = 1, required = true)]
+    pub(super) event: Vec<String>,
+
+    #[command(flatten)]
+    pub(super) which: EventArgs,
+
+    /// So many commands at once; the order of their ends is anybody's then
+    #[arg(long, value_name = "N", default_value = "1", value_parser = parallel)]
+    pub(super) parallel: usize,
+
+    /// Only for the first event; the command's exit status is passed through
+    #[arg(long, conflicts_with = "parallel")]
+    pub(super) once: bool,
+
+    /// Command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(super) command: Vec<std::ffi::OsString>,
 }
 
 #[derive(Debug, Args)]
@@ -515,6 +626,21 @@ fn wait(text: &str) -> Result<Wait, String> {
     match text {
         "forever" => Ok(Wait(None)),
         text => bounded(text, limits::WAIT_MAX, "a finite wait").map(|ms| Wait(Some(ms))),
+    }
+}
+
+/// An event's name; one that is mistyped would never come.
+fn event(text: &str) -> Result<String, String> {
+    match EVENT_NAMES.contains(&text) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("there is no such event; there are {}", EVENT_NAMES.join(", "))),
+    }
+}
+
+fn parallel(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number @ 1..=limits::COMMANDS_AT_ONCE) => Ok(number),
+        _ => Err(format!("1 to {} commands run at once", limits::COMMANDS_AT_ONCE)),
     }
 }
 

@@ -17,9 +17,15 @@ use std::time::Duration;
 /// When whoever waits is told for whom, in milliseconds.
 const NAME_HOLDER_AFTER: u64 = limits::SECOND;
 
-/// A scope as typed, for the wire.
-pub(super) fn scope(typed: &OsStr) -> String {
-    wire::escape(typed.as_bytes())
+/// What a failed check says beside a lock of the caller's own.
+const MINE_DOES_NOT_DO: &str = "  yours is shared, under another fence, on a part only, or on a name that was no \
+                                directory then: lock it again\n";
+
+/// A scope as typed, for the wire. With `--glob` it is a pattern, unless it is no file at all.
+pub(super) fn scope(typed: &OsStr, glob: bool) -> String {
+    let text = wire::escape(typed.as_bytes());
+    let says_so = text.starts_with('@') || text.starts_with("glob:");
+    if glob && !says_so { format!("glob:{text}") } else { text }
 }
 
 pub(super) fn mode(shared: bool) -> Mode {
@@ -94,7 +100,7 @@ pub(super) fn lock(common: &Common, args: &LockArgs) -> Result<Exit, Failure> {
     let pidfd = pidfd.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
     let client = common.connect_as_agent()?;
     let request = Request {
-        scope: Some(scope(&args.scope)),
+        scope: Some(scope(&args.scope, args.glob)),
         mode: Some(mode(args.shared)),
         wait_ms: args.patience.wait_ms(Some(limits::WAIT_DEFAULT)),
         ttl_ms: args.ttl,
@@ -118,23 +124,23 @@ pub(super) fn lock(common: &Common, args: &LockArgs) -> Result<Exit, Failure> {
 }
 
 /// The requests that name what is meant: one for each scope, or one for an id, or for all.
-fn each(which: &Which, request: &Request) -> Vec<Request> {
+fn each(which: &Which, glob: bool, request: &Request) -> Vec<Request> {
     if which.scopes.is_empty() {
         return vec![Request { lock_id: which.id.clone(), all: which.all, ..request.clone() }];
     }
-    which.scopes.iter().map(|typed| Request { scope: Some(scope(typed)), ..request.clone() }).collect()
+    which.scopes.iter().map(|typed| Request { scope: Some(scope(typed, glob)), ..request.clone() }).collect()
 }
 
 pub(super) fn unlock(common: &Common, args: &WhichArgs) -> Result<Exit, Failure> {
-    change(common, &args.which, &Request::new(Op::Unlock))
+    change(common, &args.which, args.glob, &Request::new(Op::Unlock))
 }
 
 pub(super) fn renew(common: &Common, args: &RenewArgs) -> Result<Exit, Failure> {
-    change(common, &args.which, &Request { ttl_ms: args.ttl, ..Request::new(Op::Renew) })
+    change(common, &args.which, args.glob, &Request { ttl_ms: args.ttl, ..Request::new(Op::Renew) })
 }
 
 /// Releases or renews all that is named, also what comes after one that fails; the first failure counts.
-fn change(common: &Common, which: &Which, request: &Request) -> Result<Exit, Failure> {
+fn change(common: &Common, which: &Which, glob: bool, request: &Request) -> Result<Exit, Failure> {
     #[derive(Serialize)]
     struct Changed {
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -144,7 +150,7 @@ fn change(common: &Common, which: &Which, request: &Request) -> Result<Exit, Fai
     }
     let client = common.connect_as_agent()?;
     let (mut changed, mut failed) = (Vec::new(), None);
-    for request in each(which, request) {
+    for request in each(which, glob, request) {
         let subject = request.scope.clone().filter(|_| which.scopes.len() > 1);
         match ask(&client, request) {
             Ok(Body::Released(locks) | Body::Renewed(locks)) => changed.extend(locks),
@@ -174,7 +180,8 @@ fn change(common: &Common, which: &Which, request: &Request) -> Result<Exit, Fai
 
 pub(super) fn status(common: &Common, args: &StatusArgs) -> Result<Exit, Failure> {
     let client = common.connect_to_read()?;
-    let request = Request { scope: args.scope.as_deref().map(scope), ..Request::new(Op::Status) };
+    let request =
+        Request { scope: args.scope.as_deref().map(|typed| scope(typed, args.glob)), ..Request::new(Op::Status) };
     match ask(&client, request)? {
         Body::Status(body) => {
             if common.json {
@@ -191,7 +198,7 @@ pub(super) fn status(common: &Common, args: &StatusArgs) -> Result<Exit, Failure
 pub(super) fn wait(common: &Common, args: &WaitArgs) -> Result<Exit, Failure> {
     let client = common.connect_to_read()?;
     let request = Request {
-        scope: Some(scope(&args.scope)),
+        scope: Some(scope(&args.scope, args.glob)),
         mode: Some(mode(args.shared)),
         wait_ms: args.patience.wait_ms(Some(limits::WAIT_DEFAULT)),
         ..Request::new(Op::Wait)
@@ -223,7 +230,7 @@ pub(super) fn check(common: &Common, args: &CheckArgs) -> Result<Exit, Failure> 
         hash: Option<String>,
     }
     let client = common.connect_as_agent()?;
-    let request = Request { scope: Some(scope(&args.scope)), fence: args.fence, ..Request::new(Op::Check) };
+    let request = Request { scope: Some(scope(&args.scope, args.glob)), fence: args.fence, ..Request::new(Op::Check) };
     match ask(&client, request)? {
         Body::Check(body) => {
             // After the answer: what is read under the lock nobody changes who honours it.
@@ -238,6 +245,10 @@ pub(super) fn check(common: &Common, args: &CheckArgs) -> Result<Exit, Failure> 
                 print::err(if args.fence.is_some() { " under this fence\n" } else { "\n" });
                 for holder in &body.holders {
                     print::err(&format!("  {}\n", print::holder_line(holder)));
+                }
+                let agent = client.agent().map(Agent::as_str);
+                if body.holders.iter().any(|holder| Some(holder.agent.as_str()) == agent) {
+                    print::err(MINE_DOES_NOT_DO);
                 }
             }
             Ok(if body.allowed { Exit::Yes } else { Exit::No })

@@ -56,7 +56,7 @@ pub(super) fn elect(common: &Common, args: &ElectArgs) -> Result<ExitCode, Failu
 }
 
 fn exclusive(name: &str, args: &ElectArgs) -> Request {
-    let scope = Some(ask::scope(OsStr::new(&format!("@{name}"))));
+    let scope = Some(ask::scope(OsStr::new(&format!("@{name}")), false));
     Request { scope, ttl_ms: Some(0), note: args.note.clone(), ..Request::new(Op::Lock) }
 }
 

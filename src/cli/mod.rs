@@ -6,8 +6,10 @@ mod ask;
 mod child;
 mod daemon;
 mod elect;
+mod on;
 mod print;
 mod run;
+mod watch;
 mod write;
 
 use crate::client::{ClientError, Connect, Connection, Custodian, Launch, Place};
@@ -127,6 +129,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Check(args) => ask::check(&common, &args)?,
         Verb::Write(args) => write::write(&common, &args)?,
         Verb::Break(args) => ask::break_lock(&common, &args)?,
+        Verb::Watch(args) => watch::watch(&common, &args)?,
+        Verb::On(args) => return on::on(&common, &args),
         Verb::Daemon(args) => daemon::daemon(&common, &args)?,
         Verb::Completions { shell } => {
             // In memory first: whoever closes the pipe has read enough, and the generator would panic.

@@ -3,7 +3,7 @@
 use super::Failure;
 use crate::client::ClientError;
 use crate::wire::render::duration;
-use crate::wire::{Answer, DaemonBody, Held, KeptBy, LockBody, Loss, StatusBody, WaiterBody};
+use crate::wire::{Answer, DaemonBody, EventBody, GapBody, Held, KeptBy, LockBody, Loss, StatusBody, WaiterBody};
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 use std::ffi::OsStr;
@@ -64,7 +64,11 @@ fn shown(name: &str) -> String {
 /// be taken for something else begins with `./`.
 fn name(path: &str) -> String {
     let cwd = std::env::current_dir().ok().map(|cwd| crate::wire::escape(cwd.as_os_str().as_bytes()));
+    let (glob, path) = path.strip_prefix("glob:").map_or(("", path), |path| ("glob:", path));
     let below = cwd.and_then(|cwd| path.strip_prefix(&cwd)?.strip_prefix('/').map(str::to_owned));
+    if !glob.is_empty() {
+        return format!("{glob}{}", shown(below.as_deref().unwrap_or(path)));
+    }
     match below.as_deref() {
         None => shown(path),
         Some("") => "./".to_owned(),
@@ -206,6 +210,39 @@ fn kept(held: &Held) -> String {
         (None, KeptBy::Flock) => "by flock(2), not through flockd".to_owned(),
         (None, _) => "while its session lives".to_owned(),
     }
+}
+
+// ── Events ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// An event as one line.
+pub(super) fn event(event: &EventBody) -> String {
+    let (file, agent) = (name(&event.path), paint(NAME, &shown(&event.acquired_by)));
+    let style = match (event.event.as_str(), event.reason.as_deref()) {
+        ("lock.acquired", _) => AnsiColor::Green.on_default(),
+        ("lock.released", None | Some("released")) => AnsiColor::Cyan.on_default(),
+        ("lock.released", _) => BAD,
+        _ => WARN,
+    };
+    let word = paint(style, event.event.strip_prefix("lock.").unwrap_or(&event.event));
+    let waiter =
+        event.waiter.as_ref().map_or_else(String::new, |waiter| format!("{} for ", paint(NAME, &shown(waiter))));
+    let reason = event.reason.as_deref().filter(|reason| *reason != "released");
+    let reason = reason.map_or_else(String::new, |reason| format!(", {}", reason.replace('_', " ")));
+    let by = event.by.as_ref().map_or_else(String::new, |by| format!(" by {}", shown(by)));
+    let note = event.note.as_ref().map_or_else(String::new, |note| format!(": {}", shown(note)));
+    let time = paint(DIM, &event.timestamp);
+    format!("{time} {word} {waiter}{agent} {file} {} ({}){reason}{by}{note}\n", event.mode, event.lock_id)
+}
+
+/// What is missing, as one line.
+pub(super) fn gap(gap: &GapBody) -> String {
+    let GapBody { from, to, events } = gap;
+    let what = match events {
+        Some(1) => format!("1 event is missing, number {from} to {to}"),
+        Some(events) => format!("{events} events are missing, number {from} to {to}"),
+        None => format!("events may be missing, number {from} to {to}: they are too old, or a power cut took them"),
+    };
+    format!("{}\n", paint(WARN, &what))
 }
 
 // ── Status ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -18,7 +18,7 @@ pub(super) fn run(common: &Common, args: &RunArgs) -> Result<ExitCode, Failure> 
     };
     let client = common.connect(Some(agent.clone()), Some(Custodian::Command))?;
     let request = Request {
-        scope: Some(ask::scope(&args.scope)),
+        scope: Some(ask::scope(&args.scope, args.glob)),
         mode: Some(ask::mode(args.shared)),
         wait_ms: args.patience.wait_ms(None),
         ttl_ms: Some(0),

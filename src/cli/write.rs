@@ -63,7 +63,7 @@ fn under_own_lock(
     let pidfd = process::pidfd_of_own(std::process::id())
         .map_err(|error| Failure::new(Exit::Unavailable, error.to_string()))?;
     let request = Request {
-        scope: Some(ask::scope(&args.file)),
+        scope: Some(ask::scope(&args.file, false)),
         mode: Some(Mode::Exclusive),
         wait_ms: args.patience.wait_ms(Some(limits::WAIT_DEFAULT)),
         ttl_ms: Some(limits::TTL_SESSION),

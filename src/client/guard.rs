@@ -93,6 +93,11 @@ impl LockRequest {
         LockRequest { request: Request { no_os_lock: true, ..self.request }, ..self }
     }
 
+    /// Takes the scope for a pattern, as with `glob:` before it; see [`Workspace::lock`](super::Workspace::lock).
+    pub fn glob(self) -> LockRequest {
+        LockRequest { request: Request { glob: true, ..self.request }, ..self }
+    }
+
     /// Asks, and waits for as long as was said.
     ///
     /// A restart of the daemon meanwhile is not noticed: the request is sent again and keeps its place.

@@ -1,11 +1,13 @@
 //! The way in: a handle on the daemon of a home, found or started, that opens sessions for agents.
 
+use super::events::{self, Event, EventFilter};
 use super::session::status;
 use super::values::{Error, Status};
 use super::{ClientError, Connect, Connection, Custodian, Launch, Place, Session, launch};
 use crate::model::Agent;
 use crate::os::home::Home;
 use crate::wire::{Op, Request};
+use crossbeam_channel::Receiver;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -75,6 +77,15 @@ impl Client {
     /// See [`Error`].
     pub fn status(&self) -> Result<Status, Error> {
         status(&self.shared.connection, Request::new(Op::Status))
+    }
+
+    /// Subscribes to what happens in the whole home; see [`Workspace::subscribe`](super::Workspace::subscribe).
+    /// Relative scopes begin in `/`.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn subscribe(&self, filter: EventFilter) -> Result<Receiver<Event>, Error> {
+        events::subscribe(&self.shared.connection, None, filter)
     }
 
     /// The directory of the daemon's state.

@@ -127,6 +127,9 @@ fn greet(
         Err(ClientError::Io(error)) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
             Err(ClientError::NoAnswer(hung(lines.get_ref())))
         }
+        Ok(Some(Line::Event(_) | Line::Gap(_))) => {
+            Err(ClientError::Protocol("the daemon told of events before it greeted".to_owned()))
+        }
         Ok(Some(Line::Answer(answer))) => match answer.error {
             Some(error) => Err(ClientError::Refused(Box::new(error))),
             None => Err(ClientError::Protocol("the daemon answered before it greeted".to_owned())),

@@ -9,6 +9,7 @@
 //! session has one more thread, which sleeps until the connection breaks and then makes a new one, so that the
 //! daemon does not take the holder of a lock for gone.
 
+mod events;
 mod guard;
 mod handle;
 mod launch;
@@ -18,6 +19,7 @@ mod session;
 mod values;
 mod write;
 
+pub use events::{Event, EventFilter, Gap, Heard, LockEvent, Subscription};
 pub use guard::{LockGuard, LockRequest, NotKept};
 pub use handle::{Client, ClientBuilder};
 pub use launch::Launch;
@@ -362,6 +364,11 @@ impl Connection {
         self.inner.lock().session.as_ref().map(|proof| proof.id.clone())
     }
 
+    /// How it was connected.
+    pub(crate) fn options(&self) -> &Connect {
+        &self.inner.connect
+    }
+
     /// From where it looks.
     pub(crate) fn place(&self) -> &Place {
         &self.inner.connect.place
@@ -551,6 +558,8 @@ impl Inner {
                 state.said_bye = true;
                 state
             }
+            // Subscriptions have connections of their own; what nobody asked for here is nobody's.
+            Ok(Some(Some(Line::Event(_) | Line::Gap(_)))) => state,
             Ok(Some(Some(Line::Hello(_)))) => self.give_up(state, "the daemon greeted twice".to_owned()),
             Ok(Some(None)) => self.renew(state, generation),
             Err(ClientError::Io(error)) if is_broken(&error) => self.renew(state, generation),

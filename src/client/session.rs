@@ -1,10 +1,12 @@
 //! An agent's session and the directory it looks from: the handles that locks are asked for with.
 
+use super::events::{Event, EventFilter};
 use super::guard::LockRequest;
 use super::values::{Check, Error, Holder, Loss, Status};
 use super::write::{self, Expected, WriteError, Written};
-use super::{ClientError, Connection, place, unexpected};
+use super::{ClientError, Connection, events, place, unexpected};
 use crate::wire::{self, Body, Op, Request};
+use crossbeam_channel::Receiver;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -115,6 +117,14 @@ impl Session {
         self.here.release(Request { all: true, ..Request::new(Op::Unlock) })
     }
 
+    /// Subscribes to what happens; see [`Workspace::subscribe`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn subscribe(&self, filter: EventFilter) -> Result<Receiver<Event>, Error> {
+        self.here.subscribe(filter)
+    }
+
     /// Who holds and who waits, in the whole home.
     ///
     /// # Errors
@@ -155,8 +165,9 @@ impl Workspace {
     /// [`acquire`](LockRequest::acquire) sends the request.
     ///
     /// A scope is a file, which need not exist yet; a directory and everything below it (one that exists, or a name
-    /// that ends in `/`); or `@name`, a resource that is no file (`./@name` is the file). Names are bytes and are
-    /// taken literally: there are no patterns, `app/[id]/page.tsx` is a file.
+    /// that ends in `/`); `glob:src/**/*.rs`, all files that match the pattern, those to come included; or `@name`, a
+    /// resource that is no file (`./@name` is the file). Names are bytes and are taken literally:
+    /// `app/[id]/page.tsx` is a file.
     pub fn lock(&self, scope: impl AsRef<Path>) -> LockRequest {
         LockRequest::new(self.connection.clone(), self.about(Op::Lock, scope.as_ref()))
     }
@@ -220,6 +231,38 @@ impl Workspace {
     /// of [`Error`].
     pub fn unlock(&self, scope: impl AsRef<Path>) -> Result<Vec<Holder>, Error> {
         self.release(self.about(Op::Unlock, scope.as_ref()))
+    }
+
+    /// Subscribes to what happens to locks from now on, or since a number: those that the filter wants, of anybody in
+    /// any workspace of the home. Relative scopes of the filter begin here.
+    ///
+    /// The receiver is one of `crossbeam-channel`, for loops and `select!`. It gets each event once and in order, and
+    /// in the place of events that are missing a [`Gap`](super::Gap): too old to be kept, since the daemon keeps the
+    /// newest 10,000, or lost in a power cut. When the daemon is restarted, it goes on where it was. Who does not
+    /// receive delays nobody and falls behind.
+    ///
+    /// It has a connection and a thread of its own, and outlives this handle. They end with the first event after the
+    /// receiver is dropped. The receiver is disconnected when the daemon refuses to go on, or does not come back.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] if the filter makes no sense, or no event has the number to go on from, and others of
+    /// [`Error`].
+    ///
+    /// # Examples
+    /// ```
+    /// # let kept = tempfile::tempdir()?;
+    /// # let coordinator = flockd::Coordinator::open(kept.path().join("home"))?;
+    /// use flockd::{Event, EventFilter};
+    ///
+    /// let (claw, watcher) = (coordinator.agent("claw-1")?, coordinator.agent("watcher")?);
+    /// let events = watcher.subscribe(EventFilter::new().event("lock.released").scope("@port-3000"))?;
+    /// claw.lock("@port-3000").acquire()?.release()?;
+    /// let Event::Lock(event) = events.recv()? else { panic!("nothing is missing") };
+    /// assert_eq!((event.event.as_str(), event.acquired_by.as_str()), ("lock.released", "claw-1"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn subscribe(&self, filter: EventFilter) -> Result<Receiver<Event>, Error> {
+        events::subscribe(&self.connection, self.root.as_deref(), filter)
     }
 
     fn release(&self, request: Request) -> Result<Vec<Holder>, Error> {

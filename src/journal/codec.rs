@@ -36,6 +36,7 @@ use crate::model::{
     LockId, Mode, Moment, Now, OsLock, OsWait, Process, Record, RequestId, Secret, Session, SessionId, SessionKind,
     Waiter, WaiterId, Wall, Webhook, WebhookId, Who, Workspace,
 };
+use crate::pattern::Pattern;
 use crate::scope::{FileId, Scope, Target};
 use bincode::config;
 use serde::{Deserialize, Serialize};
@@ -215,6 +216,7 @@ struct EndedV1<'a> {
 #[derive(Serialize, Deserialize)]
 struct EventV1<'a> {
     seq: u64,
+    after: Option<u64>,
     time: u64,
     #[serde(borrow)]
     kind: EventKindV1<'a>,
@@ -271,6 +273,11 @@ enum ScopeV1<'a> {
     File(&'a [u8]),
     Subtree(&'a [u8]),
     Resource(&'a str),
+    /// The canonical fixed part, and the rest as text: the automaton is made anew.
+    Pattern {
+        prefix: &'a [u8],
+        rest: &'a [u8],
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -420,6 +427,7 @@ impl<'a> From<&'a Event> for EventV1<'a> {
     fn from(event: &'a Event) -> Self {
         EventV1 {
             seq: event.seq.0,
+            after: event.after.map(|seq| seq.0),
             time: event.time.0,
             kind: match &event.kind {
                 &EventKind::Acquired { resumed } => EventKindV1::Acquired { resumed },
@@ -463,6 +471,7 @@ impl<'a> From<&'a Scope> for ScopeV1<'a> {
             Scope::File(path) => ScopeV1::File(path),
             Scope::Subtree(path) => ScopeV1::Subtree(path),
             Scope::Resource(name) => ScopeV1::Resource(name),
+            Scope::Pattern(pattern) => ScopeV1::Pattern { prefix: pattern.prefix(), rest: pattern.rest() },
         }
     }
 }
@@ -612,6 +621,7 @@ impl EventV1<'_> {
     fn into_model(self) -> Result<Event, Fault> {
         Ok(Event {
             seq: EventSeq(self.seq),
+            after: self.after.map(EventSeq),
             time: Wall(self.time),
             kind: match self.kind {
                 EventKindV1::Acquired { resumed } => EventKind::Acquired { resumed },
@@ -632,7 +642,7 @@ impl WebhookV1<'_> {
             id,
             url: self.url.into(),
             names: self.names.into_iter().map(event_name).collect::<Result<_, _>>()?,
-            scopes: self.scopes.into_iter().map(Into::into).collect(),
+            scopes: self.scopes.into_iter().map(ScopeV1::into_model).collect::<Result<_, _>>()?,
             secret: Secret::new(self.secret),
             allow_private: self.allow_private,
             agent: agent(self.agent)?,
@@ -656,13 +666,16 @@ fn event_name(name: &str) -> Result<&'static str, Fault> {
     known.copied().ok_or_else(|| Fault::damaged(format!("a webhook wants {name:?}, which is no event")))
 }
 
-impl From<ScopeV1<'_>> for Scope {
-    fn from(scope: ScopeV1<'_>) -> Self {
-        match scope {
+impl ScopeV1<'_> {
+    fn into_model(self) -> Result<Scope, Fault> {
+        Ok(match self {
             ScopeV1::File(path) => Scope::File(path.into()),
             ScopeV1::Subtree(path) => Scope::Subtree(path.into()),
             ScopeV1::Resource(name) => Scope::Resource(name.into()),
-        }
+            ScopeV1::Pattern { prefix, rest } => {
+                Scope::Pattern(Pattern::new(prefix, rest).map_err(|invalid| Fault::Damaged(invalid.0))?)
+            }
+        })
     }
 }
 
@@ -671,7 +684,7 @@ impl AskV1<'_> {
         let request = self.request.map(RequestId::new).transpose();
         Ok(Arc::new(Ask {
             target: Target {
-                scope: self.scope.into(),
+                scope: self.scope.into_model()?,
                 ids: self.ids.into_iter().map(|(device, inode, birth)| FileId { device, inode, birth }).collect(),
             },
             mode: match self.mode {
@@ -733,6 +746,8 @@ mod tests {
             vec(any::<u8>(), 0..40).prop_map(|path| Scope::File(path.into())),
             vec(any::<u8>(), 0..40).prop_map(|path| Scope::Subtree(path.into())),
             "[a-z]{1,9}".prop_map(|name| Scope::Resource(name.into())),
+            (vec(any::<u8>(), 0..40), r"[a-z?]{1,9}/\*[é.]{1,3}")
+                .prop_map(|(prefix, rest)| Scope::Pattern(Pattern::new(&prefix, rest.as_bytes()).unwrap())),
         ]
     }
 
@@ -862,10 +877,12 @@ mod tests {
             Just(EventKind::Detached),
             reason().prop_map(EventKind::Released),
         ];
-        (any::<(u64, u64, u64, u64)>(), kind, ask()).prop_map(|((seq, time, lock, fence), kind, ask)| {
-            let (seq, time, lock, fence) = (EventSeq(seq), Wall(time), LockId(lock), Fence(fence));
-            Record::Event(Event { seq, time, kind, lock, ask, fence })
-        })
+        (any::<(u64, u64, u64, u64, Option<u64>)>(), kind, ask()).prop_map(
+            |((seq, time, lock, fence, after), kind, ask)| {
+                let (seq, time, lock, fence) = (EventSeq(seq), Wall(time), LockId(lock), Fence(fence));
+                Record::Event(Event { seq, after: after.map(EventSeq), time, kind, lock, ask, fence })
+            },
+        )
     }
 
     fn failing() -> impl Strategy<Value = Failing> {

@@ -44,13 +44,34 @@ impl Folder {
         }
     }
 
-    /// Folds all there is and starts a new segment.
-    pub(super) fn fold_all(&mut self) -> Result<(Replay, Writer), JournalError> {
+    /// Folds all there is and starts a new segment; `closed` as in [`Meta`].
+    pub(super) fn fold_all(&mut self, closed: bool) -> Result<(Replay, Writer), JournalError> {
+        self.fold_what_is_left(closed, None)
+    }
+
+    /// The same for a journal that somebody else has left, with the first event number that may not have been given
+    /// out, as far as it is known from elsewhere. Unless `is_whole`, and if the log has a torn end, events may be
+    /// missing that were told. A torn end is most often a batch that nobody was told of, but nothing proves it.
+    pub(super) fn take_over(&mut self, is_whole: bool, events: u64) -> Result<(Replay, Writer), JournalError> {
+        self.fold_what_is_left(false, Some((is_whole, events)))
+    }
+
+    fn fold_what_is_left(&mut self, closed: bool, left: Option<(bool, u64)>) -> Result<(Replay, Writer), JournalError> {
         let segments = super::segments(&*self.disk)?;
         let unfolded = unfolded(&*self.disk, &segments, self.meta.active)?;
         let replay = log::replay(&*self.disk, unfolded, self.meta.instance, self.meta.folded)?;
         let next = segments.last().map_or(1, |last| last + 1);
         let writer = Writer::create(&*self.disk, next, self.meta.instance)?;
+        self.meta.closed = closed;
+        if let Some((is_whole, events)) = left
+            && (!is_whole || replay.cut.is_some())
+        {
+            let reserved = replay.records.iter().filter_map(|record| match record {
+                &Record::Reserve { events, .. } => Some(events),
+                _ => None,
+            });
+            self.meta.lost_below = reserved.fold(self.meta.events.max(events), u64::max);
+        }
         self.take(&replay, next)?;
         Ok((replay, writer))
     }

@@ -33,7 +33,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use store::{Content, Meta, Store};
 
 /// What an opened journal held.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Loaded {
     /// The state: locks, waiters, sessions and ended locks, all of them `Some`. Waiters have no caller.
     pub records: Vec<Record>,
@@ -51,6 +51,9 @@ pub struct Loaded {
     pub rebooted: bool,
     /// The journal is new.
     pub fresh: bool,
+    /// Of the events below this number the newest may be missing, though they were told: a power cut took them, or the
+    /// journal was lost. Kept events from this number on are newer than that.
+    pub lost_below: u64,
     /// A sentence on the torn end of the log, if it had one.
     pub cut: Option<String>,
 }
@@ -133,15 +136,19 @@ impl Journal {
         if fresh {
             let start =
                 known.unwrap_or(Fences { instance: new_instance, fences: floor, events: floor, journal: false });
-            create(&*disk, start, boot_id)?;
+            // Numbers that another journal of this home has given out are not known here.
+            let lost_below = if known.is_some() { start.events } else { 0 };
+            create(&*disk, start, boot_id, lost_below)?;
         }
         let (store, stored) = Store::open(&*disk)?;
         if known.is_some_and(|known| known.instance != stored.instance) {
             let found = format!("it is of another home than {}", path(&*disk, fences::NAME));
             return Err(JournalError::Foreign { file: path(&*disk, store::NAME), found });
         }
+        // A kill takes nothing that was written, only the power does. What says that it was closed goes now.
+        let is_whole = fresh || stored.closed || stored.boot_id == boot_id;
         let mut folder = Folder { disk: disk.clone(), store, meta: stored };
-        let (replay, writer) = folder.fold_all()?;
+        let (replay, writer) = folder.take_over(is_whole, known.map_or(0, |known| known.events))?;
         let content = folder.store.load()?;
         let fences = go_on_from(&*disk, known, &folder.meta, &content)?;
         let loaded = Loaded {
@@ -152,6 +159,7 @@ impl Journal {
             instance: stored.instance,
             rebooted: stored.boot_id != boot_id,
             fresh,
+            lost_below: folder.meta.lost_below,
             cut: replay.cut,
         };
         let journal = Journal {
@@ -274,6 +282,7 @@ impl Journal {
             active: number,
             fences: self.fences.fences,
             events: self.fences.events,
+            closed: false,
             ..self.meta
         };
         Store::create(&*self.disk, &meta, &records)?;
@@ -303,7 +312,7 @@ impl Journal {
     pub fn close(mut self) -> Result<(), JournalError> {
         self.check_running()?;
         let mut folder = self.folding.stop()?;
-        let (replay, _) = folder.fold_all()?;
+        let (replay, _) = folder.fold_all(true)?;
         folder.check_complete(&replay, self.next - 1)?;
         folder.store.close()
     }
@@ -485,7 +494,8 @@ fn start_folding(folder: Folder, tuning: Tuning) -> Result<Folding, JournalError
 
 /// Makes a new journal where there is none: first segment, then store. The fences file follows when the journal is
 /// open, so that a crash in between looks like a journal without marks, which is readable, not like a lost journal.
-fn create(disk: &dyn Disk, start: Fences, boot_id: u128) -> Result<(), JournalError> {
+/// `lost_below` as in [`Loaded`].
+fn create(disk: &dyn Disk, start: Fences, boot_id: u128, lost_below: u64) -> Result<(), JournalError> {
     let missing = |beside| Err(JournalError::Missing { file: path(disk, store::NAME), beside });
     if start.journal {
         return missing(format!("{} says that there was a journal", path(disk, fences::NAME)));
@@ -500,7 +510,11 @@ fn create(disk: &dyn Disk, start: Fences, boot_id: u128) -> Result<(), JournalEr
     let active = left.last().map_or(1, |last| last + 1);
     Writer::create(disk, active, start.instance)?;
     let (fences, events) = (start.fences, start.events);
-    Store::create(disk, &Meta { instance: start.instance, boot_id, folded: 0, active, fences, events }, &[])
+    Store::create(
+        disk,
+        &Meta { instance: start.instance, boot_id, folded: 0, active, fences, events, closed: false, lost_below },
+        &[],
+    )
 }
 
 /// The marks to go on from, above everything that may have been given out, written to the fences file.

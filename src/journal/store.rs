@@ -60,21 +60,26 @@ pub(super) struct Meta {
     pub fences: u64,
     /// First event number that was not reserved.
     pub events: u64,
+    /// The journal was closed in order, and not opened since: nothing that was ever appended is missing.
+    pub closed: bool,
+    /// Of the events below this number the newest may be missing: a power cut took them, or a journal was lost.
+    pub lost_below: u64,
 }
 
 impl Meta {
     fn to_label(self) -> Vec<u8> {
-        let mut fields = Vec::with_capacity(56);
+        let mut fields = Vec::with_capacity(65);
         fields.extend_from_slice(&self.instance.to_le_bytes());
         fields.extend_from_slice(&self.boot_id.to_le_bytes());
-        for number in [self.folded, self.active, self.fences, self.events] {
+        for number in [self.folded, self.active, self.fences, self.events, self.lost_below] {
             fields.extend_from_slice(&number.to_le_bytes());
         }
+        fields.push(u8::from(self.closed));
         codec::label(META_MAGIC, META_VERSION, &fields)
     }
 
     fn from_label(bytes: &[u8]) -> Result<Meta, Fault> {
-        let fields: &[u8; 56] = codec::read_label(META_MAGIC, META_VERSION, bytes)?;
+        let fields: &[u8; 65] = codec::read_label(META_MAGIC, META_VERSION, bytes)?;
         let number = |at: usize| u64::from_le_bytes(fields[at..at + 8].try_into().expect("eight bytes"));
         Ok(Meta {
             instance: number(0),
@@ -83,6 +88,8 @@ impl Meta {
             active: number(32),
             fences: number(40),
             events: number(48),
+            lost_below: number(56),
+            closed: fields[64] != 0,
         })
     }
 }
@@ -376,7 +383,16 @@ mod tests {
     use super::super::disk::DirDisk;
     use super::*;
 
-    const META_OF_TESTS: Meta = Meta { instance: 1, boot_id: 1 << 100, folded: 3, active: 4, fences: 5, events: 6 };
+    const META_OF_TESTS: Meta = Meta {
+        instance: 1,
+        boot_id: 1 << 100,
+        folded: 3,
+        active: 4,
+        fences: 5,
+        events: 6,
+        closed: true,
+        lost_below: 7,
+    };
 
     fn home() -> (tempfile::TempDir, DirDisk) {
         let place = tempfile::tempdir().unwrap();

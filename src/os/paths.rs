@@ -9,11 +9,15 @@
 use crate::limits;
 use crate::model;
 use crate::os::mounts::{self, Mount};
+use crate::pattern::{self, Pattern, Typed};
 use crate::scope::{FileId, Scope, Target};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 use std::fmt;
+
+/// What a pattern begins with.
+pub const GLOB: &[u8] = b"glob:";
 
 /// Links followed in one look-up before it counts as a loop; the kernel's own bound.
 const LINKS_MAX: usize = 40;
@@ -80,13 +84,13 @@ pub type Enter<'a> = &'a mut dyn FnMut(&Mount) -> Result<(), PathError>;
 
 /// What a client means by `raw`, typed in the directory `cwd`.
 ///
-/// `@name` is a resource. An existing directory, or a name that ends in `/`, is a subtree; anything else is a file,
-/// be it a device or a pipe: a name is a name.
+/// `@name` is a resource, `glob:…` a pattern. An existing directory, or a name that ends in `/`, is a subtree; anything
+/// else is a file, be it a device or a pipe: a name is a name.
 ///
 /// # Errors
 ///
-/// See [`PathError`]. Patterns are refused rather than taken for files, since a lock on the wrong thing protects
-/// nothing.
+/// See [`PathError`]. A pattern that is none is refused rather than taken for a file, since a lock on the wrong thing
+/// protects nothing.
 pub fn target(cwd: &[u8], raw: &[u8], how: Look) -> Result<Target, PathError> {
     target_by_way_of(cwd, raw, how, &mut |_| Ok(()))
 }
@@ -101,10 +105,19 @@ pub fn target_by_way_of(cwd: &[u8], raw: &[u8], how: Look, enter: Enter<'_>) -> 
         let name = std::str::from_utf8(name).map_err(|_| invalid("a resource name must be UTF-8", raw))?;
         return model::resource(name).map(Target::named).map_err(|error| PathError::Invalid(error.0));
     }
-    if raw.starts_with(b"glob:") {
-        let text = "patterns are not supported yet; name a directory to lock everything in it";
-        return Err(PathError::Invalid(text.into()));
+    let Some(text) = raw.strip_prefix(GLOB) else { return place(cwd, raw, how, enter) };
+    match pattern::read(text).map_err(|error| PathError::Invalid(error.0))? {
+        Typed::Name(name) => place(cwd, &name, how, enter),
+        Typed::Pattern { prefix, rest } => {
+            let Resolved { path, ids, .. } = Walk::all(cwd, &prefix, how, enter)?.finish()?;
+            let pattern = Pattern::new(&path, &rest).map_err(|error| PathError::Invalid(error.0))?;
+            Ok(Target { scope: Scope::Pattern(pattern), ids })
+        }
     }
+}
+
+/// What a plain path means: a file or a subtree.
+fn place(cwd: &[u8], raw: &[u8], how: Look, enter: Enter<'_>) -> Result<Target, PathError> {
     let walk = Walk::all(cwd, raw, how, enter)?;
     let missing_directory = walk.wants_directory;
     let Resolved { path, ids, kind } = walk.finish()?;
@@ -838,7 +851,7 @@ mod tests {
         assert!(place.sentence("@").contains("resource name"));
         assert!(place.sentence("@two words").contains("resource name"));
         assert!(place.sentence(b"@\xff").contains("UTF-8"));
-        assert!(place.sentence("glob:src/*.rs").contains("patterns"));
+        assert!(place.sentence("glob:src/**.rs").contains("whole component"));
         for cwd in ["", "relative", "./x"] {
             let found = target(cwd.as_bytes(), b"f", Look::Thorough);
             assert!(matches!(found, Err(PathError::Invalid(text)) if text.contains("working directory")), "{cwd}");
@@ -853,6 +866,29 @@ mod tests {
         place.all_mean(&["./@port-3000"], "@port-3000");
         place.all_mean(&["./glob:x"], "glob:x");
         place.all_mean(&["app/[id]/page.tsx"], "app/[id]/page.tsx");
+    }
+
+    #[test]
+    fn a_pattern_begins_where_its_fixed_part_leads() {
+        let place = Place::new();
+        let real = place.dir("real [1]");
+        place.file("real [1]/f");
+        place.link("real [1]", "way");
+        let of = |prefix: &Path, rest: &str| {
+            Scope::Pattern(Pattern::new(prefix.as_os_str().as_bytes(), rest.as_bytes()).unwrap())
+        };
+        for raw in ["glob:way/*.rs", "glob:real \\[1\\]/*.rs", "glob:./way/../way//./*.rs"] {
+            let target = place.look(raw.as_bytes()).unwrap();
+            assert_eq!(target.scope, of(&real, "*.rs"), "{raw}");
+            assert_eq!(target.ids.last(), Some(&id_of(&real)), "{raw}");
+            assert_eq!(target.own_id(), None);
+        }
+        assert_eq!(place.scope("glob:new/deep/*"), of(&place.root.join("new/deep"), "*"));
+        assert_eq!(place.scope("glob:**"), of(&place.root, "**"));
+        assert_eq!(place.scope("glob:/*"), of(Path::new("/"), "*"));
+        assert!(place.sentence("glob:way/f/*").contains("directory"));
+        place.all_mean(&["glob:way/f", "glob:real \\[1\\]/f", "way/f"], "real [1]/f");
+        assert_eq!(place.scope("glob:@x*"), of(&place.root, "@x*"), "a pattern is of files");
     }
 
     #[test]

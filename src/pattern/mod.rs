@@ -186,10 +186,20 @@ impl Ord for Pattern {
 }
 
 impl Pattern {
-    /// The whole as it could be typed again, `glob:` included.
+    /// The whole as it could be typed again, `glob:` included: absolute.
     pub fn text(&self) -> Vec<u8> {
         let root = if &*self.prefix == b"/" { b"" } else { &*self.prefix };
         [b"glob:", &syntax::escape(root)[..], b"/", &self.rest].concat()
+    }
+
+    /// The same as it could be typed in the directory `root`, if the fixed part is that or lies below it.
+    pub fn text_below(&self, root: &[u8]) -> Option<Vec<u8>> {
+        let below = match self.prefix.strip_prefix(root)? {
+            b"" => return Some([b"glob:", &*self.rest].concat()),
+            below if root == b"/" => below,
+            below => below.strip_prefix(b"/")?,
+        };
+        Some([b"glob:", &syntax::escape(below)[..], b"/", &self.rest].concat())
     }
 }
 

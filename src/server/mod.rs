@@ -10,10 +10,12 @@ pub mod deliveries;
 pub mod flocks;
 mod peer;
 mod request;
+mod subscribers;
 mod watch;
 
 use crate::clock;
 use crate::coordinator::{Addressed, Coordinator};
+use crate::events::Ahead;
 use crate::limits;
 use crate::model::*;
 use crate::os::files::{self, FilePool, Looked, Lookup};
@@ -28,13 +30,14 @@ use deliveries::{Cargo, Deliveries};
 use mio::net::UnixListener;
 use mio::{Events, Interest, Poll, Token, Waker};
 use peer::{Peer, READ_AT_ONCE, Read, Stage};
-use request::{Sender, Unfit};
+use request::{Sender, Unfit, Wish};
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
+use subscribers::Subscribers;
 use watch::Watches;
 
 const LISTENER: Token = Token(0);
@@ -88,10 +91,20 @@ pub struct Connections {
     _peers: HashMap<u64, Peer>,
 }
 
-/// A request that waits for its path.
+/// A request whose scopes are looked up.
+struct Looking {
+    request: Request,
+    cwd: Box<[u8]>,
+    /// The scopes, as typed.
+    raws: Vec<Vec<u8>>,
+    /// The first of them, looked up.
+    found: Vec<Target>,
+}
+
+/// A request that waits for a path.
 struct Pending {
     conn: u64,
-    request: Request,
+    looking: Looking,
     until: Moment,
 }
 
@@ -121,6 +134,13 @@ pub struct Server {
     commands: Vec<Command>,
     /// Questions about the daemon itself, answered after the batch they came with.
     own_questions: Vec<(u64, Request)>,
+    /// Whoever wants to be told what happens, or no more; after the batch as well.
+    wishes: Vec<(u64, u64, Wish)>,
+    subscribers: Subscribers,
+    /// A subscriber has read what it was told, and there is more.
+    has_more_to_tell: bool,
+    /// The newest event that subscribers have been told of.
+    told_through: u64,
     next_token: usize,
     accept_again: Option<Moment>,
     /// Processes that could not be watched yet, and when that is tried again.
@@ -178,6 +198,10 @@ impl Server {
             buffer: vec![0; READ_AT_ONCE].into(),
             commands: Vec::new(),
             own_questions: Vec::new(),
+            wishes: Vec::new(),
+            subscribers: Subscribers::default(),
+            has_more_to_tell: false,
+            told_through: 0,
             next_token: FIRST_FREE,
             accept_again: None,
             unwatched: Vec::new(),
@@ -258,6 +282,10 @@ impl Server {
         for (conn, request) in std::mem::take(&mut self.own_questions) {
             self.answer_myself(conn, &request, now);
         }
+        for (conn, id, wish) in std::mem::take(&mut self.wishes) {
+            self.subscribe(conn, id, wish);
+        }
+        self.tell();
         let mut dirty = std::mem::take(&mut self.dirty);
         // Grants first: somebody has waited for them, and to wake whoever released costs as much as all before.
         dirty.sort_by_key(|conn| !self.peers.get(conn).is_some_and(|peer| peer.load.brings_a_grant()));
@@ -287,7 +315,7 @@ impl Server {
     }
 
     fn timeout(&self, now: Moment) -> Option<Duration> {
-        if !self.ready.is_empty() || !self.commands.is_empty() {
+        if !self.ready.is_empty() || !self.commands.is_empty() || self.has_more_to_tell {
             return Some(Duration::ZERO);
         }
         let idle = self.about.idle_exit.and_then(|ms| Some(self.idle_since?.after(ms)));
@@ -470,6 +498,7 @@ impl Server {
         // Closing the descriptor ends the registration anyway.
         let _ = self.poll.registry().deregister(&mut peer.stream);
         let has_open_requests = !peer.open.is_empty();
+        self.subscribers.remove(conn);
         self.deliveries.closed(conn, peer.load, has_open_requests, peer.session, &mut self.commands);
         if let Some(process) = peer.watched {
             self.watches.release(self.poll.registry(), process);
@@ -484,6 +513,7 @@ impl Server {
         if was_behind && !peer.is_behind() {
             self.ready.push(conn);
         }
+        self.has_more_to_tell |= peer.takes_events() && self.subscribers.is_behind(conn, self.coordinator.bus());
         let is_over = matches!(peer.stage, Stage::Closing) && peer.has_sent_all();
         if result.is_err() || is_over {
             self.close(conn);
@@ -503,6 +533,21 @@ impl Server {
         if !has_room {
             // It does not read: nobody waits for it.
             self.close(conn);
+        }
+    }
+
+    /// Tells subscribers what has happened, each as far as it reads.
+    fn tell(&mut self) {
+        let bus = self.coordinator.bus();
+        if !std::mem::take(&mut self.has_more_to_tell) && bus.newest() == self.told_through {
+            return;
+        }
+        self.told_through = bus.newest();
+        for conn in self.subscribers.behind(bus) {
+            let peer = self.peers.get_mut(&conn).expect("a subscription ends with its connection");
+            if self.subscribers.fill(conn, bus, peer) {
+                self.dirty.push(conn);
+            }
         }
     }
 
@@ -670,36 +715,51 @@ impl Server {
         }
         let greeted = peer.caller.as_ref().expect("requests come after the greeting");
         let place = request::place(&request, greeted);
-        match place.and_then(|place| Ok((place.cwd, request::scope_bytes(&request)?))) {
+        match place.and_then(|place| Ok((place.cwd, request::scopes_bytes(&request)?))) {
             Err(unfit) => self.fail(conn, request.id, unfit),
-            Ok((_, None)) => self.carry_out(conn, request, None, now),
-            Ok((cwd, Some(raw))) => match paths::target(&cwd, &raw, Look::CachedOnly) {
-                Err(PathError::WouldBlock) => self.look_up(conn, request, cwd, raw, now),
-                result => self.looked_up(conn, request, result, now),
-            },
+            Ok((cwd, raws)) => self.look_at(conn, Looking { request, cwd, raws, found: Vec::new() }, now),
         }
         is_long
     }
 
+    /// Looks a request's scopes up, one after the other, and carries it out when the last one is found.
+    fn look_at(&mut self, conn: u64, mut looking: Looking, now: Now) {
+        while let Some(raw) = looking.raws.get(looking.found.len()) {
+            match paths::target(&looking.cwd, raw, Look::CachedOnly) {
+                Ok(target) => looking.found.push(target),
+                Err(PathError::WouldBlock) => return self.look_up(conn, looking, now),
+                Err(error) => return self.not_found(conn, looking.request.id, &error),
+            }
+        }
+        self.carry_out(conn, looking.request, looking.found, now);
+    }
+
     /// Gives a path to the file threads; the peer's later requests wait behind it.
-    fn look_up(&mut self, conn: u64, request: Request, cwd: Box<[u8]>, raw: Vec<u8>, now: Now) {
+    fn look_up(&mut self, conn: u64, looking: Looking, now: Now) {
         let peer = self.peers.get_mut(&conn).expect("the request came from a peer");
         let token = self.next_token as u64;
         self.next_token += 1;
-        if self.files.submit(Lookup { token, cwd, raw: raw.into() }).is_err() {
+        let raw = looking.raws[looking.found.len()].as_slice().into();
+        if self.files.submit(Lookup { token, cwd: looking.cwd.clone(), raw }).is_err() {
             let text = "too many path look-ups wait: a file system does not answer".to_owned();
-            return self.fail(conn, request.id, (Code::Unavailable, text));
+            return self.fail(conn, looking.request.id, (Code::Unavailable, text));
         }
         peer.is_looking_up = true;
         let until = now.mono.after(limits::FILE_WITHIN);
-        self.pending.insert(token, Pending { conn, request, until });
+        self.pending.insert(token, Pending { conn, looking, until });
     }
 
     fn lookup_ended(&mut self, pending: Pending, result: Result<Target, PathError>, now: Now) {
-        let Pending { conn, request, .. } = pending;
+        let Pending { conn, mut looking, .. } = pending;
         if let Some(peer) = self.peers.get_mut(&conn) {
             peer.is_looking_up = false;
-            self.looked_up(conn, request, result, now);
+            match result {
+                Ok(target) => {
+                    looking.found.push(target);
+                    self.look_at(conn, looking, now);
+                }
+                Err(error) => self.not_found(conn, looking.request.id, &error),
+            }
             self.ready.push(conn);
         }
     }
@@ -714,21 +774,16 @@ impl Server {
         }
     }
 
-    fn looked_up(&mut self, conn: u64, request: Request, result: Result<Target, PathError>, now: Now) {
-        match result {
-            Ok(target) => self.carry_out(conn, request, Some(target), now),
-            Err(error) => {
-                let code = match &error {
-                    PathError::Invalid(_) => Code::Invalid,
-                    PathError::Denied(_) => Code::Denied,
-                    PathError::Io(_) | PathError::WouldBlock => Code::Unavailable,
-                };
-                self.fail(conn, request.id, (code, error.to_string()));
-            }
-        }
+    fn not_found(&mut self, conn: u64, id: Option<u64>, error: &PathError) {
+        let code = match error {
+            PathError::Invalid(_) => Code::Invalid,
+            PathError::Denied(_) => Code::Denied,
+            PathError::Io(_) | PathError::WouldBlock => Code::Unavailable,
+        };
+        self.fail(conn, id, (code, error.to_string()));
     }
 
-    fn carry_out(&mut self, conn: u64, request: Request, target: Option<Target>, now: Now) {
+    fn carry_out(&mut self, conn: u64, request: Request, targets: Vec<Target>, now: Now) {
         if matches!(request.op, Op::Daemon | Op::Stop) {
             self.own_questions.push((conn, request));
             return;
@@ -741,6 +796,13 @@ impl Server {
                 wire::PROTOCOL
             );
             return self.fail(conn, request.id, (Code::Version, text));
+        }
+        if matches!(request.op, Op::Subscribe | Op::Unsubscribe) {
+            match request::wish(&request, targets) {
+                Ok((id, wish)) => self.wishes.push((conn, id, wish)),
+                Err(unfit) => self.fail(conn, request.id, unfit),
+            }
+            return;
         }
         let caller = request.id.map(|id| Caller { conn, id });
         let greeted = peer.caller.as_ref().expect("requests come after the greeting");
@@ -759,7 +821,7 @@ impl Server {
                 Some(caller) => bind(caller, &sender, &request),
                 None => Err((Code::Invalid, "bind needs an id".to_owned())),
             },
-            _ => request::command(&request, caller, &sender, target, now),
+            _ => request::command(&request, caller, &sender, targets, now),
         };
         match made {
             Ok((command, about)) => {
@@ -859,6 +921,38 @@ impl Server {
                 }
                 self.send(conn, &Line::Answer(Box::new(message)));
             }
+        }
+    }
+
+    /// Begins or ends a subscription.
+    fn subscribe(&mut self, conn: u64, id: u64, wish: Wish) {
+        if !self.peers.contains_key(&conn) {
+            return;
+        }
+        let body = match wish {
+            Wish::Nothing => Ok(Body::Unsubscribed(self.subscribers.remove(conn))),
+            Wish::Events { .. } if self.subscribers.has(conn) => {
+                let text = "this connection has a subscription; unsubscribe first, or use another connection";
+                Err((Code::Invalid, text.to_owned()))
+            }
+            Wish::Events { since, filter } => match self.coordinator.bus().cursor(since) {
+                Ok(cursor) => {
+                    self.subscribers.add(conn, cursor, filter);
+                    self.has_more_to_tell = true;
+                    Ok(Body::Subscribed(wire::SubscribedBody { seq: self.coordinator.bus().newest() }))
+                }
+                Err(Ahead { newest }) => {
+                    let text = format!("there is no event with that number yet: the newest number is {newest}");
+                    Err((Code::Invalid, text))
+                }
+            },
+        };
+        match body {
+            Ok(body) => {
+                let message = Message { id: Some(id), ok: Some(body), error: None, lost: vec![], wanted: vec![] };
+                self.send(conn, &Line::Answer(Box::new(message)));
+            }
+            Err(unfit) => self.fail(conn, Some(id), unfit),
         }
     }
 

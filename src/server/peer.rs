@@ -212,6 +212,16 @@ impl Peer {
         true
     }
 
+    /// Puts a line that is nobody's answer into the outbox. The caller sees to it that there is room.
+    pub(super) fn push_line(&mut self, line: &[u8]) {
+        self.outbox.extend_from_slice(line);
+    }
+
+    /// Whether it has read so much of what it was sent that it may be told more of what happens.
+    pub(super) fn takes_events(&self) -> bool {
+        matches!(self.stage, Stage::Open) && self.outbox.len() < limits::EVENTS_OUTBOX
+    }
+
     /// How many bytes will have been sent when the message pushed last is.
     pub(super) fn end(&self) -> u64 {
         self.sent + self.outbox.len() as u64

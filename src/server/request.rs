@@ -1,11 +1,13 @@
 //! Requests as commands: every field is checked here, so that the table sees only what makes sense.
 
 use super::peer::Caller as CallerInfo;
+use crate::events::Filter;
 use crate::limits;
 use crate::model::{
     self, Agent, Ask, Caller, Command, Fence, Lease, LockId, Now, Prepared, Process, RequestId, SessionId, Unchanged,
     Wait, Which, Who, Workspace,
 };
+use crate::os::paths;
 use crate::scope::Target;
 use crate::wire::render::{ABSENT, About};
 use crate::wire::{Code, Op, Request, unescape};
@@ -56,23 +58,78 @@ pub(super) fn place(request: &Request, greeted: &CallerInfo) -> Result<CallerInf
     Ok(CallerInfo { agent: greeted.agent.clone(), cwd: root.into(), workspace })
 }
 
-/// The bytes of the scope of a request that names one.
-pub(super) fn scope_bytes(request: &Request) -> Result<Option<Vec<u8>>, Unfit> {
-    let Some(scope) = &request.scope else { return Ok(None) };
-    let Some(bytes) = unescape(scope) else {
-        return Err(invalid("the scope has a backslash that begins nothing: a backslash itself is written twice"));
-    };
-    Ok(Some(bytes))
+/// The bytes of the scopes that a request names, those of patterns with `glob:` before them however they were said.
+/// What is no file is no pattern either: `@name` stays what it is among patterns.
+pub(super) fn scopes_bytes(request: &Request) -> Result<Vec<Vec<u8>>, Unfit> {
+    if !request.scopes.is_empty() && request.op != Op::Subscribe {
+        return Err(invalid("`scopes` is for `subscribe` alone"));
+    }
+    check_count("scopes", request.scopes.len())?;
+    request.scope.iter().chain(&request.scopes).map(|scope| scope_bytes(scope, request.glob)).collect()
 }
 
-/// The command that a request stands for, and what its answer is about. `target` is its scope, looked up.
+fn scope_bytes(scope: &str, is_pattern: bool) -> Result<Vec<u8>, Unfit> {
+    let Some(mut bytes) = unescape(scope) else {
+        return Err(invalid("the scope has a backslash that begins nothing: a backslash itself is written twice"));
+    };
+    if is_pattern && !bytes.starts_with(b"@") && !bytes.starts_with(paths::GLOB) {
+        bytes = [paths::GLOB, &bytes].concat();
+    }
+    Ok(bytes)
+}
+
+fn check_count(what: &str, count: usize) -> Result<(), Unfit> {
+    if count > limits::FILTER_MAX {
+        let text = format!("{count} {what} are listed; a subscriber may list {} at most", limits::FILTER_MAX);
+        return Err((Code::TooMany, text));
+    }
+    Ok(())
+}
+
+/// What a connection wants to be told.
+#[derive(Debug)]
+pub(super) enum Wish {
+    /// These events, from behind this number or from now on.
+    Events { since: Option<u64>, filter: Filter },
+    /// No more.
+    Nothing,
+}
+
+/// The wish that a request stands for, and the request's id. `targets` are its scopes, looked up.
+pub(super) fn wish(request: &Request, targets: Vec<Target>) -> Result<(u64, Wish), Unfit> {
+    let id =
+        request.id.ok_or_else(|| invalid("only a release may go without an id: nothing else can be unanswered"))?;
+    if request.op == Op::Unsubscribe {
+        return Ok((id, Wish::Nothing));
+    }
+    check_count("events", request.events.len())?;
+    check_count("agents", request.agents.len())?;
+    check_count("workspaces", request.workspaces.len())?;
+    let name =
+        |name: &String| {
+            model::EVENT_NAMES.iter().copied().find(|known| known == name).ok_or_else(|| {
+                invalid(format!("there is no event {name:?}; there are {}", model::EVENT_NAMES.join(", ")))
+            })
+        };
+    let agent = |name: &String| Agent::new(name).map_err(|error| invalid(error.0));
+    let filter = Filter {
+        names: request.events.iter().map(name).collect::<Result<_, _>>()?,
+        targets,
+        agents: request.agents.iter().map(agent).collect::<Result<_, _>>()?,
+        workspaces: request.workspaces.clone(),
+    };
+    Ok((id, Wish::Events { since: request.since, filter }))
+}
+
+/// The command that a request stands for, and what its answer is about. `targets` is its scope, looked up.
 pub(super) fn command(
     request: &Request,
     caller: Option<Caller>,
     sender: &Sender,
-    target: Option<Target>,
+    mut targets: Vec<Target>,
     now: Now,
 ) -> Result<(Command, About), Unfit> {
+    let target = targets.pop();
     if request.op == Op::Unlock {
         let command = Command::Unlock { caller, who: sender.who()?, which: which(request, target)? };
         return Ok((command, About::Other));
@@ -95,7 +152,9 @@ pub(super) fn command(
             let of = request.of.ok_or_else(|| invalid("cancel needs `of`, the id of a waiting request"))?;
             Command::Cancel { caller, waiting: Caller { conn: caller.conn, id: of } }
         }
-        Op::Unlock | Op::Bind | Op::Daemon | Op::Stop => unreachable!("{:?} is no command of this kind", request.op),
+        Op::Unlock | Op::Bind | Op::Subscribe | Op::Unsubscribe | Op::Daemon | Op::Stop => {
+            unreachable!("{:?} is no command of this kind", request.op)
+        }
     };
     Ok((command, About::Other))
 }

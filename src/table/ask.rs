@@ -4,7 +4,7 @@ use super::state::Fate;
 use super::{LockTable, Step, os, with_session};
 use crate::limits;
 use crate::model::*;
-use crate::scope::Target;
+use crate::scope::{Scope, Target};
 use std::sync::Arc;
 
 /// What a request comes to right now.
@@ -21,7 +21,8 @@ pub(super) enum Verdict {
 
 impl LockTable {
     pub(super) fn lock(&mut self, now: Now, step: &mut Step, caller: Caller, ask: Arc<Ask>, wait: Wait) {
-        if let Err(fault) = self.is_known(caller, &ask).and_then(|()| self.is_sound(&ask)) {
+        let fit = self.is_known(caller, &ask).and_then(|()| self.is_sound(&ask));
+        if let Err(fault) = fit.and_then(|()| self.is_comparable(&ask.target)) {
             return self.fail(step, caller, fault);
         }
         let again = ask.request.clone().and_then(|id| self.state.requests.get(&(ask.who.agent.clone(), id)));
@@ -32,7 +33,7 @@ impl LockTable {
     }
 
     pub(super) fn wait_free(&mut self, now: Now, step: &mut Step, caller: Caller, ask: Arc<Ask>, wait: Wait) {
-        if let Err(fault) = self.is_known(caller, &ask) {
+        if let Err(fault) = self.is_known(caller, &ask).and_then(|()| self.is_comparable(&ask.target)) {
             return self.fail(step, caller, fault);
         }
         self.touch_all(now, step, &ask.who, &ask.target);
@@ -68,6 +69,23 @@ impl LockTable {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether the pattern that is asked for can be compared with all that are here, and there is room for it. Those
+    /// that are here could be compared with each other when they came.
+    fn is_comparable(&self, target: &Target) -> Result<(), Fault> {
+        let Scope::Pattern(pattern) = &target.scope else { return Ok(()) };
+        if let Some(other) = self.state.index.incomparable(target) {
+            return Err(Fault::Invalid(format!(
+                "whether {pattern} and {other}, which is in use, could match the same file takes too long to find out; \
+                 use fewer `*` and `?` before other signs, or lock the directory"
+            )));
+        }
+        if self.state.index.patterns() >= limits::PATTERNS_MAX && !self.state.index.has(target) {
+            let text = format!("{} patterns are in use, the most that may; lock the directory", limits::PATTERNS_MAX);
+            return Err(Fault::TooMany(text));
+        }
+        Ok(())
     }
 
     /// Grants, queues or refuses a new request.

@@ -63,6 +63,7 @@ impl LockTable {
         match target.scope {
             Scope::File(_) => None,
             Scope::Subtree(_) => Some(Fault::Invalid("a directory cannot be written to; name a file".to_owned())),
+            Scope::Pattern(_) => Some(Fault::Invalid("a pattern is no file; name one to be written".to_owned())),
             Scope::Resource(_) => Some(Fault::Invalid("a resource is no file; name one to be written".to_owned())),
         }
     }

@@ -4,6 +4,7 @@ use super::ask::lease_end;
 use super::{LockTable, Step};
 use crate::limits;
 use crate::model::*;
+use crate::scope::Scope;
 use std::sync::Arc;
 
 impl LockTable {
@@ -204,12 +205,14 @@ impl LockTable {
                 }),
             },
             Which::Scope(target) => {
-                let ids = self.own_exactly(&who.agent, target);
+                let ids = self.own_here(&who.agent, target);
                 if !ids.is_empty() {
                     return Ok(ids);
                 }
                 // Only the latest counts: whoever released it since knows that it is not held.
-                let ended = self.ended_of(&who.agent).filter(|ended| ended.ask.target.scope == target.scope);
+                let twin = target.scope.other_kind();
+                let is_here = |scope: &Scope| *scope == target.scope || twin.as_ref() == Some(scope);
+                let ended = self.ended_of(&who.agent).filter(|ended| is_here(&ended.ask.target.scope));
                 let latest = ended.max_by_key(|ended| (ended.at.mono, ended.id));
                 if let Some(ended) = latest.filter(|ended| ended.why != EndReason::Released) {
                     return Err(self.lost(ended));

@@ -1,9 +1,11 @@
 //! Which locks and waiting requests overlap a target: a trie of path components with the identities of its nodes.
 //!
-//! A file meets what lies on its own node and the subtrees on the nodes above it; a subtree also meets everything
-//! below it. A directory that is mounted twice, or a file with two names, has two nodes with one identity: wherever
-//! the walk reaches one of them, it goes on from all of them. So a look-up costs the depth of the path and not the
-//! number of locks elsewhere.
+//! A file or subtree meets what lies on its own node, on the nodes above it, and below it: a file and something below
+//! it cannot both exist, so whoever makes a directory of a name that is locked as a file is in its holder's way. A
+//! pattern stands on the node of its fixed part. Whatever lies at or above that meets it; what lies below does if the
+//! names from there on could match, which its automaton tells. A directory that is mounted twice, or a file with two
+//! names, has two nodes with one identity: wherever the walk reaches one of them, it goes on from all of them. So a
+//! look-up costs the depth of the path and not the number of locks elsewhere.
 //!
 //! A node stands for a name with one identity, or without one: a file that was replaced, or that came to exist, while
 //! somebody waited has a node for each. The walk takes all of a name. So what overlaps is a question of two targets
@@ -11,8 +13,9 @@
 //! requests would see what those that came before them do not, and a release could miss a waiter.
 
 use crate::model::{LockId, Mode, WaiterId};
+use crate::pattern::{Overlap, Pattern, Spot};
 use crate::scope::{FileId, Scope, Target};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 
 /// Index of a node.
@@ -109,11 +112,46 @@ impl Slot {
     }
 }
 
-/// Names a slot: a node, and whether the subtree or the file is meant.
+/// Names a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct SlotId {
-    node: NodeId,
-    tree: bool,
+pub(super) enum SlotId {
+    /// The file of a node, or the resource.
+    File(NodeId),
+    /// The subtree of a node.
+    Tree(NodeId),
+    /// A pattern, by the number that it has while anything stands on it.
+    Pattern(u64),
+}
+
+/// What stands on one pattern.
+#[derive(Debug)]
+struct OnPattern {
+    pattern: Pattern,
+    slot: Slot,
+}
+
+/// Whether a slot's scope has something in common with a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meeting {
+    Yes,
+    /// It would take too long to tell: taken for a yes. Whoever asks for such a pattern is refused, so that this is
+    /// never the answer to a request that is taken.
+    Unknown,
+    No,
+}
+
+impl Meeting {
+    fn of(meets: bool) -> Meeting {
+        if meets { Meeting::Yes } else { Meeting::No }
+    }
+
+    fn of_two(overlap: Overlap) -> Meeting {
+        match overlap {
+            Overlap::At(_) => Meeting::Yes,
+            Overlap::Unknown => Meeting::Unknown,
+            Overlap::No => Meeting::No,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -126,6 +164,8 @@ struct Node {
     id: Option<FileId>,
     file: Slot,
     tree: Slot,
+    /// The patterns whose fixed part this is, by the rest of their text.
+    patterns: BTreeMap<Box<[u8]>, u64>,
     /// Entries here and below. A node without any is removed.
     entries: usize,
 }
@@ -137,16 +177,35 @@ pub(super) struct Index {
     free: Vec<NodeId>,
     /// Nodes by identity; nearly always one each.
     by_id: HashMap<FileId, Vec<NodeId>>,
+    patterns: HashMap<u64, OnPattern>,
+    next_pattern: u64,
+    /// What stands on a pattern on which nothing stands any more.
+    nothing: Slot,
 }
 
 impl Index {
     pub(super) fn new() -> Index {
-        Index { nodes: vec![Node::default(), Node::default()], free: Vec::new(), by_id: HashMap::new() }
+        Index {
+            nodes: vec![Node::default(), Node::default()],
+            free: Vec::new(),
+            by_id: HashMap::new(),
+            patterns: HashMap::new(),
+            next_pattern: 0,
+            nothing: Slot::default(),
+        }
     }
 
     pub(super) fn slot(&self, slot: SlotId) -> &Slot {
-        let node = &self.nodes[slot.node];
-        if slot.tree { &node.tree } else { &node.file }
+        match slot {
+            SlotId::File(node) => &self.nodes[node].file,
+            SlotId::Tree(node) => &self.nodes[node].tree,
+            SlotId::Pattern(number) => self.patterns.get(&number).map_or(&self.nothing, |on| &on.slot),
+        }
+    }
+
+    /// How many patterns have something standing on them.
+    pub(super) fn patterns(&self) -> usize {
+        self.patterns.len()
     }
 
     // ── Entries ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -193,6 +252,9 @@ impl Index {
         }
         let was_there = take_out(self.slot_mut(node, &target.scope));
         assert!(was_there, "an entry on {} was not in the index", target.scope);
+        if let Scope::Pattern(pattern) = &target.scope {
+            self.forget_if_empty(node, pattern);
+        }
         loop {
             let parent = self.nodes[node].parent;
             self.nodes[node].entries -= 1;
@@ -208,7 +270,26 @@ impl Index {
 
     fn slot_mut(&mut self, node: NodeId, scope: &Scope) -> &mut Slot {
         let node = &mut self.nodes[node];
-        if matches!(scope, Scope::Subtree(_)) { &mut node.tree } else { &mut node.file }
+        match scope {
+            Scope::File(_) | Scope::Resource(_) => &mut node.file,
+            Scope::Subtree(_) => &mut node.tree,
+            Scope::Pattern(pattern) => {
+                let number = *node.patterns.entry(pattern.rest().into()).or_insert_with(|| {
+                    self.next_pattern += 1;
+                    self.next_pattern
+                });
+                let new = || OnPattern { pattern: pattern.clone(), slot: Slot::default() };
+                &mut self.patterns.entry(number).or_insert_with(new).slot
+            }
+        }
+    }
+
+    fn forget_if_empty(&mut self, node: NodeId, pattern: &Pattern) {
+        let number = self.nodes[node].patterns[pattern.rest()];
+        if self.patterns[&number].slot.is_empty() {
+            self.patterns.remove(&number);
+            self.nodes[node].patterns.remove(pattern.rest());
+        }
     }
 
     fn child(&self, parent: NodeId, name: &[u8], id: Option<&FileId>) -> Option<NodeId> {
@@ -234,7 +315,8 @@ impl Index {
     }
 
     fn remove_node(&mut self, node: NodeId) {
-        assert!(self.nodes[node].file.is_empty() && self.nodes[node].tree.is_empty());
+        let Node { file, tree, patterns, .. } = &self.nodes[node];
+        assert!(file.is_empty() && tree.is_empty() && patterns.is_empty());
         self.forget_id(node);
         let Node { parent, name, .. } = std::mem::take(&mut self.nodes[node]);
         let namesakes = self.nodes[parent].children.get_mut(&name).expect("a node is a child of its parent");
@@ -269,10 +351,21 @@ impl Index {
         target: &Target,
         f: &mut impl FnMut(SlotId, &Slot) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
-        let is_tree = matches!(target.scope, Scope::Subtree(_));
-        self.walk(target, f, |index, node, f| {
-            index.offer(node, true, f)?;
-            if is_tree { ControlFlow::Continue(()) } else { index.offer(node, false, f) }
+        let covers = |pattern: &Pattern, spot: Spot| {
+            Meeting::of(match &target.scope {
+                Scope::File(_) => pattern.matches(spot),
+                Scope::Subtree(_) => pattern.matches_all_of(spot),
+                Scope::Pattern(other) => pattern.matches_all_that(spot, other),
+                Scope::Resource(_) => false,
+            })
+        };
+        let end = names(&target.scope).count();
+        self.walk(target, |node, depth| {
+            self.offer(SlotId::Tree(node), f)?;
+            if depth == end && matches!(target.scope, Scope::File(_) | Scope::Resource(_)) {
+                self.offer(SlotId::File(node), f)?;
+            }
+            self.offer_patterns(node, depth, target, covers, &mut |id, slot, _| f(id, slot))
         })
     }
 
@@ -282,40 +375,85 @@ impl Index {
         target: &Target,
         f: &mut impl FnMut(SlotId, &Slot) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
-        let is_tree = matches!(target.scope, Scope::Subtree(_));
-        self.walk(target, f, |index, node, f| {
-            index.offer(node, true, f)?;
-            index.offer(node, false, f)?;
-            if is_tree { index.below(node, f) } else { ControlFlow::Continue(()) }
+        self.meeting(target, &mut |id, slot, _| f(id, slot))
+    }
+
+    /// A pattern here that cannot be compared with that of the target within bounds.
+    pub(super) fn incomparable(&self, target: &Target) -> Option<&Pattern> {
+        let found = self.meeting(target, &mut |id, _, meeting| match (id, meeting) {
+            (SlotId::Pattern(number), Meeting::Unknown) => ControlFlow::Break(number),
+            _ => ControlFlow::Continue(()),
+        });
+        found.break_value().map(|number| &self.patterns[&number].pattern)
+    }
+
+    fn meeting<B>(
+        &self,
+        target: &Target,
+        f: &mut impl FnMut(SlotId, &Slot, Meeting) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        let end = names(&target.scope).count();
+        let meets = |pattern: &Pattern, spot: Spot| match &target.scope {
+            Scope::File(_) => Meeting::of(pattern.matches(spot)),
+            Scope::Subtree(_) => Meeting::of(pattern.reaches_into(spot)),
+            Scope::Pattern(other) => Meeting::of_two(pattern.overlap(spot, other)),
+            Scope::Resource(_) => Meeting::No,
+        };
+        self.walk(target, |node, depth| {
+            for id in [SlotId::Tree(node), SlotId::File(node)] {
+                self.offer(id, &mut |id, slot| f(id, slot, Meeting::Yes))?;
+            }
+            match &target.scope {
+                Scope::Pattern(pattern) if depth == end => {
+                    self.offer_patterns(node, depth, target, meets, f)?;
+                    self.below_pattern(node, pattern, pattern.start(), f)
+                }
+                _ if depth == end => {
+                    // Whatever a pattern matches lies below its fixed part.
+                    self.offer_patterns(node, depth, target, |_, _| Meeting::Yes, f)?;
+                    self.below(node, f)
+                }
+                _ => self.offer_patterns(node, depth, target, meets, f),
+            }
         })
     }
 
-    /// Calls `f` with the slots that stand for exactly the target's scope: its own, and those of its other names.
+    /// The slots that stand for exactly the target's scope: its own, and those of its other names.
     pub(super) fn exactly(&self, target: &Target, f: &mut impl FnMut(&Slot)) {
-        let is_tree = matches!(target.scope, Scope::Subtree(_));
         for node in self.nodes_of(target) {
-            let slot = SlotId { node, tree: is_tree };
-            if !self.slot(slot).is_empty() {
-                f(self.slot(slot));
+            let slot = match &target.scope {
+                Scope::File(_) | Scope::Resource(_) => Some(&self.nodes[node].file),
+                Scope::Subtree(_) => Some(&self.nodes[node].tree),
+                Scope::Pattern(pattern) => {
+                    let number = self.nodes[node].patterns.get(pattern.rest());
+                    number.map(|number| &self.patterns[number].slot)
+                }
+            };
+            if let Some(slot) = slot.filter(|slot| !slot.is_empty()) {
+                f(slot);
             }
         }
     }
 
-    /// Visits the subtrees above the target, then calls `at_end` with each node of the target itself.
-    fn walk<B, F: FnMut(SlotId, &Slot) -> ControlFlow<B>>(
-        &self,
-        target: &Target,
-        f: &mut F,
-        at_end: impl Fn(&Index, NodeId, &mut F) -> ControlFlow<B>,
-    ) -> ControlFlow<B> {
+    /// Whether anything stands on exactly the target's scope.
+    pub(super) fn has(&self, target: &Target) -> bool {
+        let mut is_there = false;
+        self.exactly(target, &mut |_| is_there = true);
+        is_there
+    }
+
+    /// Calls `at` with each node on the way to the target and of the target itself, and how many names lead there.
+    fn walk<B>(&self, target: &Target, mut at: impl FnMut(NodeId, usize) -> ControlFlow<B>) -> ControlFlow<B> {
         let mut nodes = self.roots_of(target);
-        for (depth, name) in names(&target.scope).enumerate() {
+        let mut depth = 0;
+        for name in names(&target.scope) {
             for &node in &nodes {
-                self.offer(node, true, f)?;
+                at(node, depth)?;
             }
-            self.step_down(&mut nodes, name, target.ids.get(depth + 1));
+            depth += 1;
+            self.step_down(&mut nodes, name, target.ids.get(depth));
         }
-        nodes.iter().try_for_each(|&node| at_end(self, node, f))
+        nodes.iter().try_for_each(|&node| at(node, depth))
     }
 
     fn nodes_of(&self, target: &Target) -> Vec<NodeId> {
@@ -351,22 +489,73 @@ impl Index {
         }
     }
 
-    fn offer<B>(
-        &self,
-        node: NodeId,
-        tree: bool,
-        f: &mut impl FnMut(SlotId, &Slot) -> ControlFlow<B>,
-    ) -> ControlFlow<B> {
-        let id = SlotId { node, tree };
+    fn offer<B>(&self, id: SlotId, f: &mut impl FnMut(SlotId, &Slot) -> ControlFlow<B>) -> ControlFlow<B> {
         let slot = self.slot(id);
         if slot.is_empty() { ControlFlow::Continue(()) } else { f(id, slot) }
     }
 
-    fn below<B>(&self, node: NodeId, f: &mut impl FnMut(SlotId, &Slot) -> ControlFlow<B>) -> ControlFlow<B> {
+    /// Offers the patterns on a node to which the first `depth` names of the target lead, as far as the rest of the
+    /// names leads each of them to where `meets` says so.
+    fn offer_patterns<B>(
+        &self,
+        node: NodeId,
+        depth: usize,
+        target: &Target,
+        meets: impl Fn(&Pattern, Spot) -> Meeting,
+        f: &mut impl FnMut(SlotId, &Slot, Meeting) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        for &number in self.nodes[node].patterns.values() {
+            let OnPattern { pattern, slot } = &self.patterns[&number];
+            let rest = names(&target.scope).skip(depth);
+            let spot = rest.fold(pattern.start(), |spot, name| pattern.down(spot, name));
+            let meeting = if spot.is_dead() { Meeting::No } else { meets(pattern, spot) };
+            if meeting != Meeting::No {
+                f(SlotId::Pattern(number), slot, meeting)?;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn below<B>(&self, node: NodeId, f: &mut impl FnMut(SlotId, &Slot, Meeting) -> ControlFlow<B>) -> ControlFlow<B> {
         for &child in self.nodes[node].children.values().flatten() {
-            self.offer(child, true, f)?;
-            self.offer(child, false, f)?;
+            let on_patterns = self.nodes[child].patterns.values().map(|&number| SlotId::Pattern(number));
+            for id in [SlotId::Tree(child), SlotId::File(child)].into_iter().chain(on_patterns) {
+                self.offer(id, &mut |id, slot| f(id, slot, Meeting::Yes))?;
+            }
             self.below(child, f)?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// What lies below a node to which a pattern's automaton has come, as far as it could match there.
+    fn below_pattern<B>(
+        &self,
+        node: NodeId,
+        pattern: &Pattern,
+        at: Spot,
+        f: &mut impl FnMut(SlotId, &Slot, Meeting) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        for (name, children) in &self.nodes[node].children {
+            let spot = pattern.down(at, name);
+            if spot.is_dead() {
+                continue;
+            }
+            for &child in children {
+                if pattern.reaches_into(spot) {
+                    self.offer(SlotId::Tree(child), &mut |id, slot| f(id, slot, Meeting::Yes))?;
+                }
+                if pattern.matches(spot) {
+                    self.offer(SlotId::File(child), &mut |id, slot| f(id, slot, Meeting::Yes))?;
+                }
+                for &number in self.nodes[child].patterns.values() {
+                    let OnPattern { pattern: other, slot } = &self.patterns[&number];
+                    let meeting = Meeting::of_two(pattern.overlap(spot, other));
+                    if meeting != Meeting::No {
+                        f(SlotId::Pattern(number), slot, meeting)?;
+                    }
+                }
+                self.below_pattern(child, pattern, spot, f)?;
+            }
         }
         ControlFlow::Continue(())
     }
@@ -388,7 +577,7 @@ impl Index {
 fn root(scope: &Scope) -> NodeId {
     match scope {
         Scope::Resource(_) => RESOURCES,
-        Scope::File(_) | Scope::Subtree(_) => FILES,
+        Scope::File(_) | Scope::Subtree(_) | Scope::Pattern(_) => FILES,
     }
 }
 

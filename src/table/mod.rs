@@ -197,6 +197,7 @@ impl LockTable {
     fn tell(&mut self, step: &mut Step, kind: EventKind, lock: &Lock) {
         let event = Event {
             seq: EventSeq(self.next_event),
+            after: None,
             time: step.wall,
             kind,
             lock: lock.id,
@@ -354,7 +355,9 @@ impl LockTable {
             }
         }
         locks.sort_unstable();
+        locks.dedup();
         waiters.sort_unstable();
+        waiters.dedup();
         let reply = Reply::Status {
             locks: locks.iter().map(|id| self.state.locks[id].clone()).collect(),
             waiters: waiters.iter().map(|id| self.queued(&self.state.waiters[id])).collect(),
@@ -395,6 +398,7 @@ impl LockTable {
 
     fn named(&self, mut ids: Vec<LockId>) -> (Vec<Lock>, usize) {
         ids.sort_unstable();
+        ids.dedup();
         let more = ids.len().saturating_sub(limits::HOLDERS_NAMED);
         ids.truncate(limits::HOLDERS_NAMED);
         (ids.iter().map(|id| self.state.locks[id].clone()).collect(), more)

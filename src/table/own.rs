@@ -81,6 +81,7 @@ impl LockTable {
             ControlFlow::Continue(())
         });
         ids.sort_unstable();
+        ids.dedup();
         ids
     }
 
@@ -91,6 +92,19 @@ impl LockTable {
             ids.extend(slot.holders().filter(|id| self.state.locks[id].ask.who.agent == *agent));
         });
         ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    /// The agent's own locks on this place, by age: a name that was locked as a file and is a directory now, or the
+    /// other way round, is found under it.
+    pub(super) fn own_here(&self, agent: &Agent, target: &Target) -> Vec<LockId> {
+        let mut ids = self.own_exactly(agent, target);
+        if let Some(scope) = target.scope.other_kind() {
+            ids.extend(self.own_exactly(agent, &Target { scope, ids: target.ids.clone() }));
+        }
+        ids.sort_unstable();
+        ids.dedup();
         ids
     }
 
@@ -105,6 +119,7 @@ impl LockTable {
             ControlFlow::Continue(())
         });
         ids.sort_unstable();
+        ids.dedup();
         ids
     }
 

@@ -67,6 +67,7 @@ impl LockTable {
             ControlFlow::Continue(())
         });
         ids.sort_unstable();
+        ids.dedup();
         ids
     }
 

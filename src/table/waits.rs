@@ -149,7 +149,9 @@ impl Search<'_> {
             ControlFlow::Continue(())
         });
         holders.sort_unstable();
+        holders.dedup();
         earlier.sort_unstable();
+        earlier.dedup();
         let holders = holders.into_iter().map(|id| {
             let lock = &state.locks[&id];
             let agent = lock.ask.who.agent.clone();

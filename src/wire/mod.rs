@@ -125,6 +125,10 @@ pub enum Op {
     Bind,
     /// Withdraw a waiting request of this connection: `of`.
     Cancel,
+    /// Be told what happens: `since`, `events`, `scopes`, `agents`, `workspaces`.
+    Subscribe,
+    /// Be told no more.
+    Unsubscribe,
     /// About the daemon itself.
     Daemon,
     /// End the daemon in order; `version` if a newer one is to replace it.
@@ -140,9 +144,15 @@ pub struct Request {
     pub id: Option<u64>,
     /// What.
     pub op: Op,
-    /// A path as typed, escaped; `@name` for a resource; a trailing `/` for a subtree.
+    /// A path as typed, escaped; `@name` for a resource; a trailing `/` for a subtree; `glob:…` for a pattern.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
+    /// Many of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<String>,
+    /// The scope is a pattern, with or without `glob:` before it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub glob: bool,
     /// Root of the workspace that this request is about, escaped and absolute: a relative scope begins there, and
     /// names in answers and events do. Absent, both are as said in the greeting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -195,6 +205,18 @@ pub struct Request {
     /// The version that takes over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// The number of the last event that the client has; absent means from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
+    /// Names of events.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<String>,
+    /// Names of agents.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub agents: Vec<String>,
+    /// Ids of workspaces, `ws_…`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub workspaces: Vec<String>,
 }
 
 impl Request {
@@ -204,6 +226,8 @@ impl Request {
             id: None,
             op,
             scope: None,
+            scopes: Vec::new(),
+            glob: false,
             workspace: None,
             mode: None,
             wait_ms: None,
@@ -221,6 +245,10 @@ impl Request {
             reason: None,
             of: None,
             version: None,
+            since: None,
+            events: Vec::new(),
+            agents: Vec::new(),
+            workspaces: Vec::new(),
         }
     }
 }
@@ -264,6 +292,10 @@ pub enum Line {
     Hello(Welcome),
     /// The daemon stops; it will not answer what is still open.
     Bye(String),
+    /// Something happened.
+    Event(Box<EventBody>),
+    /// Events are missing here.
+    Gap(GapBody),
     /// An answer.
     #[serde(untagged)]
     Answer(Box<Answer>),
@@ -312,6 +344,10 @@ pub enum Body {
     Bound(String),
     /// To `cancel`: whether the request was still waiting.
     Cancelled(bool),
+    /// To `subscribe`.
+    Subscribed(SubscribedBody),
+    /// To `unsubscribe`: whether there was a subscription.
+    Unsubscribed(bool),
     /// To `daemon`.
     Daemon(DaemonBody),
     /// To `stop`.
@@ -411,7 +447,7 @@ pub struct Held {
     pub workspace_id: String,
     /// The scope within its workspace, or absolute.
     pub file_id: String,
-    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`.
+    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`, a pattern with `glob:`.
     pub path: String,
     /// The fencing token.
     pub fence: u64,
@@ -464,7 +500,7 @@ pub struct LockBody {
     pub workspace_id: String,
     /// The scope within the workspace, or absolute.
     pub file_id: String,
-    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`.
+    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`, a pattern with `glob:`.
     pub path: String,
     /// The mode in force, or the one asked for.
     pub mode: Mode,
@@ -565,7 +601,7 @@ pub struct WaiterBody {
     pub workspace_id: String,
     /// What it wants.
     pub file_id: String,
-    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`.
+    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`, a pattern with `glob:`.
     pub path: String,
     /// Since when, RFC 3339, UTC.
     pub since: String,
@@ -592,7 +628,7 @@ pub struct Loss {
     pub workspace_id: String,
     /// What was locked.
     pub file_id: String,
-    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`.
+    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`, a pattern with `glob:`.
     pub path: String,
     /// Whose it was.
     pub agent: String,
@@ -615,12 +651,75 @@ pub struct Wanted {
     pub agent: String,
     /// What it wants.
     pub file_id: String,
-    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`.
+    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`, a pattern with `glob:`.
     pub path: String,
     /// How.
     pub mode: Mode,
     /// Why.
     pub note: Option<String>,
+}
+
+/// The answer to `subscribe`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubscribedBody {
+    /// The newest number: what has one above it is told as it happens.
+    pub seq: u64,
+}
+
+/// Something that happened to a lock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventBody {
+    /// Its number: larger than that of every event before. Numbers are skipped.
+    pub seq: u64,
+    /// Its id, `ev_…`: the same in every telling.
+    pub id: String,
+    /// When, milliseconds since 1970.
+    pub time: u64,
+    /// When, RFC 3339, UTC.
+    pub timestamp: String,
+    /// What: `lock.acquired` and so on.
+    pub event: String,
+    /// The same, where readers expect it under this name.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `ws_…`
+    pub workspace_id: String,
+    /// The scope within its workspace, or absolute.
+    pub file_id: String,
+    /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`.
+    pub path: String,
+    /// `lk_…`
+    pub lock_id: String,
+    /// Whose lock it is, or was.
+    pub acquired_by: String,
+    /// How.
+    pub mode: Mode,
+    /// The fencing token at the time.
+    pub fence: u64,
+    /// How it came to that, where there is more than one way: `resumed`; `released`, `expired`, `session_ended`,
+    /// `broken`, `silent` or `rebooted`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// With `lock.waiting`: who waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiter: Option<String>,
+    /// Who broke it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// Why it was broken, else why it was taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// Events that cannot be told any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GapBody {
+    /// The first number that may be missing.
+    pub from: u64,
+    /// The last one.
+    pub to: u64,
+    /// How many are missing, wanted or not; null where that is not known, and it may be that none are.
+    pub events: Option<u64>,
 }
 
 /// About the daemon.

@@ -3,8 +3,9 @@
 use super::{
     Answer, Body, CheckBody, Code, CommitBody, Held, KeptBy, LockBody, Loss, StatusBody, WaitBody, WaiterBody, Wanted,
 };
-use super::{Mode, WireError, escape};
-use crate::model::{self, Custody, EndReason, Ended, Fault, Foreigner, Lock, Moment, Now, OsLock, Queued};
+use super::{EventBody, GapBody, Line, Mode, WireError, escape};
+use crate::events::{Gap, Told};
+use crate::model::{self, Custody, EndReason, Ended, EventKind, Fault, Foreigner, Lock, Moment, Now, OsLock, Queued};
 use crate::model::{Refused, RefusedFor, Reply};
 use crate::scope::Scope;
 use std::time::{Duration, UNIX_EPOCH};
@@ -70,7 +71,7 @@ fn body(reply: &Reply, about: &About, now: Now) -> Result<Body, WireError> {
             code: Some(code_of(&refused.why)),
             holders: held_all(&refused.holders, now),
             cycle: cycle(&refused.why),
-            advice: Some(advice(refused, now)),
+            advice: Some(advice(refused, about, now)),
         }),
         Reply::Free => {
             Body::Wait(WaitBody { free: true, code: None, holders: Vec::new(), cycle: Vec::new(), advice: None })
@@ -131,9 +132,12 @@ fn granted_body(granted: &model::Granted, now: Now) -> LockBody {
         position: None,
         ticket: None,
         cycle: Vec::new(),
-        advice: None,
+        advice: matches!(lock.ask.target.scope, Scope::Pattern(_)).then(|| NO_FLOCK.to_owned()),
     }
 }
+
+/// Said with each grant of a pattern.
+const NO_FLOCK: &str = "a pattern is no file that could be flocked: only programs that ask this daemon are kept out";
 
 fn refused_body(refused: &Refused, about: &About, now: Now) -> LockBody {
     let About::Ask { ask, .. } = about else { unreachable!("only requests for locks are refused") };
@@ -157,7 +161,7 @@ fn refused_body(refused: &Refused, about: &About, now: Now) -> LockBody {
         position: Some(refused.position),
         ticket: None,
         cycle: cycle(&refused.why),
-        advice: Some(advice(refused, now)),
+        advice: Some(advice(refused, about, now)),
     }
 }
 
@@ -181,7 +185,7 @@ fn cycle(why: &RefusedFor) -> Vec<String> {
 }
 
 /// What to do about a refusal, in one sentence or two.
-fn advice(refused: &Refused, now: Now) -> String {
+fn advice(refused: &Refused, about: &About, now: Now) -> String {
     match &refused.why {
         RefusedFor::OwnLock => match refused.holders.first() {
             Some(own) => {
@@ -205,11 +209,20 @@ fn advice(refused: &Refused, now: Now) -> String {
                     (None, _) => "it is kept while its session lives".to_owned(),
                 };
                 let agent = &first.ask.who.agent;
-                format!("wait longer, do other work first, or ask {agent} to release {}; {when}", first.id)
+                let both = in_common(first, about);
+                format!("wait longer, do other work first, or ask {agent} to release {}; {when}{both}", first.id)
             }
             None => "others asked before you; wait longer or do other work first".to_owned(),
         },
     }
+}
+
+/// Names a path that a pattern has in common with what is in its way: else nobody would see why.
+fn in_common(first: &Lock, about: &About) -> String {
+    let About::Ask { ask, .. } = about else { return String::new() };
+    let (held, asked) = (&first.ask.target.scope, &ask.target.scope);
+    let Some(path) = held.example(asked).filter(|_| held != asked) else { return String::new() };
+    format!("; both match {}", name_within(&Scope::File(path.into()), &ask.workspace))
 }
 
 fn error(fault: &Fault, now: Now) -> WireError {
@@ -296,7 +309,8 @@ fn time(wall: model::Wall) -> String {
 
 // ── Parts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// The name of a scope within its workspace: relative where it lies inside, else absolute; a subtree ends in `/`.
+/// The name of a scope within its workspace: relative where it lies inside, else absolute; a subtree ends in `/`, a
+/// pattern begins with `glob:`.
 pub fn file_id(ask: &model::Ask) -> String {
     name_within(&ask.target.scope, &ask.workspace)
 }
@@ -304,6 +318,9 @@ pub fn file_id(ask: &model::Ask) -> String {
 fn name_within(scope: &Scope, workspace: &model::Workspace) -> String {
     let (path, slash) = match scope {
         Scope::Resource(name) => return format!("@{name}"),
+        Scope::Pattern(pattern) => {
+            return escape(&pattern.text_below(&workspace.root).unwrap_or_else(|| pattern.text()));
+        }
         Scope::File(path) => (path, ""),
         Scope::Subtree(path) => (path, "/"),
     };
@@ -322,6 +339,7 @@ fn name_within(scope: &Scope, workspace: &model::Workspace) -> String {
 fn path(scope: &Scope) -> String {
     match scope {
         Scope::Resource(name) => format!("@{name}"),
+        Scope::Pattern(pattern) => escape(&pattern.text()),
         Scope::File(path) => escape(path),
         Scope::Subtree(path) if &**path == b"/" => "/".to_owned(),
         Scope::Subtree(path) => format!("{}/", escape(path)),
@@ -449,6 +467,50 @@ fn reason(why: &EndReason) -> &'static str {
         EndReason::Broken { .. } => "broken",
         EndReason::Silent => "silent",
         EndReason::Rebooted => "rebooted",
+    }
+}
+
+/// What a subscriber is told, as a message.
+pub fn told(told: &Told) -> Line {
+    match told {
+        Told::Event(told) => Line::Event(Box::new(event(told))),
+        &Told::Gap(Gap { from, to, events }) => Line::Gap(GapBody { from, to, events }),
+    }
+}
+
+/// An event as a message.
+pub fn event(event: &model::Event) -> EventBody {
+    let name = event.kind.name();
+    let (mut reason_word, mut waiter_name, mut by, mut note) = (None, None, None, event.ask.note.as_deref());
+    match &event.kind {
+        EventKind::Acquired { resumed } => reason_word = resumed.then_some("resumed"),
+        EventKind::Waiting { waiter } => waiter_name = Some(waiter.to_string()),
+        EventKind::Detached => {}
+        EventKind::Released(why) => {
+            reason_word = Some(reason(why));
+            if let EndReason::Broken { by: who, reason } = why {
+                (by, note) = (Some(who.to_string()), Some(&**reason));
+            }
+        }
+    }
+    EventBody {
+        seq: event.seq.0,
+        id: event.seq.id(),
+        time: event.time.0,
+        timestamp: time(event.time),
+        event: name.to_owned(),
+        kind: name.to_owned(),
+        workspace_id: event.ask.workspace.id(),
+        file_id: file_id(&event.ask),
+        path: path(&event.ask.target.scope),
+        lock_id: event.lock.to_string(),
+        acquired_by: event.ask.who.agent.to_string(),
+        mode: mode(event.ask.mode),
+        fence: event.fence.0,
+        reason: reason_word.map(str::to_owned),
+        waiter: waiter_name,
+        by,
+        note: note.map(str::to_owned),
     }
 }
 

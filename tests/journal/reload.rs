@@ -20,6 +20,7 @@ fn reloads(seed: u64, background: bool, mut disk: MemDisk) {
         assert_eq!(world::rows(&loaded.records), rows, "seed {seed}, round {round}");
         assert_eq!(loaded.events.into_iter().map(Record::Event).collect::<Vec<_>>(), events, "seed {seed}");
         assert_eq!((loaded.fresh, loaded.rebooted, loaded.cut), (round == 0, false, None));
+        assert_eq!(loaded.lost_below, 0, "a kill takes no event");
         for number in 0..random.below(80) {
             let mut batch = world::batch(&mut random, number);
             seq += 1;
@@ -42,6 +43,27 @@ fn what_was_appended_is_loaded_after_any_turns_and_reopenings() {
         reloads(seed, false, MemDisk::default());
         reloads(seed, true, MemDisk::default());
     }
+}
+
+#[test]
+fn only_after_a_power_cut_may_events_be_missing_and_that_is_remembered() {
+    let open = |disk: &MemDisk, boot| Journal::open_tuned(Arc::new(disk.clone()), boot, 7, 1 << 20, Tuning::default());
+    let mut random = Random(9);
+    let disk = MemDisk::default();
+    let (mut journal, loaded) = open(&disk, 1).unwrap();
+    assert_eq!(loaded.lost_below, 0, "there was nothing before");
+    let marks = Record::Reserve { fences: 2 << 20, events: 2 << 20 };
+    journal.append(&[marks, world::event(&mut random, 1 << 20)]).unwrap();
+    journal.close().unwrap();
+    let (journal, loaded) = open(&disk, 2).unwrap();
+    assert_eq!((loaded.rebooted, loaded.lost_below), (true, 0), "it was closed before the machine was restarted");
+    drop(journal);
+    let (mut journal, loaded) = open(&disk, 3).unwrap();
+    assert_eq!((loaded.rebooted, loaded.lost_below), (true, 2 << 20), "it was not closed");
+    journal.rewrite(&[]).unwrap();
+    drop(journal);
+    let (_, loaded) = open(&disk, 3).unwrap();
+    assert_eq!((loaded.rebooted, loaded.lost_below), (false, 2 << 20), "no event was written since");
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -68,8 +68,7 @@ fn start(disk: &MemDisk, now: Now) -> Result<Coordinator, JournalError> {
         wake: Box::new(|| unreachable!("there is no sync thread")),
         guard: Box::new(|| Ok(())),
     };
-    let numbers = (loaded.fences_from, loaded.events_from);
-    Coordinator::new(journal, loaded.records, numbers, loaded.rebooted, now, surroundings)
+    Coordinator::new(journal, loaded, now, surroundings)
 }
 
 fn who() -> Who {

@@ -114,6 +114,7 @@ pub fn change(random: &mut Random) -> Record {
 pub fn event(random: &mut Random, seq: u64) -> Record {
     Record::Event(Event {
         seq: EventSeq(seq),
+        after: seq.checked_sub(1).map(EventSeq),
         time: Wall(random.below(1 << 41)),
         kind: EventKind::Acquired { resumed: random.chance(50) },
         lock: LockId(random.below(99)),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 impl Dirs {
-    fn connect(&self) -> Client {
+    pub fn connect(&self) -> Client {
         Client::builder().home(self.home()).program(env!("CARGO_BIN_EXE_flockd")).connect().unwrap()
     }
 
@@ -16,13 +16,13 @@ impl Dirs {
         Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()
     }
 
-    fn kill_daemon(&self) {
+    pub fn kill_daemon(&self) {
         kill_process(self.daemon(), Signal::KILL).unwrap();
     }
 }
 
 /// Leaves no daemon behind, however a test ends.
-struct Stopped<'a>(&'a Dirs);
+pub struct Stopped<'a>(pub &'a Dirs);
 
 impl Drop for Stopped<'_> {
     fn drop(&mut self) {

@@ -3,6 +3,7 @@
 
 mod daemon;
 mod embedded;
+mod events;
 mod guards;
 mod losses;
 mod sessions;

@@ -1,10 +1,5 @@
 //! A matcher of patterns by plain backtracking: each sign tries all that it may take.
 
-/// Whether a component may stand in a canonical path.
-pub fn is_name(component: &[u8]) -> bool {
-    !matches!(component, b"" | b"." | b"..")
-}
-
 /// Whether the rest of a pattern matches a canonical path that begins with a slash.
 pub fn matches(pattern: &[u8], path: &[u8]) -> bool {
     if let Some((head, inner, tail)) = first_brace(pattern) {

@@ -1,7 +1,7 @@
 //! The whole coordinator in one thread from one seed: journal on faulty files in memory, sessions, clients, flocks and
 //! timers, numbers for time. An auditor that shares nothing with the workload checks every step.
 //!
-//! Events are those that the journal keeps: they are what subscribers will be told, and what is audited.
+//! Events are audited in the journal and as subscribers are told of them.
 //!
 //! `FLOCKD_SCALE` multiplies the number of seeds; `FLOCKD_SEED=N` runs one seed and prints every step of it.
 
@@ -13,6 +13,7 @@ mod log;
 #[expect(dead_code, reason = "the journal's own tests use more of it")]
 mod mem_disk;
 mod server;
+mod subscribers;
 mod workload;
 mod world;
 

@@ -6,6 +6,7 @@ use crate::server::{Op, Pipe, ToClient, ToServer, Wish};
 use crate::world::World;
 use flockd::limits;
 use flockd::model::*;
+use flockd::pattern::Pattern;
 use flockd::scope::{FileId, Scope, Target};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -88,7 +89,8 @@ impl Client {
     }
 }
 
-/// What is fought for: few files, a hard link, directories above them, a name.
+/// What is fought for: few files, a hard link, directories above them, a name that becomes a directory, patterns of all
+/// these, a resource.
 pub fn targets() -> Vec<Target> {
     let id = |inode| FileId { device: 1, inode, birth: 0 };
     let file = |path: &str, ids: &[u64]| Target {
@@ -99,6 +101,10 @@ pub fn targets() -> Vec<Target> {
         scope: Scope::Subtree(path.as_bytes().into()),
         ids: ids.iter().map(|inode| id(*inode)).collect(),
     };
+    let pattern = |prefix: &str, ids: &[u64], rest: &str| Target {
+        scope: Scope::Pattern(Pattern::new(prefix.as_bytes(), rest.as_bytes()).expect("it is well formed")),
+        ids: ids.iter().map(|inode| id(*inode)).collect(),
+    };
     vec![
         file("/w/a", &[1, 2, 10]),
         file("/w/a", &[1, 2, 10]),
@@ -106,6 +112,11 @@ pub fn targets() -> Vec<Target> {
         file("/v/linked", &[1, 4, 11]),
         file("/w/d/x", &[1, 2, 3, 12]),
         file("/w/d/new", &[1, 2, 3]),
+        tree("/w/d/new", &[1, 2, 3, 13]),
+        file("/w/d/new/x", &[1, 2, 3, 13]),
+        pattern("/w", &[1, 2], "[ab]"),
+        pattern("/w", &[1, 2], "**/x"),
+        pattern("/w/d", &[1, 2, 3], "*"),
         tree("/w/d", &[1, 2, 3]),
         tree("/w", &[1, 2]),
         Target::named(Scope::Resource("port".into())),

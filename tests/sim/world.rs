@@ -5,6 +5,7 @@ use crate::flocks::Machine;
 use crate::log::{Log, counters};
 use crate::mem_disk::{MemDisk, Random};
 use crate::server::{Around, Pipe, Server};
+use crate::subscribers::{self, Subscriber};
 use crate::workload::{self, Client, Kind};
 use flockd::coordinator::{Coordinator, Surroundings};
 use flockd::journal::{Journal, JournalError, Loaded, Tuning};
@@ -63,6 +64,7 @@ pub struct World {
     pub how: Start,
     pub pipes: BTreeMap<u64, Pipe>,
     pub clients: Vec<Client>,
+    pub subscribers: [Subscriber; subscribers::COUNT],
     pub children: Vec<Process>,
     pub dead: BTreeSet<Process>,
     pub auditor: Auditor,
@@ -110,6 +112,7 @@ impl World {
             how: Start::Again,
             pipes: BTreeMap::new(),
             clients,
+            subscribers: Default::default(),
             children: Vec::new(),
             dead: BTreeSet::new(),
             auditor: Auditor::new(machine),
@@ -156,7 +159,8 @@ impl World {
             920..=932 => self.revive(),
             933..=949 => self.child_dies(),
             950..=959 => self.heal(),
-            960..=979 => self.look(),
+            960..=969 => self.look(),
+            970..=979 => self.subscriber_acts(),
             _ => self.fault(),
         }
     }
@@ -164,6 +168,7 @@ impl World {
     /// Opens the journal and starts a daemon on it, if the disk lets it.
     pub fn start(&mut self) {
         self.seen.starts += 1;
+        self.subscribers_lose_the_daemon();
         if self.random.chance(8) {
             self.disk_trouble();
         }
@@ -193,8 +198,7 @@ impl World {
             wake: Box::new(|| unreachable!("there is no thread")),
             guard: Box::new(guard),
         };
-        let numbers = (loaded.fences_from, loaded.events_from);
-        match Coordinator::new(journal, loaded.records.clone(), numbers, loaded.rebooted, self.now, surroundings) {
+        match Coordinator::new(journal, loaded.clone(), self.now, surroundings) {
             Ok(coordinator) => {
                 self.auditor.started(self.now.mono, &loaded, self.how);
                 (self.how, self.is_fresh) = (Start::Again, false);
@@ -240,6 +244,7 @@ impl World {
         self.seen.troubled_turns += u64::from(server.coordinator.trouble().is_some());
         if !self.disk.is_dead() {
             self.audit_durable();
+            self.subscriber_reads(0, usize::MAX);
         }
         Some(result)
     }
@@ -380,6 +385,12 @@ impl World {
         let unanswered = self.auditor.unanswered();
         assert!(unanswered.is_empty(), "never answered: {unanswered:?}");
         self.look();
+        for at in 0..subscribers::COUNT {
+            self.subscriber_reads(at, usize::MAX);
+        }
+        let (journal, loaded) = self.load(&self.disk.after_kill(), self.boot).expect("the disk is well");
+        drop::<Journal>(journal);
+        self.auditor.all_is_heard(&loaded);
         self.auditor.no_flock_is_missed();
         self.auditor.all_dead_are_gone(&self.dead);
     }

@@ -10,6 +10,7 @@ mod kills;
 mod names;
 mod pids;
 mod reuse;
+mod subscribers;
 #[path = "../cli/util.rs"]
 #[expect(dead_code, reason = "the tests of the program need more of it")]
 mod util;

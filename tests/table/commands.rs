@@ -4,6 +4,7 @@ use crate::model::{Naive, is_in_the_way};
 use crate::{scaled, seed};
 use flockd::limits::{self, MINUTE, SECOND};
 use flockd::model::*;
+use flockd::pattern::Pattern;
 use flockd::scope::{FileId, Scope, Target};
 use flockd::table::{LockTable, Outgoing, Step};
 use proptest::prelude::*;
@@ -283,48 +284,67 @@ fn id(inode: u64) -> FileId {
     FileId { device: 1, inode, birth: 0 }
 }
 
-/// A path and the inodes along it, from the root to where it ends to exist.
-type Place = (&'static str, &'static [u64]);
+/// A path, the inodes along it, from the root to where it ends to exist, and the rest of a pattern whose fixed part it
+/// is, or nothing.
+type Place = (&'static str, &'static [u64], &'static str);
 
-/// A small world in which much overlaps: three levels, a directory mounted twice (`/d` and `/m`), two names of one
-/// file, names that do not exist and then do, a file that was replaced, a directory that was.
-const PLACES: [Place; 22] = [
-    ("/", &[1]),
-    ("/d", &[1, 2]),
-    ("/d/a", &[1, 2, 3]),
-    ("/d/a/x", &[1, 2, 3, 4]),
-    ("/d/a/y", &[1, 2, 3, 5]),
-    ("/d/b", &[1, 2, 6]),
-    ("/d/b/z", &[1, 2, 6, 7]),
-    ("/d/b/z", &[1, 2, 6, 17]),
-    ("/m", &[1, 2]),
-    ("/m/a", &[1, 2, 3]),
-    ("/m/a/x", &[1, 2, 3, 4]),
-    ("/m/b/z", &[1, 2, 6, 17]),
-    ("/h", &[1, 4]),
-    ("/h2", &[1, 8]),
-    ("/d/new", &[1, 2]),
-    ("/d/new", &[1, 2, 8]),
-    ("/m/new", &[1, 2]),
-    ("/d/new/deep", &[1, 2]),
-    ("/m/new/deep", &[1, 2, 8]),
-    ("/d/new/deep", &[1, 2, 8, 9]),
-    ("/e/f", &[1, 10, 11]),
-    ("/e/f", &[1, 12]),
+/// A small world in which much overlaps: three levels, a directory mounted twice (`/d` and `/m`) and one in itself
+/// (`/d/l`), two names of one file, names that do not exist and then do, a file that was replaced, a directory that
+/// was, and patterns of all these.
+const PLACES: [Place; 34] = [
+    ("/", &[1], ""),
+    ("/d", &[1, 2], ""),
+    ("/d/a", &[1, 2, 3], ""),
+    ("/d", &[1, 2], "**/x"),
+    ("/d/a/x", &[1, 2, 3, 4], ""),
+    ("/d/a", &[1, 2, 3], "?"),
+    ("/d/a/y", &[1, 2, 3, 5], ""),
+    ("/d/b", &[1, 2, 6], ""),
+    ("/d", &[1, 2], "{a,b}/**"),
+    ("/d/b/z", &[1, 2, 6, 7], ""),
+    ("/d/b/z", &[1, 2, 6, 17], ""),
+    ("/d", &[1, 2], "*"),
+    ("/m", &[1, 2], ""),
+    ("/m/a", &[1, 2, 3], ""),
+    ("/m", &[1, 2], "a/*"),
+    ("/m/a/x", &[1, 2, 3, 4], ""),
+    ("/m/b/z", &[1, 2, 6, 17], ""),
+    ("/m/a", &[1, 2, 3], "?"),
+    ("/h", &[1, 4], ""),
+    ("/h2", &[1, 8], ""),
+    ("/", &[1], "[dm]/*"),
+    ("/d/new", &[1, 2], ""),
+    ("/d/new", &[1, 2, 8], ""),
+    ("/", &[1], "**/new"),
+    ("/d/new", &[1, 2], "**"),
+    ("/m/new", &[1, 2], ""),
+    ("/d/new/deep", &[1, 2], ""),
+    ("/d/new", &[1, 2, 8], "*"),
+    ("/m/new/deep", &[1, 2, 8], ""),
+    ("/d/new/deep", &[1, 2, 8, 9], ""),
+    ("/e/f", &[1, 10, 11], ""),
+    ("/e/f", &[1, 12], ""),
+    ("/d/l", &[1, 2, 2], ""),
+    ("/d/l/a/x", &[1, 2, 2, 3, 4], ""),
 ];
 
 fn target(place: usize) -> Target {
     // Two of these are no files. Of the others mostly the directories are meant with all below them.
-    match place % 24 {
-        22 => Target::named(Scope::Resource("port".into())),
-        23 => Target::named(Scope::Resource("d".into())),
+    const ALL: usize = PLACES.len() + 2;
+    match place % ALL {
+        34 => Target::named(Scope::Resource("port".into())),
+        35 => Target::named(Scope::Resource("d".into())),
         n => {
-            let (path, ids) = PLACES[n];
-            let is_directory = matches!(path, "/" | "/d" | "/d/a" | "/d/b" | "/m" | "/m/a");
-            let is_odd = (place / 24).is_multiple_of(8);
+            let (path, ids, rest) = PLACES[n];
+            let is_directory = matches!(path, "/" | "/d" | "/d/a" | "/d/b" | "/d/l" | "/m" | "/m/a");
+            let is_odd = (place / ALL).is_multiple_of(8);
             let as_tree = is_directory != is_odd;
-            let path = path.as_bytes().into();
-            let scope = if as_tree { Scope::Subtree(path) } else { Scope::File(path) };
+            let path = path.as_bytes();
+            let scope = match (rest, as_tree) {
+                ("", true) => Scope::Subtree(path.into()),
+                ("", false) => Scope::File(path.into()),
+                _ => Scope::Pattern(Pattern::new(path, rest.as_bytes()).unwrap()),
+            };
             Target { scope, ids: ids.iter().map(|inode| id(*inode)).collect() }
         }
     }

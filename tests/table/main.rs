@@ -4,7 +4,9 @@ mod commands;
 mod deadlock;
 mod flocks;
 mod model;
+mod patterns;
 mod rules;
+mod scopes;
 
 /// How much more, or less, than one CI run's worth the repeated tests do: `FLOCKD_SCALE`, 1 if not set.
 fn scaled(count: usize) -> usize {

@@ -5,9 +5,12 @@
 
 use flockd::limits;
 use flockd::model::*;
+use flockd::pattern::Pattern;
 use flockd::scope::{Scope, Target};
 use flockd::table::Outgoing;
 use std::sync::Arc;
+
+use super::patterns;
 
 // ── What overlaps ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -16,15 +19,16 @@ fn names(target: &Target) -> Vec<&[u8]> {
     path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect()
 }
 
-/// Whether the place of `upper` is on the way to `lower`, or is its place: from some directory that both ways pass
-/// (the root, or one identity), the names that lead on to `upper` begin those that lead on to `lower`.
-fn is_on_the_way(upper: &Target, lower: &Target) -> bool {
+/// Whether the place of `upper` is on the way to that of `lower`, so that what leads on from it is such a way: from
+/// some directory that both pass (the root, or one identity), the names that lead on to `upper` begin those that lead
+/// on to `lower`.
+fn leads_on(upper: &Target, lower: &Target, is_way: impl Fn(&[&[u8]]) -> bool) -> bool {
     let (up, low) = (names(upper), names(lower));
     for i in 0..=up.len() {
         for k in 0..=low.len() {
             let both_at_root = i == 0 && k == 0;
             let same_id = upper.ids.get(i).is_some() && upper.ids.get(i) == lower.ids.get(k);
-            if (both_at_root || same_id) && low[k..].starts_with(&up[i..]) {
+            if (both_at_root || same_id) && low[k..].starts_with(&up[i..]) && is_way(&low[k + up.len() - i..]) {
                 return true;
             }
         }
@@ -32,34 +36,66 @@ fn is_on_the_way(upper: &Target, lower: &Target) -> bool {
     false
 }
 
+fn is_on_the_way(upper: &Target, lower: &Target) -> bool {
+    leads_on(upper, lower, |_| true)
+}
+
 fn is_same_place(a: &Target, b: &Target) -> bool {
     is_on_the_way(a, b) && is_on_the_way(b, a)
 }
 
-/// Whether two targets have anything in common.
+/// Whether two targets have anything in common. A file that is locked might become a directory, and then whatever is
+/// rooted at or below its name is in its way: so it is like a subtree there. Only a pattern from further up is held
+/// against the name alone.
 pub fn overlaps(a: &Target, b: &Target) -> bool {
     match (&a.scope, &b.scope) {
         (Scope::Resource(a), Scope::Resource(b)) => a == b,
         (Scope::Resource(_), _) | (_, Scope::Resource(_)) => false,
-        (Scope::File(_), Scope::File(_)) => is_same_place(a, b),
-        (Scope::Subtree(_), Scope::File(_)) => is_on_the_way(a, b),
-        (Scope::File(_), Scope::Subtree(_)) => is_on_the_way(b, a),
-        (Scope::Subtree(_), Scope::Subtree(_)) => is_on_the_way(a, b) || is_on_the_way(b, a),
+        (Scope::Pattern(p), Scope::Pattern(q)) => {
+            leads_on(a, b, |way| patterns::two_match(p.rest(), way, q.rest()))
+                || leads_on(b, a, |way| patterns::two_match(q.rest(), way, p.rest()))
+        }
+        (Scope::Pattern(p), _) => is_on_the_way(b, a) || pattern_meets(p, a, b),
+        (_, Scope::Pattern(p)) => is_on_the_way(a, b) || pattern_meets(p, b, a),
+        _ => is_on_the_way(a, b) || is_on_the_way(b, a),
     }
+}
+
+fn pattern_meets(pattern: &Pattern, at: &Target, other: &Target) -> bool {
+    leads_on(at, other, |way| match other.scope {
+        Scope::File(_) => patterns::matches(pattern.rest(), way),
+        _ => patterns::some_match(pattern.rest(), way),
+    })
 }
 
 /// Whether a lock on `a` is also one on all of `b`.
 fn covers(a: &Target, b: &Target) -> bool {
     match (&a.scope, &b.scope) {
         (Scope::Resource(a), Scope::Resource(b)) => a == b,
-        (Scope::Subtree(_), Scope::File(_) | Scope::Subtree(_)) => is_on_the_way(a, b),
+        (Scope::Resource(_), _) | (_, Scope::Resource(_)) => false,
+        (Scope::Subtree(_), _) => is_on_the_way(a, b),
         (Scope::File(_), Scope::File(_)) => is_same_place(a, b),
-        _ => false,
+        (Scope::File(_), _) => false,
+        (Scope::Pattern(p), _) => leads_on(a, b, |way| match &b.scope {
+            Scope::File(_) => patterns::matches(p.rest(), way),
+            Scope::Subtree(_) => patterns::all_match(p.rest(), way),
+            Scope::Pattern(q) => patterns::all_that_match(p.rest(), way, q.rest()),
+            Scope::Resource(_) => false,
+        }),
     }
 }
 
 fn is_same_scope(a: &Target, b: &Target) -> bool {
-    covers(a, b) && covers(b, a)
+    match (&a.scope, &b.scope) {
+        (Scope::Pattern(p), Scope::Pattern(q)) => p.rest() == q.rest() && is_same_place(a, b),
+        _ => covers(a, b) && covers(b, a),
+    }
+}
+
+/// Whether both are about one name, taken for a file or for a directory.
+fn is_here(a: &Target, b: &Target) -> bool {
+    let is_path = |target: &Target| matches!(target.scope, Scope::File(_) | Scope::Subtree(_));
+    is_same_scope(a, b) || (is_path(a) && is_path(b) && is_same_place(a, b))
 }
 
 /// The mode matrix: only shared goes with shared.
@@ -721,12 +757,16 @@ impl Naive {
                 Err(self.ended.iter().find(was_mine).map_or(Fault::NotFound, lost))
             }
             Which::Scope(target) => {
-                mine.retain(|lock| is_same_scope(&lock.ask.target, target));
+                mine.retain(|lock| is_here(&lock.ask.target, target));
                 if !mine.is_empty() {
                     return Ok(mine);
                 }
                 let mut was_mine: Vec<&Ended> = self.ended.iter().collect();
-                was_mine.retain(|ended| ended.ask.who.agent == who.agent && ended.ask.target.scope == target.scope);
+                // A loss is recognised by what was typed, whatever has become of the place since.
+                let by_name = |target: &Target| Target { ids: Box::new([]), ..target.clone() };
+                was_mine.retain(|ended| {
+                    ended.ask.who.agent == who.agent && is_here(&by_name(&ended.ask.target), &by_name(target))
+                });
                 was_mine.sort_by_key(|ended| (ended.at.mono, ended.id));
                 if let Some(ended) = was_mine.last()
                     && ended.why != EndReason::Released

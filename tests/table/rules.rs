@@ -223,6 +223,20 @@ impl Desk {
         self.lock(name, words, Wait::Try)
     }
 
+    /// As [`Desk::ask`], for a target that the words have no way to say.
+    pub fn ask_for(&mut self, name: &str, mode: &str, target: Target) -> String {
+        let caller = self.caller(name);
+        let ask = self.request_of(name, &format!("{mode} /"));
+        let ask = Arc::new(Ask { target, ..(*ask).clone() });
+        self.command(caller, Command::Lock { caller, ask, wait: Wait::Try })
+    }
+
+    /// As [`Desk::unlock`], for such a target.
+    pub fn free_by(&mut self, name: &str, target: Target) -> String {
+        let (caller, who) = (self.caller(name), self.who(name));
+        self.command(caller, Command::Unlock { caller: Some(caller), who, which: Which::Scope(target) })
+    }
+
     pub fn wait(&mut self, name: &str, words: &str) -> String {
         self.lock(name, words, Wait::Forever)
     }

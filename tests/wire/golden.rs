@@ -17,6 +17,9 @@ const MASKED: &[&str] = &[
     "workspace_id",
     "path",
     "since",
+    "seq",
+    "time",
+    "timestamp",
     "at",
     "fence",
     "pid",
@@ -47,7 +50,7 @@ fn masked(line: &str) -> String {
             from = begin;
         }
     }
-    for prefix in ["lk_", "se_", "lease has ", " at 20"] {
+    for prefix in ["lk_", "se_", "ev_", "lease has ", " at 20", "newest number is "] {
         let mut from = 0;
         while let Some(at) = line[from..].find(prefix) {
             let begin = from + at + prefix.len();

@@ -138,7 +138,7 @@ impl Auditor {
         let is_meant = |claim: &Claim| match which {
             Which::All => true,
             Which::Id(id) => claim.lock.id == *id,
-            Which::Scope(target) => same_scope(&claim.lock.ask.target, target),
+            Which::Scope(target) => is_here(&claim.lock.ask.target, target),
         };
         for claim in self.claims.values_mut() {
             if claim.lock.ask.who.agent == who.agent && is_meant(claim) {

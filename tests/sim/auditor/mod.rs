@@ -8,6 +8,7 @@ mod bound;
 mod events;
 mod fed;
 mod flocks;
+mod heard;
 mod leases;
 mod restart;
 mod rules;
@@ -148,6 +149,8 @@ counters! {
         images,
         durable,
         events,
+        heard,
+        gaps_told,
         taken_back,
         contested,
         renewed,
@@ -195,6 +198,10 @@ pub struct Auditor {
     gaps: Vec<(u64, u64)>,
     gap_from: Option<u64>,
     gaps_after: BTreeSet<u64>,
+    /// Every event that any subscriber was told, and those of them that a power cut took.
+    heard: BTreeMap<u64, Event>,
+    lost_events: BTreeSet<u64>,
+    hearing: BTreeMap<usize, heard::Hearing>,
     /// Counts what may lose events.
     epoch: u64,
     /// When the last turn was: what came due since is not done yet.

@@ -89,6 +89,9 @@ impl Auditor {
             self.ended_by_who_failed(loaded);
         }
         self.image(loaded, how == Start::PowerCut);
+        if how == Start::PowerCut {
+            self.heard_may_be_lost(loaded);
+        }
         if was_trouble || how == Start::PowerCut {
             self.events(loaded);
         }

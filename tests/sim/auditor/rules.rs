@@ -1,24 +1,39 @@
 //! The rules as simply as they can be said, and what commands are about.
 
 use super::*;
+use flockd::pattern::Overlap;
 
 fn is_below(path: &[u8], root: &[u8]) -> bool {
     root == b"/" || path == root || (path.starts_with(root) && path[root.len()] == b'/')
 }
 
-/// Whether two targets have a file in common.
+/// Whether two targets have a file in common, or one is rooted at or below the other: whoever has locked a name as a
+/// file may make a directory of it. No directory with two names is in any pattern here, so names tell all of those.
 pub(super) fn overlap(a: &Target, b: &Target) -> bool {
-    let inside = |tree: &Target, other: &Target| {
-        let (Scope::Subtree(root), Some(path)) = (&tree.scope, other.scope.path()) else { return false };
-        is_below(path, root) || tree.own_id().is_some_and(|id| other.ids.contains(&id))
+    let inside = |root: &Target, other: &Target| {
+        let (Scope::Subtree(path) | Scope::File(path), Some(below)) = (&root.scope, other.scope.path()) else {
+            return false;
+        };
+        is_below(below, path) || root.own_id().is_some_and(|id| other.ids.contains(&id))
+    };
+    let matched = |pattern: &Target, other: &Target| {
+        let Scope::Pattern(pattern) = &pattern.scope else { return false };
+        let Some(spot) = other.scope.path().and_then(|path| pattern.spot_of(path)) else { return false };
+        match &other.scope {
+            Scope::File(_) => pattern.matches(spot),
+            Scope::Subtree(_) => pattern.reaches_into(spot),
+            Scope::Pattern(other) => pattern.overlap(spot, other) != Overlap::No,
+            Scope::Resource(_) => false,
+        }
     };
     let same = a.scope == b.scope || (a.own_id().is_some() && a.own_id() == b.own_id());
-    same || inside(a, b) || inside(b, a)
+    same || inside(a, b) || inside(b, a) || matched(a, b) || matched(b, a)
 }
 
 pub(super) fn is_named(a: &Scope, b: &Scope) -> bool {
     let covers = |tree: &Scope, other: &Scope| match (tree, other.path()) {
         (Scope::Subtree(root), Some(path)) => is_below(path, root),
+        (Scope::Pattern(_), _) => tree.covers(other),
         _ => tree == other,
     };
     covers(a, b) || covers(b, a)
@@ -26,6 +41,11 @@ pub(super) fn is_named(a: &Scope, b: &Scope) -> bool {
 
 pub(super) fn same_scope(a: &Target, b: &Target) -> bool {
     a.scope == b.scope || (a.own_id().is_some() && a.own_id() == b.own_id())
+}
+
+/// Whether a call that names `b` means what is on `a`: a name counts whether it is a file or a directory by now.
+pub(super) fn is_here(a: &Target, b: &Target) -> bool {
+    same_scope(a, b) || a.scope.other_kind().as_ref() == Some(&b.scope)
 }
 
 /// Whether two custodians keep each other out: all but those of one agent of which one holds no guard.

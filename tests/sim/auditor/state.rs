@@ -108,6 +108,7 @@ impl Auditor {
             _ => None,
         });
         apart(&locks);
+        self.heard_is_written(loaded, is_cut);
         assert!(loaded.fences_from > self.top_fence, "fences would start again below {}", self.top_fence);
         assert!(loaded.events_from > self.top_event, "event numbers would start again below {}", self.top_event);
         if is_cut {

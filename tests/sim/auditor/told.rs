@@ -413,7 +413,7 @@ impl Auditor {
         for claim in self.claims.values() {
             let is_meant = match which {
                 Which::Id(id) => claim.lock.id == *id,
-                Which::Scope(target) => same_scope(&claim.lock.ask.target, target),
+                Which::Scope(target) => is_here(&claim.lock.ask.target, target),
                 Which::All => true,
             };
             let is_mine = is_meant && claim.lock.ask.who.agent == who.agent && claim.told_in < open.turn;

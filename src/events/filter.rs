@@ -1,0 +1,132 @@
+//! Which events a subscriber wants: by name, scope, agent and workspace.
+
+use crate::model::{Agent, Event, EventKind};
+use crate::pattern::Overlap;
+use crate::scope::{Scope, Target};
+
+/// What is wanted. Each list narrows; an empty one does not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Names of events, as [`EventKind::name`] gives them.
+    pub names: Vec<&'static str>,
+    /// Scopes with which that of the event must have a file in common.
+    pub targets: Vec<Target>,
+    /// Whose lock it is, or who waits for it.
+    pub agents: Vec<Agent>,
+    /// Ids of the workspaces in which the lock was asked for, `ws_…`.
+    pub workspaces: Vec<String>,
+}
+
+impl Filter {
+    /// Whether an event is wanted.
+    pub fn wants(&self, event: &Event) -> bool {
+        let is_named = self.names.is_empty() || self.names.contains(&event.kind.name());
+        is_named
+            && (self.agents.is_empty() || self.agents.iter().any(|agent| concerns(event, agent)))
+            && (self.workspaces.is_empty() || self.workspaces.contains(&event.ask.workspace.id()))
+            && (self.targets.is_empty() || self.targets.iter().any(|target| overlap(target, &event.ask.target)))
+    }
+}
+
+fn concerns(event: &Event, agent: &Agent) -> bool {
+    let waits = matches!(&event.kind, EventKind::Waiting { waiter } if waiter == agent);
+    waits || event.ask.who.agent == *agent
+}
+
+/// Whether two targets have a file in common, as each was when it was asked for: the rule by which locks meet. A name
+/// that is taken for a file may come to be a directory, so that it means what lies below it as well.
+fn overlap(a: &Target, b: &Target) -> bool {
+    let is_same = a.scope == b.scope || (a.own_id().is_some() && a.own_id() == b.own_id());
+    is_same || holds(a, b) || holds(b, a) || matches(a, b) || matches(b, a)
+}
+
+/// Whether `other` lies at or below `root`: by name, or by the identity of a directory on the way, which a bind mount
+/// has under two names.
+fn holds(root: &Target, other: &Target) -> bool {
+    let (Scope::Subtree(path) | Scope::File(path)) = &root.scope else { return false };
+    let is_below = |below| Scope::Subtree(path.clone()).covers(&Scope::File(below));
+    let is_named = other.scope.path().is_some_and(|below| is_below(below.into()));
+    is_named || root.own_id().is_some_and(|id| other.ids.contains(&id))
+}
+
+/// Whether a pattern matches, or could match, something of `other`: by names alone.
+fn matches(pattern: &Target, other: &Target) -> bool {
+    let Scope::Pattern(pattern) = &pattern.scope else { return false };
+    let Some(spot) = other.scope.path().and_then(|path| pattern.spot_of(path)) else { return false };
+    match &other.scope {
+        Scope::File(_) => pattern.matches(spot),
+        Scope::Subtree(_) => pattern.reaches_into(spot),
+        Scope::Pattern(other) => pattern.overlap(spot, other) != Overlap::No,
+        Scope::Resource(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{event, file};
+    use super::*;
+    use crate::model::{EndReason, Workspace, resource};
+    use crate::pattern::Pattern;
+    use crate::scope::FileId;
+
+    fn tree(path: &str) -> Scope {
+        Scope::Subtree(path.as_bytes().into())
+    }
+
+    fn targets(scope: Scope) -> Filter {
+        Filter { targets: vec![Target::named(scope)], ..Filter::default() }
+    }
+
+    #[test]
+    fn nothing_said_wants_everything() {
+        assert!(Filter::default().wants(&event(1, "/w/a")));
+    }
+
+    #[test]
+    fn each_list_narrows() {
+        let told = event(1, "/w/a");
+        let agent = |name| Agent::new(name).unwrap();
+        let by_agent = |name| Filter { agents: vec![agent("other"), agent(name)], ..Filter::default() };
+        assert!(by_agent("claw-1").wants(&told) && !by_agent("claw-2").wants(&told));
+        let by_name = |name| Filter { names: vec![name], ..Filter::default() };
+        assert!(by_name("lock.acquired").wants(&told) && !by_name("lock.released").wants(&told));
+        let by_workspace =
+            |root: &[u8]| Filter { workspaces: vec![Workspace { root: root.into() }.id()], ..Filter::default() };
+        assert!(by_workspace(b"/w").wants(&told) && !by_workspace(b"/v").wants(&told));
+        let both = Filter { names: vec!["lock.released"], ..by_agent("claw-1") };
+        assert!(!both.wants(&told));
+        let released = Event { kind: EventKind::Released(EndReason::Expired), ..told };
+        assert!(both.wants(&released));
+    }
+
+    #[test]
+    fn whoever_waits_is_concerned_as_the_holder_is() {
+        let waits = Event { kind: EventKind::Waiting { waiter: Agent::new("claw-2").unwrap() }, ..event(1, "/w/a") };
+        for name in ["claw-1", "claw-2"] {
+            assert!(Filter { agents: vec![Agent::new(name).unwrap()], ..Filter::default() }.wants(&waits), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_scope_wants_what_it_has_a_file_in_common_with() {
+        let told = event(1, "/w/src/a.rs");
+        let pattern = |rest: &str| Scope::Pattern(Pattern::new(b"/w", rest.as_bytes()).unwrap());
+        let below = [tree("/w"), tree("/w/src"), tree("/"), file("/w/src/a.rs"), file("/w/src"), pattern("**/*.rs")];
+        for scope in below {
+            assert!(targets(scope.clone()).wants(&told), "{scope}");
+        }
+        for scope in [tree("/w/sr"), file("/w/src/b.rs"), pattern("*.rs"), resource("w").unwrap()] {
+            assert!(!targets(scope.clone()).wants(&told), "{scope}");
+        }
+    }
+
+    #[test]
+    fn two_names_of_one_file_or_directory_are_one() {
+        let id = |inode| FileId { device: 1, inode, birth: 0 };
+        let target =
+            |scope: Scope, inodes: &[u64]| Target { scope, ids: inodes.iter().map(|&inode| id(inode)).collect() };
+        assert!(overlap(&target(file("/a/x"), &[1, 2, 9]), &target(file("/b/y"), &[1, 3, 9])));
+        assert!(overlap(&target(tree("/mnt"), &[1, 2]), &target(file("/w/x"), &[1, 2, 7])));
+        assert!(!overlap(&target(file("/a/x"), &[1, 2]), &target(file("/a/y"), &[1, 2])), "neither file exists");
+    }
+}

@@ -1,0 +1,96 @@
+//! What subscribers are told: once, in order, the same to all, nothing before it is written, and nothing left out
+//! without a gap that says so.
+
+use super::*;
+use flockd::events::{Gap, Told};
+
+/// What one subscriber has heard, however often it came back.
+#[derive(Default)]
+pub(super) struct Hearing {
+    from: u64,
+    last: u64,
+    gaps: Vec<(u64, u64)>,
+}
+
+impl Hearing {
+    /// Whether it had to hear of an event by now.
+    fn must_know(&self, seq: u64) -> bool {
+        self.from < seq && seq <= self.last && !self.gaps.iter().any(|(from, to)| (*from..=*to).contains(&seq))
+    }
+}
+
+impl Auditor {
+    /// A subscriber is connected and is told what comes behind a number.
+    pub fn subscribed(&mut self, at: usize, seq: u64) {
+        let hearing = self.hearing.entry(at).or_insert_with(|| Hearing { from: seq, last: seq, gaps: Vec::new() });
+        assert_eq!(hearing.last, seq, "subscriber {at} goes on elsewhere");
+    }
+
+    pub fn heard(&mut self, at: usize, told: &Told) {
+        let last = self.hearing[&at].last;
+        match told {
+            Told::Event(event) => {
+                let seq = event.seq.0;
+                assert!(seq > last, "subscriber {at} is told {seq} after {last}");
+                let skipped = self.heard.range(last + 1..seq).next();
+                assert!(
+                    skipped.is_none(),
+                    "subscriber {at} is told {seq} after {last}, and others were told {skipped:?}"
+                );
+                match self.heard.insert(seq, (**event).clone()) {
+                    Some(before) => assert_eq!(before, **event, "two are told of another event {seq}"),
+                    None => {
+                        let deaf = self.hearing.iter().find(|(_, hearing)| hearing.must_know(seq));
+                        assert!(deaf.is_none(), "{seq} was left out for subscriber {:?}", deaf.map(|(other, _)| other));
+                    }
+                }
+                self.hearing.get_mut(&at).expect("it is subscribed").last = seq;
+                self.counts.heard += 1;
+            }
+            &Told::Gap(Gap { from, to, events }) => {
+                assert!(from == last + 1 && from <= to, "subscriber {at} misses {from} to {to} after {last}");
+                let known = self.heard.range(from..=to).count() as u64;
+                assert!(
+                    events.is_none_or(|events| events >= known),
+                    "{known} events were told between {from} and {to}"
+                );
+                let hearing = self.hearing.get_mut(&at).expect("it is subscribed");
+                hearing.gaps.push((from, to));
+                hearing.last = to;
+                self.counts.gaps_told += 1;
+            }
+        }
+    }
+
+    /// What was told is there after a kill; after a power cut, what tells of a promise for one.
+    pub(super) fn heard_is_written(&self, loaded: &Loaded, is_power_cut: bool) {
+        let there: BTreeMap<u64, &Event> = loaded.events.iter().map(|event| (event.seq.0, event)).collect();
+        for (seq, event) in self.heard.iter().filter(|(seq, _)| !self.lost_events.contains(seq)) {
+            let outlives = matches!(event.kind, EventKind::Acquired { .. }) && event.ask.lease.ttl > 0;
+            if !is_power_cut || outlives {
+                assert_eq!(
+                    there.get(seq),
+                    Some(&event),
+                    "{seq} was told and is not kept, after a power cut: {is_power_cut}"
+                );
+            }
+        }
+    }
+
+    /// A power cut has taken what it took.
+    pub(super) fn heard_may_be_lost(&mut self, loaded: &Loaded) {
+        let there: BTreeSet<u64> = loaded.events.iter().map(|event| event.seq.0).collect();
+        self.lost_events.extend(self.heard.keys().filter(|seq| !there.contains(seq)));
+    }
+
+    /// Everybody has read to the end: whatever is in the journal was told to each, or fell into a gap.
+    pub fn all_is_heard(&self, loaded: &Loaded) {
+        for event in &loaded.events {
+            for (at, hearing) in &self.hearing {
+                let seq = event.seq.0;
+                assert!(seq <= hearing.last, "{seq} was not told to subscriber {at}");
+                assert!(!hearing.must_know(seq) || self.heard.contains_key(&seq), "{seq} was told to nobody");
+            }
+        }
+    }
+}
