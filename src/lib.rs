@@ -103,6 +103,8 @@ pub mod sim;
 #[doc(hidden)]
 pub mod table;
 #[doc(hidden)]
+pub mod webhook;
+#[doc(hidden)]
 pub mod wire;
 
 pub use client::{Check, Error, HoldError, Holder, LockError, Loss, LossReason, Refusal, Status, Waiter};

@@ -1191,8 +1191,10 @@ pub enum Reply {
     },
     /// The lock is bound to the process.
     Bound(LockId),
-    /// Webhooks, by age: all that there are, or the one that was asked for or changed.
+    /// All webhooks by age.
     Webhooks(Vec<Webhook>),
+    /// The webhook that was asked for, added or changed.
+    Webhook(Box<Webhook>),
     /// The webhook was removed.
     WebhookRemoved(Box<Webhook>),
     /// The waiting request is gone, or had been answered before. The request itself is answered with true as well.

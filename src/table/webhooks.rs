@@ -37,15 +37,17 @@ impl LockTable {
         let passed = EventSeq(self.next_event - 1);
         let webhook = Webhook { created: step.wall, passed, delivered: 0, failing: None, ..webhook };
         self.set(step, Record::Webhook(webhook.id, Some(webhook.clone())));
-        self.answer(step, caller, Reply::Webhooks(vec![webhook]));
+        self.answer(step, caller, Reply::Webhook(Box::new(webhook)));
     }
 
     fn list_webhooks(&mut self, step: &mut Step, caller: Caller, id: Option<WebhookId>) {
-        if let Some(id) = id.filter(|id| !self.state.webhooks.contains_key(id)) {
-            return self.fail(step, caller, Fault::NoWebhook(id));
+        if let Some(id) = id {
+            return match self.state.webhooks.get(&id).cloned() {
+                Some(webhook) => self.answer(step, caller, Reply::Webhook(Box::new(webhook))),
+                None => self.fail(step, caller, Fault::NoWebhook(id)),
+            };
         }
-        let is_meant = |webhook: &&Webhook| id.is_none_or(|id| id == webhook.id);
-        let mut webhooks: Vec<Webhook> = self.state.webhooks.values().filter(is_meant).cloned().collect();
+        let mut webhooks: Vec<Webhook> = self.state.webhooks.values().cloned().collect();
         // Stable: of one millisecond, the ids say.
         webhooks.sort_by_key(|webhook| webhook.created.0);
         self.answer(step, caller, Reply::Webhooks(webhooks));
@@ -68,7 +70,7 @@ impl LockTable {
             *failing = Failing { attempts: 0, again: Some(now.mono), ..failing.clone() };
             self.set(step, Record::Webhook(id, Some(webhook.clone())));
         }
-        self.answer(step, caller, Reply::Webhooks(vec![webhook]));
+        self.answer(step, caller, Reply::Webhook(Box::new(webhook)));
     }
 
     /// What came of an attempt. One that was removed meanwhile is nobody's any more.
@@ -132,7 +134,7 @@ fn failed(before: Option<Failing>, wall: Wall, why: std::sync::Arc<str>, again: 
 fn pause(before: u32, retry_after: Option<u64>, random: u32) -> Option<u64> {
     let pause = *limits::WEBHOOK_PAUSES.get(before as usize)?;
     // Up to a fifth longer, never shorter: the schedule is what a receiver can rely on.
-    let jitter = u64::from(random) * (pause / 5) >> 32;
+    let jitter = (u64::from(random) * (pause / 5)) >> 32;
     let wanted = retry_after.unwrap_or(0).min(limits::WEBHOOK_RETRY_AFTER_MAX);
     Some((pause + jitter).max(wanted))
 }

@@ -4,11 +4,9 @@
 
 mod address;
 mod post;
-mod sign;
 
 pub use address::check_url;
 pub use post::{Post, Poster};
-pub use sign::{parse_secret, secret_text, signature};
 
 use crate::clock;
 use crate::limits;

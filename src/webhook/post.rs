@@ -1,9 +1,9 @@
 //! One attempt to deliver: a signed POST over HTTP, judged by its status. Bounded in time and in what is read.
 
 use super::address;
-use super::sign;
 use crate::limits;
 use crate::model::{PostResult, Secret, Wall};
+use crate::wire::sign;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -102,7 +102,11 @@ fn agent(allow_private: bool) -> Agent {
         .timeout_resolve(seconds(limits::WEBHOOK_CONNECT_WITHIN))
         .timeout_connect(seconds(limits::WEBHOOK_CONNECT_WITHIN))
         .max_response_header_size(limits::WEBHOOK_ANSWER_MAX as usize);
-    Agent::with_parts(config.build(), DefaultConnector::new(), Judge { allow_private, inner: DefaultResolver::default() })
+    Agent::with_parts(
+        config.build(),
+        DefaultConnector::new(),
+        Judge { allow_private, inner: DefaultResolver::default() },
+    )
 }
 
 /// Resolves names and lets through only addresses that may be sent to.
@@ -223,8 +227,17 @@ mod tests {
         assert_eq!(retry_after("99999999999999999999999999", now), Some(u64::MAX));
         assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:37 GMT", now), Some(90_000));
         assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:37 GMT", Wall(u64::MAX)), Some(0), "a date that has passed");
-        let nonsense = ["", "soon", "-5", "1.5", "Sun, 06 Nov 1994 08:49:37", "Sun, 32 Nov 1994 08:49:37 GMT",
-            "Sun, 06 Now 1994 08:49:37 GMT", "Sun, 06 Nov 1994 25:49:37 GMT", "Sun, 06 Nov 1994 08:49:37 GMT x"];
+        let nonsense = [
+            "",
+            "soon",
+            "-5",
+            "1.5",
+            "Sun, 06 Nov 1994 08:49:37",
+            "Sun, 32 Nov 1994 08:49:37 GMT",
+            "Sun, 06 Now 1994 08:49:37 GMT",
+            "Sun, 06 Nov 1994 25:49:37 GMT",
+            "Sun, 06 Nov 1994 08:49:37 GMT x",
+        ];
         for text in nonsense {
             assert_eq!(retry_after(text, now), None, "{text}");
         }
