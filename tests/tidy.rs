@@ -52,7 +52,7 @@ const PARTS: &[Part] = &[
     // carry: the only sockets, the only place where messages become bytes
     part("wire", "words events", "std::fs std::net std::process std::thread mio rustix"),
     part("os", "words clock", "std::net"),
-    part("webhook", "words clock wire", "std::fs std::process mio rustix"),
+    part("webhook", "words clock wire", "std::process mio rustix"),
     part("server", "words journal events clock coordinator wire os webhook", ""),
     part("client", "words clock wire os", "mio"),
     // doors: composition only

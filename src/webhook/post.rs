@@ -36,16 +36,25 @@ pub struct Poster {
     strict: Agent,
     /// To private addresses as well. Apart, so that no connection made for the one is used for the other.
     lenient: Agent,
+    /// Why nothing can be sent through TLS, if it cannot.
+    no_tls: Option<String>,
 }
 
 impl Poster {
-    /// Makes nothing yet that costs anything but memory.
+    /// Reads the certificates that servers are judged by, if `$SSL_CERT_FILE` says which; connects to nobody yet.
     pub fn new() -> Poster {
-        Poster { strict: agent(false), lenient: agent(true) }
+        let (roots, no_tls) = match tls::roots() {
+            Ok(roots) => (roots, None),
+            Err(why) => (tls::Roots::default(), Some(why)),
+        };
+        Poster { strict: agent(false, roots.clone()), lenient: agent(true, roots), no_tls }
     }
 
     /// Tries once, for at most [`limits::WEBHOOK_WITHIN`]. `now` is the time of the attempt.
     pub fn post(&self, post: &Post, now: Wall) -> PostResult {
+        if let Some(why) = self.no_tls.as_ref().filter(|_| post.url.starts_with("https:")) {
+            return PostResult::Failed { why: why.as_str().into(), retry_after: None };
+        }
         let agent = if post.allow_private { &self.lenient } else { &self.strict };
         let timestamp = now.0 / limits::SECOND;
         let sent = agent
@@ -89,7 +98,7 @@ fn drain(body: &mut Body) {
     let _ = body.with_config().limit(limits::WEBHOOK_ANSWER_MAX).read_to_vec();
 }
 
-fn agent(allow_private: bool) -> Agent {
+fn agent(allow_private: bool, roots: tls::Roots) -> Agent {
     let seconds = |ms: u64| Some(Duration::from_millis(ms));
     let config = Agent::config_builder()
         .http_status_as_error(false)
@@ -102,6 +111,7 @@ fn agent(allow_private: bool) -> Agent {
         .timeout_resolve(seconds(limits::WEBHOOK_CONNECT_WITHIN))
         .timeout_connect(seconds(limits::WEBHOOK_CONNECT_WITHIN))
         .max_response_header_size(limits::WEBHOOK_ANSWER_MAX as usize);
+    let config = tls::with_roots(config, roots);
     Agent::with_parts(
         config.build(),
         DefaultConnector::new(),
@@ -160,6 +170,63 @@ fn sentence(error: &Error) -> String {
         error => error.to_string(),
     };
     text.chars().filter(|c| !c.is_control()).take(limits::NOTE_MAX / 4).collect()
+}
+
+// ── Certificates ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Who is believed to be who it says it is: those whom Mozilla trusts, or, as with other programs, the certificates in
+/// the file that `$SSL_CERT_FILE` names.
+#[cfg(feature = "tls")]
+mod tls {
+    use std::path::Path;
+    use ureq::config::ConfigBuilder;
+    use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+    use ureq::typestate::AgentScope;
+
+    pub(super) type Roots = Option<RootCerts>;
+
+    /// The roots to use instead of Mozilla's.
+    pub(super) fn roots() -> Result<Roots, String> {
+        let Some(file) = std::env::var_os("SSL_CERT_FILE").filter(|file| !file.is_empty()) else { return Ok(None) };
+        let unfit = |why: String| format!("$SSL_CERT_FILE of the daemon, {}, {why}", Path::new(&file).display());
+        let pem = std::fs::read(&file).map_err(|error| unfit(format!("cannot be read: {error}")))?;
+        let mut found: Vec<Certificate<'static>> = Vec::new();
+        for item in parse_pem(&pem) {
+            match item {
+                Ok(PemItem::Certificate(certificate)) => found.push(certificate),
+                Ok(_) => {}
+                Err(error) => return Err(unfit(format!("is no PEM file: {error}"))),
+            }
+        }
+        if found.is_empty() {
+            return Err(unfit("holds no certificate".to_owned()));
+        }
+        Ok(Some(RootCerts::from(found)))
+    }
+
+    pub(super) fn with_roots(config: ConfigBuilder<AgentScope>, roots: Roots) -> ConfigBuilder<AgentScope> {
+        match roots {
+            None => config,
+            Some(roots) => config.tls_config(TlsConfig::builder().root_certs(roots).build()),
+        }
+    }
+}
+
+/// Without TLS nobody has to be believed; a URL with https is refused when it is added.
+#[cfg(not(feature = "tls"))]
+mod tls {
+    use ureq::config::ConfigBuilder;
+    use ureq::typestate::AgentScope;
+
+    pub(super) type Roots = ();
+
+    pub(super) fn roots() -> Result<Roots, String> {
+        Ok(())
+    }
+
+    pub(super) fn with_roots(config: ConfigBuilder<AgentScope>, (): Roots) -> ConfigBuilder<AgentScope> {
+        config
+    }
 }
 
 // ── Retry-After ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -206,3 +206,25 @@ fn what_makes_no_sense_is_refused_by_name() {
         ground.flockd("", &format!("webhook {verb} lk_7")).gives(2).says(&["expected wh_"]);
     }
 }
+
+#[cfg(feature = "tls")]
+#[test]
+fn https_is_for_those_whom_a_trusted_certificate_vouches_for() {
+    let (ground, receiver) = (Ground::new(), Receiver::through_tls());
+    let webhook = add(&ground, &receiver.url);
+    let test = format!("webhook test {} --json", id(&webhook));
+    let tested = ground.flockd("", &test).gives(1).json();
+    assert!(tested["error"].as_str().unwrap().contains("certificate"), "nobody vouches for it: {tested}");
+    let roots = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/webhooks/tls/ca.pem");
+    for (roots, arrives) in [(ground.work.join("none.pem"), false), (roots, true)] {
+        ground.stop_daemon();
+        let mut start = ground.command("", &["daemon", "start"]);
+        assert!(start.env("SSL_CERT_FILE", &roots).status().unwrap().success());
+        let tested = ground.flockd("", &test).gives(i32::from(!arrives)).json();
+        assert_eq!(tested["delivered"], arrives, "{tested}");
+        if !arrives {
+            assert!(tested["error"].as_str().unwrap().contains("none.pem"), "{tested}");
+        }
+    }
+    assert!(receiver.next().is_signed_with(webhook["secret"].as_str().unwrap()));
+}

@@ -4,7 +4,7 @@ use flockd::wire::sign;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::sync::mpsc::{Receiver as Channel, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -71,7 +71,31 @@ impl Receiver {
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let (tell, answers) = (tell.clone(), answers.clone());
-                std::thread::spawn(move || serve(&stream.unwrap(), &tell, &answers));
+                std::thread::spawn(move || serve(stream.unwrap(), &tell, &answers));
+            }
+        });
+        Receiver { url, posts }
+    }
+
+    /// Answers 204 to everything, through TLS, as `localhost`; `tls/ca.pem` vouches for it.
+    #[cfg(feature = "tls")]
+    pub fn through_tls() -> Receiver {
+        use rustls::pki_types::pem::PemObject;
+        use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let own = CertificateDer::from_pem_slice(include_bytes!("tls/server.pem")).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(include_bytes!("tls/server.key")).unwrap();
+        let config = Arc::new(config.with_no_client_auth().with_single_cert(vec![own], key).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("https://localhost:{}/hook", listener.local_addr().unwrap().port());
+        let (tell, posts) = channel();
+        let answers: Arc<Mutex<Answers>> = Arc::new(Mutex::new(Box::new(|_| "204 No Content".to_owned())));
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (tell, answers, config) = (tell.clone(), answers.clone(), config.clone());
+                let session = rustls::ServerConnection::new(config).unwrap();
+                std::thread::spawn(move || serve(rustls::StreamOwned::new(session, stream.unwrap()), &tell, &answers));
             }
         });
         Receiver { url, posts }
@@ -90,21 +114,22 @@ impl Receiver {
 }
 
 /// Takes posts from one connection until it is closed.
-fn serve(stream: &TcpStream, tell: &Sender<Post>, answers: &Mutex<Answers>) {
+fn serve(stream: impl Read + Write, tell: &Sender<Post>, answers: &Mutex<Answers>) {
     let mut reader = BufReader::new(stream);
     while let Some(post) = read(&mut reader) {
         let answer = (answers.lock().unwrap())(&post);
         // Known before it is answered: who sends nothing more has been heard.
         let _ = tell.send(post);
-        let mut writer = stream;
-        if write!(writer, "HTTP/1.1 {answer}\r\nContent-Length: 0\r\n\r\n").is_err() {
+        let writer = reader.get_mut();
+        let written = write!(writer, "HTTP/1.1 {answer}\r\nContent-Length: 0\r\n\r\n");
+        if written.and_then(|()| writer.flush()).is_err() {
             return;
         }
     }
 }
 
 /// One request; none at the end, or where the sender died in the middle.
-fn read(reader: &mut BufReader<&TcpStream>) -> Option<Post> {
+fn read(reader: &mut impl BufRead) -> Option<Post> {
     let mut first = String::new();
     if reader.read_line(&mut first).unwrap_or(0) == 0 {
         return None;
