@@ -48,7 +48,7 @@ pub(super) fn subscribe(which: &EventArgs, events: Vec<String>) -> Result<Receiv
     let request = Request {
         id: Some(1),
         events,
-        scopes: which.scopes.iter().map(|scope| ask::scope(scope)).collect(),
+        scopes: which.scopes.iter().map(|scope| ask::scope(scope, false)).collect(),
         agents: which.by.clone(),
         ..Request::new(Op::Subscribe)
     };

@@ -145,7 +145,7 @@ fn add(common: &Common, args: &AddArgs) -> Result<Exit, Failure> {
     let request = Request {
         url: Some(args.url.clone()),
         events: args.events.clone(),
-        scopes: args.scopes.iter().map(|typed| scope(typed)).collect(),
+        scopes: args.scopes.iter().map(|typed| scope(typed, false)).collect(),
         secret: args.secret.clone(),
         allow_private: args.allow_private,
         bound: until.is_some(),

@@ -167,6 +167,7 @@ fn sentence(error: &Error) -> String {
         Error::Other(inner) => inner.to_string(),
         Error::Timeout(_) => "it did not answer in time".to_owned(),
         Error::HostNotFound => "its host is not known".to_owned(),
+        Error::Io(error) => error.to_string(),
         error => error.to_string(),
     };
     text.chars().filter(|c| !c.is_control()).take(limits::NOTE_MAX / 4).collect()

@@ -1,9 +1,9 @@
 //! Answers of the table as messages, and the sentences in them: what happened, who holds it, what to do next.
 
+use super::webhooks::{self, WebhookBody};
 use super::{
     Answer, Body, CheckBody, Code, CommitBody, Held, KeptBy, LockBody, Loss, StatusBody, WaitBody, WaiterBody, Wanted,
 };
-use super::webhooks::{self, WebhookBody};
 use super::{EventBody, GapBody, Line, Mode, WireError, escape, sign};
 use crate::events::{Gap, Told};
 use crate::model::{self, Custody, EndReason, Ended, EventKind, Fault, Foreigner, Lock, Moment, Now, OsLock, Queued};
