@@ -24,26 +24,26 @@ pub(super) fn on(common: &Common, args: &OnArgs) -> Result<ExitCode, Failure> {
     let signalled = signalled()?;
     let (give, jobs) = bounded::<Box<EventBody>>(0);
     let (report, ended) = bounded(args.parallel);
-    std::thread::scope(|scope| {
+    let outcome = std::thread::scope(|scope| {
         for _ in 0..if args.once { 1 } else { args.parallel } {
             let (jobs, report, running) = (jobs.clone(), report.clone(), &running);
             scope.spawn(move || work(&args.command, &jobs, &report, running));
         }
         let result = hand_out(common, args, &told, &give, &ended, &signalled);
-        // Commands that run are waited for; those from a signal have it by now.
         if let Ok(Outcome::Signalled(signal)) = &result {
             running.pass_on(*signal);
         }
+        // Commands that run are waited for.
         drop(give);
         result
-    })
-    .and_then(|outcome| match outcome {
-        Outcome::Ended(Ended { result: Ok(status), .. }) => Ok(exit_code(status)),
-        Outcome::Ended(Ended { result: Err(error), .. }) => Ok(not_run(&args.command[0], &error)),
+    })?;
+    Ok(match outcome {
+        Outcome::Ended(Ended { result: Ok(status), .. }) => exit_code(status),
+        Outcome::Ended(Ended { result: Err(error), .. }) => not_run(&args.command[0], &error),
         Outcome::Signalled(signal) => {
             // It does not return; if it did, the status says the same.
             let _ = signal_hook::low_level::emulate_default_handler(signal);
-            Ok(ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX)))
+            ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX))
         }
     })
 }
