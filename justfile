@@ -25,6 +25,10 @@ full SCALE="5":
     done
     just piece sim $(({{ SCALE }} * 8))
 
+# Plants one fault after the other and looks whether the test that is named for it notices (src/planted.rs).
+planted:
+    RUSTFLAGS="--cfg planted" cargo test --locked --target-dir target/planted --test planted -- --nocapture
+
 # Latency, throughput and memory as ratios to their floors; `just bench socket` for some of them, `just bench --quick`.
 bench *ARGS:
     cargo bench --locked -- {{ ARGS }}

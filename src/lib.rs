@@ -94,6 +94,8 @@ pub mod os;
 #[doc(hidden)]
 pub mod pattern;
 #[doc(hidden)]
+pub mod planted;
+#[doc(hidden)]
 pub mod scope;
 #[doc(hidden)]
 pub mod server;

@@ -4,6 +4,7 @@
 //! asked for. Nothing here touches a file system: `os/paths.rs` resolves, this file compares.
 
 use crate::pattern::{Overlap, Pattern};
+use crate::planted::{Bug, planted};
 use std::fmt;
 
 /// Identity of a file or directory. Two paths with one identity are one file.
@@ -102,7 +103,7 @@ impl Scope {
 /// Whether `path` is `root` or lies below it. `/a` does not hold `/ab`.
 fn is_at_or_below(path: &[u8], root: &[u8]) -> bool {
     let Some(rest) = path.strip_prefix(root) else { return false };
-    rest.is_empty() || rest[0] == b'/' || root == b"/"
+    rest.is_empty() || rest[0] == b'/' || root == b"/" || planted(Bug::NamesakeCovered)
 }
 
 /// A canonical path and how it goes on, which is nothing or begins with a slash.

@@ -25,8 +25,8 @@ const fn part(name: &'static str, may: &'static str, never: &'static str) -> Par
     Part { name, may, never }
 }
 
-/// The nouns that everybody shares; written `words` in the rows below.
-const WORDS: &str = "model scope pattern limits";
+/// The nouns that everybody shares, and the switches of faults on purpose; written `words` in the rows below.
+const WORDS: &str = "model scope pattern limits planted";
 
 /// Whoever decides or names is pure: the same calls give the same answers, on any machine, at any time.
 const PURE: &str = "std::env std::fs std::io std::net std::os std::process std::thread std::time std::sync::mpsc \
@@ -39,6 +39,8 @@ const PARTS: &[Part] = &[
     part("limits", "", PURE),
     part("pattern", "words", PURE),
     part("scope", "words", PURE),
+    // a constant `false` but in the build for tests/planted.rs, which asks the environment once
+    part("planted", "", "std::fs std::io std::net std::os std::process std::thread std::time"),
     part("model", "words", PURE),
     // decide: pure and deterministic, owns all rules
     part("table", "words", PURE),

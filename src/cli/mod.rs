@@ -209,6 +209,6 @@ fn person() -> Option<Agent> {
     let tty = crate::os::process::terminal()?;
     let user =
         ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
-    let user = user.unwrap_or_else(|| crate::os::own_uid().to_string());
+    let user = user.unwrap_or_else(|| format!("uid{}", crate::os::own_uid()));
     Agent::new(&format!("{user}@{tty}")).ok()
 }

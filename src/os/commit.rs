@@ -6,6 +6,7 @@
 use super::leases;
 use super::paths::identity_of;
 use crate::model::{CommitAnswer, Fault, Placed, Prepared, Unchanged};
+use crate::planted::{Bug, planted};
 use crate::scope::{FileId, Target};
 use fs4::TryLockError;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat, StatxFlags, XattrFlags};
@@ -183,8 +184,8 @@ fn is_fit(entries: &Entries<'_>, new: &File) -> Result<(), Fault> {
         return Err(Fault::Denied(format!("{name} belongs to user {}, not to the daemon's", stat.st_uid)));
     }
     match is_still_written(new) {
-        Ok(false) => Ok(()),
-        Ok(true) => Err(Fault::Denied(format!(
+        Ok(is_open) if !is_open || planted(Bug::OpenFilePutInPlace) => Ok(()),
+        Ok(_) => Err(Fault::Denied(format!(
             "{name} is still open for writing; close it, in child processes as well, and ask again"
         ))),
         Err(error) if error.kind() == std::io::ErrorKind::Unsupported => Err(Fault::Denied(format!(
@@ -261,7 +262,7 @@ fn is_as_expected(entries: &Entries<'_>, task: &Task, is_there: bool) -> Result<
         Unchanged::Absent => found.is_none(),
         Unchanged::Hash(hash) => found == Some(hash),
     };
-    if is_so { Ok(()) } else { Err(Fault::Changed(found)) }
+    if is_so || planted(Bug::StaleOverwrite) { Ok(()) } else { Err(Fault::Changed(found)) }
 }
 
 /// The BLAKE3 hash of what is in the place of the target.
@@ -464,4 +465,36 @@ fn failed(what: &str, errno: Errno) -> Fault {
         errno => errno.to_string(),
     };
     Fault::Unavailable(format!("{what} failed: {why}; nothing was written"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::paths::{self, Look};
+    use std::io::Write;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn a_file_that_is_still_open_for_writing_is_not_put_in_place_and_a_closed_one_is() {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path().canonicalize().unwrap();
+        let (from, to) = (root.join(".flockd-1.tmp"), root.join("data"));
+        let mut writer = File::create(&from).unwrap();
+        writer.write_all(b"half").unwrap();
+        let meta = writer.metadata().unwrap();
+        let name = from.file_name().unwrap().as_bytes().into();
+        let prepared = Arc::new(Prepared { name, device: meta.dev(), inode: meta.ino(), unchanged: None });
+        let put = || {
+            let target = paths::target(b"/", to.as_os_str().as_bytes(), Look::Thorough).unwrap();
+            let gate = Arc::new(Gate::default());
+            put_in_place(&Task { target, prepared: prepared.clone(), flock: false, held: None, gate }).answer
+        };
+        let refused = put();
+        assert!(matches!(&refused, CommitAnswer::Refused(Fault::Denied(text)) if text.contains("open for writing")));
+        assert!(from.exists() && !to.exists());
+        drop(writer);
+        assert!(matches!(put(), CommitAnswer::InPlace(_)));
+        assert_eq!(std::fs::read(&to).unwrap(), b"half");
+    }
 }

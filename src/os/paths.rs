@@ -10,6 +10,7 @@ use crate::limits;
 use crate::model;
 use crate::os::mounts::{self, Mount};
 use crate::pattern::{self, Pattern, Typed};
+use crate::planted::{Bug, planted};
 use crate::scope::{FileId, Scope, Target};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
@@ -263,7 +264,9 @@ impl Walk<'_> {
         }
         let Some(here) = &self.here else { return self.append(component) };
         match self.open_below(here, component) {
-            Ok(node) if node.kind == FileType::Symlink => self.follow(&node, component),
+            Ok(node) if node.kind == FileType::Symlink && !planted(Bug::LinkNotFollowed) => {
+                self.follow(&node, component)
+            }
             Ok(node) => {
                 self.append(component)?;
                 self.ids.push(node.id);

@@ -2,6 +2,7 @@
 //! that a client sends.
 
 use crate::model::Process;
+use crate::planted::{Bug, planted};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
@@ -164,7 +165,7 @@ pub fn open_process(process: Process) -> io::Result<Option<OwnedFd>> {
         Err(errno) => return Err(errno.into()),
     };
     match process_of_pidfd(&pidfd) {
-        Ok(found) => Ok((found == process).then_some(pidfd)),
+        Ok(found) => Ok((found == process || planted(Bug::NumberIsProcess)).then_some(pidfd)),
         Err(error) if error.kind() == io::ErrorKind::NotFound && proc_is_mounted() => Ok(None),
         Err(error) => Err(error),
     }

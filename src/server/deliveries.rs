@@ -2,6 +2,7 @@
 //! have been told of. Without sockets: the simulator runs this same code.
 
 use crate::model::*;
+use crate::planted::{Bug, planted};
 use std::collections::{HashMap, VecDeque};
 
 /// What a message brings that its agent relies on from then on.
@@ -114,6 +115,7 @@ impl Deliveries {
 
     /// So much has been sent over a connection: what that has brought as far as the kernel is known there.
     pub fn sent(&mut self, load: &mut Load, sent: u64, commands: &mut Vec<Command>) {
+        let sent = if planted(Bug::LossToldTooEarly) { u64::MAX } else { sent };
         while load.cargo.front().is_some_and(|cargo| cargo.end <= sent)
             && let Some(cargo) = load.cargo.pop_front()
         {
@@ -150,7 +152,7 @@ impl Deliveries {
             commands.push(Command::CallerGone { conn });
         }
         for grant in load.cargo.into_iter().filter_map(|cargo| cargo.grant) {
-            if self.undelivered.get(&grant.id).is_some_and(|(to, _)| *to == conn) {
+            if self.undelivered.get(&grant.id).is_some_and(|(to, _)| *to == conn) && !planted(Bug::UnheardGrantKept) {
                 self.undelivered.remove(&grant.id);
                 commands.push(grant.take_back());
             }

@@ -4,6 +4,7 @@ use super::state::Fate;
 use super::{LockTable, Step, os, with_session};
 use crate::limits;
 use crate::model::*;
+use crate::planted::{Bug, planted};
 use crate::scope::{Scope, Target};
 use std::sync::Arc;
 
@@ -26,7 +27,7 @@ impl LockTable {
             return self.fail(step, caller, fault);
         }
         let again = ask.request.clone().and_then(|id| self.state.requests.get(&(ask.who.agent.clone(), id)));
-        match again.copied() {
+        match again.copied().filter(|_| !planted(Bug::RetryGrantedTwice)) {
             Some(fate) => self.asked_again(now, step, caller, ask, fate),
             None => self.ask(now, step, Waiting { caller, ask, wait, takes: true }),
         }
@@ -58,7 +59,9 @@ impl LockTable {
     fn is_sound(&self, ask: &Ask) -> Result<(), Fault> {
         match ask.who.session {
             None if ask.lease.ttl == 0 => Err(Fault::Invalid(
-                "a lock without a session needs a ttl above 0: nothing else would keep it".to_owned(),
+                "a lock without a session needs a ttl above 0: nothing else would keep it; `flockd run` holds one for \
+                 exactly as long as a command runs, and `lock --pid` ends one with a process"
+                    .to_owned(),
             )),
             Some(_) if ask.bound.is_some() => {
                 Err(Fault::Invalid("a session ties a lock that it has to a process, by `bind`".to_owned()))
@@ -221,7 +224,7 @@ impl LockTable {
             os,
             in_flight: None,
         };
-        if custody == Custody::Detached {
+        if custody == Custody::Detached || planted(Bug::ExpiryWhileAttached) {
             lock.expires = Some(lease_end(&lock, now));
         }
         self.put_lock(step, lock.clone());
@@ -241,7 +244,7 @@ impl LockTable {
         let session = ask.who.session.expect("only sessions take locks up");
         let lock = Lock {
             ask: Arc::new(Ask { mode: old.ask.mode, target: old.ask.target.clone(), ..(**ask).clone() }),
-            fence: self.fresh_fence(),
+            fence: if planted(Bug::ResumedWithOldFence) { old.fence } else { self.fresh_fence() },
             custody: Custody::Session(session),
             expires: None,
             hold_until: None,
@@ -294,6 +297,10 @@ impl LockTable {
     fn back_in_line(&mut self, now: Now, step: &mut Step, caller: Caller, id: WaiterId) {
         let old = self.state.waiters[&id].clone();
         let was_absent = old.caller.is_none();
+        if was_absent && planted(Bug::PlaceLostByRestart) {
+            self.take_out(step, id);
+            return self.ask(now, step, Waiting { caller, ask: old.ask, wait: Wait::Forever, takes: true });
+        }
         if let Some(before) = old.caller {
             let text = "asked again with the same request id; the answer goes to the later request";
             self.fail(step, before, Fault::Invalid(text.to_owned()));
@@ -385,7 +392,8 @@ impl LockTable {
             lock.ask = Arc::new(Ask { lease, ..(*lock.ask).clone() });
         }
         if lock.custody == Custody::Detached {
-            lock.expires = Some(lease_end(&lock, now));
+            let left = lock.expires.filter(|_| planted(Bug::LeaseAddedUp)).map_or(0, |end| end.left(now.mono));
+            lock.expires = Some(lease_end(&lock, now).after(left));
         }
         if lock != self.state.locks[&id] {
             self.put_lock(step, lock);
@@ -456,7 +464,7 @@ pub(super) struct Waiting {
 /// When the lease of a lock ends if it starts now.
 pub(super) fn lease_end(lock: &Lock, now: Now) -> Moment {
     let end = now.mono.after(lock.ask.lease.ttl);
-    lock.hold_until.map_or(end, |most| end.min(most))
+    lock.hold_until.filter(|_| !planted(Bug::MaxHoldIgnored)).map_or(end, |most| end.min(most))
 }
 
 /// Whether a retry asks for the same thing. The note and the process may differ: they change no one's rights.

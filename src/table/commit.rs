@@ -7,6 +7,7 @@
 
 use super::{LockTable, Step};
 use crate::model::*;
+use crate::planted::{Bug, planted};
 use crate::scope::{Scope, Target};
 use std::sync::Arc;
 
@@ -159,7 +160,7 @@ impl LockTable {
 
     /// Whether one of these locks must not end now.
     pub(super) fn has_in_flight(&self, ids: &[LockId]) -> bool {
-        ids.iter().any(|id| self.state.locks[id].in_flight.is_some())
+        ids.iter().any(|id| self.state.locks[id].in_flight.is_some()) && !planted(Bug::CommitCutShort)
     }
 
     /// Has a command wait until the first of these locks that has something in flight has nothing any more.

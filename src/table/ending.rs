@@ -4,6 +4,7 @@ use super::ask::lease_end;
 use super::{LockTable, Step};
 use crate::limits;
 use crate::model::*;
+use crate::planted::{Bug, planted};
 use crate::scope::Scope;
 use std::sync::Arc;
 
@@ -19,7 +20,9 @@ impl LockTable {
         }
         self.remember(step, ended.clone());
         self.tell(step, EventKind::Released(why), &lock);
-        step.freed.push(lock.ask);
+        if !planted(Bug::WakeUpLost) {
+            step.freed.push(lock.ask);
+        }
         ended
     }
 
@@ -112,7 +115,8 @@ impl LockTable {
         secret: u128,
         process: Option<Process>,
     ) {
-        let known = self.state.sessions.get(&id).filter(|session| session.secret == secret);
+        let known = self.state.sessions.get(&id);
+        let known = known.filter(|session| session.secret == secret || planted(Bug::SecretNotAsked));
         let Some(session) = known.filter(|session| session.process == process).cloned() else {
             return self.fail(step, caller, Fault::UnknownSession);
         };
@@ -154,7 +158,8 @@ impl LockTable {
                 self.fail(step, caller, Fault::Invalid(text.to_owned()));
             }
         }
-        let locks = self.state.locks_of_process.get(&process).into_iter().flatten().copied().collect::<Vec<_>>();
+        let mut locks = self.state.locks_of_process.get(&process).into_iter().flatten().copied().collect::<Vec<_>>();
+        locks.retain(|_| !planted(Bug::DeadKeepsLock));
         for lock in locks {
             let row = &self.state.locks[&lock];
             if row.ask.bound == Some(process) && row.in_flight.is_some() {
@@ -220,7 +225,7 @@ impl LockTable {
                 let holders = self.holders_over(target).0;
                 Err(match holders.iter().find(|lock| lock.ask.who.agent == who.agent) {
                     Some(own) => Fault::Invalid(format!(
-                        "you hold {} ({id}), not exactly this scope; `flockd unlock --id {id}` releases it",
+                        "you hold {} ({id}), not exactly this scope; name the lock itself: `--id {id}`",
                         own.ask.target.scope,
                         id = own.id
                     )),

@@ -30,6 +30,7 @@ pub use step::{Outgoing, Step};
 
 use crate::limits;
 use crate::model::*;
+use crate::planted::{Bug, planted};
 use crate::scope::Target;
 use state::{State, Timer};
 use std::ops::ControlFlow;
@@ -204,7 +205,7 @@ impl LockTable {
             ask: lock.ask.clone(),
             fence: lock.fence,
         };
-        self.next_event += 1;
+        self.next_event += u64::from(!planted(Bug::EventNumberTwice));
         step.records.push(Record::Event(event));
     }
 
@@ -216,7 +217,8 @@ impl LockTable {
 
     /// Reserves the next block of numbers if this step went beyond the last one.
     fn reserve(&mut self, step: &mut Step) {
-        if self.next_fence > self.fences_reserved || self.next_event > self.events_reserved {
+        let is_beyond = self.next_fence > self.fences_reserved || self.next_event > self.events_reserved;
+        if is_beyond && !planted(Bug::FenceNotReserved) {
             self.fences_reserved = self.next_fence + limits::NUMBERS_RESERVED;
             self.events_reserved = self.next_event + limits::NUMBERS_RESERVED;
             step.records.push(Record::Reserve { fences: self.fences_reserved, events: self.events_reserved });
@@ -249,7 +251,9 @@ impl LockTable {
     /// Answers `who` about `target`: what it lost there, and who waits for its locks, is told along with it.
     fn answer_about(&mut self, step: &mut Step, to: Caller, reply: Reply, who: Option<&Who>, target: Option<&Target>) {
         let synced = matches!(&reply, Reply::Granted(granted) if granted.lock.ask.lease.ttl > 0);
-        let lost = who.map(|who| self.losses(who, target)).unwrap_or_default();
+        let synced = synced && !planted(Bug::AnsweredBeforeSync);
+        let lost = who.filter(|_| !planted(Bug::LossNotTold));
+        let lost = lost.map(|who| self.losses(who, target)).unwrap_or_default();
         let wanted = who.map(|who| self.wanted(who)).unwrap_or_default();
         step.replies.push(Outgoing { to, answer: Answer { reply, lost, wanted }, synced });
     }

@@ -9,10 +9,11 @@ use super::ask::Verdict;
 use super::{LockTable, Step};
 use crate::limits;
 use crate::model::*;
+use crate::planted::{Bug, planted};
 
 /// Whether a request wants a flock and names something that could have one.
 pub(super) fn wants_flock(ask: &Ask) -> bool {
-    ask.os && ask.target.own_id().is_some()
+    ask.os && ask.target.own_id().is_some() && !planted(Bug::FlockNotTaken)
 }
 
 impl LockTable {
@@ -31,7 +32,7 @@ impl LockTable {
             self.answered_waiter(now, step, id, lock, answer);
         } else if self.state.locks.get(&lock).is_some_and(|held| held.os == OsLock::Asked) {
             self.answered_holder(now, step, lock, answer);
-        } else if answer == OsAnswer::Held {
+        } else if answer == OsAnswer::Held && !planted(Bug::FlockLeftBehind) {
             // Cancelled, refused or released while the system was asked.
             step.effects.push(Effect::DropOs { lock });
         }
@@ -59,7 +60,8 @@ impl LockTable {
             }
             return self.go_back(step, waiter);
         }
-        match self.verdict(&waiter.ask, id) {
+        let verdict = if planted(Bug::LateFlockGrants) { Verdict::Clear } else { self.verdict(&waiter.ask, id) };
+        match verdict {
             // An agent's own locks pass by its queue: something came in between, and the flock is tried anew later.
             Verdict::Blocked if waiter.at_once => {
                 let refused = self.refused_now(&waiter.ask, id);

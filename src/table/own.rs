@@ -6,6 +6,7 @@
 
 use super::LockTable;
 use crate::model::*;
+use crate::planted::{Bug, planted};
 use crate::scope::Target;
 use std::ops::ControlFlow;
 
@@ -24,7 +25,7 @@ fn kin(who: &Who, agent: &Agent, session: Option<SessionId>) -> Kin {
     match (who.session, session) {
         _ if who.agent != *agent => Kin::Stranger,
         (Some(a), Some(b)) if a == b => Kin::Itself,
-        (Some(_), Some(_)) => Kin::Stranger,
+        (Some(_), Some(_)) if !planted(Bug::SecondSessionLetIn) => Kin::Stranger,
         _ => Kin::Own,
     }
 }
@@ -51,13 +52,15 @@ impl LockTable {
     /// be that very one.
     pub(super) fn may_write(&self, who: &Who, target: &Target, fence: Option<Fence>) -> Option<LockId> {
         let own = self.own_covering(&who.agent, target, Mode::Exclusive);
-        own.into_iter().find(|id| fence.is_none_or(|fence| fence == self.state.locks[id].fence))
+        let is_under =
+            |fence: Fence, id: &LockId| fence == self.state.locks[id].fence || planted(Bug::CheckIgnoresFence);
+        own.into_iter().find(|id| fence.is_none_or(|fence| is_under(fence, id)))
     }
 
     /// The same for a write: without a fence a session does not write under a fellow session's guard, for those two
     /// exclude each other.
     pub(super) fn may_commit(&self, who: &Who, target: &Target, fence: Option<Fence>) -> Option<LockId> {
-        if fence.is_some() {
+        if fence.is_some() && !planted(Bug::CommitIgnoresFence) {
             return self.may_write(who, target, fence);
         }
         let own = self.own_covering(&who.agent, target, Mode::Exclusive);
@@ -89,7 +92,8 @@ impl LockTable {
     pub(super) fn own_exactly(&self, agent: &Agent, target: &Target) -> Vec<LockId> {
         let mut ids = Vec::new();
         self.state.index.exactly(target, &mut |slot| {
-            ids.extend(slot.holders().filter(|id| self.state.locks[id].ask.who.agent == *agent));
+            let of_agent = |id: &LockId| self.state.locks[id].ask.who.agent == *agent;
+            ids.extend(slot.holders().filter(|id| of_agent(id) || planted(Bug::AnybodyReleases)));
         });
         ids.sort_unstable();
         ids.dedup();

@@ -7,6 +7,7 @@ use super::ask::Verdict;
 use super::index::{Line, SlotId};
 use super::{LockTable, Step, os};
 use crate::model::*;
+use crate::planted::{Bug, planted};
 use crate::scope::Target;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
@@ -47,6 +48,9 @@ impl LockTable {
 
     /// Whether an earlier request is in the way of one at `at`.
     pub(super) fn has_earlier(&self, ask: &Ask, at: WaiterId) -> bool {
+        if planted(Bug::ReadersBarge) && ask.mode == Mode::Shared {
+            return false;
+        }
         let found = self.state.index.overlapping(&ask.target, &mut |_, slot| {
             let mut waiters = slot.queued_against(ask.mode, at).map(|id| &self.state.waiters[&id]);
             if waiters.any(|waiter| self.comes_before(&ask.who, waiter)) {
@@ -214,7 +218,7 @@ impl LockTable {
 
     pub(super) fn cancel(&mut self, step: &mut Step, caller: Caller, waiting: Caller) {
         let waiter = self.state.waits_of_caller.get(&waiting).copied();
-        if let Some(id) = waiter {
+        if let Some(id) = waiter.filter(|_| !planted(Bug::CancelledStaysInLine)) {
             self.take_out(step, id);
             self.answer(step, waiting, Reply::Cancelled(true));
         }

@@ -7,6 +7,7 @@
 use super::LockTable;
 use super::index::SlotId;
 use crate::model::*;
+use crate::planted::{Bug, planted};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::ControlFlow;
 
@@ -79,7 +80,8 @@ impl LockTable {
             Actor::Agent(_) => self.state.waits_of_agent.get(agent),
         };
         let waiters = ids.into_iter().flatten().map(|id| &self.state.waiters[id]);
-        waiters.filter(move |waiter| waiter.caller.is_some() && self.actor(&waiter.ask.who) == *actor)
+        let is_there = |waiter: &Waiter| waiter.caller.is_some() || planted(Bug::AbsentClosesCycle);
+        waiters.filter(move |waiter| is_there(waiter) && self.actor(&waiter.ask.who) == *actor)
     }
 }
 
@@ -136,7 +138,7 @@ impl Search<'_> {
             }
             let seen_to = self.seen.get(&key).copied();
             for id in slot.queued_against(ask.mode, at).filter(|id| seen_to.is_none_or(|seen| *id >= seen)) {
-                let before = table.comes_before(&ask.who, &state.waiters[&id]);
+                let before = table.comes_before(&ask.who, &state.waiters[&id]) && !planted(Bug::QueueClosesNoCycle);
                 passed_over |= !before;
                 earlier.extend(before.then_some(id));
             }

@@ -126,6 +126,8 @@ pub struct Server {
     ended: BTreeSet<Process>,
     commands: Vec<Command>,
     dirty: BTreeSet<u64>,
+    /// A connection was closed since it was last looked whether all grants are heard of.
+    has_closed: bool,
     /// It is killed in the next turn, here.
     pub dies: Option<Death>,
     is_dead: bool,
@@ -155,6 +157,7 @@ impl Server {
             ended: BTreeSet::new(),
             commands: Vec::new(),
             dirty: BTreeSet::new(),
+            has_closed: false,
             dies: None,
             is_dead: false,
         };
@@ -228,8 +231,19 @@ impl Server {
                 self.flush(around, conn);
             }
             if self.commands.is_empty() {
-                return;
+                return self.nothing_is_unheard(around);
             }
+        }
+    }
+
+    /// When a connection was closed, each grant has arrived, is on its way or was taken back.
+    fn nothing_is_unheard(&mut self, around: &mut Around) {
+        if std::mem::take(&mut self.has_closed) {
+            let answers = self.peers.values().flat_map(|peer| &peer.outbox).filter_map(|message| match message {
+                ToClient::Answer(_, answer) => Some(&**answer),
+                _ => None,
+            });
+            around.auditor.nothing_is_unheard(around.now, answers);
         }
     }
 
@@ -393,6 +407,7 @@ impl Server {
     /// A connection is over, as `Server::close`.
     fn close(&mut self, around: &mut Around, conn: u64) {
         let Some(peer) = self.peers.remove(&conn) else { return };
+        self.has_closed = true;
         around.pipes.get_mut(&conn).expect("pipes outlive their peers").server_closed = true;
         around.log.note(|| format!("  close {conn}"));
         self.deliveries.closed(conn, peer.load, !peer.open.is_empty(), peer.session, &mut self.commands);
@@ -419,7 +434,12 @@ impl Server {
             return self.close(around, conn);
         }
         let most = if pipe.full { (around.draw)() as usize % (peer.outbox.len() + 1) } else { peer.outbox.len() };
-        pipe.to_client.extend(peer.outbox.drain(..most));
+        for message in peer.outbox.drain(..most) {
+            if let ToClient::Answer(_, answer) = &message {
+                around.auditor.brought(answer);
+            }
+            pipe.to_client.push_back(message);
+        }
         peer.sent += most as u64;
         self.deliveries.sent(&mut peer.load, peer.sent, &mut self.commands);
         if peer.outbox.is_empty() && peer.closing {

@@ -777,7 +777,7 @@ impl Naive {
                 let holders = self.holders_over(target);
                 Err(match holders.iter().find(|lock| lock.ask.who.agent == who.agent) {
                     Some(own) => Fault::Invalid(format!(
-                        "you hold {} ({id}), not exactly this scope; `flockd unlock --id {id}` releases it",
+                        "you hold {} ({id}), not exactly this scope; name the lock itself: `--id {id}`",
                         own.ask.target.scope,
                         id = own.id
                     )),

@@ -53,7 +53,12 @@ impl Auditor {
             }
             Command::Unlock { who, which, .. } => self.unlock_asked(who, which),
             Command::TakeBack { id, fence, .. } => self.taken_back(*id, *fence),
-            Command::LossesTold(ids) => ids.iter().for_each(|id| drop(self.owed.remove(id))),
+            Command::LossesTold(ids) => {
+                for id in ids {
+                    assert!(self.heard_lost.contains(id), "the loss of {id} counts as told and has not arrived");
+                    self.owed.remove(id);
+                }
+            }
             Command::Break { id, .. } => self.void(*id),
             Command::Cancel { waiting, .. } => {
                 self.queue.retain(|_, waiter| waiter.caller != Some(*waiting));

@@ -220,6 +220,10 @@ pub struct Auditor {
     is_queue_exact: bool,
     /// A grant that is to outlive a power cut was told since this was last asked.
     told_for_good: bool,
+    /// Locks whose grant has arrived somewhere, or may have before the present daemon.
+    heard: BTreeSet<LockId>,
+    /// Losses that have arrived.
+    heard_lost: BTreeSet<LockId>,
     pub counts: Counts,
 }
 

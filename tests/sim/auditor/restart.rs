@@ -33,6 +33,8 @@ impl Auditor {
         asked.iter().for_each(|terms| self.may_have_changed(terms));
         self.open.clear();
         self.queue.clear();
+        // What its predecessor had on the way is lost with it, and its locks are there.
+        self.heard.extend(self.claims.keys());
         // Each daemon has to find out anew.
         self.gone.clear();
         let ids = |record: &Record| if let Record::Lock(id, Some(_)) = record { Some(*id) } else { None };

@@ -40,6 +40,28 @@ impl Auditor {
         self.queue.retain(|_, waiter| waiter.caller != Some(to));
     }
 
+    /// An answer has left the daemon: what it tells is known from now on.
+    pub fn brought(&mut self, answer: &Answer) {
+        self.heard_lost.extend(answer.lost.iter().map(|ended| ended.id));
+        if let Reply::Granted(granted) = &answer.reply {
+            self.heard.insert(granted.lock.id);
+        }
+    }
+
+    /// Nobody holds a lock without having heard of it, or being about to.
+    pub fn nothing_is_unheard<'a>(&self, now: Now, on_their_way: impl Iterator<Item = &'a Answer>) {
+        let granted = on_their_way.filter_map(|answer| match &answer.reply {
+            Reply::Granted(granted) => Some(granted.lock.id),
+            _ => None,
+        });
+        let on_their_way: BTreeSet<LockId> = granted.collect();
+        for claim in self.claims.values().filter(|claim| self.is_live(claim, now.mono)) {
+            let id = claim.lock.id;
+            let is_heard = self.heard.contains(&id) || on_their_way.contains(&id);
+            assert!(is_heard, "{} holds {id}, and no word of it arrived or will", claim.lock.ask.who.agent);
+        }
+    }
+
     /// Every loss is told before the next success that concerns it, and none is told that is not one.
     fn losses(&mut self, now: Now, open: &Open, answer: &Answer) {
         for ended in &answer.lost {

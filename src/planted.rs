@@ -1,0 +1,149 @@
+//! Faults on purpose, each of one rule, and which test must notice: what no test catches is not tested.
+//!
+//! In every ordinary build [`planted`] is a constant `false` and nothing of this is left. A build with `--cfg planted`
+//! has all of them, and `FLOCKD_PLANT=ReadersBarge` in its environment switches one on. `tests/planted.rs` does that
+//! for each row; `just planted` runs it.
+
+/// A fault and the tests that must fail with it.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// Which one.
+    pub bug: Bug,
+    /// Its name, as in `FLOCKD_PLANT`.
+    pub name: &'static str,
+    /// Target of the tests: `lib` or a file or folder of `tests/`.
+    pub target: &'static str,
+    /// A test there.
+    pub test: &'static str,
+}
+
+macro_rules! bugs {
+    ($($(#[$what:meta])* $bug:ident => $target:literal $test:literal,)*) => {
+        /// The faults, by the rule that each breaks.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Bug {
+            $($(#[$what])* $bug,)*
+        }
+
+        /// All of them.
+        pub const ALL: &[Row] =
+            &[$(Row { bug: Bug::$bug, name: stringify!($bug), target: $target, test: $test },)*];
+    };
+}
+
+bugs! {
+    // Who excludes whom
+    /// A reader is granted past a writer that waits.
+    ReadersBarge => "table" "rules::a_reader_does_not_overtake_a_writer_that_waits",
+    /// The name `ab` counts as lying in the directory `a`.
+    NamesakeCovered => "lib" "scope::tests::a_subtree_covers_itself_and_what_lies_below_and_no_namesake",
+    /// A directory does not exclude what lies in it.
+    BelowNotSeen => "table" "rules::a_subtree_excludes_what_lies_in_it_and_no_namesake",
+    /// Two patterns overlap wherever their fixed parts do.
+    PatternsByPrefix => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
+    /// Two names of one file are two files.
+    HardLinkNotSeen => "table" "rules::two_names_of_one_file_are_one_lock",
+    /// A symbolic link on the way is taken for a name like any other.
+    LinkNotFollowed => "lib" "os::paths::tests::links_in_the_middle_and_at_the_end_mean_what_they_lead_to",
+    /// A second guard of one agent is let in beside the first.
+    SecondSessionLetIn => "table" "rules::two_sessions_of_one_agent_exclude_each_other",
+    // The queue
+    /// Whoever waits behind a lock that ends is not woken.
+    WakeUpLost => "table" "rules::first_come_first_served",
+    /// A cancelled request stays in line: it keeps others out and is granted late.
+    CancelledStaysInLine => "table" "rules::a_cancelled_request_leaves_no_holder_no_place_and_no_late_grant",
+    /// A waiter that comes back after a restart goes to the end of the line.
+    PlaceLostByRestart => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
+    /// Whoever is away after a restart counts as waiting: others are refused for a cycle that is none.
+    AbsentClosesCycle => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
+    /// The search for cycles sees holders and not the requests that come before.
+    QueueClosesNoCycle => "table" "deadlock::a_cycle_through_the_queue_is_found",
+    // Holding and ending
+    /// A lease runs while its session lives.
+    ExpiryWhileAttached => "table" "rules::without_a_lease_the_end_of_the_session_frees_and_with_one_it_detaches",
+    /// A renewed lease gets what was left of the old one on top.
+    LeaseAddedUp => "table" "rules::what_an_agent_holds_answers_it_and_its_lease_starts_anew_and_is_never_added_up",
+    /// A one-shot is held for as long as it is renewed.
+    MaxHoldIgnored => "table" "rules::however_often_it_is_renewed_a_one_shot_ends_after_max_hold",
+    /// A dead process keeps what hangs on it.
+    DeadKeepsLock => "table" "rules::a_lock_ends_with_the_process_that_it_is_bound_to_whatever_is_left_of_its_lease",
+    /// A process is known by its number alone.
+    NumberIsProcess => "lib" "os::process::tests::a_number_with_another_start_is_another_process",
+    /// A lock without ttl survives a reboot.
+    RebootKeepsAll => "table" "rules::after_a_reboot_what_hung_on_a_process_is_void_and_the_rest_has_its_full_lease",
+    /// Any agent releases a lock by naming its scope.
+    AnybodyReleases => "table" "rules::nobody_releases_anothers_lock",
+    /// A lock is broken without a reason.
+    BreakWithoutReason => "wire" "lines::unknown_operations_fields_and_values_are_refused_by_name",
+    /// Whose lock was broken, or ran out, does not hear of it.
+    LossNotTold => "table" "rules::breaking_needs_the_exact_id_and_the_holder_is_told_once",
+    /// A lock is taken up again with the fence that it had.
+    ResumedWithOldFence => "table" "rules::a_new_session_takes_a_detached_lock_up_with_a_new_fence",
+    /// A retry of a granted request is granted anew.
+    RetryGrantedTwice => "table" "rules::a_retry_gets_the_same_grant_and_other_parameters_are_invalid",
+    /// `check` does not look at the fence.
+    CheckIgnoresFence => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
+    /// Anybody who knows a session's id returns to it.
+    SecretNotAsked => "wire" "sessions::only_the_right_secret_returns_to_a_session",
+    // Writing through the daemon
+    /// A write under a fence is let through under any lock of its agent.
+    CommitIgnoresFence => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
+    /// A lock ends while a file is being put in place under it.
+    CommitCutShort => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
+    /// A file that has changed since it was read is overwritten.
+    StaleOverwrite => "cli" "write::a_stale_overwrite_is_refused_and_the_hash_that_is_there_is_named",
+    /// A prepared file that is still open for writing is put in place.
+    OpenFilePutInPlace => "lib"
+        "os::commit::tests::a_file_that_is_still_open_for_writing_is_not_put_in_place_and_a_closed_one_is",
+    // The system's flocks
+    /// No flock is taken.
+    FlockNotTaken => "table" "flocks::a_lock_is_granted_only_when_its_flock_is_held",
+    /// The flock of a request that went meanwhile is kept.
+    FlockLeftBehind => "table" "flocks::who_goes_while_the_system_is_asked_leaves_nothing_behind",
+    /// What a flock was asked for is granted without another look at who holds it by now.
+    LateFlockGrants => "table"
+        "flocks::a_try_that_its_own_agent_has_passed_meanwhile_is_refused_and_does_not_begin_to_wait",
+    /// A flock is let go before the next lock has it.
+    FlockGap => "flock" "foreign::what_one_of_ours_lets_go_passes_to_the_next_without_a_gap",
+    // The journal
+    /// A grant that outlives its holder is told before it is synced.
+    AnsweredBeforeSync => "journal" "service::after_a_failed_sync_and_a_power_cut_every_answered_grant_is_there",
+    /// A batch that could not be written is not undone.
+    FailedBatchKept => "journal"
+        "service::whichever_write_or_sync_fails_grants_stop_and_come_back_and_no_fence_repeats",
+    /// Fences are given out without being reserved.
+    FenceNotReserved => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
+    /// The fences file is written and never read.
+    FencesFileIgnored => "journal" "damage::no_fence_is_given_out_twice_whatever_happens_to_the_journal",
+    /// Two events have one number.
+    EventNumberTwice => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
+    /// A batch of the log is believed without its checksum.
+    TornTailAccepted => "journal" "damage::a_torn_tail_is_cut_back_to_a_whole_batch_at_every_length",
+    // Answers
+    /// A grant that nobody has heard of stays when its connection goes.
+    UnheardGrantKept => "sim" "whatever_happens_every_promise_is_kept",
+    /// A loss counts as told when it is put on its way.
+    LossToldTooEarly => "sim" "whatever_happens_every_promise_is_kept",
+}
+
+/// Whether this fault is planted: in an ordinary build none is.
+#[cfg(not(planted))]
+#[inline(always)]
+pub const fn planted(_bug: Bug) -> bool {
+    false
+}
+
+/// Whether this fault is the one that `FLOCKD_PLANT` names.
+///
+/// # Panics
+/// If it names none.
+#[cfg(planted)]
+pub fn planted(bug: Bug) -> bool {
+    static CHOSEN: std::sync::OnceLock<Option<Bug>> = std::sync::OnceLock::new();
+    let chosen = CHOSEN.get_or_init(|| {
+        let name = std::env::var("FLOCKD_PLANT").ok()?;
+        let row = ALL.iter().find(|row| row.name == name);
+        Some(row.unwrap_or_else(|| panic!("FLOCKD_PLANT={name} is no fault of src/planted.rs")).bug)
+    });
+    *chosen == Some(bug)
+}
