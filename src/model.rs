@@ -756,6 +756,8 @@ pub enum WebhookCommand {
         /// Which.
         id: WebhookId,
     },
+    /// It goes, since whoever added it was not told that it is there.
+    TakeBack(WebhookId),
     /// It is tried again now, also if it was disabled.
     Retry {
         /// Where the answer goes.

@@ -4,7 +4,7 @@
 //! one number says what was delivered, it only grows, and it is written with every delivery. What happens between a
 //! delivery and that record (a `kill -9`) leads to the same event once more, under the same id.
 
-use super::{LockTable, Step};
+use super::{LockTable, Outgoing, Step};
 use crate::limits;
 use crate::model::*;
 
@@ -14,6 +14,7 @@ impl LockTable {
             WebhookCommand::Add { caller, webhook } => self.add_webhook(step, caller, *webhook),
             WebhookCommand::List { caller, id } => self.list_webhooks(step, caller, id),
             WebhookCommand::Remove { caller, id } => self.remove_webhook(step, caller, id),
+            WebhookCommand::TakeBack(id) => self.take_webhook_back(step, id),
             WebhookCommand::Retry { caller, id } => self.retry_webhook(now, step, caller, id),
             WebhookCommand::Posted { id, event, result, random } => self.posted(now, step, id, event, result, random),
             WebhookCommand::Passed { id, event } => self.passed(step, id, event),
@@ -37,7 +38,9 @@ impl LockTable {
         let passed = EventSeq(self.next_event - 1);
         let webhook = Webhook { created: step.wall, passed, delivered: 0, failing: None, ..webhook };
         self.set(step, Record::Webhook(webhook.id, Some(webhook.clone())));
-        self.answer(step, caller, Reply::Webhook(Box::new(webhook)));
+        // Whoever was told that it is there relies on it, also after a power cut.
+        let answer = Answer { reply: Reply::Webhook(Box::new(webhook)), lost: Vec::new(), wanted: Vec::new() };
+        step.replies.push(Outgoing { to: caller, answer, synced: true });
     }
 
     fn list_webhooks(&mut self, step: &mut Step, caller: Caller, id: Option<WebhookId>) {
@@ -59,6 +62,13 @@ impl LockTable {
         };
         self.set(step, Record::Webhook(id, None));
         self.answer(step, caller, Reply::WebhookRemoved(Box::new(webhook)));
+    }
+
+    /// Nobody was told that it is there.
+    fn take_webhook_back(&mut self, step: &mut Step, id: WebhookId) {
+        if self.state.webhooks.contains_key(&id) {
+            self.set(step, Record::Webhook(id, None));
+        }
     }
 
     fn retry_webhook(&mut self, now: Now, step: &mut Step, caller: Caller, id: WebhookId) {

@@ -112,7 +112,8 @@ pub fn change(random: &mut Random) -> Record {
     }
 }
 
-fn webhook(random: &mut Random, id: u64) -> Webhook {
+/// A webhook that anything may have happened to.
+pub fn webhook(random: &mut Random, id: u64) -> Webhook {
     Webhook {
         id: WebhookId(id),
         url: "http://localhost:8080/".into(),
