@@ -1001,6 +1001,7 @@ impl Server {
                     waiters: table.waiters(),
                     sessions: table.sessions(),
                     connections: self.peers.len(),
+                    subscribers: self.subscribers.count(),
                     trouble: self.coordinator.trouble().map(str::to_owned),
                 }))
             }

@@ -23,6 +23,11 @@ pub(super) struct Subscribers {
 }
 
 impl Subscribers {
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.by_conn.len()
+    }
+
     /// Whether this connection has a subscription.
     pub(super) fn has(&self, conn: u64) -> bool {
         self.by_conn.contains_key(&conn)

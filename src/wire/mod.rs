@@ -783,6 +783,8 @@ pub struct DaemonBody {
     pub sessions: usize,
     /// Connections, this one included.
     pub connections: usize,
+    /// Connections that are told what happens.
+    pub subscribers: usize,
     /// Why grants have stopped, while they have.
     pub trouble: Option<String>,
 }

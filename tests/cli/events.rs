@@ -16,12 +16,11 @@ struct Running {
 
 impl Running {
     fn start(ground: &Ground, args: &[&str]) -> Running {
-        let connections = ground.daemon_status().connections;
+        let subscribers = ground.daemon_status().subscribers;
         let mut command = ground.command("", args);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let out = child.stdout.take().map(BufReader::new);
-        // Subscribed, or just about to: its request is taken before anybody's who connects after it.
-        until("it is connected", || (ground.daemon_status().connections > connections).then_some(()));
+        until("it is subscribed", || (ground.daemon_status().subscribers > subscribers).then_some(()));
         Running { child, out }
     }
 
