@@ -56,6 +56,10 @@ pub trait OsLocks: Send {
     fn want(&mut self, lock: LockId, target: &Target, mode: Mode, now: Now) -> Option<OsAnswer>;
     /// A lock does not want its flock any longer.
     fn release(&mut self, lock: LockId);
+    /// The flock that was taken for `from` is that of `to` from now on, whose own is not wanted any longer.
+    fn pass(&mut self, from: LockId, to: LockId);
+    /// A lock wants a shared flock from now on, in the place of an exclusive one.
+    fn share(&mut self, lock: LockId);
     /// The next answer that took a while, or that is waited for no longer.
     fn finished(&mut self, now: Now) -> Option<(LockId, OsAnswer)>;
     /// Puts a file in place; the answer comes by [`OsLocks::committed`], never before this returns.
@@ -108,8 +112,8 @@ struct Batch {
     steps: Vec<Step>,
     /// Asked for, to be let go if the batch cannot be written.
     taken: Vec<LockId>,
-    /// To be let go once the batch is written.
-    dropped: Vec<LockId>,
+    /// What becomes of flocks that are held once the batch is written.
+    changes: Vec<Effect>,
     /// To be begun once the batch is written.
     orders: Vec<Order>,
 }
@@ -194,7 +198,7 @@ impl Coordinator {
             Ok(written) => {
                 let replies = batch.steps.into_iter().flat_map(|step| step.replies);
                 self.send(replies, written, &mut out);
-                batch.dropped.into_iter().for_each(|lock| self.os.release(lock));
+                batch.changes.into_iter().for_each(|change| self.change_flock(change));
                 batch.orders.into_iter().for_each(|order| self.os.commit(order, now));
             }
             Err(error) => {
@@ -287,7 +291,7 @@ impl Coordinator {
         for effect in effects {
             match effect {
                 Effect::DropOs { lock } if planted(Bug::FlockGap) => self.os.release(lock),
-                Effect::DropOs { lock } => batch.dropped.push(lock),
+                Effect::DropOs { .. } | Effect::PassOs { .. } | Effect::ShareOs { .. } => batch.changes.push(effect),
                 // Not before the lock that it relies on is written.
                 Effect::Commit { commit, lock, target, flock, prepared } => {
                     batch.orders.push(Order { commit, lock, target, flock, prepared });
@@ -300,6 +304,16 @@ impl Coordinator {
             }
         }
         answers
+    }
+
+    /// Does to a flock that is held what the table wants.
+    fn change_flock(&mut self, change: Effect) {
+        match change {
+            Effect::DropOs { lock } => self.os.release(lock),
+            Effect::PassOs { from, to } => self.os.pass(from, to),
+            Effect::ShareOs { lock } => self.os.share(lock),
+            Effect::WantOs { .. } | Effect::Commit { .. } => unreachable!("these are no changes of a flock"),
+        }
     }
 
     // ── Writing ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -348,12 +362,13 @@ impl Coordinator {
     /// Whether a grant is to be taken back that an answer held back promises as well: that one is the first to tell of
     /// it from now on, and whoever fails to hear it takes the grant back.
     fn is_handed_on(&mut self, command: &Command) -> bool {
-        let Command::TakeBack { id, was_known, .. } = command else { return false };
+        let Command::TakeBack { id, what, .. } = command else { return false };
         for HeldBack { reply, .. } in &mut self.held_back {
             if let Reply::Granted(granted) = &mut reply.answer.reply
                 && granted.lock.id == *id
             {
-                (granted.already_held, granted.resumed, granted.again) = (false, *was_known, false);
+                (granted.already_held, granted.again) = (false, false);
+                (granted.resumed, granted.upgraded) = (what.resumed && !what.is_new, what.upgraded && !what.is_new);
                 return true;
             }
         }
@@ -414,12 +429,12 @@ impl Coordinator {
             Reply::Granted(granted) if granted.is_new() => Some(granted),
             _ => None,
         });
-        let is_known = |id: LockId| grants.clone().all(|granted| granted.resumed || granted.lock.id != id);
-        let take_back = |Granted { lock, .. }: &Granted| Command::TakeBack {
-            id: lock.id,
-            fence: lock.fence,
-            was_known: is_known(lock.id),
+        let what = |id: LockId| {
+            let done = grants.clone().filter(|granted| granted.lock.id == id).map(|granted| granted.unheard());
+            done.fold(Unheard::default(), Unheard::and)
         };
+        let take_back =
+            |Granted { lock, .. }: &Granted| Command::TakeBack { id: lock.id, fence: lock.fence, what: what(lock.id) };
         // Only one that was added waits for a sync: a list that names it tells of nothing that was promised.
         let webhooks = self.held_back.iter().filter_map(|held| match &held.reply.answer.reply {
             Reply::Webhook(webhook) if held.reply.synced => {
@@ -435,12 +450,11 @@ impl Coordinator {
         for command in commands {
             let mut step = self.table.apply(now, command);
             for effect in std::mem::take(&mut step.effects) {
-                match effect {
-                    Effect::DropOs { lock } => self.os.release(lock),
-                    Effect::WantOs { .. } | Effect::Commit { .. } => {
-                        unreachable!("nothing is wanted of the system while grants are stopped")
-                    }
-                }
+                assert!(
+                    !matches!(effect, Effect::WantOs { .. } | Effect::Commit { .. }),
+                    "nothing is wanted while grants are stopped"
+                );
+                self.change_flock(effect);
             }
             // State is rewritten from the table, events from the bus.
             self.bus.chain(&mut step.records);
@@ -474,7 +488,7 @@ impl Coordinator {
         match self.write(std::mem::take(&mut step.records), wants_sync) {
             Ok(written) => {
                 self.send(step.replies.into_iter(), written, out);
-                batch.dropped.into_iter().for_each(|lock| self.os.release(lock));
+                batch.changes.into_iter().for_each(|change| self.change_flock(change));
                 batch.orders.into_iter().for_each(|order| self.os.commit(order, now));
                 if !answers.is_empty() {
                     out.extend(self.turn(now, answers));

@@ -109,7 +109,7 @@ pub mod webhook;
 #[doc(hidden)]
 pub mod wire;
 
-pub use client::{Check, Error, HoldError, Holder, LockError, Loss, LossReason, Refusal, Status, Waiter};
+pub use client::{Check, Error, HoldError, Holder, LockError, Loss, LossReason, Refusal, Status, UpgradeError, Waiter};
 pub use client::{Client, ClientBuilder, LockGuard, LockRequest, NotKept, Session, Workspace};
 pub use client::{Event, EventFilter, Gap, LockEvent};
 pub use client::{Expected, WriteError, Written};

@@ -330,6 +330,8 @@ pub struct Ask {
     pub workspace: Workspace,
     /// Whether programs that know only flock(2) are to be kept out as well, where there is a file to flock.
     pub os: bool,
+    /// The shared lock of its own agent that this request makes exclusive; none in what is held.
+    pub upgrades: Option<LockId>,
 }
 
 /// What keeps a lock alive.
@@ -605,14 +607,36 @@ impl EventSeq {
     }
 }
 
+/// How a lock came to be held as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acquired {
+    /// A new lock.
+    Granted,
+    /// A session took up its agent's detached lock; with a new fence.
+    Resumed,
+    /// A shared lock became exclusive; with a new fence.
+    Upgraded,
+    /// An exclusive lock became shared. That is no new right: it keeps its fence.
+    Downgraded,
+}
+
+impl Acquired {
+    /// Its word in events.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Acquired::Granted => "granted",
+            Acquired::Resumed => "resumed",
+            Acquired::Upgraded => "upgraded",
+            Acquired::Downgraded => "downgraded",
+        }
+    }
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventKind {
-    /// A lock was granted; `resumed` when a session took up its agent's detached lock.
-    Acquired {
-        /// A detached lock taken up again, with a new fence.
-        resumed: bool,
-    },
+    /// A lock was granted, or is held in another way from now on.
+    Acquired(Acquired),
     /// Somebody queues behind this lock.
     Waiting {
         /// Who.
@@ -904,14 +928,36 @@ pub enum Command {
         /// What.
         which: Which,
     },
+    /// Make a shared lock exclusive.
+    Upgrade {
+        /// Where the answer goes.
+        caller: Caller,
+        /// Who holds it.
+        who: Who,
+        /// Which; by its scope, if not by its id.
+        which: Which,
+        /// How long to wait for the others to leave.
+        wait: Wait,
+        /// The client's name for this request.
+        request: Option<RequestId>,
+    },
+    /// Make an exclusive lock shared. Nobody comes in between, and whoever waits to share it is let in.
+    Downgrade {
+        /// Where the answer goes.
+        caller: Caller,
+        /// Who holds it.
+        who: Who,
+        /// Which; by its scope, if not by its id.
+        which: Which,
+    },
     /// A grant did not reach its client: it is taken back, and its request may be granted anew.
     TakeBack {
         /// Which lock.
         id: LockId,
         /// The fence of that grant: a later one is not meant.
         fence: Fence,
-        /// Whether somebody had heard of the lock before that grant: then it goes on as a lease without a keeper.
-        was_known: bool,
+        /// What is to be undone.
+        what: Unheard,
     },
     /// The notices of these losses have reached their agents.
     LossesTold(Vec<LockId>),
@@ -1017,6 +1063,37 @@ pub enum Command {
     Tick,
 }
 
+/// What grants did to a lock of which nobody heard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unheard {
+    /// They made it: it goes as if it had not been.
+    pub is_new: bool,
+    /// They gave it a keeper: it goes on as a lease without one.
+    pub resumed: bool,
+    /// They made it exclusive: it is shared again.
+    pub upgraded: bool,
+}
+
+impl Unheard {
+    /// What both did.
+    pub fn and(self, other: Unheard) -> Unheard {
+        Unheard {
+            is_new: self.is_new || other.is_new,
+            resumed: self.resumed || other.resumed,
+            upgraded: self.upgraded || other.upgraded,
+        }
+    }
+
+    /// What is left of it when somebody has heard of `known`.
+    pub fn without(self, known: Unheard) -> Unheard {
+        Unheard {
+            is_new: self.is_new && !known.is_new,
+            resumed: self.resumed && !known.resumed,
+            upgraded: self.upgraded && !known.upgraded,
+        }
+    }
+}
+
 /// What the operating system says to a wish for a flock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OsAnswer {
@@ -1061,6 +1138,19 @@ pub enum Effect {
         /// Which lock.
         lock: LockId,
     },
+    /// The flock that was taken under the one name is that of a lock which is held from now on; whatever flock that
+    /// had before is not wanted any longer. In order with [`Effect::DropOs`].
+    PassOs {
+        /// The name it was asked for under.
+        from: LockId,
+        /// The lock.
+        to: LockId,
+    },
+    /// The lock wants a shared flock from now on, in the place of an exclusive one. In order with [`Effect::DropOs`].
+    ShareOs {
+        /// Which lock.
+        lock: LockId,
+    },
 }
 
 /// What a granted request is answered with.
@@ -1072,6 +1162,8 @@ pub struct Granted {
     pub already_held: bool,
     /// It is a detached lock, taken up again.
     pub resumed: bool,
+    /// It is a shared lock, made exclusive.
+    pub upgraded: bool,
     /// The same request was granted before; this repeats the answer.
     pub again: bool,
 }
@@ -1081,6 +1173,11 @@ impl Granted {
     /// back. For a lock that was taken up again that means its lease runs on.
     pub fn is_new(&self) -> bool {
         !(self.already_held || self.again)
+    }
+
+    /// What is to be undone if this answer is the first to tell of its grant and cannot be delivered.
+    pub fn unheard(&self) -> Unheard {
+        Unheard { is_new: !(self.resumed || self.upgraded), resumed: self.resumed, upgraded: self.upgraded }
     }
 }
 
@@ -1123,6 +1220,8 @@ pub struct Refused {
     pub foreigner: Option<Foreigner>,
     /// Place in the queue that it had or would have had, from 1.
     pub position: usize,
+    /// The shared lock that was to be upgraded: it is held as before.
+    pub kept: Option<Box<Lock>>,
 }
 
 /// A waiting request as `status` shows it.
@@ -1178,6 +1277,8 @@ pub enum Reply {
     Released(Vec<Lock>),
     /// These were renewed.
     Renewed(Vec<Lock>),
+    /// The lock is shared now.
+    Downgraded(Box<Lock>),
     /// `check`: the lock that allows it, or those in the way.
     Checked(Result<Box<Lock>, Vec<Lock>>),
     /// The file is in place, under this lock.

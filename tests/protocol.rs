@@ -305,7 +305,7 @@ fn the_page_shows_every_operation_and_every_answer_and_names_every_code() {
         .filter_map(|step| if let Step::Hear { text, .. } = step { Some(text.as_str()) } else { None })
         .collect();
     let operations = variants::<wire::Op>("\"?\"");
-    assert_eq!(operations.len(), 19, "{operations:?}");
+    assert_eq!(operations.len(), 21, "{operations:?}");
     for name in operations {
         assert!(said.iter().any(|text| text.contains(&format!("\"op\":\"{name}\""))), "no example of {name}");
     }

@@ -44,6 +44,7 @@ pub fn ask(name: &str, target: Target) -> Arc<Ask> {
         note: None,
         process: None,
         bound: None,
+        upgrades: None,
         request: None,
         workspace: Workspace { root: b"/w"[..].into() },
         os: false,

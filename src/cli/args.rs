@@ -101,6 +101,27 @@ Examples:
   flockd unlock --all")]
     Unlock(WhichArgs),
 
+    /// Make a shared lock exclusive
+    #[command(after_long_help = "\
+It waits until nobody shares the scope any more, before all others who wait there. The lock keeps its id and gets a \
+new fence. If somebody else there wants the same, both would wait for ever: the second is refused at once (status 4). \
+Whatever is answered, the shared lock is kept.
+
+Examples:
+  flockd lock -s data.json && flockd upgrade data.json
+  flockd upgrade --id lk_3g5x --wait 2m
+  flockd upgrade -n data.json || flockd unlock data.json")]
+    Upgrade(UpgradeArgs),
+
+    /// Make an exclusive lock shared, with nobody in between
+    #[command(after_long_help = "\
+The lock keeps its id and its fence. Whoever waits to share the scope is let in.
+
+Examples:
+  flockd downgrade data.json
+  flockd downgrade --id lk_3g5x")]
+    Downgrade(DowngradeArgs),
+
     /// Start the lease of a lock anew
     #[command(after_long_help = "\
 Examples:
@@ -378,6 +399,45 @@ pub(super) struct Which {
     /// All of this agent's
     #[arg(long)]
     pub(super) all: bool,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct WhichOne {
+    /// File, directory, 'glob:PATTERN' or @name, exactly as locked
+    #[arg(value_name = "SCOPE")]
+    pub(super) scope: Option<std::ffi::OsString>,
+
+    /// The lock with this id
+    #[arg(long, value_name = "ID")]
+    pub(super) id: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UpgradeArgs {
+    #[command(flatten)]
+    pub(super) which: WhichOne,
+
+    /// SCOPE is a pattern, as with `glob:` before it; quote it
+    #[arg(long)]
+    pub(super) glob: bool,
+
+    #[command(flatten)]
+    pub(super) patience: Patience,
+
+    /// Name this request: repeated with it, it gets the same answer
+    #[arg(long, value_name = "ID")]
+    pub(super) request_id: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DowngradeArgs {
+    #[command(flatten)]
+    pub(super) which: WhichOne,
+
+    /// SCOPE is a pattern, as with `glob:` before it; quote it
+    #[arg(long)]
+    pub(super) glob: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,9 @@
 //! The commands that ask the daemon once: lock, unlock, renew, status, wait, check, break.
 
-use super::args::{BreakArgs, CheckArgs, LockArgs, RenewArgs, StatusArgs, WaitArgs, Which, WhichArgs};
+use super::args::{
+    BreakArgs, CheckArgs, DowngradeArgs, LockArgs, RenewArgs, StatusArgs, UpgradeArgs, WaitArgs, Which, WhichArgs,
+    WhichOne,
+};
 use super::{Common, Exit, Failure, print};
 use crate::client::{Connection, FilePlace, hash_of, unexpected};
 use crate::limits;
@@ -110,7 +113,12 @@ pub(super) fn lock(common: &Common, args: &LockArgs) -> Result<Exit, Failure> {
         bound: pidfd.is_some(),
         ..Request::new(Op::Lock)
     };
-    match patiently(&client, request, pidfd.as_ref().map(AsFd::as_fd), common.tells_a_person())? {
+    told(common, patiently(&client, request, pidfd.as_ref().map(AsFd::as_fd), common.tells_a_person())?)
+}
+
+/// Tells how a lock is held now, or why not.
+fn told(common: &Common, answer: Body) -> Result<Exit, Failure> {
+    match answer {
         Body::Lock(body) => {
             match (common.json, body.acquired) {
                 (true, _) => print::json(&body),
@@ -121,6 +129,27 @@ pub(super) fn lock(common: &Common, args: &LockArgs) -> Result<Exit, Failure> {
         }
         other => Err(unexpected(Some(&other)).into()),
     }
+}
+
+fn about_one(which: &WhichOne, glob: bool, op: Op) -> Request {
+    let scope = which.scope.as_deref().map(|typed| scope(typed, glob));
+    Request { scope, lock_id: which.id.clone(), ..Request::new(op) }
+}
+
+pub(super) fn upgrade(common: &Common, args: &UpgradeArgs) -> Result<Exit, Failure> {
+    let client = common.connect_as_agent()?;
+    let request = Request {
+        wait_ms: args.patience.wait_ms(Some(limits::WAIT_DEFAULT)),
+        request_id: args.request_id.clone(),
+        ..about_one(&args.which, args.glob, Op::Upgrade)
+    };
+    let names_holders = common.tells_a_person() && request.scope.is_some();
+    told(common, patiently(&client, request, None, names_holders)?)
+}
+
+pub(super) fn downgrade(common: &Common, args: &DowngradeArgs) -> Result<Exit, Failure> {
+    let client = common.connect_as_agent()?;
+    told(common, ask(&client, about_one(&args.which, args.glob, Op::Downgrade))?)
 }
 
 /// The requests that name what is meant: one for each scope, or one for an id, or for all.

@@ -124,6 +124,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::SimJanitor(args) => return Ok(crate::sim::run_janitor(args)),
         Verb::Lock(args) => ask::lock(&common, &args)?,
         Verb::Unlock(args) => ask::unlock(&common, &args)?,
+        Verb::Upgrade(args) => ask::upgrade(&common, &args)?,
+        Verb::Downgrade(args) => ask::downgrade(&common, &args)?,
         Verb::Renew(args) => ask::renew(&common, &args)?,
         Verb::Status(args) | Verb::Ls(args) => ask::status(&common, &args)?,
         Verb::Wait(args) => ask::wait(&common, &args)?,

@@ -144,9 +144,10 @@ pub(super) fn loss_line(loss: &Loss) -> String {
 /// One line on a lock that is held now.
 pub(super) fn granted(body: &LockBody) -> String {
     let lease = body.expires_in_ms.map_or_else(String::new, |ms| format!(", {} left", duration(ms)));
-    let before = match (body.already_held, body.resumed) {
-        (true, _) => "already held:",
-        (_, true) => "resumed",
+    let before = match (body.already_held, body.resumed, body.upgraded) {
+        (true, ..) => "already held:",
+        (_, true, _) => "resumed",
+        (.., true) => "upgraded",
         _ => "locked",
     };
     let id = body.lock_id.as_deref().unwrap_or_default();
@@ -166,6 +167,10 @@ pub(super) fn leads(body: &LockBody) -> String {
 pub(super) fn refused(body: &LockBody) -> String {
     let file = paint(NAME, &name(&body.path));
     let why = match body.code {
+        Some(crate::wire::Code::Deadlock) if body.lock_id.is_some() => {
+            "is shared by somebody who waits to have it alone as well"
+        }
+        _ if body.lock_id.is_some() => "is shared by others, and you hold it shared as before",
         Some(crate::wire::Code::Timeout) => "was not free in time",
         Some(crate::wire::Code::Deadlock) => "would never become free: to wait for it would close a cycle",
         _ => "is held",

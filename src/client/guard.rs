@@ -1,6 +1,6 @@
 //! Asking for a lock, and the guard that holds it.
 
-use super::values::{Error, HoldError, LockError, Loss, LossReason};
+use super::values::{Error, HoldError, LockError, Loss, LossReason, UpgradeError};
 use super::write::{self, Draft, Expected, WriteError, Written};
 use super::{ClientError, Connection, unexpected};
 use crate::limits;
@@ -230,6 +230,56 @@ impl LockGuard {
             }
             other => Err(HoldError::Unknown(unexpected(other.as_ref()).into())),
         }
+    }
+
+    /// Makes a shared lock exclusive, and waits at most so long for the others to leave; none waits for ever. The lock
+    /// keeps its id and has a new [fence](LockGuard::fence). An exclusive one stays as it is.
+    ///
+    /// It comes before all others that wait there. Two who share a scope and both want it alone would wait for each
+    /// other for ever, so the second is refused at once.
+    ///
+    /// # Errors
+    /// [`UpgradeError::Refused`] names who is in the way: the lock is held shared as before.
+    /// [`UpgradeError::Lost`] if it was lost; [`UpgradeError::Unknown`] if no answer came.
+    pub fn upgrade(&mut self, most: impl Into<Option<Duration>>) -> Result<(), UpgradeError> {
+        let wait_ms = most.into().map(milliseconds);
+        let request = Request { lock_id: Some(self.lock_id.clone()), wait_ms, ..Request::new(Op::Upgrade) };
+        let body = self.change(request)?;
+        if !body.acquired {
+            return Err(UpgradeError::Refused(Box::new((*body).into())));
+        }
+        self.take_over(body);
+        Ok(())
+    }
+
+    /// Makes an exclusive lock shared, with the fence that it has. Nobody comes in between; whoever waits to share it
+    /// is let in. A shared one stays as it is.
+    ///
+    /// # Errors
+    /// [`HoldError::Lost`] if it was lost, [`HoldError::Unknown`] if no answer came.
+    pub fn downgrade(&mut self) -> Result<(), HoldError> {
+        let request = Request { lock_id: Some(self.lock_id.clone()), ..Request::new(Op::Downgrade) };
+        let body = self.change(request)?;
+        self.take_over(body);
+        Ok(())
+    }
+
+    fn change(&self, request: Request) -> Result<Box<LockBody>, HoldError> {
+        if let Some(loss) = self.lost() {
+            return Err(HoldError::Lost(Box::new(loss)));
+        }
+        match self.connection.call(request).map_err(|error| self.hold_error(error))?.ok {
+            Some(Body::Lock(body)) => Ok(body),
+            other => Err(HoldError::Unknown(unexpected(other.as_ref()).into())),
+        }
+    }
+
+    /// The lock is as the daemon says from now on.
+    fn take_over(&mut self, body: Box<LockBody>) {
+        self.fence = body.fence.unwrap_or(self.fence);
+        // What the guard says of how it came to be stays as it was.
+        let resumed = self.body.resumed;
+        *self.body = LockBody { resumed, ..*body };
     }
 
     /// Replaces the locked file by one with this content, if the lock is still held: the daemon itself puts the new

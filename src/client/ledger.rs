@@ -78,6 +78,11 @@ pub(super) fn granted(answer: &Answer) -> Option<&str> {
     }
 }
 
+/// Whether an answer grants no new lock but makes one exclusive that was shared.
+pub(super) fn is_upgrade(answer: &Answer) -> bool {
+    matches!(&answer.ok, Some(Body::Lock(body)) if body.upgraded)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -25,7 +25,7 @@ pub use handle::{Client, ClientBuilder};
 pub use launch::Launch;
 pub use place::Place;
 pub use session::{Session, Workspace};
-pub use values::{Check, Error, HoldError, Holder, LockError, Loss, LossReason, Refusal, Status, Waiter};
+pub use values::{Check, Error, HoldError, Holder, LockError, Loss, LossReason, Refusal, Status, UpgradeError, Waiter};
 #[cfg(feature = "cli")]
 pub(crate) use write::{Draft, Place as FilePlace, hash_of};
 pub use write::{Expected, WriteError, Written};
@@ -298,7 +298,7 @@ impl Connection {
         let mut state = self.inner.lock();
         match state.pending.remove(&id) {
             Some(Pending { answer: Some(Ok(answer)), .. }) => state.nobody_waits_for(&answer),
-            Some(Pending { op: Op::Lock | Op::Wait, answer: None, .. }) => {
+            Some(Pending { op: Op::Lock | Op::Upgrade | Op::Wait, answer: None, .. }) => {
                 let number = state.take_number();
                 state.send(&Request { id: Some(number), of: Some(id), ..Request::new(Op::Cancel) });
             }
@@ -430,7 +430,7 @@ pub fn unexpected(body: Option<&wire::Body>) -> ClientError {
 /// How long an answer may take: what the request waits, and the time any answer may take. None for ever.
 fn bound_of(request: &Request) -> Option<Duration> {
     let waits = match request.op {
-        Op::Lock | Op::Wait => request.wait_ms?,
+        Op::Lock | Op::Upgrade | Op::Wait => request.wait_ms?,
         _ => 0,
     };
     Some(Duration::from_millis(waits.saturating_add(limits::ANSWER_WITHIN)))
@@ -481,7 +481,7 @@ impl Inner {
         let mut state = self.lock();
         let id = state.take_number();
         request.id = Some(id);
-        if request.op == Op::Lock && request.request_id.is_none() {
+        if matches!(request.op, Op::Lock | Op::Upgrade) && request.request_id.is_none() {
             // Named by us, so that it can be asked again after a restart and is the same request.
             request.request_id = Some(format!("c-{:016x}", os::random_u64()));
         }
@@ -759,8 +759,15 @@ impl State {
 
     /// A lock that came too late goes back.
     fn nobody_waits_for(&mut self, answer: &Answer) {
-        if let Some(lock_id) = ledger::granted(answer) {
-            self.give_back(lock_id);
+        match (ledger::granted(answer), ledger::is_upgrade(answer)) {
+            (Some(lock_id), false) => self.give_back(lock_id),
+            // What was shared before is shared again.
+            (Some(lock_id), true) => {
+                let number = self.take_number();
+                let lock_id = Some(lock_id.to_owned());
+                self.send(&Request { id: Some(number), lock_id, ..Request::new(Op::Downgrade) });
+            }
+            (None, _) => {}
         }
     }
 }

@@ -389,6 +389,49 @@ impl fmt::Display for HoldError {
 
 impl std::error::Error for HoldError {}
 
+/// Why a shared lock could not be made exclusive.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum UpgradeError {
+    /// Others share it; who, and what to do. It is held shared as before.
+    Refused(Box<Refusal>),
+    /// It was lost before.
+    Lost(Box<Loss>),
+    /// It could not be asked: the lock may be held in either mode, or not.
+    Unknown(Error),
+}
+
+impl UpgradeError {
+    /// The refusal, if it is one.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            UpgradeError::Refused(refusal) => Some(refusal),
+            UpgradeError::Lost(_) | UpgradeError::Unknown(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for UpgradeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            UpgradeError::Refused(refusal) => refusal.fmt(f),
+            UpgradeError::Lost(loss) => loss.fmt(f),
+            UpgradeError::Unknown(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for UpgradeError {}
+
+impl From<HoldError> for UpgradeError {
+    fn from(error: HoldError) -> UpgradeError {
+        match error {
+            HoldError::Lost(loss) => UpgradeError::Lost(loss),
+            HoldError::Unknown(error) => UpgradeError::Unknown(error),
+        }
+    }
+}
+
 // ── Errors ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// Why something could not be asked or done. The text says what happened and what to do next.

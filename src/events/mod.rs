@@ -295,8 +295,9 @@ mod tests {
             request: None,
             workspace: Workspace { root: b"/w"[..].into() },
             os: false,
+            upgrades: None,
         };
-        let kind = EventKind::Acquired { resumed: false };
+        let kind = EventKind::Acquired(Acquired::Granted);
         Event {
             seq: EventSeq(seq),
             after: None,

@@ -32,9 +32,9 @@
 //! checksum, size limit, and the rule that a body must be used up to its last byte.
 
 use crate::model::{
-    Agent, Ask, Custody, EVENT_NAMES, EndReason, Ended, Event, EventKind, EventSeq, Failing, Fence, Lease, Lock,
-    LockId, Mode, Moment, Now, OsLock, OsWait, Process, Record, RequestId, Secret, Session, SessionId, SessionKind,
-    Waiter, WaiterId, Wall, Webhook, WebhookId, Who, Workspace,
+    Acquired, Agent, Ask, Custody, EVENT_NAMES, EndReason, Ended, Event, EventKind, EventSeq, Failing, Fence, Lease,
+    Lock, LockId, Mode, Moment, Now, OsLock, OsWait, Process, Record, RequestId, Secret, Session, SessionId,
+    SessionKind, Waiter, WaiterId, Wall, Webhook, WebhookId, Who, Workspace,
 };
 use crate::pattern::Pattern;
 use crate::scope::{FileId, Scope, Target};
@@ -266,6 +266,7 @@ struct AskV1<'a> {
     workspace: &'a [u8],
     os: bool,
     bound: Option<ProcessV1>,
+    upgrades: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -322,10 +323,16 @@ enum EndReasonV1<'a> {
 }
 
 #[derive(Serialize, Deserialize)]
+enum AcquiredV1 {
+    Granted,
+    Resumed,
+    Upgraded,
+    Downgraded,
+}
+
+#[derive(Serialize, Deserialize)]
 enum EventKindV1<'a> {
-    Acquired {
-        resumed: bool,
-    },
+    Acquired(AcquiredV1),
     Waiting {
         waiter: &'a str,
     },
@@ -430,7 +437,7 @@ impl<'a> From<&'a Event> for EventV1<'a> {
             after: event.after.map(|seq| seq.0),
             time: event.time.0,
             kind: match &event.kind {
-                &EventKind::Acquired { resumed } => EventKindV1::Acquired { resumed },
+                &EventKind::Acquired(how) => EventKindV1::Acquired(how.into()),
                 EventKind::Waiting { waiter } => EventKindV1::Waiting { waiter: waiter.as_str() },
                 EventKind::Detached => EventKindV1::Detached,
                 EventKind::Released(why) => EventKindV1::Released(why.into()),
@@ -495,6 +502,7 @@ impl<'a> From<&'a Ask> for AskV1<'a> {
             workspace: &ask.workspace.root,
             os: ask.os,
             bound: ask.bound.map(Into::into),
+            upgrades: ask.upgrades.map(|lock| lock.0),
         }
     }
 }
@@ -508,6 +516,17 @@ impl<'a> From<&'a EndReason> for EndReasonV1<'a> {
             EndReason::Broken { by, reason } => EndReasonV1::Broken { by: by.as_str(), reason },
             EndReason::Silent => EndReasonV1::Silent,
             EndReason::Rebooted => EndReasonV1::Rebooted,
+        }
+    }
+}
+
+impl From<Acquired> for AcquiredV1 {
+    fn from(how: Acquired) -> Self {
+        match how {
+            Acquired::Granted => AcquiredV1::Granted,
+            Acquired::Resumed => AcquiredV1::Resumed,
+            Acquired::Upgraded => AcquiredV1::Upgraded,
+            Acquired::Downgraded => AcquiredV1::Downgraded,
         }
     }
 }
@@ -624,7 +643,7 @@ impl EventV1<'_> {
             after: self.after.map(EventSeq),
             time: Wall(self.time),
             kind: match self.kind {
-                EventKindV1::Acquired { resumed } => EventKind::Acquired { resumed },
+                EventKindV1::Acquired(how) => EventKind::Acquired(how.into()),
                 EventKindV1::Waiting { waiter } => EventKind::Waiting { waiter: agent(waiter)? },
                 EventKindV1::Detached => EventKind::Detached,
                 EventKindV1::Released(why) => EventKind::Released(why.into_model()?),
@@ -699,6 +718,7 @@ impl AskV1<'_> {
             workspace: Workspace { root: self.workspace.into() },
             os: self.os,
             bound: self.bound.map(Into::into),
+            upgrades: self.upgrades.map(LockId),
         }))
     }
 }
@@ -713,6 +733,17 @@ impl EndReasonV1<'_> {
             EndReasonV1::Silent => EndReason::Silent,
             EndReasonV1::Rebooted => EndReason::Rebooted,
         })
+    }
+}
+
+impl From<AcquiredV1> for Acquired {
+    fn from(how: AcquiredV1) -> Self {
+        match how {
+            AcquiredV1::Granted => Acquired::Granted,
+            AcquiredV1::Resumed => Acquired::Resumed,
+            AcquiredV1::Upgraded => Acquired::Upgraded,
+            AcquiredV1::Downgraded => Acquired::Downgraded,
+        }
     }
 }
 
@@ -785,6 +816,7 @@ mod tests {
                     workspace: Workspace { root: root.into() },
                     os: shared,
                     bound,
+                    upgrades: max_hold.map(LockId),
                 })
             },
         )
@@ -870,9 +902,14 @@ mod tests {
         })
     }
 
+    fn acquired() -> impl Strategy<Value = Acquired> {
+        let all = [Acquired::Granted, Acquired::Resumed, Acquired::Upgraded, Acquired::Downgraded];
+        proptest::sample::select(all.to_vec())
+    }
+
     fn event() -> impl Strategy<Value = Record> {
         let kind = prop_oneof![
-            any::<bool>().prop_map(|resumed| EventKind::Acquired { resumed }),
+            acquired().prop_map(EventKind::Acquired),
             agent().prop_map(|waiter| EventKind::Waiting { waiter }),
             Just(EventKind::Detached),
             reason().prop_map(EventKind::Released),
@@ -1036,6 +1073,7 @@ mod tests {
             note: Some(word(limits::NOTE_MAX).into()),
             process: Some(Process { pid: u32::MAX, start: u64::MAX }),
             bound: Some(Process { pid: u32::MAX, start: u64::MAX }),
+            upgrades: Some(LockId(u64::MAX)),
             request: Some(RequestId::new(&word(limits::REQUEST_ID_MAX)).unwrap()),
             workspace: Workspace { root: path.to_vec().into() },
             os: true,

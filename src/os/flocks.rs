@@ -147,7 +147,8 @@ impl Flocks {
             }
             Entry::Occupied(mut held) => {
                 let held = held.get_mut();
-                held.users.insert(lock, mode);
+                let used = held.users.entry(lock).or_insert(mode);
+                *used = mode.max(*used);
                 if Arc::ptr_eq(&held.file, &file) {
                     held.mode = held.mode.max(mode);
                 }
@@ -206,21 +207,34 @@ impl Flocks {
     fn leave(&mut self, lock: LockId, id: FileId) {
         let held = self.files.get_mut(&id).expect("both maps have it");
         held.users.remove(&lock);
-        match held.users.values().max() {
+        if held.users.is_empty() {
             // Closing the only descriptor ends the flock.
-            None => {
-                let held = self.files.remove(&id).expect("it was found just now");
-                self.close(held.file, id, held.mount);
-            }
-            // On a mount that may wait for a server it stays exclusive: that keeps foreign readers out for longer than
-            // need be, and the loop from waiting.
-            Some(&Mode::Shared) if held.mode == Mode::Exclusive && held.mount.is_none() => {
-                // Foreign readers may come in again; that fails only for file systems that lost the flock anyway.
-                if fs4::FileExt::try_lock_shared(&*held.file).is_ok() {
-                    held.mode = Mode::Shared;
-                }
-            }
-            Some(_) => {}
+            let held = self.files.remove(&id).expect("it was found just now");
+            self.close(held.file, id, held.mount);
+        } else {
+            held.relax();
+        }
+    }
+
+    /// The flock that was taken for `from` is that of `to` from now on, whose own is not wanted any longer.
+    pub fn pass(&mut self, from: LockId, to: LockId) {
+        self.opening.remove(&to);
+        let id = self.of_lock.remove(&from).expect("only a flock that is held is passed on");
+        if self.of_lock.get(&to) != Some(&id) {
+            self.release(to);
+        }
+        let users = &mut self.files.get_mut(&id).expect("both maps have it").users;
+        let mode = users.remove(&from).expect("both maps have it");
+        users.insert(to, mode);
+        self.of_lock.insert(to, id);
+    }
+
+    /// A lock wants a shared flock from now on, in the place of an exclusive one.
+    pub fn share(&mut self, lock: LockId) {
+        let held = self.of_lock.get(&lock).and_then(|id| self.files.get_mut(id));
+        if let Some(held) = held {
+            held.users.insert(lock, Mode::Shared);
+            held.relax();
         }
     }
 
@@ -289,6 +303,19 @@ impl Held {
         }
         self.users.insert(lock, mode);
         OsAnswer::Held
+    }
+
+    /// Lets foreign readers in again where all of ours share. On a mount that may wait for a server it stays exclusive:
+    /// that keeps foreign readers out for longer than need be, and the loop from waiting.
+    fn relax(&mut self) {
+        let wants_exclusive = self.users.values().any(|mode| *mode == Mode::Exclusive);
+        if self.mode == Mode::Shared || wants_exclusive || self.mount.is_some() {
+            return;
+        }
+        // It fails only for file systems that lost the flock anyway.
+        if fs4::FileExt::try_lock_shared(&*self.file).is_ok() {
+            self.mode = Mode::Shared;
+        }
     }
 }
 
@@ -471,6 +498,31 @@ mod tests {
         assert!(!foreign(dir.path(), "-s"));
         flocks.release(LockId(3));
         assert!(foreign(dir.path(), "-x"));
+    }
+
+    #[test]
+    fn an_upgrade_takes_the_flock_under_another_name_and_a_downgrade_lets_foreign_readers_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut flocks = Flocks::default();
+        assert_eq!(want(&mut flocks, 1, dir.path(), Mode::Shared), OsAnswer::Held);
+        let mut reader = Command::new("flock");
+        reader.args(["-s"]).arg(dir.path()).args(["sh", "-c", "echo held; cat"]);
+        let mut reader = reader.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut word = [0; 5];
+        std::io::Read::read_exact(reader.stdout.as_mut().unwrap(), &mut word).unwrap();
+        assert!(matches!(want(&mut flocks, 2, dir.path(), Mode::Exclusive), OsAnswer::Busy(_)));
+        drop(reader.stdin.take());
+        reader.wait().unwrap();
+        assert!(!foreign(dir.path(), "-x"), "a refused upgrade is shared as before");
+        assert_eq!(want(&mut flocks, 3, dir.path(), Mode::Exclusive), OsAnswer::Held);
+        flocks.pass(LockId(3), LockId(1));
+        assert!(!foreign(dir.path(), "-s"));
+        flocks.release(LockId(3));
+        assert!(!foreign(dir.path(), "-s"), "it goes by the name of the lock");
+        flocks.share(LockId(1));
+        assert!(foreign(dir.path(), "-s") && !foreign(dir.path(), "-x"));
+        flocks.release(LockId(1));
+        assert!(foreign(dir.path(), "-x") && flocks.is_empty());
     }
 
     #[test]

@@ -11,25 +11,25 @@ pub struct Cargo {
     /// Sent when so much was sent over its connection, in whatever the connection counts by.
     end: u64,
     /// A grant nobody knows of yet: if the connection goes before it is sent, it is taken back.
-    grant: Option<Unheard>,
+    grant: Option<Undelivered>,
     /// Losses: if the connection goes before they are sent, they are told again.
     losses: Vec<LockId>,
 }
 
 /// A grant that nobody has heard of yet.
 #[derive(Clone, Copy, Debug)]
-struct Unheard {
+struct Undelivered {
     id: LockId,
     fence: Fence,
-    /// The lock itself was known before.
-    was_known: bool,
+    /// What is to be undone if nobody will.
+    what: Unheard,
 }
 
-impl Unheard {
+impl Undelivered {
     /// The grant does not reach its client.
     fn take_back(self) -> Command {
-        let Unheard { id, fence, was_known } = self;
-        Command::TakeBack { id, fence, was_known }
+        let Undelivered { id, fence, what } = self;
+        Command::TakeBack { id, fence, what }
     }
 }
 
@@ -62,9 +62,8 @@ impl Load {
 /// Which grants nobody has heard of yet, and over which connection each session is.
 #[derive(Debug, Default)]
 pub struct Deliveries {
-    /// Grants that nobody has heard of yet: over which connection their agents are to, and whether the lock itself was
-    /// known before.
-    undelivered: HashMap<LockId, (u64, bool)>,
+    /// The latest grant of each lock that nobody has heard of yet, and over which connection its agent is to.
+    undelivered: HashMap<LockId, (u64, Undelivered)>,
     sessions: HashMap<SessionId, u64>,
 }
 
@@ -94,23 +93,32 @@ impl Deliveries {
 
     /// The grant that this answer is the first to tell of, if it is: it is taken back if it does not arrive. An answer
     /// that tells again of a grant nobody has heard of yet takes the place of the one before.
-    fn first_to_tell(&mut self, conn: u64, reply: &Reply, commands: &mut Vec<Command>) -> Option<Unheard> {
+    fn first_to_tell(&mut self, conn: u64, reply: &Reply, commands: &mut Vec<Command>) -> Option<Undelivered> {
         let Reply::Granted(granted) = reply else { return None };
         let (id, fence) = (granted.lock.id, granted.lock.fence);
-        let mut unheard = self.undelivered.get(&id).map(|(_, was_known)| *was_known);
+        let mut unheard = self.undelivered.get(&id).map(|(_, grant)| grant.what);
         commands.retain(|command| match command {
-            Command::TakeBack { id: lost, was_known, .. } if *lost == id => {
-                unheard = Some(*was_known);
+            Command::TakeBack { id: lost, what, .. } if *lost == id => {
+                unheard = Some(*what);
                 false
             }
             _ => true,
         });
-        let was_known = match granted.is_new() {
-            true => granted.resumed && unheard.unwrap_or(true),
+        let what = match granted.is_new() {
+            true => granted.unheard().and(unheard.unwrap_or_default()),
             false => unheard?,
         };
-        self.undelivered.insert(id, (conn, was_known));
-        Some(Unheard { id, fence, was_known })
+        let grant = Undelivered { id, fence, what };
+        self.undelivered.insert(id, (conn, grant));
+        Some(grant)
+    }
+
+    /// An answer with a grant has arrived: what a later one did to the same lock is not known yet.
+    fn has_heard(&mut self, grant: Undelivered) {
+        match self.undelivered.get_mut(&grant.id) {
+            Some((_, later)) if later.fence > grant.fence => later.what = later.what.without(grant.what),
+            _ => drop(self.undelivered.remove(&grant.id)),
+        }
     }
 
     /// So much has been sent over a connection: what that has brought as far as the kernel is known there.
@@ -120,7 +128,7 @@ impl Deliveries {
             && let Some(cargo) = load.cargo.pop_front()
         {
             if let Some(grant) = cargo.grant {
-                self.undelivered.remove(&grant.id);
+                self.has_heard(grant);
             }
             if !cargo.losses.is_empty() {
                 commands.push(Command::LossesTold(cargo.losses));
@@ -152,9 +160,11 @@ impl Deliveries {
             commands.push(Command::CallerGone { conn });
         }
         for grant in load.cargo.into_iter().filter_map(|cargo| cargo.grant) {
-            if self.undelivered.get(&grant.id).is_some_and(|(to, _)| *to == conn) && !planted(Bug::UnheardGrantKept) {
-                self.undelivered.remove(&grant.id);
-                commands.push(grant.take_back());
+            if self.undelivered.get(&grant.id).is_some_and(|(to, _)| *to == conn)
+                && !planted(Bug::UnheardGrantKept)
+                && let Some((_, latest)) = self.undelivered.remove(&grant.id)
+            {
+                commands.push(latest.take_back());
             }
         }
         if let Some(session) = session

@@ -168,6 +168,17 @@ impl OsLocks for FileLocks {
         self.close();
     }
 
+    fn pass(&mut self, from: LockId, to: LockId) {
+        // Whatever was still being opened for the lock is not waited for any more.
+        self.given.retain(|(_, given)| *given != to);
+        self.flocks.pass(from, to);
+        self.close();
+    }
+
+    fn share(&mut self, lock: LockId) {
+        self.flocks.share(lock);
+    }
+
     fn finished(&mut self, now: Now) -> Option<(LockId, OsAnswer)> {
         while let Ok(done) = self.done.try_recv() {
             if let Some(answer) = self.take_up(done) {

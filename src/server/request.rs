@@ -149,6 +149,14 @@ pub(super) fn command(
         caller.ok_or_else(|| invalid("only a release may go without an id: nothing else can be unanswered"))?;
     let command = match request.op {
         Op::Lock | Op::Wait => return ask(request, caller, sender, target, now),
+        Op::Upgrade => Command::Upgrade {
+            caller,
+            who: sender.who()?,
+            which: which(request, target)?,
+            wait: wait(request, now)?,
+            request: request_id(request)?,
+        },
+        Op::Downgrade => Command::Downgrade { caller, who: sender.who()?, which: which(request, target)? },
         Op::Renew => Command::Renew { caller, who: sender.who()?, which: which(request, target)?, ttl: request.ttl_ms },
         Op::Check => Command::Check {
             caller,
@@ -229,14 +237,9 @@ fn ask(
     now: Now,
 ) -> Result<(Command, About), Unfit> {
     let takes = request.op == Op::Lock;
-    let wait = match request.wait_ms {
-        None => Wait::Forever,
-        Some(0) => Wait::Try,
-        Some(ms) if ms <= limits::WAIT_MAX => Wait::Until(now.mono.after(ms)),
-        Some(_) => return Err(invalid("the wait is above 24 h; to wait for ever, leave wait_ms out")),
-    };
+    let wait = wait(request, now)?;
     let note = request.note.as_deref().map(model::note).transpose().map_err(|error| invalid(error.0))?;
-    let id = request.request_id.as_deref().map(RequestId::new).transpose().map_err(|error| invalid(error.0))?;
+    let id = request_id(request)?;
     // Who only waits takes nothing in custody: it needs no name.
     let who = match takes {
         true => sender.who()?,
@@ -256,6 +259,7 @@ fn ask(
         workspace: sender.info.workspace.clone(),
         os: takes && !request.no_os_lock,
         bound: sender.passed.filter(|_| takes),
+        upgrades: None,
     });
     let about = About::Ask { ask: ask.clone(), takes };
     let command = match takes {
@@ -263,6 +267,19 @@ fn ask(
         false => Command::WaitFree { caller, ask, wait },
     };
     Ok((command, about))
+}
+
+fn wait(request: &Request, now: Now) -> Result<Wait, Unfit> {
+    match request.wait_ms {
+        None => Ok(Wait::Forever),
+        Some(0) => Ok(Wait::Try),
+        Some(ms) if ms <= limits::WAIT_MAX => Ok(Wait::Until(now.mono.after(ms))),
+        Some(_) => Err(invalid("the wait is above 24 h; to wait for ever, leave wait_ms out")),
+    }
+}
+
+fn request_id(request: &Request) -> Result<Option<RequestId>, Unfit> {
+    request.request_id.as_deref().map(RequestId::new).transpose().map_err(|error| invalid(error.0))
 }
 
 /// The name under which somebody waits who takes nothing and gave none. It holds nothing and nobody waits for it.

@@ -22,7 +22,7 @@ pub(super) enum Verdict {
 
 impl LockTable {
     pub(super) fn lock(&mut self, now: Now, step: &mut Step, caller: Caller, ask: Arc<Ask>, wait: Wait) {
-        let fit = self.is_known(caller, &ask).and_then(|()| self.is_sound(&ask));
+        let fit = self.is_known(caller, &ask.who).and_then(|()| self.is_sound(&ask));
         if let Err(fault) = fit.and_then(|()| self.is_comparable(&ask.target)) {
             return self.fail(step, caller, fault);
         }
@@ -34,7 +34,7 @@ impl LockTable {
     }
 
     pub(super) fn wait_free(&mut self, now: Now, step: &mut Step, caller: Caller, ask: Arc<Ask>, wait: Wait) {
-        if let Err(fault) = self.is_known(caller, &ask).and_then(|()| self.is_comparable(&ask.target)) {
+        if let Err(fault) = self.is_known(caller, &ask.who).and_then(|()| self.is_comparable(&ask.target)) {
             return self.fail(step, caller, fault);
         }
         self.touch_all(now, step, &ask.who, &ask.target);
@@ -42,8 +42,8 @@ impl LockTable {
     }
 
     /// Whether it is clear who asks and where the answer goes.
-    fn is_known(&self, caller: Caller, ask: &Ask) -> Result<(), Fault> {
-        if ask.who.session.is_some_and(|id| !self.state.sessions.contains_key(&id)) {
+    pub(super) fn is_known(&self, caller: Caller, who: &Who) -> Result<(), Fault> {
+        if who.session.is_some_and(|id| !self.state.sessions.contains_key(&id)) {
             return Err(Fault::UnknownSession);
         }
         if self.state.waits_of_caller.contains_key(&caller) {
@@ -92,16 +92,24 @@ impl LockTable {
     }
 
     /// Grants, queues or refuses a new request.
-    fn ask(&mut self, now: Now, step: &mut Step, request: Waiting) {
-        let Waiting { caller, ask, wait, takes } = &request;
+    pub(super) fn ask(&mut self, now: Now, step: &mut Step, request: Waiting) {
+        let request = self.as_upgrade(request);
+        let Waiting { caller, ask, takes, .. } = &request;
         let at = WaiterId(self.next_waiter);
         if let Some(why) = &self.paused {
             let fault = Fault::Unavailable(why.clone());
             return self.fail(step, *caller, fault);
         }
-        match self.verdict(ask, at) {
+        let verdict = self.verdict(ask, at);
+        if !matches!(verdict, Verdict::Mine(_))
+            && (matches!(verdict, Verdict::Clear) || self.would_wait(&request))
+            && let Some(cycle) = self.cycle_by_upgrade(now, &request)
+        {
+            return self.refuse_for(step, *caller, ask, at, RefusedFor::Deadlock(cycle));
+        }
+        match verdict {
             Verdict::Blocked => {}
-            Verdict::Clear if *takes && self.state.locks.len() >= limits::LOCKS_MAX => {
+            Verdict::Clear if *takes && ask.upgrades.is_none() && self.state.locks.len() >= limits::LOCKS_MAX => {
                 let fault = Fault::TooMany(format!("this home holds {} locks, the most it may", limits::LOCKS_MAX));
                 return self.fail(step, *caller, fault);
             }
@@ -111,7 +119,7 @@ impl LockTable {
             }
             verdict => return self.settle(now, step, *caller, ask, *takes, verdict),
         }
-        if *wait == Wait::Try || self.own_obstacle(ask).is_some() {
+        if !self.would_wait(&request) {
             let refused = self.refused_now(ask, at);
             return self.refuse(step, *caller, ask, refused);
         }
@@ -125,6 +133,11 @@ impl LockTable {
         self.enqueue(now, step, request);
     }
 
+    /// Whether a request that is blocked would wait: it wants to, and not only its own agent could end that.
+    fn would_wait(&self, request: &Waiting) -> bool {
+        request.wait != Wait::Try && self.own_obstacle(&request.ask).is_none()
+    }
+
     /// Whether a request can be granted, by what, if it stands at `at` in the order of arrival.
     pub(super) fn verdict(&self, ask: &Ask, at: WaiterId) -> Verdict {
         if let Some(mine) = self.already_held(ask) {
@@ -135,8 +148,8 @@ impl LockTable {
         {
             return Verdict::Resume(detached);
         }
-        // A weaker lock of one's own on the same scope is to be released first: nothing is granted beside it.
-        if self.is_held_against(&ask.who, &ask.target, ask.mode)
+        // A weaker lock of one's own on the same scope is upgraded or released: nothing is granted beside it.
+        if self.is_held_against(ask, &ask.target, ask.mode)
             || self.has_earlier(ask, at)
             || self.own_obstacle(ask).is_some()
         {
@@ -149,13 +162,17 @@ impl LockTable {
     /// can be in the way. It comes back in the mode and under the name that it has: the mode may be stronger than the
     /// one asked for, and what overlaps the one name of a file need not overlap the other.
     fn may_come_back(&self, ask: &Ask, detached: &Ask) -> bool {
-        !self.is_held_against(&ask.who, &ask.target, detached.mode)
-            && !self.is_held_against(&ask.who, &detached.target, detached.mode)
+        !self.is_held_against(ask, &ask.target, detached.mode)
+            && !self.is_held_against(ask, &detached.target, detached.mode)
     }
 
     /// A one-shot's request for what its agent holds is answered by that lock. A session's is not: it wants a guard.
-    /// Nor is a lock an answer that hangs on another process: it would end too early, or live too long.
+    /// Nor is a lock an answer that hangs on another process: it would end too early, or live too long. An upgrade is
+    /// about one lock alone.
     pub(super) fn already_held(&self, ask: &Ask) -> Option<LockId> {
+        if let Some(id) = ask.upgrades {
+            return Some(id).filter(|id| self.state.locks[id].ask.mode == Mode::Exclusive);
+        }
         if ask.who.session.is_some() {
             return None;
         }
@@ -184,21 +201,19 @@ impl LockTable {
             Verdict::Mine(id) => {
                 self.renew_lock(now, step, id, Some(ask.lease.ttl));
                 let lock = self.state.locks[&id].clone();
-                Reply::Granted(Box::new(Granted { lock, already_held: true, resumed: false, again: false }))
+                Reply::Granted(Box::new(Granted { already_held: true, ..new_grant(lock) }))
             }
             Verdict::Resume(id) => match self.take_up(step, id, ask) {
-                Ok(lock) => {
-                    Reply::Granted(Box::new(Granted { lock, already_held: false, resumed: true, again: false }))
-                }
+                Ok(lock) => Reply::Granted(Box::new(Granted { resumed: true, ..new_grant(lock) })),
                 Err(cycle) => {
                     let at = WaiterId(self.next_waiter);
                     return self.refuse_for(step, caller, ask, at, RefusedFor::Deadlock(cycle));
                 }
             },
-            Verdict::Clear => {
-                let lock = self.grant(now, step, ask, None, OsLock::None);
-                Reply::Granted(Box::new(Granted { lock, already_held: false, resumed: false, again: false }))
-            }
+            Verdict::Clear => Reply::Granted(Box::new(match ask.upgrades {
+                Some(held) => self.make_exclusive(now, step, held, ask, None),
+                None => self.grant(now, step, ask, None, OsLock::None),
+            })),
         };
         self.answer_about(step, caller, reply, Some(&ask.who), Some(&ask.target));
     }
@@ -208,7 +223,14 @@ impl LockTable {
     }
 
     /// Grants, under the id that the system was asked with or a fresh one.
-    pub(super) fn grant(&mut self, now: Now, step: &mut Step, ask: &Arc<Ask>, id: Option<LockId>, os: OsLock) -> Lock {
+    pub(super) fn grant(
+        &mut self,
+        now: Now,
+        step: &mut Step,
+        ask: &Arc<Ask>,
+        id: Option<LockId>,
+        os: OsLock,
+    ) -> Granted {
         assert!(self.paused.is_none(), "nothing is granted while grants are stopped");
         let fence = self.fresh_fence();
         let custody = ask.who.session.map_or(Custody::Detached, Custody::Session);
@@ -228,10 +250,10 @@ impl LockTable {
             lock.expires = Some(lease_end(&lock, now));
         }
         self.put_lock(step, lock.clone());
-        self.tell(step, EventKind::Acquired { resumed: false }, &lock);
+        self.tell(step, EventKind::Acquired(Acquired::Granted), &lock);
         // It may answer requests of the same agent that still wait.
         step.eased.push(ask.who.agent.clone());
-        lock
+        new_grant(lock)
     }
 
     /// A session takes up its agent's detached lock: same lock, same mode, new fence, the session's own terms.
@@ -262,7 +284,9 @@ impl LockTable {
         // If it hung on a process before, it answers requests of the same agent from now on that it did not.
         step.eased.push(ask.who.agent.clone());
         let lock = self.state.locks[&id].clone();
-        self.tell(step, EventKind::Acquired { resumed: true }, &lock);
+        self.tell(step, EventKind::Acquired(Acquired::Resumed), &lock);
+        let text = "a session has taken the lock up meanwhile; only that session can make it exclusive";
+        self.drop_upgrades(step, id, &Fault::Invalid(text.to_owned()));
         Ok(lock)
     }
 
@@ -280,8 +304,7 @@ impl LockTable {
         match fate {
             Fate::Waiting(id) => self.back_in_line(now, step, caller, id),
             Fate::Holding(id) => {
-                let lock = self.state.locks[&id].clone();
-                let granted = Granted { lock, already_held: false, resumed: false, again: true };
+                let granted = Granted { again: true, ..new_grant(self.state.locks[&id].clone()) };
                 self.answer_grant(step, caller, &ask, granted);
             }
             Fate::Ended(id) => {
@@ -294,7 +317,7 @@ impl LockTable {
     }
 
     /// The client of a waiting request asks again: its answer goes there from now on.
-    fn back_in_line(&mut self, now: Now, step: &mut Step, caller: Caller, id: WaiterId) {
+    pub(super) fn back_in_line(&mut self, now: Now, step: &mut Step, caller: Caller, id: WaiterId) {
         let old = self.state.waiters[&id].clone();
         let was_absent = old.caller.is_none();
         if was_absent && planted(Bug::PlaceLostByRestart) {
@@ -328,23 +351,37 @@ impl LockTable {
     }
 
     fn enqueue(&mut self, now: Now, step: &mut Step, request: Waiting) -> WaiterId {
+        let waiter = self.next_in_line(now, &request);
+        let id = waiter.id;
+        self.next_waiter += 1;
+        if waiter.takes {
+            for lock in self.in_the_way(&waiter.ask).0 {
+                self.tell(step, EventKind::Waiting { waiter: waiter.ask.who.agent.clone() }, &lock);
+            }
+        }
+        self.set(step, Record::Waiter(id, Some(waiter)));
+        id
+    }
+
+    /// A request as it would stand in the queue.
+    pub(super) fn next_in_line(&self, now: Now, request: &Waiting) -> Waiter {
         let Waiting { caller, ask, wait, takes } = request;
         let (deadline, at_once) = match wait {
-            Wait::Until(deadline) => (Some(deadline), false),
+            Wait::Until(deadline) => (Some(*deadline), false),
             Wait::Forever => (None, false),
             Wait::Try => (None, true),
         };
-        let id = WaiterId(self.next_waiter);
-        self.next_waiter += 1;
-        if takes {
-            for lock in self.in_the_way(&ask).0 {
-                self.tell(step, EventKind::Waiting { waiter: ask.who.agent.clone() }, &lock);
-            }
+        Waiter {
+            id: WaiterId(self.next_waiter),
+            at_once,
+            ask: ask.clone(),
+            takes: *takes,
+            since: now,
+            deadline,
+            caller: Some(*caller),
+            absent_until: None,
+            os: OsWait::Idle,
         }
-        let (caller, os) = (Some(caller), OsWait::Idle);
-        let waiter = Waiter { id, at_once, ask, takes, since: now, deadline, caller, absent_until: None, os };
-        self.set(step, Record::Waiter(id, Some(waiter)));
-        id
     }
 
     pub(super) fn refuse_for(&mut self, step: &mut Step, to: Caller, ask: &Arc<Ask>, at: WaiterId, why: RefusedFor) {
@@ -357,13 +394,13 @@ impl LockTable {
     pub(super) fn refused_now(&self, ask: &Ask, at: WaiterId) -> Refused {
         let Some(own) = self.own_obstacle(ask) else { return self.refused(ask, at, RefusedFor::Held) };
         let holders = vec![self.state.locks[&own].clone()];
-        Refused { why: RefusedFor::OwnLock, holders, more: 0, foreigner: None, position: 1 }
+        Refused { why: RefusedFor::OwnLock, holders, more: 0, foreigner: None, position: 1, kept: self.kept(ask) }
     }
 
     /// A refusal that names the holders in the way of a request that stands, or would stand, at `at`.
     pub(super) fn refused(&self, ask: &Ask, at: WaiterId, why: RefusedFor) -> Refused {
         let (holders, more) = self.in_the_way(ask);
-        Refused { why, holders, more, foreigner: None, position: self.position(ask, at) }
+        Refused { why, holders, more, foreigner: None, position: self.position(ask, at), kept: self.kept(ask) }
     }
 
     pub(super) fn refuse(&mut self, step: &mut Step, to: Caller, ask: &Arc<Ask>, refused: Refused) {
@@ -455,10 +492,10 @@ impl LockTable {
 
 /// A request on its way into the queue.
 pub(super) struct Waiting {
-    caller: Caller,
-    ask: Arc<Ask>,
-    wait: Wait,
-    takes: bool,
+    pub(super) caller: Caller,
+    pub(super) ask: Arc<Ask>,
+    pub(super) wait: Wait,
+    pub(super) takes: bool,
 }
 
 /// When the lease of a lock ends if it starts now.
@@ -467,11 +504,17 @@ pub(super) fn lease_end(lock: &Lock, now: Now) -> Moment {
     lock.hold_until.filter(|_| !planted(Bug::MaxHoldIgnored)).map_or(end, |most| end.min(most))
 }
 
-/// Whether a retry asks for the same thing. The note and the process may differ: they change no one's rights.
+/// The answer to a new grant of this lock.
+pub(super) fn new_grant(lock: Lock) -> Granted {
+    Granted { lock, already_held: false, resumed: false, upgraded: false, again: false }
+}
+
+/// Whether a retry asks for the same thing. The note and the process may differ: they change no one's rights. So may
+/// `max_hold`: a lock that was made exclusive keeps its own.
 fn is_same_request(before: &Ask, now: &Ask) -> bool {
     before.target.scope == now.target.scope
         && before.mode == now.mode
         && before.who == now.who
-        && before.lease == now.lease
+        && before.lease.ttl == now.lease.ttl
         && before.bound == now.bound
 }

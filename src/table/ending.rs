@@ -20,6 +20,10 @@ impl LockTable {
         }
         self.remember(step, ended.clone());
         self.tell(step, EventKind::Released(why), &lock);
+        if self.state.upgrades_of_lock.contains_key(&id) {
+            let fault = self.lost(&ended);
+            self.drop_upgrades(step, id, &fault);
+        }
         if !planted(Bug::WakeUpLost) {
             step.freed.push(lock.ask);
         }
@@ -242,7 +246,7 @@ impl LockTable {
         ended.map_or(Fault::NotFound, |ended| Fault::Lost(Box::new(ended.clone()), holders))
     }
 
-    fn lost(&self, ended: &Ended) -> Fault {
+    pub(super) fn lost(&self, ended: &Ended) -> Fault {
         Fault::Lost(Box::new(ended.clone()), self.holders_over(&ended.ask.target).0)
     }
 
@@ -267,22 +271,30 @@ impl LockTable {
     }
 
     /// Ends a grant that its client never heard of: as if it had not been, so that a retry is granted anew. One that
-    /// took up a detached lock is only let go: that lease is promised.
-    pub(super) fn take_back(&mut self, now: Now, step: &mut Step, id: LockId, fence: Fence, was_known: bool) {
+    /// took up a detached lock is only let go: that lease is promised. One that made a shared lock exclusive leaves it
+    /// shared, which its agent knows.
+    pub(super) fn take_back(&mut self, now: Now, step: &mut Step, id: LockId, fence: Fence, what: Unheard) {
         let Some(lock) = self.state.locks.get(&id).filter(|lock| lock.fence == fence).cloned() else { return };
         if lock.in_flight.is_some() {
-            return self.put_off(step, &[id], Command::TakeBack { id, fence, was_known });
+            return self.put_off(step, &[id], Command::TakeBack { id, fence, what });
         }
-        if was_known {
+        if !what.is_new {
             let ask = Arc::new(Ask { request: None, ..(*lock.ask).clone() });
             self.put_lock(step, Lock { ask, ..lock });
-            return self.let_go(now, step, id, &EndReason::SessionEnded);
+            if what.upgraded {
+                self.make_shared(step, id);
+            }
+            if what.resumed {
+                self.let_go(now, step, id, &EndReason::SessionEnded);
+            }
+            return;
         }
         self.set(step, Record::Lock(id, None));
         if lock.os != OsLock::None {
             step.effects.push(Effect::DropOs { lock: id });
         }
         self.tell(step, EventKind::Released(EndReason::Released), &lock);
+        self.drop_upgrades(step, id, &Fault::NotFound);
         step.freed.push(lock.ask);
     }
 

@@ -12,7 +12,7 @@
 //! alone, the same from either side and whatever else was asked in between; nodes that learned identities from later
 //! requests would see what those that came before them do not, and a release could miss a waiter.
 
-use crate::model::{LockId, Mode, WaiterId};
+use crate::model::{Ask, LockId, Mode, Waiter, WaiterId};
 use crate::pattern::{Overlap, Pattern, Spot};
 use crate::planted::{Bug, planted};
 use crate::scope::{FileId, Scope, Target};
@@ -34,25 +34,44 @@ pub(super) struct Slot {
     exclusive: BTreeSet<LockId>,
     queued_shared: BTreeSet<WaiterId>,
     queued_exclusive: BTreeSet<WaiterId>,
+    upgrading: BTreeSet<WaiterId>,
     watching: BTreeSet<WaiterId>,
 }
 
-/// One of the three queues of a slot.
+/// One of the queues of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Line {
     Shared,
     Exclusive,
+    /// Requests to make a shared lock exclusive: first in the queue, whenever they came.
+    Upgrading,
     /// Requests that take nothing: they wait, nobody waits for them.
     Watching,
 }
 
 impl Line {
-    pub(super) fn of(mode: Mode, takes: bool) -> Line {
-        match (takes, mode) {
-            (false, _) => Line::Watching,
-            (true, Mode::Shared) => Line::Shared,
-            (true, Mode::Exclusive) => Line::Exclusive,
+    pub(super) const ALL: [Line; 4] = [Line::Shared, Line::Exclusive, Line::Upgrading, Line::Watching];
+
+    pub(super) fn of(waiter: &Waiter) -> Line {
+        match waiter.ask.mode {
+            _ if !waiter.takes => Line::Watching,
+            _ if waiter.ask.upgrades.is_some() => Line::Upgrading,
+            Mode::Shared => Line::Shared,
+            Mode::Exclusive => Line::Exclusive,
         }
+    }
+}
+
+/// Where a request stands in the order of service: upgrades before all others, else by arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rank {
+    is_upgrade: bool,
+    at: WaiterId,
+}
+
+impl Rank {
+    pub(super) fn of(ask: &Ask, at: WaiterId) -> Rank {
+        Rank { is_upgrade: ask.upgrades.is_some(), at }
     }
 }
 
@@ -68,6 +87,7 @@ impl Slot {
         match line {
             Line::Shared => &self.queued_shared,
             Line::Exclusive => &self.queued_exclusive,
+            Line::Upgrading => &self.upgrading,
             Line::Watching => &self.watching,
         }
     }
@@ -76,6 +96,7 @@ impl Slot {
         match line {
             Line::Shared => &mut self.queued_shared,
             Line::Exclusive => &mut self.queued_exclusive,
+            Line::Upgrading => &mut self.upgrading,
             Line::Watching => &mut self.watching,
         }
     }
@@ -91,21 +112,24 @@ impl Slot {
         self.exclusive.iter().chain(shared.into_iter().flatten()).copied()
     }
 
-    /// The waiting requests here that come before `before` and whose mode excludes `mode`.
-    pub(super) fn queued_against(&self, mode: Mode, before: WaiterId) -> impl Iterator<Item = WaiterId> + '_ {
-        let shared = if mode == Mode::Exclusive { Some(&self.queued_shared) } else { None };
-        let exclusive = self.queued_exclusive.range(..before);
-        exclusive.chain(shared.into_iter().flat_map(move |line| line.range(..before))).copied()
+    /// The waiting requests here that come before one of this rank and whose mode excludes `mode`.
+    pub(super) fn queued_against(&self, mode: Mode, rank: Rank) -> impl Iterator<Item = WaiterId> + '_ {
+        let others = !rank.is_upgrade;
+        let shared = (others && mode == Mode::Exclusive).then_some(&self.queued_shared);
+        let exclusive = others.then_some(&self.queued_exclusive);
+        let upgrades = if others { WaiterId(u64::MAX) } else { rank.at };
+        let by_arrival = shared.into_iter().chain(exclusive).flat_map(move |line| line.range(..rank.at));
+        by_arrival.chain(self.upgrading.range(..upgrades)).copied()
     }
 
     /// The queues here whose mode excludes `mode`, each by arrival.
     pub(super) fn queues_for(&self, mode: Mode) -> impl Iterator<Item = impl Iterator<Item = WaiterId> + '_> + '_ {
         let shared = if mode == Mode::Exclusive { Some(&self.queued_shared) } else { None };
-        std::iter::once(&self.queued_exclusive).chain(shared).map(|line| line.iter().copied())
+        [&self.queued_exclusive, &self.upgrading].into_iter().chain(shared).map(|line| line.iter().copied())
     }
 
     fn has_waiters(&self) -> bool {
-        !(self.queued_shared.is_empty() && self.queued_exclusive.is_empty() && self.watching.is_empty())
+        Line::ALL.into_iter().any(|line| !self.line(line).is_empty())
     }
 
     fn is_empty(&self) -> bool {

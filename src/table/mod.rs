@@ -5,6 +5,7 @@
 //! The rules, each in one place:
 //! - who excludes whom, and what an agent's own locks mean to it: `own.rs`
 //! - asking: a retry, an own lock, a grant, a place in the queue or a refusal: `ask.rs`
+//! - a shared lock made exclusive, and back: `upgrade.rs`
 //! - who is next when something becomes free: `queue.rs`
 //! - who waits for whom, and cycles: `waits.rs`
 //! - how locks and sessions end, and what is told of it: `ending.rs`
@@ -23,6 +24,7 @@ mod queue;
 mod restore;
 mod state;
 mod step;
+mod upgrade;
 mod waits;
 mod webhooks;
 
@@ -35,6 +37,7 @@ use crate::scope::Target;
 use state::{State, Timer};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use upgrade::Upgrade;
 
 /// The lock table.
 #[derive(Debug)]
@@ -92,7 +95,11 @@ impl LockTable {
             Command::Lock { caller, ask, wait } => self.lock(now, step, caller, ask, wait),
             Command::WaitFree { caller, ask, wait } => self.wait_free(now, step, caller, ask, wait),
             Command::Unlock { caller, who, which } => self.unlock(now, step, caller, who, which),
-            Command::TakeBack { id, fence, was_known } => self.take_back(now, step, id, fence, was_known),
+            Command::Upgrade { caller, who, which, wait, request } => {
+                self.upgrade(now, step, Upgrade { caller, who, which, wait, request })
+            }
+            Command::Downgrade { caller, who, which } => self.downgrade(now, step, caller, who, which),
+            Command::TakeBack { id, fence, what } => self.take_back(now, step, id, fence, what),
             Command::Renew { caller, who, which, ttl } => self.renew(now, step, caller, who, which, ttl),
             Command::Check { caller, who, target, fence } => self.check(now, step, caller, who, target, fence),
             Command::Break { caller, who, id, reason } => self.break_lock(now, step, caller, who, id, reason),
@@ -289,7 +296,7 @@ impl LockTable {
             let mut first: Option<WaiterId> = None;
             let _ = self.state.index.overlapping::<()>(&lock.ask.target, &mut |_, slot| {
                 for mut line in slot.queues_for(lock.ask.mode) {
-                    let found = line.find(|id| self.keeps_out(&self.state.waiters[id].ask.who, lock));
+                    let found = line.find(|id| self.keeps_out(&self.state.waiters[id].ask, lock));
                     first = [first, found].into_iter().flatten().min();
                 }
                 ControlFlow::Continue(())
@@ -306,12 +313,24 @@ impl LockTable {
     /// be told yet.
     pub fn bring_up_to_date(&self, answer: &mut Answer) {
         let is_held = |lock: &Lock| self.state.locks.contains_key(&lock.id);
+        let has_weakened = |lock: &Lock| self.state.locks.get(&lock.id).is_some_and(|now| now.ask.mode < lock.ask.mode);
         match &mut answer.reply {
             Reply::Granted(granted) if !is_held(&granted.lock) => {
                 answer.reply = Reply::Failed(self.what_became_of(granted.lock.id, Vec::new()));
             }
-            Reply::Checked(Ok(lock)) if !is_held(lock) => answer.reply = Reply::Checked(Err(Vec::new())),
+            Reply::Granted(granted) if has_weakened(&granted.lock) => {
+                granted.lock = self.state.locks[&granted.lock.id].clone();
+            }
+            Reply::Downgraded(lock) if !is_held(lock) => {
+                answer.reply = Reply::Failed(self.what_became_of(lock.id, Vec::new()));
+            }
+            Reply::Checked(Ok(lock)) if !is_held(lock) || has_weakened(lock) => {
+                answer.reply = Reply::Checked(Err(Vec::new()));
+            }
             Reply::Renewed(locks) => {
+                for lock in locks.iter_mut().filter(|lock| has_weakened(lock)) {
+                    *lock = self.state.locks[&lock.id].clone();
+                }
                 let gone = locks.iter().find(|lock| !is_held(lock)).map(|lock| lock.id);
                 locks.retain(is_held);
                 if let Some(gone) = gone.filter(|_| locks.is_empty()) {
@@ -351,7 +370,7 @@ impl LockTable {
             Some(target) => {
                 let _ = self.state.index.overlapping::<()>(target, &mut |_, slot| {
                     locks.extend(slot.holders());
-                    for line in [index::Line::Shared, index::Line::Exclusive, index::Line::Watching] {
+                    for line in index::Line::ALL {
                         waiters.extend(slot.line(line));
                     }
                     ControlFlow::Continue(())
@@ -384,7 +403,7 @@ impl LockTable {
         let mut ids = Vec::new();
         let _ = self.state.index.overlapping::<()>(&ask.target, &mut |_, slot| {
             let locks = slot.holders_against(ask.mode).map(|id| &self.state.locks[&id]);
-            ids.extend(locks.filter(|lock| self.stands_in_the_way(&ask.who, lock)).map(|lock| lock.id));
+            ids.extend(locks.filter(|lock| self.stands_in_the_way(ask, lock)).map(|lock| lock.id));
             ControlFlow::Continue(())
         });
         self.named(ids)

@@ -32,7 +32,10 @@ impl LockTable {
             self.answered_waiter(now, step, id, lock, answer);
         } else if self.state.locks.get(&lock).is_some_and(|held| held.os == OsLock::Asked) {
             self.answered_holder(now, step, lock, answer);
-        } else if answer == OsAnswer::Held && !planted(Bug::FlockLeftBehind) {
+        } else if answer == OsAnswer::Held
+            && !self.state.locks.get(&lock).is_some_and(|held| held.os == OsLock::Held)
+            && !planted(Bug::FlockLeftBehind)
+        {
             // Cancelled, refused or released while the system was asked.
             step.effects.push(Effect::DropOs { lock });
         }
@@ -72,8 +75,12 @@ impl LockTable {
             Verdict::Clear => {
                 let os = if answer == OsAnswer::Held { OsLock::Held } else { OsLock::None };
                 self.set(step, Record::Waiter(id, None));
-                let lock = self.grant(now, step, &waiter.ask, Some(lock), os);
-                let granted = Granted { lock, already_held: false, resumed: false, again: false };
+                let granted = match waiter.ask.upgrades {
+                    Some(held) => {
+                        self.make_exclusive(now, step, held, &waiter.ask, Some(lock).filter(|_| os == OsLock::Held))
+                    }
+                    None => self.grant(now, step, &waiter.ask, Some(lock), os),
+                };
                 self.answer_grant(step, caller, &waiter.ask, granted);
             }
             verdict => {
@@ -137,6 +144,10 @@ impl LockTable {
             OsAnswer::Unable => OsLock::None,
             OsAnswer::Busy(by) => OsLock::Contested { by, again: now.mono.after(limits::OS_PAUSE_MAX) },
         };
+        // It may have been made shared while the system was asked.
+        if os == OsLock::Held && lock.ask.mode == Mode::Shared {
+            step.effects.push(Effect::ShareOs { lock: id });
+        }
         self.put_lock(step, Lock { os, ..lock });
     }
 }

@@ -21,30 +21,38 @@ enum Kin {
     Itself,
 }
 
-fn kin(who: &Who, agent: &Agent, session: Option<SessionId>) -> Kin {
-    match (who.session, session) {
-        _ if who.agent != *agent => Kin::Stranger,
-        (Some(a), Some(b)) if a == b => Kin::Itself,
-        (Some(_), Some(_)) if !planted(Bug::SecondSessionLetIn) => Kin::Stranger,
-        _ => Kin::Own,
-    }
-}
-
-/// Whether a lock cannot be shared or taken up for a moment, since a file is being put in place under it: whoever wants
-/// a guard of their own there, be it the same agent, would find another file than they looked at.
-fn is_held_up(who: &Who, lock: &Lock) -> bool {
-    lock.in_flight.is_some() && (who.agent != lock.ask.who.agent || who.session.is_some())
-}
-
 impl LockTable {
-    /// Whether a request of `who` must wait for `lock`, given that scope and mode clash.
-    pub(super) fn stands_in_the_way(&self, who: &Who, lock: &Lock) -> bool {
-        self.keeps_out(who, lock) || is_held_up(who, lock)
+    /// Whose guard a request is for: that of its session, or of whoever has the lock that it upgrades.
+    fn guard(&self, ask: &Ask) -> Option<SessionId> {
+        match ask.upgrades.and_then(|id| self.state.locks.get(&id)) {
+            Some(held) => held.keeper(),
+            None => ask.who.session,
+        }
+    }
+
+    fn kin(&self, ask: &Ask, agent: &Agent, session: Option<SessionId>) -> Kin {
+        match (self.guard(ask), session) {
+            _ if ask.who.agent != *agent => Kin::Stranger,
+            (Some(a), Some(b)) if a == b => Kin::Itself,
+            (Some(_), Some(_)) if !planted(Bug::SecondSessionLetIn) => Kin::Stranger,
+            _ => Kin::Own,
+        }
+    }
+
+    /// Whether a lock cannot be shared or taken up for a moment, since a file is being put in place under it: whoever
+    /// wants a guard of their own there, be it the same agent, would find another file than they looked at.
+    fn is_held_up(&self, ask: &Ask, lock: &Lock) -> bool {
+        lock.in_flight.is_some() && (ask.who.agent != lock.ask.who.agent || self.guard(ask).is_some())
+    }
+
+    /// Whether a request must wait for `lock`, given that scope and mode clash.
+    pub(super) fn stands_in_the_way(&self, ask: &Ask, lock: &Lock) -> bool {
+        self.keeps_out(ask, lock) || (ask.upgrades != Some(lock.id) && self.is_held_up(ask, lock))
     }
 
     /// The same, but for what passes by itself: this alone counts as a wait in the search for cycles.
-    pub(super) fn keeps_out(&self, who: &Who, lock: &Lock) -> bool {
-        kin(who, &lock.ask.who.agent, lock.keeper()) != Kin::Own
+    pub(super) fn keeps_out(&self, ask: &Ask, lock: &Lock) -> bool {
+        ask.upgrades != Some(lock.id) && self.kin(ask, &lock.ask.who.agent, lock.keeper()) != Kin::Own
     }
 
     /// The lock under which `who` may write to all of `target` now, if there is one: the one rule for `check` and for
@@ -63,13 +71,17 @@ impl LockTable {
         if fence.is_some() && !planted(Bug::CommitIgnoresFence) {
             return self.may_write(who, target, fence);
         }
+        let is_fellows = |keeper: Option<SessionId>| match (who.session, keeper) {
+            (Some(own), Some(other)) => own != other,
+            _ => false,
+        };
         let own = self.own_covering(&who.agent, target, Mode::Exclusive);
-        own.into_iter().find(|id| kin(who, &who.agent, self.state.locks[id].keeper()) != Kin::Stranger)
+        own.into_iter().find(|id| !is_fellows(self.state.locks[id].keeper()))
     }
 
-    /// Whether a request of `who` must let `waiter` go first, given that it is earlier and scope and mode clash.
-    pub(super) fn comes_before(&self, who: &Who, waiter: &Waiter) -> bool {
-        waiter.takes && kin(who, &waiter.ask.who.agent, waiter.ask.who.session) != Kin::Own
+    /// Whether a request must let `waiter` go first, given that it is earlier and scope and mode clash.
+    pub(super) fn comes_before(&self, ask: &Ask, waiter: &Waiter) -> bool {
+        waiter.takes && self.kin(ask, &waiter.ask.who.agent, self.guard(&waiter.ask)) != Kin::Own
     }
 
     /// The agent's own locks that answer a request for `target` in `mode`, by age.
@@ -128,7 +140,8 @@ impl LockTable {
     }
 
     /// The lock of its own that keeps a request from ever being granted: the same session's, since it would wait for
-    /// itself, or a weaker one of the agent's on the same scope, since it cannot be strengthened while it is held.
+    /// itself, or a weaker one of the agent's on the same scope that this request does not upgrade, since nothing is
+    /// granted beside it.
     pub(super) fn own_obstacle(&self, ask: &Ask) -> Option<LockId> {
         let who = &ask.who;
         if !self.state.locks_of_agent.contains_key(&who.agent) {
@@ -137,12 +150,15 @@ impl LockTable {
         let mut weaker = self.own_exactly(&who.agent, &ask.target);
         weaker.retain(|id| {
             let lock = &self.state.locks[id];
-            lock.ask.mode < ask.mode && kin(who, &who.agent, lock.keeper()) == Kin::Own
+            let is_weaker = lock.ask.mode < ask.mode && self.kin(ask, &who.agent, lock.keeper()) == Kin::Own;
+            is_weaker && ask.upgrades.is_none()
         });
         let mut itself = Vec::new();
         let _ = self.state.index.overlapping::<()>(&ask.target, &mut |_, slot| {
             let locks = slot.holders_against(ask.mode).map(|id| &self.state.locks[&id]);
-            let of_session = |lock: &&Lock| kin(who, &lock.ask.who.agent, lock.keeper()) == Kin::Itself;
+            let of_session = |lock: &&Lock| {
+                ask.upgrades != Some(lock.id) && self.kin(ask, &lock.ask.who.agent, lock.keeper()) == Kin::Itself
+            };
             itself.extend(locks.filter(of_session).map(|lock| lock.id));
             ControlFlow::Continue(())
         });
@@ -151,7 +167,7 @@ impl LockTable {
 
     /// The detached lock that a session's request takes up again: its agent's, on the same scope, no weaker.
     pub(super) fn own_detached(&self, ask: &Ask) -> Option<LockId> {
-        ask.who.session?;
+        ask.who.session.filter(|_| ask.upgrades.is_none())?;
         self.own_exactly(&ask.who.agent, &ask.target).into_iter().find(|id| {
             let lock = &self.state.locks[id];
             lock.custody == Custody::Detached && lock.ask.mode >= ask.mode

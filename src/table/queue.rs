@@ -4,7 +4,7 @@
 //! starve, neighbouring readers are granted together, and exactly those who can hold now are woken.
 
 use super::ask::Verdict;
-use super::index::{Line, SlotId};
+use super::index::{Line, Rank, SlotId};
 use super::{LockTable, Step, os};
 use crate::model::*;
 use crate::planted::{Bug, planted};
@@ -13,10 +13,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::ops::{Bound, ControlFlow};
 
-const LINES: [Line; 3] = [Line::Shared, Line::Exclusive, Line::Watching];
-
 /// An exclusive request that stays in a slot keeps everybody behind it waiting but its own agent. A second one, of
-/// another agent, keeps everybody waiting: the rest of the slot need not be looked at.
+/// another agent, keeps everybody waiting: the rest of the slot need not be looked at. Upgrades are behind nobody.
 #[derive(Clone, Debug)]
 enum Barrier {
     ForOthersThan(Agent),
@@ -34,10 +32,10 @@ enum Place {
 
 impl LockTable {
     /// Whether a holder is in the way.
-    pub(super) fn is_held_against(&self, who: &Who, target: &Target, mode: Mode) -> bool {
+    pub(super) fn is_held_against(&self, ask: &Ask, target: &Target, mode: Mode) -> bool {
         let found = self.state.index.overlapping(target, &mut |_, slot| {
             let mut locks = slot.holders_against(mode).map(|id| &self.state.locks[&id]);
-            if locks.any(|lock| self.stands_in_the_way(who, lock)) {
+            if locks.any(|lock| self.stands_in_the_way(ask, lock)) {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
@@ -46,14 +44,15 @@ impl LockTable {
         found.is_break()
     }
 
-    /// Whether an earlier request is in the way of one at `at`.
+    /// Whether a request that comes first is in the way of one at `at`.
     pub(super) fn has_earlier(&self, ask: &Ask, at: WaiterId) -> bool {
+        let rank = Rank::of(ask, at);
         if planted(Bug::ReadersBarge) && ask.mode == Mode::Shared {
             return false;
         }
         let found = self.state.index.overlapping(&ask.target, &mut |_, slot| {
-            let mut waiters = slot.queued_against(ask.mode, at).map(|id| &self.state.waiters[&id]);
-            if waiters.any(|waiter| self.comes_before(&ask.who, waiter)) {
+            let mut waiters = slot.queued_against(ask.mode, rank).map(|id| &self.state.waiters[&id]);
+            if waiters.any(|waiter| self.comes_before(ask, waiter)) {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
@@ -62,12 +61,13 @@ impl LockTable {
         found.is_break()
     }
 
-    /// The earlier requests in the way of one at `at`, by arrival.
+    /// The requests that come first and are in the way of one at `at`, by arrival.
     pub(super) fn earlier(&self, ask: &Ask, at: WaiterId) -> Vec<WaiterId> {
+        let rank = Rank::of(ask, at);
         let mut ids = Vec::new();
         let _ = self.state.index.overlapping::<()>(&ask.target, &mut |_, slot| {
-            let waiters = slot.queued_against(ask.mode, at).map(|id| &self.state.waiters[&id]);
-            ids.extend(waiters.filter(|waiter| self.comes_before(&ask.who, waiter)).map(|waiter| waiter.id));
+            let waiters = slot.queued_against(ask.mode, rank).map(|id| &self.state.waiters[&id]);
+            ids.extend(waiters.filter(|waiter| self.comes_before(ask, waiter)).map(|waiter| waiter.id));
             ControlFlow::Continue(())
         });
         ids.sort_unstable();
@@ -103,7 +103,7 @@ impl LockTable {
                 freed.iter().flat_map(|ask| self.state.index.queues_overlapping(&ask.target)).collect();
             for slot in slots {
                 barriers.remove(&slot);
-                for line in LINES {
+                for line in Line::ALL {
                     next.extend(self.next_in(slot, line, None).map(|id| Reverse((id, Place::Queue(slot, line)))));
                 }
             }
@@ -138,12 +138,13 @@ impl LockTable {
     ) -> bool {
         let agent = self.state.waiters[&id].ask.who.agent.clone();
         let passes = match barriers.get(&slot) {
+            _ if line == Line::Upgrading => true,
             None => true,
             Some(Barrier::ForOthersThan(other)) => agent == *other,
             Some(Barrier::ForAll) => return false,
         };
         let is_served = passes && self.serve_one(now, step, id);
-        if !is_served && line == Line::Exclusive {
+        if !is_served && matches!(line, Line::Exclusive | Line::Upgrading) {
             let barrier = match barriers.remove(&slot) {
                 Some(Barrier::ForOthersThan(other)) if other != agent => Barrier::ForAll,
                 _ => Barrier::ForOthersThan(agent),

@@ -52,6 +52,8 @@ pub(super) struct State {
     pub(super) waits_of_caller: BTreeMap<Caller, WaiterId>,
     /// Waiting requests whose flock is being tried, by the lock that they would become.
     pub(super) waits_of_lock: HashMap<LockId, WaiterId>,
+    /// Waiting requests to make a lock exclusive, by that lock.
+    pub(super) upgrades_of_lock: HashMap<LockId, BTreeSet<WaiterId>>,
     pub(super) requests: HashMap<(Agent, RequestId), Fate>,
     pub(super) ended_of_agent: HashMap<Agent, BTreeSet<LockId>>,
     pub(super) untold_of_agent: HashMap<Agent, BTreeSet<LockId>>,
@@ -80,6 +82,7 @@ impl State {
             sessions_of_process: HashMap::new(),
             waits_of_caller: BTreeMap::new(),
             waits_of_lock: HashMap::new(),
+            upgrades_of_lock: HashMap::new(),
             requests: HashMap::new(),
             ended_of_agent: HashMap::new(),
             untold_of_agent: HashMap::new(),
@@ -189,7 +192,10 @@ impl State {
 
     fn link_waiter(&mut self, waiter: &Waiter) {
         let who = &waiter.ask.who;
-        self.index.add_waiter(&waiter.ask.target, Line::of(waiter.ask.mode, waiter.takes), waiter.id);
+        self.index.add_waiter(&waiter.ask.target, Line::of(waiter), waiter.id);
+        if let Some(lock) = waiter.ask.upgrades {
+            self.upgrades_of_lock.entry(lock).or_default().insert(waiter.id);
+        }
         self.waits_of_agent.entry(who.agent.clone()).or_default().insert(waiter.id);
         if let Some(session) = who.session {
             self.waits_of_session.entry(session).or_default().insert(waiter.id);
@@ -215,7 +221,10 @@ impl State {
 
     fn unlink_waiter(&mut self, waiter: &Waiter) {
         let who = &waiter.ask.who;
-        self.index.remove_waiter(&waiter.ask.target, Line::of(waiter.ask.mode, waiter.takes), waiter.id);
+        self.index.remove_waiter(&waiter.ask.target, Line::of(waiter), waiter.id);
+        if let Some(lock) = waiter.ask.upgrades {
+            drop_entry(&mut self.upgrades_of_lock, &lock, &waiter.id);
+        }
         drop_entry(&mut self.waits_of_agent, &who.agent, &waiter.id);
         if let Some(session) = who.session {
             drop_entry(&mut self.waits_of_session, &session, &waiter.id);

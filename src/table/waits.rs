@@ -5,7 +5,7 @@
 //! come back after a restart waits for nobody, since nobody knows whether it still wants anything.
 
 use super::LockTable;
-use super::index::SlotId;
+use super::index::{Rank, SlotId};
 use crate::model::*;
 use crate::planted::{Bug, planted};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -48,7 +48,35 @@ impl LockTable {
             seen: HashMap::new(),
             seen_holders: HashSet::new(),
         };
-        search.expand(&goal, ask, at).or_else(|| search.run())
+        search.expand(&goal, ask, at).or_else(|| search.run()).or_else(|| self.rivalry(ask))
+    }
+
+    /// Two who share a scope and both want it alone wait for each other, even where they act as one: neither gives up
+    /// its lock while it waits.
+    fn rivalry(&self, ask: &Ask) -> Option<Vec<Link>> {
+        let own = &self.state.locks[&ask.upgrades?];
+        let mut in_the_way = Vec::new();
+        let _ = self.state.index.overlapping::<()>(&ask.target, &mut |_, slot| {
+            let locks = slot.holders_against(ask.mode).map(|id| &self.state.locks[&id]);
+            in_the_way.extend(locks.filter(|lock| self.keeps_out(ask, lock)).map(|lock| lock.id));
+            ControlFlow::Continue(())
+        });
+        in_the_way.sort_unstable();
+        let rivals = in_the_way.iter().flat_map(|id| self.state.upgrades_of_lock.get(id).into_iter().flatten());
+        let is_rival = |waiter: &&Waiter| {
+            let found = self.state.index.overlapping(&waiter.ask.target, &mut |_, slot| {
+                if slot.holders().any(|id| id == own.id) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+            waiter.caller.is_some() && found.is_break() && self.keeps_out(&waiter.ask, own)
+        };
+        let rival = rivals.map(|id| &self.state.waiters[id]).find(is_rival)?;
+        let link = |waits: &Ask, behind: &Ask| Link {
+            waits: waits.who.agent.clone(),
+            wants: waits.target.scope.clone(),
+            behind: behind.who.agent.clone(),
+            held: true,
+        };
+        Some(vec![link(ask, &rival.ask), link(&rival.ask, ask)])
     }
 
     /// A cycle that one of the requests that this actor waits with is part of.
@@ -128,17 +156,20 @@ impl Search<'_> {
         let (mut holders, mut earlier) = (Vec::new(), Vec::new());
         let _ = state.index.overlapping::<()>(&ask.target, &mut |slot_id, slot| {
             let key = (slot_id, ask.mode);
-            let mut passed_over = *from == self.goal;
+            // An upgrade does not look at what others have to look at.
+            let mut passed_over = *from == self.goal || ask.upgrades.is_some();
             if !self.seen_holders.contains(&key) {
                 for id in slot.holders_against(ask.mode) {
-                    let in_the_way = table.keeps_out(&ask.who, &state.locks[&id]);
+                    let in_the_way = table.keeps_out(ask, &state.locks[&id]);
                     passed_over |= !in_the_way;
                     holders.extend(in_the_way.then_some(id));
                 }
             }
             let seen_to = self.seen.get(&key).copied();
-            for id in slot.queued_against(ask.mode, at).filter(|id| seen_to.is_none_or(|seen| *id >= seen)) {
-                let before = table.comes_before(&ask.who, &state.waiters[&id]) && !planted(Bug::QueueClosesNoCycle);
+            for id in
+                slot.queued_against(ask.mode, Rank::of(ask, at)).filter(|id| seen_to.is_none_or(|seen| *id >= seen))
+            {
+                let before = table.comes_before(ask, &state.waiters[&id]) && !planted(Bug::QueueClosesNoCycle);
                 passed_over |= !before;
                 earlier.extend(before.then_some(id));
             }

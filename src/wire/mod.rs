@@ -111,6 +111,10 @@ pub enum Op {
     Lock,
     /// Release: `lock_id`, `scope` or `all`.
     Unlock,
+    /// Make a shared lock exclusive: `lock_id` or `scope`; `wait_ms`, `request_id`.
+    Upgrade,
+    /// Make an exclusive lock shared: `lock_id` or `scope`.
+    Downgrade,
     /// Start a lease anew: `lock_id`, `scope` or `all`; `ttl_ms`.
     Renew,
     /// May I write now? `scope`, `fence`.
@@ -356,7 +360,7 @@ pub struct Answer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Body {
-    /// To `lock`: held or not.
+    /// To `lock`, `upgrade` and `downgrade`: held so or not.
     Lock(Box<LockBody>),
     /// To `unlock`.
     Released(Vec<Held>),
@@ -527,7 +531,8 @@ pub enum KeptBy {
     Flock,
 }
 
-/// The answer to `lock`. Without a lock the fields about one are null.
+/// The answer to `lock`, `upgrade` and `downgrade`. Without a lock the fields about one are null; an upgrade that was
+/// refused has the shared lock in them, which is held as before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockBody {
     /// The lock is held now.
@@ -556,6 +561,9 @@ pub struct LockBody {
     pub already_held: bool,
     /// A detached lock of the agent, taken up again.
     pub resumed: bool,
+    /// A shared lock of the agent, made exclusive.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub upgraded: bool,
     /// Programs that only know flock(1) are kept out, too.
     pub os_lock: bool,
     /// Who is in the way.

@@ -82,6 +82,16 @@ fn body(reply: &Reply, about: &About, now: Now) -> Result<Body, WireError> {
         Reply::Free => {
             Body::Wait(WaitBody { free: true, code: None, holders: Vec::new(), cycle: Vec::new(), advice: None })
         }
+        Reply::Downgraded(lock) => {
+            let granted = model::Granted {
+                lock: (**lock).clone(),
+                already_held: true,
+                resumed: false,
+                upgraded: false,
+                again: false,
+            };
+            Body::Lock(Box::new(granted_body(&granted, now)))
+        }
         Reply::Released(locks) => Body::Released(held_all(locks, now)),
         Reply::Renewed(locks) => Body::Renewed(held_all(locks, now)),
         Reply::Checked(Ok(lock)) => {
@@ -140,6 +150,7 @@ fn granted_body(granted: &model::Granted, now: Now) -> LockBody {
         expires_in_ms: left(lock.expires, now),
         already_held: granted.already_held,
         resumed: granted.resumed,
+        upgraded: granted.upgraded,
         os_lock: lock.os == OsLock::Held,
         holders: Vec::new(),
         more_holders: 0,
@@ -154,22 +165,30 @@ fn granted_body(granted: &model::Granted, now: Now) -> LockBody {
 const NO_FLOCK: &str = "a pattern is no file that could be flocked: only programs that ask this daemon are kept out";
 
 fn refused_body(refused: &Refused, about: &About, now: Now) -> LockBody {
-    let About::Ask { ask, .. } = about else { unreachable!("only requests for locks are refused") };
+    let kept = refused.kept.as_deref();
+    let ask = match (kept, about) {
+        (Some(lock), _) => &lock.ask,
+        (None, About::Ask { ask, .. }) => ask,
+        (None, About::Write { .. } | About::Webhook { .. } | About::Other) => {
+            unreachable!("only requests for locks are refused")
+        }
+    };
     LockBody {
         acquired: false,
         code: Some(code_of(&refused.why)),
-        lock_id: None,
+        lock_id: kept.map(|lock| lock.id.to_string()),
         workspace_id: ask.workspace.id(),
         file_id: file_id(ask),
         path: path(&ask.target.scope),
         mode: mode(ask.mode),
         agent: ask.who.agent.to_string(),
-        fence: None,
-        ttl_ms: None,
-        expires_in_ms: None,
+        fence: kept.map(|lock| lock.fence.0),
+        ttl_ms: kept.map(|lock| lock.ask.lease.ttl),
+        expires_in_ms: kept.and_then(|lock| left(lock.expires, now)),
         already_held: false,
         resumed: false,
-        os_lock: false,
+        upgraded: false,
+        os_lock: kept.is_some_and(|lock| lock.os == OsLock::Held),
         holders: in_the_way(&refused.holders, refused.foreigner.as_ref(), ask, now),
         more_holders: refused.more,
         position: Some(refused.position),
@@ -211,6 +230,9 @@ fn advice(refused: &Refused, about: &About, now: Now) -> String {
             }
             None => "release your own lock first, then ask again".to_owned(),
         },
+        RefusedFor::Deadlock(_) if refused.kept.is_some() => {
+            "you share it as before; release it, so that the others can go on, then ask for it exclusively".to_owned()
+        }
         RefusedFor::Deadlock(_) => "release what you hold, so that the others can go on, then ask again".to_owned(),
         RefusedFor::Held | RefusedFor::Timeout if refused.foreigner.is_some() => {
             "a program has flocked the file without asking this daemon; wait longer, or see what it does".to_owned()
@@ -500,7 +522,8 @@ pub fn event(event: &model::Event) -> EventBody {
     let name = event.kind.name();
     let (mut reason_word, mut waiter_name, mut by, mut note) = (None, None, None, event.ask.note.as_deref());
     match &event.kind {
-        EventKind::Acquired { resumed } => reason_word = resumed.then_some("resumed"),
+        EventKind::Acquired(model::Acquired::Granted) => {}
+        EventKind::Acquired(how) => reason_word = Some(how.as_str()),
         EventKind::Waiting { waiter } => waiter_name = Some(waiter.to_string()),
         EventKind::Detached => {}
         EventKind::Released(why) => {

@@ -1,6 +1,6 @@
 //! Cycles of waits through the program: the last one is refused, with the cycle spelled out; nobody else is disturbed.
 
-use crate::util::{Done, FLOCKD, Ground};
+use crate::util::{FLOCKD, Ground};
 use serde_json::Value;
 
 fn cycle(answer: &Value) -> Vec<&str> {
@@ -67,9 +67,17 @@ fn a_reader_that_wants_to_write_what_others_read_is_no_silent_standstill() {
     for agent in ["a", "b"] {
         ground.flockd(agent, "lock -s x").gives(0);
     }
-    for agent in ["a", "b"] {
-        let refused = Done::of(ground.command(agent, &["lock", "x", "--wait", "forever"])).gives(1);
-        refused.says(&["yourself; release that first", "release that first"]);
-    }
-    assert_eq!(ground.status().locks.len(), 2);
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| ground.flockd("a", "lock x --wait forever"));
+        ground.until_waiting(&["a"]);
+        for verb in ["lock x --wait forever", "upgrade x --wait forever"] {
+            let refused = ground.flockd("b", verb).gives(4);
+            refused.says(&["b wants", "a holds it", "a wants", "you share it as before; release it"]);
+        }
+        let refused = ground.flockd("b", "upgrade x --json").gives(4).json();
+        assert_eq!((&refused["acquired"], &refused["mode"]), (&false.into(), &"shared".into()));
+        ground.flockd("b", "unlock x").gives(0);
+        first.join().unwrap().gives(0);
+    });
+    assert_eq!(ground.status().locks.len(), 1);
 }

@@ -26,6 +26,12 @@ impl OsLocks for NoFiles {
 
     fn release(&mut self, _: LockId) {}
 
+    fn pass(&mut self, _: LockId, _: LockId) {
+        unreachable!("a resource has no file")
+    }
+
+    fn share(&mut self, _: LockId) {}
+
     fn finished(&mut self, _: Now) -> Option<(LockId, OsAnswer)> {
         None
     }
@@ -105,6 +111,7 @@ impl Service {
             note: None,
             process: None,
             bound: None,
+            upgrades: None,
             request: None,
             workspace: Workspace { root: b"/"[..].into() },
             os: true,

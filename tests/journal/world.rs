@@ -38,6 +38,7 @@ pub fn ask(random: &mut Random) -> Arc<Ask> {
         workspace: Workspace { root: b"/w".as_slice().into() },
         os: random.chance(50),
         bound: process.filter(|_| process.is_some_and(|process| process.pid.is_multiple_of(2))),
+        upgrades: None,
     })
 }
 
@@ -140,7 +141,7 @@ pub fn event(random: &mut Random, seq: u64) -> Record {
         seq: EventSeq(seq),
         after: seq.checked_sub(1).map(EventSeq),
         time: Wall(random.below(1 << 41)),
-        kind: EventKind::Acquired { resumed: random.chance(50) },
+        kind: EventKind::Acquired(if random.chance(50) { Acquired::Granted } else { Acquired::Upgraded }),
         lock: LockId(random.below(99)),
         ask: ask(random),
         fence: Fence(random.below(99)),

@@ -1,7 +1,9 @@
 //! Asking, holding and giving back.
 
 use crate::util::Ground;
-use flockd::{Client, Code, Coordinator, KeptBy, LockError, LockGuard, LockRequest, Mode, Session, Workspace};
+use flockd::{
+    Client, Code, Coordinator, KeptBy, LockError, LockGuard, LockRequest, Mode, Session, UpgradeError, Workspace,
+};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -62,6 +64,42 @@ fn a_refusal_names_every_holder_with_its_note_and_what_to_do() {
     let text = error.to_string();
     assert!(text.contains("reader-2 holds @x shared") && text.contains("reading as reader-2"), "{text}");
     assert!(text.contains("to release lk_"), "{text}");
+}
+
+#[test]
+fn a_guard_is_upgraded_and_downgraded_in_place() {
+    let ground = Ground::new();
+    let (one, two) = (ground.agent("claw-1"), ground.agent("claw-2"));
+    let mut guard = one.lock("@x").shared().acquire().unwrap();
+    let other = two.lock("@x").shared().acquire().unwrap();
+    let (id, fence) = (guard.lock_id().to_owned(), guard.fence());
+    let error = guard.upgrade(Duration::ZERO).unwrap_err();
+    assert_eq!(error.refusal().unwrap().holders[0].lock_id, other.lock_id());
+    assert_eq!((guard.mode(), guard.fence()), (Mode::Shared, fence));
+    guard.check().unwrap();
+    drop(other);
+    guard.upgrade(None).unwrap();
+    assert_eq!((guard.mode(), guard.lock_id()), (Mode::Exclusive, id.as_str()));
+    assert!(guard.fence() > fence);
+    guard.check().unwrap();
+    assert!(one.check("@x").unwrap().allowed);
+    two.lock("@x").shared().try_now().acquire().unwrap_err();
+    let fence = guard.fence();
+    guard.downgrade().unwrap();
+    assert_eq!((guard.mode(), guard.fence()), (Mode::Shared, fence));
+    two.lock("@x").shared().try_now().acquire().unwrap().release().unwrap();
+    guard.release().unwrap();
+}
+
+#[test]
+fn a_lock_that_was_lost_is_neither_upgraded_nor_downgraded() {
+    let ground = Ground::new();
+    let mut guard = ground.agent("claw-1").lock("@x").shared().acquire().unwrap();
+    ground.dirs.flockd(&format!("break {} --reason stuck --agent claw-2", guard.lock_id()));
+    assert!(
+        matches!(guard.upgrade(None).unwrap_err(), UpgradeError::Lost(loss) if loss.by.as_deref() == Some("claw-2"))
+    );
+    assert!(guard.downgrade().unwrap_err().loss().is_some());
 }
 
 #[test]

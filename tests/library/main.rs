@@ -7,4 +7,5 @@ mod events;
 mod guards;
 mod losses;
 mod sessions;
+mod upgrades;
 mod util;

@@ -34,6 +34,7 @@ counters! {
         flocks_late,
         flocks_hung,
         flocks_passed_on,
+        flocks_upgraded,
     }
 }
 
@@ -157,9 +158,10 @@ impl Machine {
         self.state().opening.keys().copied().collect()
     }
 
-    /// Whether this lock was told that there is no flock for it.
-    pub fn refused(&self, lock: LockId) -> bool {
-        self.state().unable.contains(&lock)
+    /// Whether this lock was told that there is no flock for it: under its own name, or one that it was upgraded under.
+    pub fn refused(&self, lock: &Lock) -> bool {
+        self.state().unable.range(lock.id..LockId(lock.fence.0)).next().is_some()
+            || self.state().unable.contains(&lock.id)
     }
 
     /// Whether a program has a flock on this file that keeps this mode out.
@@ -249,6 +251,28 @@ impl OsLocks for Ours {
 
     fn release(&mut self, lock: LockId) {
         self.0.state().release(lock);
+    }
+
+    fn pass(&mut self, from: LockId, to: LockId) {
+        let mut state = self.0.state();
+        state.opening.remove(&to);
+        let id = state.of_lock.remove(&from).expect("only a flock that is held is passed on");
+        if state.of_lock.get(&to) != Some(&id) {
+            state.release(to);
+        }
+        let users = &mut state.files.get_mut(&id).expect("both maps have it").users;
+        let mode = users.remove(&from).expect("both maps have it");
+        users.insert(to, mode);
+        state.of_lock.insert(to, id);
+        state.counts.flocks_upgraded += 1;
+    }
+
+    fn share(&mut self, lock: LockId) {
+        let mut state = self.0.state();
+        let Some(id) = state.of_lock.get(&lock).copied() else { return };
+        let file = state.files.get_mut(&id).expect("both maps have it");
+        file.users.insert(lock, Mode::Shared);
+        file.ours = file.users.values().max().copied();
     }
 
     fn finished(&mut self, now: Now) -> Option<(LockId, OsAnswer)> {

@@ -112,7 +112,8 @@ pub fn answer(answer: &Answer) -> String {
         Reply::Granted(granted) => {
             let how = if granted.already_held { " already" } else { "" };
             let resumed = if granted.resumed { " resumed" } else { "" };
-            format!("granted{how}{resumed} {}", lock(&granted.lock))
+            let upgraded = if granted.upgraded { " upgraded" } else { "" };
+            format!("granted{how}{resumed}{upgraded} {}", lock(&granted.lock))
         }
         Reply::Refused(refused) => {
             let why = match &refused.why {
@@ -123,6 +124,7 @@ pub fn answer(answer: &Answer) -> String {
         }
         Reply::Status { locks: held, waiters } => format!("status {}, {} wait", locks(held), waiters.len()),
         Reply::Released(held) => format!("released {}", locks(held)),
+        Reply::Downgraded(held) => format!("shared {}", lock(held)),
         Reply::Renewed(held) => format!("renewed {}", locks(held)),
         Reply::Checked(Ok(held)) => format!("checked {}", lock(held)),
         Reply::Checked(Err(held)) => format!("not held, but {}", locks(held)),

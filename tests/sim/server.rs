@@ -41,6 +41,12 @@ pub enum Op {
         mode: Mode,
         wait: Option<u64>,
     },
+    Upgrade {
+        which: Which,
+        wait: Option<u64>,
+        request: Option<RequestId>,
+    },
+    Downgrade(Which),
     Unlock(Which),
     Renew(Which, Option<u64>),
     Check(Target, Option<Fence>),
@@ -352,7 +358,9 @@ impl Server {
         let command = match op {
             Op::Unlock(which) => Command::Unlock { caller, who, which },
             Op::Lock { target, mode, lease, wait, bound: _, request, os } => {
-                let ask = Ask { target, mode, who, lease, note: None, process, bound: passed, request, workspace, os };
+                let (note, upgrades) = (None, None);
+                let bound = passed;
+                let ask = Ask { target, mode, who, lease, note, process, bound, request, workspace, os, upgrades };
                 Command::Lock { caller: always(), ask: Arc::new(ask), wait: waits(wait) }
             }
             Op::WaitFree { target, mode, wait } => {
@@ -369,9 +377,14 @@ impl Server {
                     request: None,
                     workspace,
                     os: false,
+                    upgrades: None,
                 };
                 Command::WaitFree { caller: always(), ask: Arc::new(ask), wait: waits(wait) }
             }
+            Op::Upgrade { which, wait, request } => {
+                Command::Upgrade { caller: always(), who, which, wait: waits(wait), request }
+            }
+            Op::Downgrade(which) => Command::Downgrade { caller: always(), who, which },
             Op::Renew(which, ttl) => Command::Renew { caller: always(), who, which, ttl },
             Op::Check(target, fence) => Command::Check { caller: always(), who, target, fence },
             Op::Break(id) => Command::Break { caller: always(), who, id, reason: "in the way".into() },

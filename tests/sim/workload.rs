@@ -260,7 +260,7 @@ impl World {
                     self.rumour(holder.id);
                 }
             }
-            Reply::Failed(Fault::Unavailable(_)) if matches!(asked, Some(Op::Lock { .. })) => {
+            Reply::Failed(Fault::Unavailable(_)) if matches!(asked, Some(Op::Lock { .. } | Op::Upgrade { .. })) => {
                 if let Some(op) = asked.filter(|_| client.asked.len() < 8) {
                     client.asked.push_back(op);
                 }
@@ -292,7 +292,8 @@ impl World {
         if is_numbered {
             client.pending.insert(id, op.clone());
         }
-        if let (Op::Lock { request: Some(_), .. }, true) = (&op, self.random.chance(40)) {
+        let is_named = matches!(&op, Op::Lock { request: Some(_), .. } | Op::Upgrade { request: Some(_), .. });
+        if is_named && self.random.chance(40) {
             client.asked.push_back(op.clone());
             if client.asked.len() > 8 {
                 client.asked.pop_front();
@@ -324,6 +325,17 @@ impl World {
             _ => target.clone(),
         };
         let op = match what {
+            0..=8 if belief.is_some() => {
+                let belief = belief?;
+                self.next_request += 1;
+                let request = (client.kind != Kind::OneShot || random.chance(40))
+                    .then(|| RequestId::new(&format!("r{}", self.next_request)).expect("it is short"));
+                let which = if random.chance(70) { Which::Id(belief.id) } else { Which::Scope(belief.target) };
+                match random.chance(70) {
+                    true => Op::Upgrade { which, wait: wait(random), request },
+                    false => Op::Downgrade(which),
+                }
+            }
             0..=40 => {
                 self.next_request += 1;
                 let request = (client.kind != Kind::OneShot || random.chance(40))
@@ -352,7 +364,10 @@ impl World {
             71..=75 => Op::Status(random.chance(70).then_some(place)),
             76..=79 => Op::WaitFree { target: place, mode: mode(random), wait: wait(random) },
             80..=82 => {
-                let waiting = client.pending.iter().find(|(_, op)| matches!(op, Op::Lock { .. } | Op::WaitFree { .. }));
+                let waiting = client
+                    .pending
+                    .iter()
+                    .find(|(_, op)| matches!(op, Op::Lock { .. } | Op::Upgrade { .. } | Op::WaitFree { .. }));
                 Op::Cancel(*waiting?.0)
             }
             83 => Op::Break(*choose(random, self.rumours.make_contiguous())?),

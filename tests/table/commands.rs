@@ -54,9 +54,12 @@ fn a_hundred_thousand_random_commands_end_as_in_the_naive_model() {
 }
 
 /// Every outcome that a full run must have met, or it proves less than it says.
-const OUTCOMES: [&str; 31] = [
+const OUTCOMES: [&str; 34] = [
     "granted",
     "granted later",
+    "upgraded",
+    "upgraded later",
+    "downgraded",
     "already held",
     "already held later",
     "resumed",
@@ -105,6 +108,13 @@ fn outcome(reply: &Reply, later: bool) -> &'static str {
                 "resumed"
             }
         }
+        Reply::Granted(granted) if granted.upgraded => {
+            if later {
+                "upgraded later"
+            } else {
+                "upgraded"
+            }
+        }
         Reply::Granted(_) => {
             if later {
                 "granted later"
@@ -133,6 +143,7 @@ fn outcome(reply: &Reply, later: bool) -> &'static str {
             }
         }
         Reply::Renewed(_) => "renewed",
+        Reply::Downgraded(_) => "downgraded",
         Reply::Checked(Ok(_)) => "may write",
         Reply::Checked(Err(_)) => "may not write",
         Reply::Broken(_) => "broken",
@@ -165,6 +176,8 @@ enum Kind {
     LockOnce,
     LockInSession,
     AskAgain,
+    Upgrade,
+    Downgrade,
     WaitFree,
     UnlockId,
     UnlockScope,
@@ -195,10 +208,12 @@ enum Kind {
 use Kind::*;
 
 /// The kinds and how often each is drawn at most.
-const KINDS: [(Kind, u32); 28] = [
+const KINDS: [(Kind, u32); 30] = [
     (LockOnce, 30),
     (LockInSession, 40),
     (AskAgain, 8),
+    (Upgrade, 16),
+    (Downgrade, 8),
     (WaitFree, 4),
     (UnlockId, 20),
     (UnlockScope, 8),
@@ -534,6 +549,12 @@ impl World {
                 None => self.open_session(caller, raw),
             },
             AskAgain => self.ask_again(caller, raw),
+            Upgrade => {
+                let request =
+                    Some(raw.odd % 32).filter(|n| *n < 6).map(|n| RequestId::new(&format!("r{n}")).expect("an id"));
+                Command::Upgrade { caller, who: self.owner(raw), which: self.one(raw), wait: self.wait(raw), request }
+            }
+            Downgrade => Command::Downgrade { caller, who: self.owner(raw), which: self.one(raw) },
             WaitFree => Command::WaitFree { caller, ask: self.ask(who, raw), wait: self.wait(raw) },
             UnlockId => {
                 Command::Unlock { caller: Some(caller), who: self.owner(raw), which: Which::Id(self.lock_id(raw)) }
@@ -578,7 +599,13 @@ impl World {
             TakeBack => {
                 let id = self.lock_id(raw);
                 let fence = self.fence_of(id);
-                Command::TakeBack { id, fence: Fence(fence.0 - u64::from(raw.odd % 8 == 1)), was_known: raw.shared }
+                let fence = Fence(fence.0 - u64::from(raw.odd % 8 == 1));
+                let is_exclusive =
+                    self.naive.locks.iter().any(|lock| lock.id == id && lock.ask.mode == Mode::Exclusive);
+                // Only what is exclusive can have been made so.
+                let upgraded = raw.lease % 2 == 1 && is_exclusive;
+                let what = Unheard { is_new: !raw.shared, resumed: raw.lease < 6, upgraded };
+                Command::TakeBack { id, fence, what }
             }
             LossesTold => Command::LossesTold(vec![self.lock_id(raw), self.lock_id(raw)]),
             Time => {
@@ -625,6 +652,15 @@ impl World {
             1 => LockId(7),
             _ if !locks.is_empty() => locks[raw.pick / 8 % locks.len()].id,
             _ => LockId(8),
+        }
+    }
+
+    /// One lock, mostly by its id.
+    fn one(&self, raw: &Raw) -> Which {
+        match raw.lease {
+            0 if raw.odd.is_multiple_of(16) => Which::All,
+            0..4 => Which::Scope(self.place(raw)),
+            _ => Which::Id(self.lock_id(raw)),
         }
     }
 
@@ -707,6 +743,7 @@ impl World {
             request,
             workspace: Workspace { root: b"/d"[..].into() },
             os: false,
+            upgrades: None,
         })
     }
 
@@ -820,7 +857,7 @@ impl World {
                 Record::Event(event) => {
                     grows(&mut self.newest.1, event.seq.0)?;
                     self.numbers.event = event.seq.0;
-                    if matches!(event.kind, EventKind::Acquired { .. }) {
+                    if matches!(event.kind, EventKind::Acquired(how) if how != Acquired::Downgraded) {
                         grows(&mut self.newest.0, event.fence.0)?;
                         self.numbers.fence = event.fence.0;
                     }

@@ -14,6 +14,8 @@ struct Desk {
     /// Wishes that the system has not answered.
     wanted: Vec<LockId>,
     dropped: Vec<LockId>,
+    passed: Vec<(LockId, LockId)>,
+    shared: Vec<LockId>,
     replies: Vec<(u64, Reply)>,
 }
 
@@ -37,6 +39,7 @@ fn terms() -> Ask {
         note: None,
         process: None,
         bound: None,
+        upgrades: None,
         request: None,
         workspace: Workspace { root: b"/"[..].into() },
         os: true,
@@ -51,6 +54,8 @@ impl Desk {
             calls: 0,
             wanted: Vec::new(),
             dropped: Vec::new(),
+            passed: Vec::new(),
+            shared: Vec::new(),
             replies: Vec::new(),
         }
     }
@@ -68,6 +73,8 @@ impl Desk {
                     self.wanted.retain(|wanted| wanted != lock);
                     self.dropped.push(*lock);
                 }
+                Effect::PassOs { from, to } => self.passed.push((*from, *to)),
+                Effect::ShareOs { lock } => self.shared.push(*lock),
                 Effect::Commit { .. } => unreachable!("nobody writes here"),
             }
         }
@@ -322,4 +329,81 @@ fn a_lock_that_is_resumed_has_a_flock_if_the_new_terms_want_one() {
     desk.run(Command::EndSession(SessionId(11)));
     hold(&mut desk, 12, true);
     assert_eq!((desk.dropped.len(), desk.wanted.len()), (1, 1));
+}
+
+impl Desk {
+    fn upgrade(&mut self, agent: &str, wait: Wait) -> u64 {
+        self.calls += 1;
+        let (who, which) = (Who { agent: Agent::new(agent).unwrap(), session: None }, Which::Scope(file(true)));
+        let caller = Caller { conn: 1, id: self.calls };
+        self.run(Command::Upgrade { caller, who, which, wait, request: None });
+        self.calls
+    }
+
+    fn downgrade(&mut self, agent: &str) {
+        self.calls += 1;
+        let (who, which) = (Who { agent: Agent::new(agent).unwrap(), session: None }, Which::Scope(file(true)));
+        self.run(Command::Downgrade { caller: Caller { conn: 1, id: self.calls }, who, which });
+    }
+
+    fn locks(&mut self) -> Vec<Lock> {
+        self.calls += 1;
+        self.run(Command::Status { caller: Caller { conn: 1, id: self.calls }, who: None, target: None });
+        match &self.replies.last().expect("status answers").1 {
+            Reply::Status { locks, .. } => locks.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn an_upgrade_takes_the_flock_while_it_keeps_the_shared_one() {
+    let mut desk = Desk::new();
+    desk.ask("ada", Mode::Shared, Wait::Forever);
+    desk.answer(OsAnswer::Held);
+    let before = desk.locks();
+    let upgrade = desk.upgrade("ada", Wait::Forever);
+    let name = desk.wanted[0];
+    assert_ne!(name, before[0].id);
+    let late = desk.ask("bob", Mode::Shared, Wait::Try);
+    assert!(desk.refused(late).is_some(), "the scope is reserved");
+    desk.answer(OsAnswer::Busy(foreigner()));
+    assert_eq!(desk.locks(), before, "a foreign reader keeps it waiting, and it is shared as before");
+    desk.pass(limits::OS_PAUSE_FIRST);
+    let name = desk.wanted[0];
+    desk.answer(OsAnswer::Held);
+    let lock = desk.granted(upgrade).expect("it is upgraded");
+    assert_eq!((lock.id, lock.os, lock.ask.mode), (before[0].id, OsLock::Held, Mode::Exclusive));
+    assert_eq!((desk.passed.as_slice(), desk.dropped.as_slice()), ([(name, lock.id)].as_slice(), [].as_slice()));
+    desk.downgrade("ada");
+    assert_eq!(desk.shared, [lock.id]);
+}
+
+#[test]
+fn an_upgrade_given_up_for_a_foreign_reader_drops_only_what_it_asked_for() {
+    let mut desk = Desk::new();
+    desk.ask("ada", Mode::Shared, Wait::Forever);
+    desk.answer(OsAnswer::Held);
+    let before = desk.locks();
+    let attempt = desk.upgrade("ada", Wait::Try);
+    desk.answer(OsAnswer::Busy(foreigner()));
+    let refused = desk.refused(attempt).expect("it was not to wait");
+    assert_eq!((refused.foreigner, refused.kept.as_deref()), (Some(foreigner()), before.first()));
+    desk.dropped.clear();
+    desk.upgrade("ada", Wait::Until(desk.now.mono.after(5)));
+    let name = desk.wanted[0];
+    desk.pass(5);
+    assert_eq!(desk.dropped, [name]);
+    assert_eq!(desk.locks(), before);
+}
+
+#[test]
+fn an_upgrade_without_a_flock_to_be_had_says_so_and_lets_the_shared_one_go() {
+    let mut desk = Desk::new();
+    desk.ask("ada", Mode::Shared, Wait::Forever);
+    desk.answer(OsAnswer::Held);
+    let upgrade = desk.upgrade("ada", Wait::Try);
+    desk.answer(OsAnswer::Unable);
+    let lock = desk.granted(upgrade).expect("ours does not rest on it");
+    assert_eq!((lock.os, desk.dropped.as_slice()), (OsLock::None, [lock.id].as_slice()));
 }

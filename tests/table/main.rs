@@ -7,6 +7,7 @@ mod model;
 mod patterns;
 mod rules;
 mod scopes;
+mod upgrade;
 mod webhooks;
 
 /// How much more, or less, than one CI run's worth the repeated tests do: `FLOCKD_SCALE`, 1 if not set.

@@ -113,7 +113,7 @@ fn is_ending(lock: &Lock) -> bool {
     lock.in_flight.as_ref().is_some_and(|in_flight| in_flight.ending.is_some())
 }
 
-/// Whether a request of `who` for `target` in `mode` cannot be granted while `lock` is held.
+/// Whether `who` cannot have `target` in `mode` while `lock` is held.
 pub fn is_in_the_way(lock: &Lock, who: &Who, target: &Target, mode: Mode) -> bool {
     overlaps(&lock.ask.target, target)
         && modes_clash(lock.ask.mode, mode)
@@ -121,6 +121,10 @@ pub fn is_in_the_way(lock: &Lock, who: &Who, target: &Target, mode: Mode) -> boo
 }
 
 // ── The model ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+fn grant_of(lock: Lock) -> Granted {
+    Granted { lock, already_held: false, resumed: false, upgraded: false, again: false }
+}
 
 /// What a request comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,7 +199,9 @@ impl Naive {
             Command::Lock { caller, ask, wait } => self.lock(caller, ask, wait),
             Command::WaitFree { caller, ask, wait } => self.wait_free(caller, ask, wait),
             Command::Unlock { caller, who, which } => self.unlock(caller, who, which),
-            Command::TakeBack { id, fence, was_known } => self.take_back(id, fence, was_known),
+            Command::Upgrade { caller, who, which, wait, request } => self.upgrade(caller, who, which, wait, request),
+            Command::Downgrade { caller, who, which } => self.downgrade(caller, who, which),
+            Command::TakeBack { id, fence, what } => self.take_back(id, fence, what),
             Command::Renew { caller, who, which, ttl } => self.renew(caller, who, which, ttl),
             Command::Check { caller, who, target, fence } => self.check(caller, who, target, fence),
             Command::Commit { caller, who, target, fence, prepared } => {
@@ -294,7 +300,7 @@ impl Naive {
             other.target.scope == ask.target.scope
                 && other.mode == ask.mode
                 && other.who == ask.who
-                && other.lease == ask.lease
+                && other.lease.ttl == ask.lease.ttl
                 && other.bound == ask.bound
         };
         let held = self.locks.iter().find(|lock| is_it(&lock.ask)).cloned();
@@ -307,7 +313,7 @@ impl Naive {
         }
         let about = Some((&ask.who, Some(&ask.target)));
         if let Some(lock) = held {
-            let granted = Granted { lock, already_held: false, resumed: false, again: true };
+            let granted = Granted { again: true, ..grant_of(lock) };
             self.answer(caller, Reply::Granted(Box::new(granted)), about);
         } else if let Some(waiter) = waits {
             self.back_in_line(caller, waiter);
@@ -345,6 +351,7 @@ impl Naive {
     }
 
     fn ask(&mut self, caller: Caller, ask: Arc<Ask>, wait: Wait, takes: bool) {
+        let ask = if takes { self.as_upgrade(ask) } else { ask };
         if ask.who.session.is_some_and(|id| !self.has_session(id)) {
             return self.fail(caller, Fault::UnknownSession);
         }
@@ -353,12 +360,17 @@ impl Naive {
         }
         let at = WaiterId(self.next_waiter);
         let chance = self.chance(&ask, at);
+        let own = self.own_obstacle(&ask);
+        let would_wait = chance == Chance::Blocked && own.is_none() && wait != Wait::Try;
+        if (chance == Chance::Clear || would_wait) && self.closes_a_cycle_by_upgrade(caller, &ask, at) {
+            return self.refuse(caller, &ask, at, RefusedFor::Deadlock(Vec::new()));
+        }
         if chance != Chance::Blocked {
             return self.settle(caller, &ask, takes, chance);
         }
-        if let Some(own) = self.own_obstacle(&ask) {
-            let refused =
-                Refused { why: RefusedFor::OwnLock, holders: vec![own], more: 0, foreigner: None, position: 1 };
+        if let Some(own) = own {
+            let (why, kept) = (RefusedFor::OwnLock, self.kept(&ask));
+            let refused = Refused { why, holders: vec![own], more: 0, foreigner: None, position: 1, kept };
             return self.answer(caller, Reply::Refused(Box::new(refused)), Some((&ask.who, Some(&ask.target))));
         }
         if wait == Wait::Try {
@@ -372,22 +384,209 @@ impl Naive {
             _ => None,
         };
         self.next_waiter += 1;
-        let (since, caller) = (self.now, Some(caller));
-        self.waiters.push(Waiter {
+        self.waiters.push(Waiter { deadline, ..self.in_line(caller, &ask, takes, at) });
+    }
+
+    fn in_line(&self, caller: Caller, ask: &Arc<Ask>, takes: bool, at: WaiterId) -> Waiter {
+        Waiter {
             id: at,
             at_once: false,
-            ask,
+            ask: ask.clone(),
             takes,
-            since,
-            deadline,
-            caller,
+            since: self.now,
+            deadline: None,
+            caller: Some(caller),
             absent_until: None,
             os: OsWait::Idle,
+        }
+    }
+
+    // ── Upgrades ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Who asks for more than it holds on a scope wants that made exclusive; a lock that a session or a process keeps
+    /// is another matter.
+    fn as_upgrade(&self, ask: Arc<Ask>) -> Arc<Ask> {
+        let covers_it = |own: &&Lock| {
+            own.ask.who.agent == ask.who.agent
+                && own.ask.mode >= ask.mode
+                && own.ask.bound == ask.bound
+                && !is_ending(own)
+                && covers(&own.ask.target, &ask.target)
+        };
+        if ask.who.session.is_some() || ask.upgrades.is_some() || self.locks.iter().any(|own| covers_it(&own)) {
+            return ask;
+        }
+        let shared = self.locks.iter().find(|own| {
+            own.ask.who.agent == ask.who.agent
+                && own.ask.mode < ask.mode
+                && own.custody == Custody::Detached
+                && own.ask.bound == ask.bound
+                && own.ask.target.scope == ask.target.scope
+                && is_same_scope(&own.ask.target, &ask.target)
         });
+        let Some(own) = shared else { return ask };
+        let lease = Lease { max_hold: own.ask.lease.max_hold, ..ask.lease };
+        Arc::new(Ask { upgrades: Some(own.id), lease, ..(*ask).clone() })
+    }
+
+    fn upgrade(&mut self, caller: Caller, who: Who, which: Which, wait: Wait, request: Option<RequestId>) {
+        if who.session.is_some_and(|id| !self.has_session(id)) {
+            return self.fail(caller, Fault::UnknownSession);
+        }
+        let is_it = |ask: &Ask| request.is_some() && ask.request == request && ask.who.agent == who.agent;
+        let held = self.locks.iter().find(|lock| is_it(&lock.ask)).cloned();
+        let waits = self.waiters.iter().find(|waiter| waiter.takes && is_it(&waiter.ask)).cloned();
+        let ended = self.ended.iter().find(|ended| is_it(&ended.ask)).cloned();
+        let before = held.as_ref().map(|lock| (Some(lock.id), &lock.ask));
+        let before = before.or(waits.as_ref().map(|waiter| (waiter.ask.upgrades, &waiter.ask)));
+        let before = before.or(ended.as_ref().map(|ended| (Some(ended.id), &ended.ask)));
+        if let Some((id, ask)) = before {
+            let is_meant = match &which {
+                Which::Id(meant) => id == Some(*meant),
+                Which::Scope(target) => id.is_some() && ask.target.scope == target.scope,
+                Which::All => false,
+            };
+            if !is_meant || ask.mode == Mode::Shared {
+                return self.fail(caller, Fault::Invalid(String::new()));
+            }
+        }
+        if let Some(lock) = held {
+            let granted = Granted { again: true, ..grant_of(lock) };
+            return self.answer_which(caller, Reply::Granted(Box::new(granted)), &who, &which);
+        }
+        if let Some(waiter) = waits {
+            return self.back_in_line(caller, waiter);
+        }
+        if let Some(ended) = ended {
+            let holders = self.holders_over(&ended.ask.target);
+            let reply = Reply::Failed(Fault::Lost(Box::new(ended), holders));
+            return self.answer_which(caller, reply, &who, &which);
+        }
+        if self.paused {
+            return self.fail(caller, Fault::Unavailable(String::new()));
+        }
+        let lock = match self.chosen_to_change(&who, &which, Mode::Shared) {
+            Ok(lock) => lock,
+            Err(fault) => return self.answer_which(caller, Reply::Failed(fault), &who, &which),
+        };
+        self.renew_lock(lock.id, None);
+        let lock = self.held(lock.id).expect("it is held").clone();
+        if lock.ask.mode == Mode::Exclusive {
+            let target = lock.ask.target.clone();
+            let granted = Granted { already_held: true, ..grant_of(lock) };
+            return self.answer(caller, Reply::Granted(Box::new(granted)), Some((&who, Some(&target))));
+        }
+        let target = match which {
+            Which::Scope(target) if target.scope == lock.ask.target.scope => target,
+            _ => lock.ask.target.clone(),
+        };
+        let ask = Ask { target, mode: Mode::Exclusive, who, request, upgrades: Some(lock.id), ..(*lock.ask).clone() };
+        self.ask(caller, Arc::new(ask), wait, true);
+    }
+
+    fn downgrade(&mut self, caller: Caller, who: Who, which: Which) {
+        if who.session.is_some_and(|id| !self.has_session(id)) {
+            return self.fail(caller, Fault::UnknownSession);
+        }
+        if self.paused {
+            return self.fail(caller, Fault::Unavailable(String::new()));
+        }
+        let reply = match self.chosen_to_change(&who, &which, Mode::Exclusive) {
+            Err(fault) => Reply::Failed(fault),
+            Ok(lock) => {
+                if lock.in_flight.is_some() {
+                    return self.put_off(lock.id, Command::Downgrade { caller, who, which });
+                }
+                self.renew_lock(lock.id, None);
+                self.make_shared(lock.id);
+                Reply::Downgraded(Box::new(self.held(lock.id).expect("it is held").clone()))
+            }
+        };
+        self.answer_which(caller, reply, &who, &which);
+    }
+
+    fn chosen_to_change(&self, who: &Who, which: &Which, from: Mode) -> Result<Lock, Fault> {
+        if *which == Which::All {
+            return Err(Fault::Invalid(String::new()));
+        }
+        let mut locks = self.chosen(who, which)?;
+        locks.retain(|lock| match lock.custody {
+            Custody::Detached => true,
+            Custody::Session(session) => who.session == Some(session),
+            Custody::Process(_) => who.session.is_none() || who.session == lock.ask.who.session,
+        });
+        let has_mode = locks.iter().find(|lock| lock.ask.mode == from).or(locks.first());
+        has_mode.cloned().ok_or_else(|| Fault::Invalid(String::new()))
+    }
+
+    fn make_exclusive(&mut self, id: LockId, ask: &Ask) {
+        let fence = self.fresh_fence();
+        let mut lock = self.held(id).expect("its upgrades end with it").clone();
+        let who = match lock.custody {
+            Custody::Detached => Who { session: None, ..ask.who.clone() },
+            _ => lock.ask.who.clone(),
+        };
+        lock.ask = Arc::new(Ask { who, upgrades: None, ..ask.clone() });
+        lock.fence = fence;
+        // Whatever flock a commit brought along is not wanted: nothing here wants one.
+        lock.os = OsLock::None;
+        if lock.custody == Custody::Detached {
+            lock.expires = Some(self.lease_end(&lock));
+        }
+        self.put(lock);
+    }
+
+    fn make_shared(&mut self, id: LockId) {
+        let mut lock = self.held(id).expect("it is held").clone();
+        lock.ask = Arc::new(Ask { mode: Mode::Shared, ..(*lock.ask).clone() });
+        self.put(lock);
+    }
+
+    fn kept(&self, ask: &Ask) -> Option<Box<Lock>> {
+        ask.upgrades.and_then(|id| self.held(id)).cloned().map(Box::new)
+    }
+
+    /// What a lock was to be upgraded to is answered when nothing can come of that any more.
+    fn drop_upgrades(&mut self, id: LockId, fault: &Fault) {
+        for waiter in self.waiters.clone() {
+            if waiter.ask.upgrades == Some(id) {
+                self.waiters.retain(|other| other.id != waiter.id);
+                if let Some(caller) = waiter.caller {
+                    let about = Some((&waiter.ask.who, Some(&waiter.ask.target)));
+                    self.answer(caller, Reply::Failed(fault.clone()), about);
+                }
+            }
+        }
+    }
+
+    /// An upgrade goes before others, who wait for it from then on: whether somebody waits for itself when it does.
+    fn closes_a_cycle_by_upgrade(&mut self, caller: Caller, ask: &Arc<Ask>, at: WaiterId) -> bool {
+        if ask.upgrades.is_none() {
+            return false;
+        }
+        let waiter = self.in_line(caller, ask, true, at);
+        self.waiters.push(waiter);
+        let actor = self.actor(&ask.who.agent, ask.who.session);
+        let is_mine = |w: &&Waiter| self.actor(&w.ask.who.agent, w.ask.who.session) == actor && w.caller.is_some();
+        let mine: Vec<Waiter> = self.waiters.iter().filter(is_mine).cloned().collect();
+        let closes = mine.iter().any(|waiter| self.closes_a_cycle(&waiter.ask, waiter.id));
+        self.waiters.retain(|waiter| waiter.id != at);
+        closes
     }
 
     /// What a request at `at` in the order of arrival comes to right now.
     pub fn chance(&self, ask: &Ask, at: WaiterId) -> Chance {
+        if let Some(id) = ask.upgrades {
+            let is_done = self.held(id).expect("its upgrades end with it").ask.mode == Mode::Exclusive;
+            let is_blocked = !self.holders_against(ask, &ask.target, ask.mode).is_empty()
+                || !self.earlier(ask, at).is_empty()
+                || self.own_obstacle(ask).is_some();
+            return match (is_done, is_blocked) {
+                (true, _) => Chance::Mine(id),
+                (false, true) => Chance::Blocked,
+                (false, false) => Chance::Clear,
+            };
+        }
         // A one-shot is answered by what its agent holds; a session wants a guard of its own.
         for lock in &self.locks {
             let is_mine = lock.ask.who.agent == ask.who.agent && lock.ask.mode >= ask.mode;
@@ -402,15 +601,15 @@ impl Naive {
             if ask.who.session.is_some() && is_mine && is_detached {
                 // It comes back in the mode and under the name that it has. One that cannot, because of a fellow
                 // session's guard, is in nobody's way here: it is one's own.
-                let as_asked = self.holders_against(&ask.who, &ask.target, lock.ask.mode);
-                let as_held = self.holders_against(&ask.who, &lock.ask.target, lock.ask.mode);
+                let as_asked = self.holders_against(ask, &ask.target, lock.ask.mode);
+                let as_held = self.holders_against(ask, &lock.ask.target, lock.ask.mode);
                 if as_asked.is_empty() && as_held.is_empty() {
                     return Chance::Resume(lock.id);
                 }
                 break;
             }
         }
-        let is_blocked = !self.holders_against(&ask.who, &ask.target, ask.mode).is_empty()
+        let is_blocked = !self.holders_against(ask, &ask.target, ask.mode).is_empty()
             || !self.earlier(ask, at).is_empty()
             || self.own_obstacle(ask).is_some();
         if is_blocked { Chance::Blocked } else { Chance::Clear }
@@ -440,12 +639,22 @@ impl Naive {
                     let at = WaiterId(self.next_waiter);
                     return self.refuse(caller, ask, at, RefusedFor::Deadlock(Vec::new()));
                 }
+                let text = Fault::Invalid(String::new());
+                self.drop_upgrades(id, &text);
                 (id, false, true)
             }
-            Chance::Clear => (self.grant(ask), false, false),
+            Chance::Clear => match ask.upgrades {
+                Some(id) => {
+                    self.make_exclusive(id, ask);
+                    (id, false, false)
+                }
+                None => (self.grant(ask), false, false),
+            },
         };
         let lock = self.held(id).expect("it was just granted").clone();
-        self.answer(caller, Reply::Granted(Box::new(Granted { lock, already_held, resumed, again: false })), about);
+        let upgraded = chance == Chance::Clear && ask.upgrades.is_some();
+        let granted = Granted { lock, already_held, resumed, upgraded, again: false };
+        self.answer(caller, Reply::Granted(Box::new(granted)), about);
     }
 
     fn grant(&mut self, ask: &Arc<Ask>) -> LockId {
@@ -506,22 +715,33 @@ impl Naive {
     // ── Who is in the way ───────────────────────────────────────────────────────────────────────────────────────────
 
     /// Also one's own for as long as a file is being put in place under it, if a guard is wanted.
-    fn holders_against(&self, who: &Who, target: &Target, mode: Mode) -> Vec<Lock> {
+    fn holders_against(&self, ask: &Ask, target: &Target, mode: Mode) -> Vec<Lock> {
+        let who = self.holder_to_be(ask);
         let is_meant = |lock: &&Lock| {
             let is_held_up = lock.in_flight.is_some() && (who.session.is_some() || who.agent != lock.ask.who.agent);
             let clashes = overlaps(&lock.ask.target, target) && modes_clash(lock.ask.mode, mode);
-            is_in_the_way(lock, who, target, mode) || (is_held_up && clashes)
+            is_in_the_way(lock, &who, target, mode) || (is_held_up && clashes)
         };
-        self.locks.iter().filter(is_meant).cloned().collect()
+        self.locks.iter().filter(|lock| ask.upgrades != Some(lock.id)).filter(is_meant).cloned().collect()
+    }
+
+    /// In whose custody the lock will be: an upgrade changes nothing about that.
+    fn holder_to_be(&self, ask: &Ask) -> Who {
+        match ask.upgrades.and_then(|id| self.held(id)) {
+            Some(held) => Who { session: held.keeper(), ..ask.who.clone() },
+            None => ask.who.clone(),
+        }
     }
 
     fn earlier(&self, ask: &Ask, at: WaiterId) -> Vec<Waiter> {
+        // Upgrades before all others.
+        let place = |ask: &Ask, id: WaiterId| (ask.upgrades.is_none(), id);
         let comes_first = |waiter: &&Waiter| {
-            waiter.id < at
+            place(&waiter.ask, waiter.id) < place(ask, at)
                 && waiter.takes
                 && overlaps(&waiter.ask.target, &ask.target)
                 && modes_clash(waiter.ask.mode, ask.mode)
-                && excludes(&waiter.ask.who.agent, waiter.ask.who.session, &ask.who)
+                && excludes(&waiter.ask.who.agent, self.holder_to_be(&waiter.ask).session, &self.holder_to_be(ask))
         };
         self.waiters.iter().filter(comes_first).cloned().collect()
     }
@@ -532,12 +752,14 @@ impl Naive {
         let itself = self.locks.iter().find(|lock| {
             lock.ask.who.agent == ask.who.agent
                 && lock.keeper().is_some()
-                && lock.keeper() == ask.who.session
+                && lock.keeper() == self.holder_to_be(ask).session
+                && ask.upgrades != Some(lock.id)
                 && overlaps(&lock.ask.target, &ask.target)
                 && modes_clash(lock.ask.mode, ask.mode)
         });
         let weaker = self.locks.iter().find(|lock| {
             lock.ask.who.agent == ask.who.agent
+                && ask.upgrades.is_none()
                 && !excludes(&lock.ask.who.agent, lock.keeper(), &ask.who)
                 && lock.ask.mode < ask.mode
                 && is_same_scope(&lock.ask.target, &ask.target)
@@ -550,9 +772,9 @@ impl Naive {
     }
 
     fn refuse(&mut self, caller: Caller, ask: &Ask, at: WaiterId, why: RefusedFor) {
-        let holders = self.holders_against(&ask.who, &ask.target, ask.mode);
+        let holders = self.holders_against(ask, &ask.target, ask.mode);
         let position = 1 + self.earlier(ask, at).len();
-        let refused = Refused { why, holders, more: 0, foreigner: None, position };
+        let refused = Refused { why, holders, more: 0, foreigner: None, position, kept: self.kept(ask) };
         self.answer(caller, Reply::Refused(Box::new(refused)), Some((&ask.who, Some(&ask.target))));
     }
 
@@ -577,7 +799,9 @@ impl Naive {
             held,
         };
         let mut found = Vec::new();
-        for lock in self.locks.iter().filter(|lock| is_in_the_way(lock, &ask.who, &ask.target, ask.mode)) {
+        let others = self.locks.iter().filter(|lock| ask.upgrades != Some(lock.id));
+        let who = self.holder_to_be(ask);
+        for lock in others.filter(|lock| is_in_the_way(lock, &who, &ask.target, ask.mode)) {
             let agent = &lock.ask.who.agent;
             found.push((self.actor(agent, lock.keeper()), link(agent, true)));
         }
@@ -611,8 +835,28 @@ impl Naive {
         for waiter in self.waiters.iter().filter(|waiter| waiter.caller.is_some()) {
             links.extend(self.waits_for(&waiter.ask, waiter.id).into_iter().map(|(_, link)| link));
         }
+        // Of two upgrades that wait for each other's lock neither ends, also where both are one actor's.
+        let mut is_rivalry = false;
+        if let Some(own) = ask.upgrades.and_then(|id| self.held(id)) {
+            for rival in self.waiters.iter().filter(|rival| rival.caller.is_some()) {
+                let Some(theirs) = rival.ask.upgrades.and_then(|id| self.held(id)) else { continue };
+                let each = is_in_the_way(theirs, &self.holder_to_be(ask), &ask.target, ask.mode)
+                    && is_in_the_way(own, &self.holder_to_be(&rival.ask), &rival.ask.target, rival.ask.mode)
+                    && theirs.id != own.id;
+                if each {
+                    is_rivalry = true;
+                    let link = |waits: &Ask, behind: &Ask| Link {
+                        waits: waits.who.agent.clone(),
+                        wants: waits.target.scope.clone(),
+                        behind: behind.who.agent.clone(),
+                        held: true,
+                    };
+                    links.extend([link(ask, &rival.ask), link(&rival.ask, ask)]);
+                }
+            }
+        }
         self.waits_then.extend(links);
-        reached.iter().any(|(actor, _)| *actor == goal)
+        is_rivalry || reached.iter().any(|(actor, _)| *actor == goal)
     }
 
     // ── Holding ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -645,21 +889,28 @@ impl Naive {
         self.locks.retain(|other| other.id != id);
         let ended = Ended { id, ask: lock.ask, fence: lock.fence, why, at: self.now, untold };
         self.ended.push(ended.clone());
+        let holders = self.holders_over(&ended.ask.target);
+        self.drop_upgrades(id, &Fault::Lost(Box::new(ended.clone()), holders));
         ended
     }
 
     /// An answer did not arrive: what it alone told of has never been, and what it changed of an old lock is let go.
-    fn take_back(&mut self, id: LockId, fence: Fence, was_known: bool) {
+    fn take_back(&mut self, id: LockId, fence: Fence, what: Unheard) {
         let Some(mut lock) = self.held(id).filter(|lock| lock.fence == fence).cloned() else { return };
         if lock.in_flight.is_some() {
-            return self.put_off(id, Command::TakeBack { id, fence, was_known });
+            return self.put_off(id, Command::TakeBack { id, fence, what });
         }
-        if was_known {
-            lock.ask = Arc::new(Ask { request: None, ..(*lock.ask).clone() });
-            self.put(lock);
-            self.let_go(id, EndReason::SessionEnded);
-        } else {
+        if what.is_new {
             self.locks.retain(|lock| lock.id != id);
+            return self.drop_upgrades(id, &Fault::NotFound);
+        }
+        lock.ask = Arc::new(Ask { request: None, ..(*lock.ask).clone() });
+        self.put(lock);
+        if what.upgraded {
+            self.make_shared(id);
+        }
+        if what.resumed {
+            self.let_go(id, EndReason::SessionEnded);
         }
     }
 
@@ -1045,7 +1296,7 @@ impl Naive {
         let waiters = waiters.map(|waiter| Queued {
             waiter: waiter.clone(),
             position: 1 + self.earlier(&waiter.ask, waiter.id).len(),
-            behind: self.holders_against(&waiter.ask.who, &waiter.ask.target, waiter.ask.mode),
+            behind: self.holders_against(&waiter.ask, &waiter.ask.target, waiter.ask.mode),
         });
         let reply = Reply::Status { locks, waiters: waiters.collect() };
         self.answer(caller, reply, who.as_ref().map(|who| (who, target.as_ref())));
@@ -1094,7 +1345,9 @@ impl Naive {
         let mut wanted: Vec<Waiter> = Vec::new();
         for lock in mine.take(limits::WANTED_LOOKED_AT) {
             let is_behind = |waiter: &&Waiter| {
-                waiter.takes && is_in_the_way(lock, &waiter.ask.who, &waiter.ask.target, waiter.ask.mode)
+                waiter.takes
+                    && waiter.ask.upgrades != Some(lock.id)
+                    && is_in_the_way(lock, &self.holder_to_be(&waiter.ask), &waiter.ask.target, waiter.ask.mode)
             };
             wanted.extend(self.waiters.iter().find(is_behind).cloned());
         }

@@ -20,7 +20,7 @@ pub struct Desk {
     callers: u64,
     asked_by: BTreeMap<Caller, String>,
     /// Answers to requests that had to wait, as `name: word`.
-    news: Vec<String>,
+    pub news: Vec<String>,
     /// The latest answer.
     pub last: Option<Answer>,
     /// Whether notices reach whoever asks.
@@ -29,7 +29,7 @@ pub struct Desk {
     max_hold: Option<u64>,
     request: Option<RequestId>,
     bound: Option<Process>,
-    steps: Vec<Step>,
+    pub steps: Vec<Step>,
 }
 
 /// The scope in a request's words; every directory and file exists, with an identity made from its name.
@@ -71,7 +71,7 @@ impl Desk {
     }
 
     /// For the next request only.
-    fn ttl(&mut self, ms: u64) -> &mut Desk {
+    pub fn ttl(&mut self, ms: u64) -> &mut Desk {
         self.ttl = Some(ms);
         self
     }
@@ -81,18 +81,18 @@ impl Desk {
         self
     }
 
-    fn bound(&mut self, process: Process) -> &mut Desk {
+    pub fn bound(&mut self, process: Process) -> &mut Desk {
         self.bound = Some(process);
         self
     }
 
-    fn request(&mut self, id: &str) -> &mut Desk {
+    pub fn request(&mut self, id: &str) -> &mut Desk {
         self.request = Some(RequestId::new(id).expect("an id"));
         self
     }
 
     /// Who `ada` or `ada#1` is.
-    fn who(&mut self, name: &str) -> Who {
+    pub fn who(&mut self, name: &str) -> Who {
         let agent = Agent::new(name.split('#').next().expect("a name")).expect("a name");
         if !name.contains('#') {
             return Who { agent, session: None };
@@ -108,14 +108,14 @@ impl Desk {
         Who { agent, session: Some(self.sessions[name]) }
     }
 
-    fn caller(&mut self, name: &str) -> Caller {
+    pub fn caller(&mut self, name: &str) -> Caller {
         self.callers += 1;
         let caller = Caller { conn: 1, id: self.callers };
         self.asked_by.insert(caller, name.to_owned());
         caller
     }
 
-    fn request_of(&mut self, name: &str, words: &str) -> Arc<Ask> {
+    pub fn request_of(&mut self, name: &str, words: &str) -> Arc<Ask> {
         let (mode, scope) = words.split_once(' ').expect("a mode and a scope");
         let who = self.who(name);
         let ttl = self.ttl.take().unwrap_or(if who.session.is_some() { 0 } else { MINUTE });
@@ -127,6 +127,7 @@ impl Desk {
             note: None,
             process: None,
             bound: self.bound.take(),
+            upgrades: None,
             request: self.request.take(),
             workspace: Workspace { root: b"/"[..].into() },
             os: false,
@@ -146,9 +147,11 @@ impl Desk {
     }
 
     /// Runs a command; the answers to others become news.
-    fn run(&mut self, command: Command) -> Vec<Outgoing> {
+    pub fn run(&mut self, command: Command) -> Vec<Outgoing> {
         let by = match &command {
-            Command::Lock { caller, .. } | Command::WaitFree { caller, .. } => Some(*caller),
+            Command::Lock { caller, .. } | Command::Upgrade { caller, .. } | Command::WaitFree { caller, .. } => {
+                Some(*caller)
+            }
             _ => None,
         };
         let step = self.table.apply(self.now, command);
@@ -185,6 +188,7 @@ impl Desk {
             Reply::Granted(granted) if granted.already_held => "already held".into(),
             Reply::Granted(granted) if granted.resumed => "resumed".into(),
             Reply::Granted(granted) if granted.again => "granted again".into(),
+            Reply::Granted(granted) if granted.upgraded => "upgraded".into(),
             Reply::Granted(_) => "granted".into(),
             Reply::Refused(refused) => match &refused.why {
                 RefusedFor::Held => format!("held by {}", names(&refused.holders).join(" ")),
@@ -217,6 +221,7 @@ impl Desk {
             Reply::Committed(..) => "committed".into(),
             Reply::SessionOpen(_) => "open".into(),
             Reply::Bound(_) => "bound".into(),
+            Reply::Downgraded(_) => "shared".into(),
             Reply::Status { .. } => "status".into(),
         }
     }
@@ -243,7 +248,7 @@ impl Desk {
         self.lock(name, words, Wait::Forever)
     }
 
-    fn wait_for(&mut self, ms: u64, name: &str, words: &str) -> String {
+    pub fn wait_for(&mut self, ms: u64, name: &str, words: &str) -> String {
         self.lock(name, words, Wait::Until(self.now.mono.after(ms)))
     }
 
@@ -253,13 +258,13 @@ impl Desk {
         self.command(caller, Command::Lock { caller, ask, wait })
     }
 
-    fn wait_free(&mut self, name: &str, words: &str) -> String {
+    pub fn wait_free(&mut self, name: &str, words: &str) -> String {
         let ask = self.request_of(name, words);
         let caller = self.caller(name);
         self.command(caller, Command::WaitFree { caller, ask, wait: Wait::Forever })
     }
 
-    fn which(&self, words: &str) -> Which {
+    pub fn which(&self, words: &str) -> Which {
         match words.strip_prefix("lk_") {
             Some(_) => Which::Id(words.parse().expect("an id")),
             None if words == "all" => Which::All,
@@ -274,25 +279,37 @@ impl Desk {
         self.command(caller, Command::Unlock { caller: Some(caller), who, which })
     }
 
-    fn renew(&mut self, name: &str, words: &str, ttl: Option<u64>) -> String {
+    pub fn renew(&mut self, name: &str, words: &str, ttl: Option<u64>) -> String {
         let (who, which) = (self.who(name), self.which(words));
         let caller = self.caller(name);
         self.command(caller, Command::Renew { caller, who, which, ttl })
     }
 
-    fn check(&mut self, name: &str, words: &str, fence: Option<Fence>) -> String {
+    pub fn upgrade(&mut self, name: &str, words: &str, wait: Wait) -> String {
+        let (who, which, request) = (self.who(name), self.which(words), self.request.take());
+        let caller = self.caller(name);
+        self.command(caller, Command::Upgrade { caller, who, which, wait, request })
+    }
+
+    pub fn downgrade(&mut self, name: &str, words: &str) -> String {
+        let (who, which) = (self.who(name), self.which(words));
+        let caller = self.caller(name);
+        self.command(caller, Command::Downgrade { caller, who, which })
+    }
+
+    pub fn check(&mut self, name: &str, words: &str, fence: Option<Fence>) -> String {
         let who = self.who(name);
         let caller = self.caller(name);
         self.command(caller, Command::Check { caller, who, target: target(words), fence })
     }
 
-    fn break_lock(&mut self, name: &str, id: LockId) -> String {
+    pub fn break_lock(&mut self, name: &str, id: LockId) -> String {
         let who = self.who(name);
         let caller = self.caller(name);
         self.command(caller, Command::Break { caller, who, id, reason: "stuck".into() })
     }
 
-    fn bind(&mut self, name: &str, id: LockId, process: Process) -> String {
+    pub fn bind(&mut self, name: &str, id: LockId, process: Process) -> String {
         let who = self.who(name);
         let caller = self.caller(name);
         self.command(caller, Command::Bind { caller, who, id, process })
@@ -310,29 +327,29 @@ impl Desk {
     }
 
     /// Who waits, by arrival.
-    fn queue(&mut self) -> Vec<String> {
+    pub fn queue(&mut self) -> Vec<String> {
         self.status("nobody").1.iter().map(|queued| queued.waiter.ask.who.agent.to_string()).collect()
     }
 
-    fn end(&mut self, name: &str) {
+    pub fn end(&mut self, name: &str) {
         let id = self.sessions[name];
         self.run(Command::EndSession(id));
     }
 
-    fn come_back(&mut self, name: &str, secret: u128) -> String {
+    pub fn come_back(&mut self, name: &str, secret: u128) -> String {
         let id = self.sessions[name];
         let caller = self.caller(name);
         self.command(caller, Command::ReturnSession { caller, id, secret, process: Some(process_of(id)) })
     }
 
-    fn pass(&mut self, ms: u64) {
+    pub fn pass(&mut self, ms: u64) {
         self.now.mono = self.now.mono.after(ms);
         self.now.wall.0 += ms;
         self.run(Command::Tick);
     }
 
     /// The daemon stops and starts again, or the machine does.
-    fn restart(&mut self, rebooted: bool) {
+    pub fn restart(&mut self, rebooted: bool) {
         if rebooted {
             self.now.mono = Moment(5);
         }
@@ -622,7 +639,8 @@ fn a_stronger_lock_of_its_own_answers_and_a_weaker_one_does_not() {
     let mut desk = Desk::new();
     desk.ask("ada", "s /f");
     assert_eq!(desk.ask("ada", "s /f"), "already held");
-    assert_eq!(desk.wait("ada", "x /f"), "own lock", "it would wait for itself");
+    desk.ask("ada#1", "s /g");
+    assert_eq!(desk.wait("ada", "x /g"), "own lock", "it would wait for itself");
     assert_eq!(desk.refused().holders[0].ask.who.agent.as_str(), "ada");
 }
 
@@ -1253,9 +1271,17 @@ fn a_grant_that_is_taken_back_has_never_been() {
     desk.request("r1").ask("ada", "x /f");
     let lock = desk.granted();
     assert_eq!(desk.wait("bo", "x /f"), "waits");
-    desk.run(Command::TakeBack { id: lock.id, fence: Fence(lock.fence.0 + 1), was_known: false });
+    desk.run(Command::TakeBack {
+        id: lock.id,
+        fence: Fence(lock.fence.0 + 1),
+        what: Unheard { is_new: true, ..Unheard::default() },
+    });
     assert_eq!(desk.table.locks(), 1, "a later grant is not meant");
-    desk.run(Command::TakeBack { id: lock.id, fence: lock.fence, was_known: false });
+    desk.run(Command::TakeBack {
+        id: lock.id,
+        fence: lock.fence,
+        what: Unheard { is_new: true, ..Unheard::default() },
+    });
     assert_eq!(desk.news(), ["bo: granted"]);
     assert_eq!(desk.request("r1").ask("ada", "x /f"), "held by bo", "its request id is as good as new");
 }
@@ -1267,7 +1293,11 @@ fn a_lock_whose_resumption_is_taken_back_runs_on_as_a_lease_and_can_be_resumed_a
     desk.run(Command::EndSession(SessionId(100)));
     assert_eq!(desk.ttl(60_000).request("r1").ask("ada#2", "x /f"), "resumed");
     let lock = desk.granted();
-    desk.run(Command::TakeBack { id: lock.id, fence: lock.fence, was_known: true });
+    desk.run(Command::TakeBack {
+        id: lock.id,
+        fence: lock.fence,
+        what: Unheard { resumed: true, ..Unheard::default() },
+    });
     assert_eq!(desk.ask("bo", "x /f"), "held by ada", "its lease is promised");
     assert_eq!(desk.ttl(60_000).request("r1").ask("ada#2", "x /f"), "resumed");
     assert!(desk.granted().fence > lock.fence);

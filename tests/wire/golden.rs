@@ -54,7 +54,11 @@ fn masked(line: &str) -> String {
         let mut from = 0;
         while let Some(at) = line[from..].find(prefix) {
             let begin = from + at + prefix.len();
-            let end = line[begin..].find([' ', ')', '"', ';']).unwrap();
+            let end = match prefix {
+                // `10m` or `9m 59s`
+                "lease has " => line[begin..].find(" left").unwrap(),
+                _ => line[begin..].find([' ', ')', '"', ';']).unwrap(),
+            };
             line.replace_range(begin..begin + end, "~");
             from = begin;
         }

@@ -44,24 +44,24 @@ impl Auditor {
         match &answer.reply {
             Reply::Failed(Fault::Invalid(_)) => self.counts.bound_sent_away += 1,
             // What ended just before made way for it, and it ended again at once.
-            Reply::Granted(_) => {}
+            Reply::Granted(_) | Reply::Failed(Fault::Lost(..)) => {}
             other => panic!("{to:?} waits for a lock of a process that is dead and is told {other:?}"),
         }
     }
 
     /// A grant is for the process that was asked for, and that process is not known to be dead.
-    pub(super) fn is_bound_as_asked(&mut self, lock: &Lock, ask: &Ask) {
-        assert_eq!(lock.ask.bound, ask.bound, "{} ends with another process than was asked", lock.id);
-        let is_known_dead = self.knew_dead(ask.bound, self.turn);
+    pub(super) fn is_bound_as_asked(&mut self, lock: &Lock, who: &Who, bound: Option<Process>) {
+        assert_eq!(lock.ask.bound, bound, "{} ends with another process than was asked", lock.id);
+        let is_known_dead = self.knew_dead(bound, self.turn);
         // The answer may be late, and a session of its agent may have the lock by now, which no longer ends with it.
         let by_session = |open: &Open| match &open.command {
-            Command::Lock { ask: of, .. } => of.who.session.is_some() && of.who.agent == ask.who.agent,
+            Command::Lock { ask: of, .. } => of.who.session.is_some() && of.who.agent == who.agent,
             _ => false,
         };
         let is_taken_up = self.claims.get(&lock.id).is_some_and(|claim| claim.lock.fence > lock.fence)
             || self.open.values().any(by_session);
-        assert!(!is_known_dead || is_taken_up, "{} is told to {}, and its process is dead", lock.id, ask.who.agent);
-        self.counts.bound += u64::from(ask.bound.is_some());
+        assert!(!is_known_dead || is_taken_up, "{} is told to {}, and its process is dead", lock.id, who.agent);
+        self.counts.bound += u64::from(bound.is_some());
     }
 
     /// No lock and no request outlives a process that was known to be dead before `turn`.

@@ -5,7 +5,6 @@ use super::*;
 
 impl Auditor {
     pub fn turn_begins(&mut self) {
-        assert!(self.sent_away.is_empty(), "they wait for a lock of a dead process: {:?}", self.sent_away);
         self.turn += 1;
         self.is_queue_exact = self.status.take().is_some();
     }
@@ -52,7 +51,7 @@ impl Auditor {
                 open.for_each(|(_, open)| open.is_gone = true);
             }
             Command::Unlock { who, which, .. } => self.unlock_asked(who, which),
-            Command::TakeBack { id, fence, .. } => self.taken_back(*id, *fence),
+            Command::TakeBack { id, fence, what } => self.taken_back(*id, *fence, *what),
             Command::LossesTold(ids) => {
                 for id in ids {
                     assert!(self.heard_lost.contains(id), "the loss of {id} counts as told and has not arrived");
@@ -60,6 +59,8 @@ impl Auditor {
                 }
             }
             Command::Break { id, .. } => self.void(*id),
+            Command::Upgrade { who, which, .. } => self.change_asked(who, which, Mode::Exclusive),
+            Command::Downgrade { who, which, .. } => self.change_asked(who, which, Mode::Shared),
             Command::Cancel { waiting, .. } => {
                 self.queue.retain(|_, waiter| waiter.caller != Some(*waiting));
             }
@@ -75,16 +76,14 @@ impl Auditor {
             _ => {}
         }
         let mut is_again = false;
-        if let Command::Lock { ask, caller, .. } = command
-            && let Some(request) = &ask.request
-        {
-            let key = (ask.who.agent.clone(), request.clone());
+        if let (Some(key), Some(caller)) = (name_of(command), caller_of(command)) {
+            let (agent, request) = &key;
             is_again = !self.asked.insert(key.clone());
             // It takes up its place, or is told that the id means something else.
             let absent = self.queue.values_mut().filter(|waiter| waiter.caller.is_none());
-            for waiter in absent.filter(|absent| absent.ask.who.agent == ask.who.agent) {
+            for waiter in absent.filter(|absent| absent.ask.who.agent == *agent) {
                 if waiter.ask.request.as_ref() == Some(request) {
-                    (waiter.caller, waiter.absent_until) = (Some(*caller), None);
+                    (waiter.caller, waiter.absent_until) = (Some(caller), None);
                 }
             }
             self.cancelled.remove(&key);
@@ -103,6 +102,26 @@ impl Auditor {
         };
         let before = self.open.insert(caller, open);
         assert!(before.is_none(), "the workload asks {caller:?} twice");
+    }
+
+    /// A lock is to be held in another mode: no more than shared is promised from now on, and its lease may be renewed.
+    fn change_asked(&mut self, who: &Who, which: &Which, mode: Mode) {
+        let scopes = self.wishes.iter().filter(|(agent, ..)| *agent == who.agent).map(|(_, scope, _)| scope.clone());
+        let scopes: Vec<Scope> = scopes.collect();
+        self.wishes.extend(scopes.into_iter().map(|scope| (who.agent.clone(), scope, mode)));
+        for claim in self.claims.values_mut() {
+            let is_meant = match which {
+                Which::All => false,
+                Which::Id(id) => claim.lock.id == *id,
+                Which::Scope(target) => same_scope(&claim.lock.ask.target, target),
+            };
+            if is_meant && claim.lock.ask.who.agent == who.agent {
+                claim.is_vague = true;
+                if mode == Mode::Shared {
+                    make_shared(claim);
+                }
+            }
+        }
     }
 
     /// Nothing is promised about this lock any more.
@@ -131,9 +150,13 @@ impl Auditor {
     }
 
     /// The server takes back a grant. Whoever has read of a lock keeps it, whatever becomes of any other answer.
-    pub(super) fn taken_back(&mut self, id: LockId, fence: Fence) {
+    pub(super) fn taken_back(&mut self, id: LockId, fence: Fence, what: Unheard) {
         self.counts.taken_back += 1;
         let is_relied_on = |claim: &Claim| claim.is_delivered || claim.lock.fence != fence;
+        if what.upgraded && !what.is_new && !what.resumed {
+            // Shared it is known, and shared it stays.
+            return self.claims.get_mut(&id).filter(|claim| !is_relied_on(claim)).into_iter().for_each(make_shared);
+        }
         if !self.claims.get(&id).is_some_and(is_relied_on) {
             self.void(id);
         }
@@ -151,11 +174,12 @@ impl Auditor {
             }
         }
         for open in self.open.values_mut() {
-            if let Command::Lock { ask, .. } = &open.command
-                && ask.who.agent == who.agent
-            {
-                open.voided = true;
-            }
+            let by = match &open.command {
+                Command::Lock { ask, .. } => Some(&ask.who.agent),
+                Command::Upgrade { who, .. } => Some(&who.agent),
+                _ => None,
+            };
+            open.voided |= by == Some(&who.agent);
         }
     }
 
@@ -258,8 +282,14 @@ impl Auditor {
     pub fn read(&mut self, answer: &Answer) {
         if let Reply::Granted(granted) = &answer.reply
             && let Some(claim) = self.claims.get_mut(&granted.lock.id)
+            && claim.lock.fence == granted.lock.fence
         {
             claim.is_delivered = true;
         }
     }
+}
+
+/// No more than that it is shared is promised.
+fn make_shared(claim: &mut Claim) {
+    claim.lock.ask = Arc::new(Ask { mode: Mode::Shared, ..(*claim.lock.ask).clone() });
 }

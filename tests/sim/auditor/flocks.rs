@@ -13,7 +13,7 @@ impl Auditor {
             match &lock.os {
                 OsLock::None => {
                     let is_wanted = lock.ask.os && file.is_some();
-                    assert!(!is_wanted || self.machine.refused(lock.id), "{} has no flock and never had", lock.id);
+                    assert!(!is_wanted || self.machine.refused(lock), "{} has no flock and never had", lock.id);
                 }
                 OsLock::Asked => drop(asked.insert(lock.id)),
                 OsLock::Held => {

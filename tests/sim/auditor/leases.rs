@@ -57,9 +57,11 @@ fn is_of(claim: &Claim, who: &Who, target: Option<&Target>) -> bool {
 pub(super) fn may_renew(open: &Open, claim: &Claim) -> bool {
     match &open.command {
         Command::Lock { ask, .. } => ask.who.agent == claim.lock.ask.who.agent,
-        Command::Renew { who, .. } | Command::Check { who, .. } | Command::Bind { who, .. } => {
-            who.agent == claim.lock.ask.who.agent
-        }
+        Command::Renew { who, .. }
+        | Command::Check { who, .. }
+        | Command::Bind { who, .. }
+        | Command::Upgrade { who, .. }
+        | Command::Downgrade { who, .. } => who.agent == claim.lock.ask.who.agent,
         Command::ReturnSession { .. } => true,
         _ => false,
     }

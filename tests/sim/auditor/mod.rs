@@ -138,6 +138,8 @@ counters! {
         grants,
         waits_granted,
         resumed,
+        upgraded,
+        downgraded,
         refused,
         deadlocks,
         released,
@@ -199,7 +201,7 @@ pub struct Auditor {
     gap_from: Option<u64>,
     gaps_after: BTreeSet<u64>,
     /// Every event that any subscriber was told, and those of them that a power cut took.
-    heard: BTreeMap<u64, Event>,
+    heard_events: BTreeMap<u64, Event>,
     lost_events: BTreeSet<u64>,
     hearing: BTreeMap<usize, heard::Hearing>,
     /// Counts what may lose events.
@@ -214,7 +216,7 @@ pub struct Auditor {
     gone: BTreeMap<Process, u64>,
     /// Locks that end with their process in this turn.
     ending: Vec<LockId>,
-    /// Requests that are to be told in this turn that the process of their lock is dead.
+    /// Requests that are to be told that the process of their lock is dead.
     sent_away: BTreeSet<Caller>,
     /// Nothing has happened since the queue was seen.
     is_queue_exact: bool,

@@ -60,9 +60,22 @@ pub(super) fn clash(a: &Lock, b: &Lock) -> bool {
 }
 
 pub(super) fn blocks(lock: &Lock, ask: &Ask) -> bool {
-    lock.ask.mode.excludes(ask.mode)
+    ask.upgrades != Some(lock.id)
+        && lock.ask.mode.excludes(ask.mode)
         && strangers(&lock.ask.who.agent, lock.keeper(), &ask.who.agent, ask.who.session)
         && overlap(&lock.ask.target, &ask.target)
+}
+
+/// Where a request stands: upgrades before all others, else by arrival.
+pub(super) fn place(waiter: &Waiter) -> (bool, WaiterId) {
+    (waiter.ask.upgrades.is_none(), waiter.id)
+}
+
+/// A waiting request in the name of whoever will hold the lock: an upgrade leaves that as it is.
+pub(super) fn as_holder(waiter: &Waiter, locks: &[Lock]) -> Waiter {
+    let Some(held) = locks.iter().find(|lock| waiter.ask.upgrades == Some(lock.id)) else { return waiter.clone() };
+    let who = Who { session: held.keeper(), ..waiter.ask.who.clone() };
+    Waiter { ask: Arc::new(Ask { who, ..(*waiter.ask).clone() }), ..waiter.clone() }
 }
 
 pub(super) fn comes_before(first: &Waiter, ask: &Ask) -> bool {
@@ -75,6 +88,7 @@ pub(super) fn comes_before(first: &Waiter, ask: &Ask) -> bool {
 /// A weaker lock of its own on the same scope: it is not strengthened while it is held.
 pub(super) fn is_own_weaker(lock: &Lock, ask: &Ask) -> bool {
     lock.ask.who.agent == ask.who.agent
+        && ask.upgrades.is_none()
         && lock.ask.mode < ask.mode
         && same_scope(&lock.ask.target, &ask.target)
         && !strangers(&lock.ask.who.agent, lock.keeper(), &ask.who.agent, ask.who.session)
@@ -97,11 +111,23 @@ pub(super) fn who_and_target(command: &Command) -> Option<(&Who, Option<&Target>
         Command::Lock { ask, .. } | Command::WaitFree { ask, .. } => Some((&ask.who, Some(&ask.target))),
         Command::Check { who, target, .. } => Some((who, Some(target))),
         Command::Status { who, target, .. } => Some((who.as_ref()?, target.as_ref())),
-        Command::Unlock { who, which, .. } | Command::Renew { who, which, .. } => match which {
+        Command::Unlock { who, which, .. }
+        | Command::Renew { who, which, .. }
+        | Command::Upgrade { who, which, .. }
+        | Command::Downgrade { who, which, .. } => match which {
             Which::All => Some((who, None)),
             Which::Scope(target) => Some((who, Some(target))),
             Which::Id(_) => None,
         },
+        _ => None,
+    }
+}
+
+/// The name that a client gave its request.
+pub(super) fn name_of(command: &Command) -> Option<(Agent, RequestId)> {
+    match command {
+        Command::Lock { ask, .. } => Some((ask.who.agent.clone(), ask.request.clone()?)),
+        Command::Upgrade { who, request, .. } => Some((who.agent.clone(), request.clone()?)),
         _ => None,
     }
 }
@@ -117,6 +143,8 @@ pub(super) fn caller_of(command: &Command) -> Option<Caller> {
         | Command::Lock { caller, .. }
         | Command::WaitFree { caller, .. }
         | Command::Renew { caller, .. }
+        | Command::Upgrade { caller, .. }
+        | Command::Downgrade { caller, .. }
         | Command::Check { caller, .. }
         | Command::Commit { caller, .. }
         | Command::Break { caller, .. }

@@ -64,7 +64,9 @@ impl Auditor {
             }
         }
         for absent in self.queue.values().filter(|waiter| waiter.caller.is_none()) {
-            let is_there = waiters.iter().any(|queued| queued.waiter.id == absent.id);
+            // An upgrade ends with the lock that it is about.
+            let is_over = absent.ask.upgrades.is_some_and(|id| locks.iter().all(|lock| lock.id != id));
+            let is_there = is_over || waiters.iter().any(|queued| queued.waiter.id == absent.id);
             assert!(is_there, "the place of {} was not kept for it", absent.ask.who.agent);
         }
         self.order_kept(waiters);
@@ -79,7 +81,7 @@ impl Auditor {
             let held = locks.iter().find(|lock| lock.id == claim.lock.id);
             let held =
                 held.unwrap_or_else(|| panic!("{} was told to hold {}: gone", claim.lock.ask.who.agent, claim.lock.id));
-            let is_same = held.ask.mode == claim.lock.ask.mode && held.ask.target == claim.lock.ask.target;
+            let is_same = held.ask.mode >= claim.lock.ask.mode && held.ask.target == claim.lock.ask.target;
             assert!(is_same && held.fence >= claim.lock.fence, "{} is not as it was told: {held:?}", held.id);
             self.has_its_lease(held, claim);
         }
@@ -215,9 +217,11 @@ fn apart(locks: &[Lock]) {
 
 /// Whoever waits has something in the way, and stands where it says.
 fn in_line(locks: &[Lock], waiters: &[Queued], now: Moment) {
-    for (at, queued) in waiters.iter().enumerate() {
-        let (waiter, ask) = (&queued.waiter, &queued.waiter.ask);
-        let earlier = waiters[..at].iter().filter(|earlier| comes_before(&earlier.waiter, ask)).count();
+    for queued in waiters {
+        let waiter = as_holder(&queued.waiter, locks);
+        let ask = &waiter.ask;
+        let others = waiters.iter().map(|other| as_holder(&other.waiter, locks));
+        let earlier = others.filter(|other| place(other) < place(&waiter) && comes_before(other, ask)).count();
         assert_eq!(queued.position, earlier + 1, "the place of {} in the queue", ask.who.agent);
         for due in [waiter.deadline, waiter.absent_until].into_iter().flatten() {
             assert!(due > now, "{} waits beyond its time", ask.who.agent);

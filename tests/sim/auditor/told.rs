@@ -18,6 +18,7 @@ impl Auditor {
                 locks.iter().for_each(|lock| leases::was_renewed(lock, open.at));
                 locks.iter().for_each(|lock| self.touched(lock, &open));
             }
+            Reply::Downgraded(lock) => self.downgraded(&open, lock),
             Reply::Checked(checked) => self.checked(now, &open, checked),
             Reply::Broken(ended) => self.broken(now, ended),
             Reply::Committed(..) => unreachable!("nobody writes here"),
@@ -98,8 +99,15 @@ impl Auditor {
 
     pub(super) fn granted(&mut self, now: Now, open: &Open, granted: &Granted) {
         let lock = &granted.lock;
-        let Command::Lock { ask, wait, .. } = &open.command else { panic!("{} was granted unasked", lock.id) };
-        assert!(lock.ask.who.agent == ask.who.agent && lock.ask.mode >= ask.mode, "{} is not what was asked", lock.id);
+        let (who, mode, wait, bound) = match &open.command {
+            Command::Lock { ask, wait, .. } => (&ask.who, ask.mode, wait, ask.bound),
+            Command::Upgrade { who, wait, .. } => (who, Mode::Exclusive, wait, lock.ask.bound),
+            _ => panic!("{} was granted unasked", lock.id),
+        };
+        assert!(lock.ask.who.agent == who.agent, "{} is not what was asked", lock.id);
+        // Made shared since, while the answer was held back.
+        assert!(lock.ask.mode >= mode || open.turn != self.turn, "{} is not held as was asked", lock.id);
+        assert!(lock.ask.upgrades.is_none(), "{} upgrades another", lock.id);
         assert!(lock.fence.0 < limits::FENCE_END && lock.id.0 <= lock.fence.0, "{} has no fence", lock.id);
         leases::is_within_bounds(lock);
         let is_late = open.turn != self.turn;
@@ -107,22 +115,23 @@ impl Auditor {
         if is_late && (self.was_released_by(open, lock.id) || self.is_being_released_by(open, lock.id)) {
             return;
         }
-        self.is_bound_as_asked(lock, ask);
+        self.is_bound_as_asked(lock, who, bound);
         if is_late && self.claims.get(&lock.id).is_some_and(|claim| claim.lock.fence >= lock.fence) {
             return self.touched(lock, open);
         }
         let before = self.claims.get(&lock.id);
         let is_known = before.is_some_and(|claim| claim.lock.fence == lock.fence);
-        let has_old_fence = granted.resumed && is_known && !is_late && !open.is_again;
+        let has_old_fence = (granted.resumed || granted.upgraded) && is_known && !is_late && !open.is_again;
         assert!(!has_old_fence, "{} was taken up with the fence that it had", lock.id);
         if !granted.already_held && !is_known {
             self.counts.grants += 1;
             self.counts.resumed += u64::from(granted.resumed);
+            self.counts.upgraded += u64::from(granted.upgraded);
             self.counts.waits_granted += u64::from(*wait != Wait::Try && open.turn != self.turn);
             self.fresh_fence(open, lock);
             let is_kept = !matches!(lock.custody, Custody::Detached);
             assert!(lock.expires.is_none() == is_kept, "{} is kept, or on its lease: {lock:?}", lock.id);
-            if !granted.resumed {
+            if !granted.resumed && !granted.upgraded {
                 self.in_turn(now, open, lock);
             }
         }
@@ -141,7 +150,7 @@ impl Auditor {
             until: lock.expires,
             shortest,
             told_in: self.turn,
-            is_vague: open.turn != self.turn || (granted.again && self.is_asking_further(&ask.who.agent)),
+            is_vague: open.turn != self.turn || (granted.again && self.is_asking_further(&who.agent)),
             is_delivered,
             over: open.voided
                 || is_gone
@@ -178,6 +187,7 @@ impl Auditor {
         let place = self.queue.values().find(|waiter| waiter.caller == Some(caller)).map(|waiter| waiter.id);
         for waiter in self.queue.values() {
             let is_earlier = match place {
+                _ if waiter.ask.upgrades.is_some() => true,
                 Some(place) => waiter.id < place,
                 None => match waiter.caller {
                     Some(of) => self.open.get(&of).is_some_and(|earlier| earlier.order < open.order),
@@ -220,9 +230,15 @@ impl Auditor {
 
     pub(super) fn refused(&mut self, now: Now, open: &Open, refused: &Refused) {
         self.counts.refused += 1;
-        let (Command::Lock { ask, wait, .. } | Command::WaitFree { ask, wait, .. }) = &open.command else {
-            panic!("refused unasked: {:?}", open.command)
+        let (agent, wait) = match &open.command {
+            Command::Lock { ask, wait, .. } | Command::WaitFree { ask, wait, .. } => (&ask.who.agent, wait),
+            Command::Upgrade { who, wait, .. } => (&who.agent, wait),
+            other => panic!("refused unasked: {other:?}"),
         };
+        if let Some(kept) = &refused.kept {
+            assert!(kept.ask.who.agent == *agent && kept.ask.mode == Mode::Shared, "{} is not kept shared", kept.id);
+            self.is_committed(kept);
+        }
         for holder in &refused.holders {
             let is_over = self.ended.get(&holder.id).is_some_and(|end| end.turn < open.turn);
             assert!(!is_over, "{} is named as a holder and had ended", holder.id);
@@ -232,22 +248,30 @@ impl Auditor {
             RefusedFor::Held => {
                 assert!(*wait == Wait::Try, "a request that waits is refused as held");
                 let is_blocked = !refused.holders.is_empty() || refused.position > 1 || refused.foreigner.is_some();
-                assert!(is_blocked, "{} is refused and nothing is in the way", ask.who.agent);
+                assert!(is_blocked, "{agent} is refused and nothing is in the way");
                 // Without a slow disk or file system it was just now that the file was tried.
                 if let Some(foreigner) = refused.foreigner.as_ref().filter(|_| open.turn == self.turn) {
-                    self.is_there(foreigner, ask);
+                    match (&open.command, &refused.kept) {
+                        (_, Some(kept)) => {
+                            self.is_there(foreigner, &Ask { mode: Mode::Exclusive, ..(*kept.ask).clone() });
+                        }
+                        (Command::Lock { ask, .. } | Command::WaitFree { ask, .. }, None) => {
+                            self.is_there(foreigner, ask);
+                        }
+                        (other, None) => panic!("nothing is kept of {other:?}"),
+                    }
                 }
             }
             RefusedFor::OwnLock => assert!(!refused.holders.is_empty()),
             RefusedFor::Timeout => {
                 let is_over = matches!(wait, Wait::Until(until) if *until <= now.mono) || open.is_again;
-                assert!(is_over, "{} is sent away before its time", ask.who.agent);
+                assert!(is_over, "{agent} is sent away before its time");
             }
             RefusedFor::Deadlock(cycle) => {
                 self.counts.deadlocks += 1;
                 let links = cycle.iter().zip(cycle.iter().cycle().skip(1));
                 let is_closed = links.clone().all(|(link, next)| link.behind == next.waits);
-                assert!(is_closed && cycle[0].waits == ask.who.agent, "no cycle: {cycle:?}");
+                assert!(is_closed && cycle[0].waits == *agent, "no cycle: {cycle:?}");
             }
         }
     }
@@ -293,6 +317,17 @@ impl Auditor {
             Some(caller.conn) == conn_of(open) && matches!(other.command, Command::Unlock { .. })
         };
         self.ended.contains_key(&lock) && self.open.iter().any(|(caller, other)| is_release(caller, other))
+    }
+
+    fn downgraded(&mut self, open: &Open, lock: &Lock) {
+        let Command::Downgrade { who, .. } = &open.command else { panic!("downgraded unasked") };
+        self.counts.downgraded += 1;
+        let is_shared = lock.ask.mode == Mode::Shared || open.turn != self.turn;
+        assert!(is_shared && lock.ask.who.agent == who.agent, "{} is not shared", lock.id);
+        if let Some(claim) = self.claims.get(&lock.id).filter(|_| open.turn == self.turn) {
+            assert!(claim.lock.fence <= lock.fence, "{} has gone back to fence {}", lock.id, lock.fence.0);
+        }
+        self.touched(lock, open);
     }
 
     /// A lock was renewed or looked at by its agent.
@@ -385,14 +420,13 @@ impl Auditor {
     }
 
     fn cancelled(&mut self, open: &Open, is_gone: bool) {
-        if let Command::Lock { ask, .. } = &open.command {
+        if matches!(open.command, Command::Lock { .. } | Command::Upgrade { .. }) {
             assert!(is_gone, "a request is told that it is not cancelled");
-            let asked_again = self.open.values().any(|open| match &open.command {
-                Command::Lock { ask: again, .. } => again.who.agent == ask.who.agent && again.request == ask.request,
-                _ => false,
-            });
-            if let Some(request) = ask.request.as_ref().filter(|_| !asked_again) {
-                self.cancelled.insert((ask.who.agent.clone(), request.clone()));
+        }
+        if let Some(name) = name_of(&open.command) {
+            let asked_again = self.open.values().any(|open| name_of(&open.command).as_ref() == Some(&name));
+            if !asked_again {
+                self.cancelled.insert(name);
             }
         }
     }
