@@ -6,8 +6,8 @@
 
 mod support;
 
-use flockd::Client;
 use flockd::clock::monotonic_ns;
+use flockd::{Client, EventFilter};
 use serde_json::Value;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -69,6 +69,7 @@ const GROUPS: &[Group] = &[
     ("start", start),
     ("command", commands),
     ("memory", memory),
+    ("subscribers", subscribers),
 ];
 
 fn main() -> ExitCode {
@@ -487,4 +488,35 @@ fn memory(wishes: &mut Wishes) {
         Side::ours(&own, "bare daemon, its own", NONE, || memory_of(&full, "Private_")),
     ];
     wishes.run("memory of an idle daemon", Unit::Memory, sides);
+}
+
+// ── Subscribers ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// What those who are told what happens cost those who lock: one that reads, and one that does not.
+fn subscribers(wishes: &mut Wishes) {
+    let ground = Ground::new(1);
+    let homes = ["home-0", "home-1", "home-2"];
+    let _daemons = homes.map(|home| daemon(&ground.path(home)));
+    let (_bare, echo) = bare(&ground, "written");
+    let subscribe = |home: &str| {
+        let client = Client::builder().home(ground.path(home)).start_nothing().connect().expect("the daemon runs");
+        client.subscribe(EventFilter::new()).expect("all events may be subscribed to")
+    };
+    let _stalled = subscribe(homes[1]);
+    let read = subscribe(homes[2]);
+    // Ends with the process.
+    std::thread::spawn(move || read.iter().count());
+    let mut echo_pairs = Worker::start(&["echo", &echo, "answered"]);
+    let mut workers = homes.map(|home| client(&ground, home, "@l", 1, 0, true));
+    let [alone, stalled, read] = &mut workers;
+    let count = wishes.extent.pairs;
+    // As many as fill channel and socket: from then on it does not read.
+    pairs(stalled, count.max(3_000));
+    let sides = vec![
+        Side::floor("bare daemon", || pairs(&mut echo_pairs, count)),
+        Side::ours("no subscriber", "bare daemon", NONE, || pairs(alone, count)),
+        Side::ours("one that does not read", "bare daemon", NONE, || pairs(stalled, count)),
+        Side::ours("one that reads", "bare daemon", NONE, || pairs(read, count)),
+    ];
+    wishes.run("lock and unlock over the socket beside a subscriber", Unit::Time, sides);
 }

@@ -38,7 +38,7 @@ impl World {
         for _ in 0..most {
             let Some(told) = bus.next(cursor, &Filter::default()) else { break };
             self.log.note(|| format!("  subscriber {at} is told {told:?}"));
-            self.auditor.heard(at, &told);
+            self.auditor.subscriber_heard(at, &told);
         }
         subscriber.since = Some(cursor.seq());
     }

@@ -8,11 +8,11 @@ mod bound;
 mod events;
 mod fed;
 mod flocks;
-mod heard;
 mod leases;
 mod restart;
 mod rules;
 mod state;
+mod subscribers;
 mod told;
 
 use crate::flocks::Machine;
@@ -151,7 +151,7 @@ counters! {
         images,
         durable,
         events,
-        heard,
+        events_told,
         gaps_told,
         taken_back,
         contested,
@@ -201,9 +201,9 @@ pub struct Auditor {
     gap_from: Option<u64>,
     gaps_after: BTreeSet<u64>,
     /// Every event that any subscriber was told, and those of them that a power cut took.
-    heard_events: BTreeMap<u64, Event>,
+    told_events: BTreeMap<u64, Event>,
     lost_events: BTreeSet<u64>,
-    hearing: BTreeMap<usize, heard::Hearing>,
+    hearing: BTreeMap<usize, subscribers::Hearing>,
     /// Counts what may lose events.
     epoch: u64,
     /// When the last turn was: what came due since is not done yet.

@@ -26,18 +26,18 @@ impl Auditor {
         assert_eq!(hearing.last, seq, "subscriber {at} goes on elsewhere");
     }
 
-    pub fn heard(&mut self, at: usize, told: &Told) {
+    pub fn subscriber_heard(&mut self, at: usize, told: &Told) {
         let last = self.hearing[&at].last;
         match told {
             Told::Event(event) => {
                 let seq = event.seq.0;
                 assert!(seq > last, "subscriber {at} is told {seq} after {last}");
-                let skipped = self.heard_events.range(last + 1..seq).next();
+                let skipped = self.told_events.range(last + 1..seq).next();
                 assert!(
                     skipped.is_none(),
                     "subscriber {at} is told {seq} after {last}, and others were told {skipped:?}"
                 );
-                match self.heard_events.insert(seq, (**event).clone()) {
+                match self.told_events.insert(seq, (**event).clone()) {
                     Some(before) => assert_eq!(before, **event, "two are told of another event {seq}"),
                     None => {
                         let deaf = self.hearing.iter().find(|(_, hearing)| hearing.must_know(seq));
@@ -45,11 +45,11 @@ impl Auditor {
                     }
                 }
                 self.hearing.get_mut(&at).expect("it is subscribed").last = seq;
-                self.counts.heard += 1;
+                self.counts.events_told += 1;
             }
             &Told::Gap(Gap { from, to, events }) => {
                 assert!(from == last + 1 && from <= to, "subscriber {at} misses {from} to {to} after {last}");
-                let known = self.heard_events.range(from..=to).count() as u64;
+                let known = self.told_events.range(from..=to).count() as u64;
                 assert!(
                     events.is_none_or(|events| events >= known),
                     "{known} events were told between {from} and {to}"
@@ -65,7 +65,7 @@ impl Auditor {
     /// What was told is there after a kill; after a power cut, what tells of a promise for one.
     pub(super) fn heard_is_written(&self, loaded: &Loaded, is_power_cut: bool) {
         let there: BTreeMap<u64, &Event> = loaded.events.iter().map(|event| (event.seq.0, event)).collect();
-        for (seq, event) in self.heard_events.iter().filter(|(seq, _)| !self.lost_events.contains(seq)) {
+        for (seq, event) in self.told_events.iter().filter(|(seq, _)| !self.lost_events.contains(seq)) {
             let outlives = matches!(event.kind, EventKind::Acquired { .. }) && event.ask.lease.ttl > 0;
             if !is_power_cut || outlives {
                 assert_eq!(
@@ -80,7 +80,7 @@ impl Auditor {
     /// A power cut has taken what it took.
     pub(super) fn heard_may_be_lost(&mut self, loaded: &Loaded) {
         let there: BTreeSet<u64> = loaded.events.iter().map(|event| event.seq.0).collect();
-        self.lost_events.extend(self.heard_events.keys().filter(|seq| !there.contains(seq)));
+        self.lost_events.extend(self.told_events.keys().filter(|seq| !there.contains(seq)));
     }
 
     /// Everybody has read to the end: whatever is in the journal was told to each, or fell into a gap.
@@ -89,7 +89,7 @@ impl Auditor {
             for (at, hearing) in &self.hearing {
                 let seq = event.seq.0;
                 assert!(seq <= hearing.last, "{seq} was not told to subscriber {at}");
-                assert!(!hearing.must_know(seq) || self.heard_events.contains_key(&seq), "{seq} was told to nobody");
+                assert!(!hearing.must_know(seq) || self.told_events.contains_key(&seq), "{seq} was told to nobody");
             }
         }
     }
