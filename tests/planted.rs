@@ -51,7 +51,7 @@ mod run {
     use std::time::{Duration, Instant};
 
     /// Longest run of a test with a fault in it. One that only hangs has caught nothing that it could name.
-    const AT_MOST: Duration = Duration::from_secs(100);
+    const AT_MOST: Duration = Duration::from_secs(200);
 
     /// The test programs by target. They are built with the flags that this one was built with.
     fn build() -> BTreeMap<String, PathBuf> {
@@ -103,8 +103,10 @@ mod run {
         let mut command = Command::new(program);
         command.args(["--exact", row.test]).current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null());
         command.stdout(said.try_clone().expect("a descriptor")).stderr(said.try_clone().expect("a descriptor"));
-        // What is repeated is repeated as often as in CI, and from the same seed each time.
+        // What is repeated is repeated as often as in CI.
         command.env_remove("FLOCKD_PLANT").env_remove("FLOCKD_SCALE").env("RUST_BACKTRACE", "0");
+        // That it fails is enough; the smallest case of it is not looked for.
+        command.env("PROPTEST_MAX_SHRINK_ITERS", "0");
         if with {
             command.env("FLOCKD_PLANT", row.name);
         }
