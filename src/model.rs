@@ -655,7 +655,7 @@ impl EventKind {
     /// Its name on the wire and in the CLI: one of [`EVENT_NAMES`].
     pub fn name(&self) -> &'static str {
         match self {
-            EventKind::Acquired { .. } => "lock.acquired",
+            EventKind::Acquired(_) => "lock.acquired",
             EventKind::Waiting { .. } => "lock.waiting",
             EventKind::Released(_) => "lock.released",
             EventKind::Detached => "lock.detached",

@@ -561,11 +561,15 @@ pub(super) struct WatchArgs {
     pub(super) which: EventArgs,
 }
 
+/// Names of events, given with commas.
+#[derive(Clone, Debug)]
+pub(super) struct EventNames(pub(super) Vec<String>);
+
 #[derive(Debug, Args)]
 pub(super) struct OnArgs {
     /// Which events, such as lock.released; several with commas
-    #[arg(value_name = "EVENT", value_delimiter = ',', value_parser = event, num_args = 1, required = true)]
-    pub(super) event: Vec<String>,
+    #[arg(value_name = "EVENT", value_parser = events)]
+    pub(super) events: EventNames,
 
     #[command(flatten)]
     pub(super) which: EventArgs,
@@ -698,6 +702,10 @@ fn event(text: &str) -> Result<String, String> {
         true => Ok(text.to_owned()),
         false => Err(format!("there is no such event; there are {}", EVENT_NAMES.join(", "))),
     }
+}
+
+fn events(text: &str) -> Result<EventNames, String> {
+    text.split(',').map(event).collect::<Result<_, _>>().map(EventNames)
 }
 
 fn parallel(text: &str) -> Result<usize, String> {

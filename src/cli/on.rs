@@ -19,7 +19,7 @@ use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub(super) fn on(common: &Common, args: &OnArgs) -> Result<ExitCode, Failure> {
-    let told = watch::subscribe(&args.which, args.event.clone())?;
+    let told = watch::subscribe(&args.which, args.events.0.clone())?;
     let running = Running::default();
     let signalled = signalled()?;
     let (give, jobs) = bounded::<Box<EventBody>>(0);

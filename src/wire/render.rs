@@ -6,7 +6,9 @@ use super::{
 };
 use super::{EventBody, GapBody, Line, Mode, WireError, escape, sign};
 use crate::events::{Gap, Told};
-use crate::model::{self, Custody, EndReason, Ended, EventKind, Fault, Foreigner, Lock, Moment, Now, OsLock, Queued};
+use crate::model::{
+    self, Acquired, Custody, EndReason, Ended, EventKind, Fault, Foreigner, Lock, Moment, Now, OsLock, Queued,
+};
 use crate::model::{Refused, RefusedFor, Reply};
 use crate::scope::Scope;
 use std::time::{Duration, UNIX_EPOCH};
@@ -522,7 +524,7 @@ pub fn event(event: &model::Event) -> EventBody {
     let name = event.kind.name();
     let (mut reason_word, mut waiter_name, mut by, mut note) = (None, None, None, event.ask.note.as_deref());
     match &event.kind {
-        EventKind::Acquired(model::Acquired::Granted) => {}
+        EventKind::Acquired(Acquired::Granted) => {}
         EventKind::Acquired(how) => reason_word = Some(how.as_str()),
         EventKind::Waiting { waiter } => waiter_name = Some(waiter.to_string()),
         EventKind::Detached => {}
