@@ -137,7 +137,8 @@ pub struct LockEvent {
     pub mode: Mode,
     /// Its fencing token at the time.
     pub fence: u64,
-    /// How it came to that: `resumed`, `upgraded`, `downgraded`; `released`, `expired`, `session_ended`, `broken`, `silent` or `rebooted`.
+    /// How it came to that: `resumed`, `upgraded`, `downgraded`; `released`, `expired`, `session_ended`, `broken`,
+    /// `silent` or `rebooted`.
     pub reason: Option<String>,
     /// Who waits, with `lock.waiting`.
     pub waiter: Option<String>,

@@ -145,7 +145,8 @@ impl World {
             }
         }
         match self.random.below(1_000) {
-            0..=429 => {
+            0..=9 => self.subscriber_acts(),
+            10..=429 => {
                 let at = self.random.below(self.clients.len() as u64) as usize;
                 self.client_acts(at);
             }
@@ -159,8 +160,7 @@ impl World {
             920..=932 => self.revive(),
             933..=949 => self.child_dies(),
             950..=959 => self.heal(),
-            960..=969 => self.look(),
-            970..=979 => self.subscriber_acts(),
+            960..=979 => self.look(),
             _ => self.fault(),
         }
     }
