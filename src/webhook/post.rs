@@ -219,13 +219,14 @@ mod tls {
     use ureq::config::ConfigBuilder;
     use ureq::typestate::AgentScope;
 
-    pub(super) type Roots = ();
+    #[derive(Clone, Default)]
+    pub(super) struct Roots;
 
     pub(super) fn roots() -> Result<Roots, String> {
-        Ok(())
+        Ok(Roots)
     }
 
-    pub(super) fn with_roots(config: ConfigBuilder<AgentScope>, (): Roots) -> ConfigBuilder<AgentScope> {
+    pub(super) fn with_roots(config: ConfigBuilder<AgentScope>, _: Roots) -> ConfigBuilder<AgentScope> {
         config
     }
 }
