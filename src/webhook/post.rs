@@ -45,7 +45,7 @@ impl Poster {
     pub fn new() -> Poster {
         let (roots, no_tls) = match tls::roots() {
             Ok(roots) => (roots, None),
-            Err(why) => (tls::Roots::default(), Some(why)),
+            Err(why) => (Default::default(), Some(why)),
         };
         Poster { strict: agent(false, roots.clone()), lenient: agent(true, roots), no_tls }
     }
