@@ -744,8 +744,8 @@ pub struct EventBody {
     pub mode: Mode,
     /// The fencing token at the time.
     pub fence: u64,
-    /// How it came to that, where there is more than one way: `resumed`, `upgraded`, `downgraded`; `released`, `expired`,
-    /// `session_ended`, `broken`, `silent` or `rebooted`.
+    /// How it came to that, where there is more than one way: `resumed`, `upgraded`, `downgraded`; `released`,
+    /// `expired`, `session_ended`, `broken`, `silent` or `rebooted`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// With `lock.waiting`: who waits.
