@@ -68,6 +68,7 @@ const GROUPS: &[Group] = &[
     ("kill", kill),
     ("start", start),
     ("command", commands),
+    ("write", write),
     ("memory", memory),
     ("subscribers", subscribers),
 ];
@@ -206,6 +207,51 @@ fn socket(wishes: &mut Wishes, title: &str, targets: SocketTargets) {
         Side::ours("a file, ttl 60", "append and fdatasync", targets.synced, || pairs(&mut leased, synced)),
     ];
     wishes.run(&format!("lock and unlock {title}"), Unit::Time, sides);
+}
+
+// ── Writes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Bytes of a file that is replaced.
+const CONTENT: usize = 4096;
+
+/// Replaces a file as a careful program does: a new one beside it, synced, renamed, and the directory synced.
+fn replace(path: &Path) {
+    let beside = path.with_extension("new");
+    let mut new = std::fs::File::create(&beside).expect("the directory is ours");
+    std::io::Write::write_all(&mut new, &[7; CONTENT]).expect("there is room");
+    new.sync_all().expect("the disk works");
+    std::fs::rename(&beside, path).expect("both are in one directory");
+    let dir = std::fs::File::open(path.parent().expect("it lies in a directory")).expect("it is there");
+    dir.sync_all().expect("the disk works");
+}
+
+fn times(count: usize, mut event: impl FnMut()) -> Round {
+    let one = |_| {
+        let begun = monotonic_ns();
+        event();
+        monotonic_ns() - begun
+    };
+    (0..count).map(one).collect::<Vec<u64>>().into()
+}
+
+fn write(wishes: &mut Wishes) {
+    let ground = Ground::new(1);
+    let _daemon = daemon(&ground.path("home"));
+    let client = Client::builder().home(ground.path("home")).start_nothing().connect().expect("it serves");
+    let (holder, other) = (client.agent("holder").expect("a name"), client.agent("other").expect("a name"));
+    let file = |name: &str| ground.work().join(name);
+    let guard = holder.lock(file("held")).acquire().expect("nobody else wants it");
+    let count = wishes.extent.synced / 5;
+    let sides = vec![
+        Side::floor("write, fsync, rename, fsync", || times(count, || replace(&file("bare")))),
+        Side::ours("under a lock", "write, fsync, rename, fsync", NONE, || {
+            times(count, || drop(guard.write([7; CONTENT]).expect("it is held")))
+        }),
+        Side::ours("and one for the moment", "write, fsync, rename, fsync", NONE, || {
+            times(count, || drop(other.write(file("free"), [7; CONTENT]).expect("nobody else wants it")))
+        }),
+    ];
+    wishes.run("a file of 4 KiB replaced durably", Unit::Time, sides);
 }
 
 // ── Crowds ──────────────────────────────────────────────────────────────────────────────────────────────────────────

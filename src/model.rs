@@ -435,6 +435,19 @@ pub struct InFlight {
     pub waiting: Vec<Command>,
 }
 
+impl InFlight {
+    /// Whether the lock ends, or is changed, when the commits are over.
+    pub fn is_ending(&self) -> bool {
+        let ends = |command: &Command| {
+            matches!(
+                command,
+                Command::Unlock { .. } | Command::Break { .. } | Command::TakeBack { .. } | Command::Downgrade { .. }
+            )
+        };
+        self.ending.is_some() || self.waiting.iter().any(ends)
+    }
+}
+
 /// Names a commit as long as the daemon runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CommitId(pub u64);

@@ -26,6 +26,9 @@ impl LockTable {
         if let Err(fault) = fit.and_then(|()| self.is_comparable(&ask.target)) {
             return self.fail(step, caller, fault);
         }
+        if let Some(ending) = self.own_ending(&ask.who.agent, &ask.target) {
+            return self.put_off(step, &[ending], Command::Lock { caller, ask, wait });
+        }
         let again = ask.request.clone().and_then(|id| self.state.requests.get(&(ask.who.agent.clone(), id)));
         match again.copied().filter(|_| !planted(Bug::RetryGrantedTwice)) {
             Some(fate) => self.asked_again(now, step, caller, ask, fate),
@@ -180,8 +183,7 @@ impl LockTable {
         own.find(|id| {
             let lock = &self.state.locks[id];
             // One that has only a moment to live is no answer either.
-            let ends = lock.in_flight.as_deref().is_some_and(|in_flight| in_flight.ending.is_some());
-            lock.ask.bound == ask.bound && !ends
+            lock.ask.bound == ask.bound && !self.is_ending(*id)
         })
     }
 

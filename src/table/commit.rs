@@ -158,6 +158,21 @@ impl LockTable {
         }
     }
 
+    /// Whether a lock ends, or becomes another, as soon as nothing is in flight under it any more.
+    pub(super) fn is_ending(&self, id: LockId) -> bool {
+        self.state.locks[&id].in_flight.as_deref().is_some_and(InFlight::is_ending)
+    }
+
+    /// An own lock there that is about to end. What its agent asks for comes behind that: it was sent later, and would
+    /// be told that it holds what it has given back.
+    pub(super) fn own_ending(&self, agent: &Agent, target: &Target) -> Option<LockId> {
+        let own = self.state.in_flight.iter().map(|id| &self.state.locks[id]);
+        let mut own = own.filter(|lock| lock.ask.who.agent == *agent && self.is_ending(lock.id)).peekable();
+        own.peek()?;
+        let over = self.own_over(agent, target);
+        own.map(|lock| lock.id).find(|id| over.contains(id))
+    }
+
     /// Whether one of these locks must not end now.
     pub(super) fn has_in_flight(&self, ids: &[LockId]) -> bool {
         ids.iter().any(|id| self.state.locks[id].in_flight.is_some()) && !planted(Bug::CommitCutShort)
@@ -172,10 +187,12 @@ impl LockTable {
     }
 
     /// What kept a lock alive is gone, and it ends with it as soon as nothing is in flight any more.
-    pub(super) fn end_later(&mut self, step: &mut Step, mut lock: Lock, why: &EndReason) {
+    pub(super) fn end_later(&mut self, now: Now, step: &mut Step, mut lock: Lock, why: &EndReason) {
         let in_flight = lock.in_flight.as_mut().expect("else it would end now");
         in_flight.ending.get_or_insert_with(|| why.clone());
-        self.put_lock(step, Lock { custody: Custody::Detached, ..lock });
+        // In the journal it is a lock whose lease is over: a daemon that is killed now must not leave it for ever.
+        let over = lock.expires.map_or(now.mono, |end| end.min(now.mono));
+        self.put_lock(step, Lock { custody: Custody::Detached, expires: Some(over), ..lock });
     }
 }
 

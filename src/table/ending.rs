@@ -77,7 +77,7 @@ impl LockTable {
     fn let_go(&mut self, now: Now, step: &mut Step, id: LockId, why: &EndReason) {
         let old = self.state.locks[&id].clone();
         if old.ask.lease.ttl == 0 && old.in_flight.is_some() {
-            return self.end_later(step, old, why);
+            return self.end_later(now, step, old, why);
         }
         if old.ask.lease.ttl == 0 {
             // Whoever is dead needs no notice; whoever was only silent does.
@@ -167,7 +167,7 @@ impl LockTable {
         for lock in locks {
             let row = &self.state.locks[&lock];
             if row.ask.bound == Some(process) && row.in_flight.is_some() {
-                self.end_later(step, row.clone(), &EndReason::SessionEnded);
+                self.end_later(now, step, row.clone(), &EndReason::SessionEnded);
             } else if row.ask.bound == Some(process) {
                 // As its agent wanted it: no notice.
                 self.end(now, step, lock, EndReason::SessionEnded, false);

@@ -38,6 +38,8 @@ pub(super) struct State {
     pub(super) sessions: HashMap<SessionId, Session>,
     pub(super) ended: HashMap<LockId, Ended>,
     pub(super) webhooks: BTreeMap<WebhookId, Webhook>,
+    /// Locks under which a file is on its way into place.
+    pub(super) in_flight: BTreeSet<LockId>,
     /// Locks and waiters by what they overlap.
     pub(super) index: Index,
     /// What is due when. A row has at most one timer, derived from the row alone.
@@ -71,6 +73,7 @@ impl State {
             sessions: HashMap::new(),
             ended: HashMap::new(),
             webhooks: BTreeMap::new(),
+            in_flight: BTreeSet::new(),
             index: Index::new(),
             timers: BTreeSet::new(),
             locks_of_agent: HashMap::new(),
@@ -158,6 +161,9 @@ impl State {
 
     fn link_lock(&mut self, lock: &Lock) {
         let agent = &lock.ask.who.agent;
+        if lock.in_flight.is_some() {
+            self.in_flight.insert(lock.id);
+        }
         self.index.add_lock(&lock.ask.target, lock.ask.mode, lock.id);
         self.locks_of_agent.entry(agent.clone()).or_default().insert(lock.id);
         if let Custody::Session(session) = lock.custody {
@@ -176,6 +182,7 @@ impl State {
 
     fn unlink_lock(&mut self, lock: &Lock) {
         let agent = &lock.ask.who.agent;
+        self.in_flight.remove(&lock.id);
         self.index.remove_lock(&lock.ask.target, lock.ask.mode, lock.id);
         drop_entry(&mut self.locks_of_agent, agent, &lock.id);
         if let Custody::Session(session) = lock.custody {

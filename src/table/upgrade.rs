@@ -26,6 +26,11 @@ impl LockTable {
             return self.fail(step, caller, fault);
         }
         let again = name.clone().and_then(|id| self.state.requests.get(&(who.agent.clone(), id))).copied();
+        if let Some(Fate::Holding(id)) = again
+            && self.is_ending(id)
+        {
+            return self.put_off(step, &[id], Command::Upgrade { caller, who, which, wait, request: name });
+        }
         if let Some(fate) = again {
             return self.upgrade_again(now, step, caller, &who, &which, fate);
         }
@@ -34,6 +39,9 @@ impl LockTable {
             return self.fail(step, caller, fault);
         }
         let id = match self.chosen_to_change(&who, &which, Mode::Shared) {
+            Ok(id) if self.is_ending(id) => {
+                return self.put_off(step, &[id], Command::Upgrade { caller, who, which, wait, request: name });
+            }
             Ok(id) => id,
             Err(fault) => return self.answer_which(step, caller, Reply::Failed(fault), &who, &which),
         };

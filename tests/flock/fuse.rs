@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 pub struct Fuse {
     pub path: PathBuf,
     answers: Arc<AtomicBool>,
+    renames: Arc<AtomicBool>,
     unanswered: Arc<AtomicUsize>,
     stop: Option<OwnedFd>,
     server: Option<JoinHandle<()>>,
@@ -43,16 +44,27 @@ impl Fuse {
         }
         let (stopped, stop) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         let (answers, unanswered) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
+        let renames = Arc::new(AtomicBool::new(true));
         let server = {
-            let (answers, unanswered) = (answers.clone(), unanswered.clone());
-            std::thread::spawn(move || serve(&device, &stopped, &answers, &unanswered))
+            let (answers, renames, unanswered) = (answers.clone(), renames.clone(), unanswered.clone());
+            let is_answered = move |opcode| {
+                let is_rename = matches!(opcode, RENAME | RENAME2);
+                answers.load(Ordering::SeqCst) && (renames.load(Ordering::SeqCst) || !is_rename)
+            };
+            std::thread::spawn(move || serve(&device, &stopped, &is_answered, &unanswered))
         };
-        Some(Fuse { path: path.to_owned(), answers, unanswered, stop: Some(stop), server: Some(server) })
+        let (stop, server) = (Some(stop), Some(server));
+        Some(Fuse { path: path.to_owned(), answers, renames, unanswered, stop, server })
     }
 
     /// From now on it takes requests and answers none.
     pub fn hang(&self) {
         self.answers.store(false, Ordering::SeqCst);
+    }
+
+    /// From now on it answers everything but requests to rename.
+    pub fn hang_when_renaming(&self) {
+        self.renames.store(false, Ordering::SeqCst);
     }
 
     /// How many requests it has taken and not answered.
@@ -81,7 +93,7 @@ impl Drop for Fuse {
 }
 
 /// Answers until `stopped` is closed at its other end; with the device goes the file system.
-fn serve(device: &OwnedFd, stopped: &OwnedFd, answers: &AtomicBool, unanswered: &AtomicUsize) {
+fn serve(device: &OwnedFd, stopped: &OwnedFd, is_answered: &dyn Fn(u32) -> bool, unanswered: &AtomicUsize) {
     // The kernel hands over a request only where the largest there may be would fit.
     let mut buffer = vec![0; 1 << 20];
     // A close takes its time, as over a network: it is answered when nothing else has come for a while.
@@ -109,7 +121,7 @@ fn serve(device: &OwnedFd, stopped: &OwnedFd, answers: &AtomicBool, unanswered: 
             Err(_) => return,
         };
         let request = Request::of(&buffer[..length]);
-        if request.opcode != INIT && !answers.load(Ordering::SeqCst) {
+        if request.opcode != INIT && !is_answered(request.opcode) {
             unanswered.fetch_add(1, Ordering::SeqCst);
             continue;
         }
@@ -125,6 +137,7 @@ fn serve(device: &OwnedFd, stopped: &OwnedFd, answers: &AtomicBool, unanswered: 
 const LOOKUP: u32 = 1;
 const FORGET: u32 = 2;
 const GETATTR: u32 = 3;
+const RENAME: u32 = 12;
 const OPEN: u32 = 14;
 const RELEASE: u32 = 18;
 const FLUSH: u32 = 25;
@@ -133,6 +146,7 @@ const OPENDIR: u32 = 27;
 const RELEASEDIR: u32 = 29;
 const INTERRUPT: u32 = 36;
 const BATCH_FORGET: u32 = 42;
+const RENAME2: u32 = 45;
 
 const ROOT: u64 = 1;
 

@@ -10,7 +10,7 @@ use std::fs;
 
 /// Locks and unlocks beside the mount: what is in the kernel's memory, what a file thread must look for, and what is no
 /// file at all.
-fn others_are_served(ground: &Ground, round: &str) {
+pub fn others_are_served(ground: &Ground, round: &str) {
     let client = ground.client("honest", None);
     fs::write(ground.work.join("known"), "").unwrap();
     for number in 0..scaled(100) {

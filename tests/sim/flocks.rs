@@ -34,6 +34,10 @@ counters! {
         flocks_late,
         flocks_hung,
         flocks_passed_on,
+        files_written,
+        writes_refused,
+        writes_called_off,
+        writes_late,
         flocks_upgraded,
     }
 }
@@ -50,8 +54,25 @@ struct State {
     /// Locks that were told that there is no flock for them.
     unable: BTreeSet<LockId>,
     temper: Temper,
+    is_at_rest: bool,
+    /// Locks under which a write was begun that had no answer, perhaps because the daemon was killed.
+    unanswered: BTreeSet<LockId>,
+    /// Files on their way into place.
+    writes: Vec<Write>,
+    /// What was put in place and under which lock, for the auditor.
+    renamed: Vec<(LockId, Target)>,
     random: Random,
     counts: FlockCounts,
+}
+
+struct Write {
+    order: Order,
+    /// When the file system answers; none if it never does.
+    ready: Option<Moment>,
+    /// When its client is told that it does not; none once it was.
+    until: Option<Moment>,
+    /// Nothing can call it back any more.
+    is_begun: bool,
 }
 
 #[derive(Default)]
@@ -126,8 +147,9 @@ impl Machine {
     /// Nothing is in the way any more: no foreigner, no slow file system, no missing right.
     pub fn comes_to_rest(&self, now: Moment) {
         let mut state = self.state();
-        state.temper = Temper::Quick;
+        (state.temper, state.is_at_rest) = (Temper::Quick, true);
         state.opening.values_mut().for_each(|opening| opening.ready = Some(now));
+        state.writes.iter_mut().for_each(|write| write.ready = Some(now));
         for file in state.files.values_mut() {
             file.foreign.clear();
             file.is_denied = false;
@@ -137,7 +159,9 @@ impl Machine {
     /// Whether a file thread has answered, or is waited for no longer: a turn takes that up.
     pub fn has_answered(&self, now: Moment) -> bool {
         let is_over = |opening: &Opening| opening.ready.unwrap_or(opening.until).min(opening.until) <= now;
-        self.state().opening.values().any(is_over)
+        let state = self.state();
+        let is_done = |write: &Write| [write.ready, write.until].into_iter().flatten().any(|due| due <= now);
+        state.opening.values().any(is_over) || state.writes.iter().any(is_done)
     }
 
     // ── For the auditor ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -151,6 +175,21 @@ impl Machine {
             file.users.keys().map(entry).collect::<Vec<_>>()
         };
         state.files.iter().flat_map(of_file).collect()
+    }
+
+    /// What was put in place since this was last asked, and under which lock.
+    pub fn renamed(&self) -> Vec<(LockId, Target)> {
+        std::mem::take(&mut self.state().renamed)
+    }
+
+    /// All of them.
+    pub fn writing(&self) -> BTreeSet<LockId> {
+        self.state().unanswered.clone()
+    }
+
+    /// Whether a write was begun under this lock that had no answer.
+    pub fn is_writing(&self, lock: LockId) -> bool {
+        self.state().unanswered.contains(&lock)
     }
 
     /// The locks for which a file is being opened.
@@ -209,6 +248,15 @@ impl State {
         file.ours = file.users.values().max().copied();
     }
 
+    /// A write has its answer.
+    fn written(&mut self, at: usize) -> Order {
+        let Write { order, .. } = self.writes.remove(at);
+        if self.writes.iter().all(|write| write.order.lock != order.lock) {
+            self.unanswered.remove(&order.lock);
+        }
+        order
+    }
+
     fn give_to_thread(&mut self, lock: LockId, file: FileId, mode: Mode, now: Moment) {
         let ready = match self.temper {
             Temper::Hangs => None,
@@ -228,6 +276,7 @@ impl Drop for Ours {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.opening.clear();
+        state.writes.clear();
         state.of_lock.clear();
         for file in state.files.values_mut() {
             file.users.clear();
@@ -291,15 +340,57 @@ impl OsLocks for Ours {
         Some((hung, OsAnswer::Unable))
     }
 
-    fn commit(&mut self, _: Order, _: Now) {
-        unreachable!("nothing is written here");
+    fn commit(&mut self, order: Order, now: Now) {
+        let mut state = self.0.state();
+        let hangs = state.random.chance(35) && !state.is_at_rest;
+        let ready = match state.temper {
+            _ if hangs => None,
+            Temper::Quick => Some(now.mono),
+            Temper::Slow(most) => Some(now.mono.after(1 + state.random.below(most))),
+            Temper::Hangs => None,
+        };
+        let is_begun = state.random.chance(50);
+        let until = Some(now.mono.after(limits::COMMIT_WITHIN));
+        state.unanswered.insert(order.lock);
+        state.writes.push(Write { order, ready, until, is_begun });
     }
 
-    fn committed(&mut self, _: Now) -> Option<(CommitId, LockId, CommitAnswer)> {
-        None
+    fn committed(&mut self, now: Now) -> Option<(CommitId, LockId, CommitAnswer)> {
+        let mut state = self.0.state();
+        if let Some(at) = state.writes.iter().position(|write| write.ready.is_some_and(|ready| ready <= now.mono)) {
+            let order = state.written(at);
+            let placed = Placed { bytes: 5, flocked: false, again: false };
+            let answer = match state.random.below(5) {
+                0 => CommitAnswer::Refused(Fault::Changed(None)),
+                1 => CommitAnswer::NotDurable(placed, "the disk has failed".to_owned()),
+                _ => CommitAnswer::InPlace(placed),
+            };
+            match &answer {
+                CommitAnswer::Refused(_) => state.counts.writes_refused += 1,
+                // Now it is in place for everybody to see.
+                _ => {
+                    state.counts.files_written += 1;
+                    state.renamed.push((order.lock, order.target));
+                }
+            }
+            return Some((order.commit, order.lock, answer));
+        }
+        let at = state.writes.iter().position(|write| write.until.is_some_and(|until| until <= now.mono))?;
+        if state.writes[at].is_begun {
+            state.writes[at].until = None;
+            state.counts.writes_late += 1;
+            let Order { commit, lock, .. } = state.writes[at].order;
+            return Some((commit, lock, CommitAnswer::Late));
+        }
+        let order = state.written(at);
+        state.counts.writes_called_off += 1;
+        let fault = Fault::Unavailable("the file system does not answer".to_owned());
+        Some((order.commit, order.lock, CommitAnswer::Refused(fault)))
     }
 
     fn next_deadline(&self) -> Option<Moment> {
-        self.0.state().opening.values().map(|opening| opening.until).min()
+        let state = self.0.state();
+        let writes = state.writes.iter().filter_map(|write| write.until);
+        state.opening.values().map(|opening| opening.until).chain(writes).min()
     }
 }

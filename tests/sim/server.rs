@@ -50,6 +50,7 @@ pub enum Op {
     Unlock(Which),
     Renew(Which, Option<u64>),
     Check(Target, Option<Fence>),
+    Write(Target, Option<Fence>),
     Break(LockId),
     Status(Option<Target>),
     Bind(LockId, Process),
@@ -202,7 +203,7 @@ impl Server {
         }
         if let Some(id) = probe {
             // What the file threads have answered is taken up behind all commands of a turn, and the auditor asks last.
-            if around.machine.has_answered(around.now.mono) {
+            while !self.is_dead && around.machine.has_answered(around.now.mono) {
                 self.wake();
                 self.settle(around);
             }
@@ -387,6 +388,11 @@ impl Server {
             Op::Downgrade(which) => Command::Downgrade { caller: always(), who, which },
             Op::Renew(which, ttl) => Command::Renew { caller: always(), who, which, ttl },
             Op::Check(target, fence) => Command::Check { caller: always(), who, target, fence },
+            Op::Write(target, fence) => {
+                let prepared =
+                    Prepared { name: b".flockd-x.tmp".as_slice().into(), device: 1, inode: 9, unchanged: None };
+                Command::Commit { caller: always(), who, target, fence, prepared: Arc::new(prepared) }
+            }
             Op::Break(id) => Command::Break { caller: always(), who, id, reason: "in the way".into() },
             Op::Status(target) => Command::Status { caller: always(), who: Some(who), target },
             Op::Cancel(of) => Command::Cancel { caller: always(), waiting: Caller { conn, id: of } },

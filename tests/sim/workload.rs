@@ -324,6 +324,14 @@ impl World {
             Some(belief) if random.chance(60) => belief.target.clone(),
             _ => target.clone(),
         };
+        if let Some(belief) = belief.as_ref().filter(|_| random.chance(20)) {
+            // A lock on a directory covers the files in it.
+            let file = match belief.target.scope {
+                Scope::File(_) => belief.target.clone(),
+                _ => target,
+            };
+            return Some((Op::Write(file, random.chance(70).then_some(belief.fence)), true));
+        }
         let op = match what {
             0..=8 if belief.is_some() => {
                 let belief = belief?;

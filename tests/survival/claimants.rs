@@ -43,18 +43,22 @@ fn acts_as_told() {
         ("child", scope) => child(scope),
         ("keeper", scope) => keeper(scope),
         ("sharer", scope) => sharer(scope),
+        ("late", which) => {
+            let (number, files) = which.split_once(' ').unwrap();
+            crate::late::holder(number.parse().unwrap(), files.parse().unwrap());
+        }
         (role, _) => panic!("no role {role}"),
     }
 }
 
-/// A client with a session, for the home and the working directory of this process.
-fn connect() -> Connection {
+/// A client for the home and the working directory of this process.
+pub fn connect(session: Option<Custodian>) -> Connection {
     Connection::connect(Connect {
         home: Home::from_env().unwrap(),
         launch: Launch::With(FLOCKD.into()),
         agent: Some(Agent::new(&std::env::var("FLOCKD_AGENT").unwrap()).unwrap()),
         place: Place::here().unwrap(),
-        session: Some(Custodian::Library),
+        session,
     })
     .unwrap()
 }
@@ -65,7 +69,7 @@ fn has_ended() -> bool {
 
 /// Takes and releases what everybody wants, until it is told to stop or killed.
 fn library(random: &mut Random) {
-    let client = connect();
+    let client = connect(Some(Custodian::Library));
     while !has_ended() {
         let scope = SCOPES[random.below(SCOPES.len() as u64) as usize];
         let asked = monotonic_ns();
@@ -102,7 +106,7 @@ fn think() {
 
 /// Takes a lock without a lease, says so, and keeps it until its input ends; then it must still have it.
 fn keeper(scope: &str) {
-    let client = connect();
+    let client = connect(Some(Custodian::Library));
     let (id, _) = crate::util::take(&client, exclusive(scope, 0));
     say("held");
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();

@@ -5,12 +5,16 @@
 mod chaos;
 mod claimants;
 mod clients;
+#[path = "../wire/draft.rs"]
+mod draft;
 mod freezes;
 mod kills;
+mod late;
 mod names;
 mod pids;
 mod reuse;
 mod subscribers;
+mod torn;
 #[path = "../cli/util.rs"]
 #[expect(dead_code, reason = "the tests of the program need more of it")]
 mod util;

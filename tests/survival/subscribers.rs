@@ -57,10 +57,14 @@ fn work(stage: &Stage, number: usize, events: u64) {
     }
 }
 
-/// Reads, stalls, goes and comes back, until it has heard of the last event.
-fn follow(stage: &Stage, random: &mut Random) -> Diary {
+/// Reads, stalls, goes and comes back, until it has heard of the last event. The first one begins to read when all is
+/// over: more is made than is kept for it.
+fn follow(stage: &Stage, number: usize, random: &mut Random) -> Diary {
     let mut diary = Diary { last: stage.start, ..Diary::default() };
     let mut events = stage.subscribe(diary.last);
+    if number == 0 {
+        until("all is made", || stage.is_over.load(Ordering::Relaxed).then_some(()));
+    }
     loop {
         for _ in 0..random.below(3_000) {
             let end = stage.end.load(Ordering::Acquire);
@@ -138,7 +142,7 @@ fn judge(diaries: &[Diary], start: u64) -> (usize, usize) {
 
 #[test]
 fn many_subscribers_that_stall_and_come_back_miss_nothing_that_they_are_not_told_of() {
-    let events = scaled(12_000);
+    let events = scaled(16_000);
     // The larger run is long, not wide.
     let subscribers = if events > 100_000 { 10 } else { 50 };
     let ground = Ground::new();
@@ -154,8 +158,11 @@ fn many_subscribers_that_stall_and_come_back_miss_nothing_that_they_are_not_told
     let diaries: Vec<Diary> = std::thread::scope(|scope| {
         let (stage, ground) = (&stage, &ground);
         let _stop = StopAtEnd(&stage.is_over);
-        let followers: Vec<_> =
-            seeds.iter().map(|seed| scope.spawn(move || follow(stage, &mut Random(*seed)))).collect();
+        let followers: Vec<_> = seeds
+            .iter()
+            .enumerate()
+            .map(|(number, seed)| scope.spawn(move || follow(stage, number, &mut Random(*seed))))
+            .collect();
         let workers: Vec<_> = (0..WORKERS).map(|number| scope.spawn(move || work(stage, number, events))).collect();
         for kill in 1..=KILLS {
             let at = events * kill / (KILLS + 1);

@@ -110,7 +110,14 @@ fn excludes(agent: &Agent, session: Option<SessionId>, who: &Who) -> bool {
 
 /// Whether a lock ends as soon as nothing is in flight under it.
 fn is_ending(lock: &Lock) -> bool {
-    lock.in_flight.as_ref().is_some_and(|in_flight| in_flight.ending.is_some())
+    let ends = |command: &Command| {
+        matches!(
+            command,
+            Command::Unlock { .. } | Command::Break { .. } | Command::TakeBack { .. } | Command::Downgrade { .. }
+        )
+    };
+    let in_flight = lock.in_flight.as_ref();
+    in_flight.is_some_and(|in_flight| in_flight.ending.is_some() || in_flight.waiting.iter().any(ends))
 }
 
 /// Whether `who` cannot have `target` in `mode` while `lock` is held.
@@ -294,6 +301,13 @@ impl Naive {
         {
             return self.fail(caller, Fault::Invalid(String::new()));
         }
+        // What it asks for comes behind what it has given back, or has lost.
+        let is_own = |lock: &&Lock| lock.ask.who.agent == ask.who.agent && overlaps(&lock.ask.target, &ask.target);
+        let mut own: Vec<&Lock> = self.locks.iter().filter(is_own).filter(|lock| is_ending(lock)).collect();
+        own.sort_by_key(|lock| lock.id);
+        if let Some(id) = own.first().map(|lock| lock.id) {
+            return self.put_off(id, Command::Lock { caller, ask, wait });
+        }
         let is_it =
             |other: &Ask| ask.request.is_some() && other.request == ask.request && other.who.agent == ask.who.agent;
         let same = |other: &Ask| {
@@ -435,6 +449,9 @@ impl Naive {
         }
         let is_it = |ask: &Ask| request.is_some() && ask.request == request && ask.who.agent == who.agent;
         let held = self.locks.iter().find(|lock| is_it(&lock.ask)).cloned();
+        if let Some(ending) = held.as_ref().filter(|lock| is_ending(lock)) {
+            return self.put_off(ending.id, Command::Upgrade { caller, who, which, wait, request });
+        }
         let waits = self.waiters.iter().find(|waiter| waiter.takes && is_it(&waiter.ask)).cloned();
         let ended = self.ended.iter().find(|ended| is_it(&ended.ask)).cloned();
         let before = held.as_ref().map(|lock| (Some(lock.id), &lock.ask));
@@ -466,6 +483,9 @@ impl Naive {
             return self.fail(caller, Fault::Unavailable(String::new()));
         }
         let lock = match self.chosen_to_change(&who, &which, Mode::Shared) {
+            Ok(lock) if is_ending(&lock) => {
+                return self.put_off(lock.id, Command::Upgrade { caller, who, which, wait, request });
+            }
             Ok(lock) => lock,
             Err(fault) => return self.answer_which(caller, Reply::Failed(fault), &who, &which),
         };
@@ -1274,6 +1294,7 @@ impl Naive {
         let mut lock = self.held(id).expect("it is held").clone();
         lock.in_flight.as_mut().expect("it has something in flight").ending.get_or_insert(why);
         lock.custody = Custody::Detached;
+        lock.expires = Some(lock.expires.map_or(self.now.mono, |end| end.min(self.now.mono)));
         self.put(lock);
     }
 

@@ -4,6 +4,8 @@
 mod broken;
 mod calls;
 mod damage;
+#[path = "../wire/draft.rs"]
+mod draft;
 mod home;
 #[path = "../flock/inside.rs"]
 mod inside;
@@ -14,6 +16,7 @@ mod users;
 #[path = "../cli/util.rs"]
 #[expect(dead_code, reason = "the tests of the program need more of it")]
 mod util;
+mod writes;
 
 /// Repeatable random numbers (splitmix64). `FLOCKD_SEED` is added to each seed.
 struct Random(u64);

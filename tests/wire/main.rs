@@ -2,6 +2,7 @@
 #![cfg(feature = "cli")]
 
 mod crowd;
+mod draft;
 mod golden;
 mod lines;
 mod raw;
@@ -9,3 +10,4 @@ mod sessions;
 #[path = "../cli/util.rs"]
 #[expect(dead_code, reason = "the tests of the program need more of it")]
 mod util;
+mod writes;

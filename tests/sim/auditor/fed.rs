@@ -6,11 +6,13 @@ use super::*;
 impl Auditor {
     pub fn turn_begins(&mut self) {
         self.turn += 1;
+        self.writing = self.machine.writing();
         self.is_queue_exact = self.status.take().is_some();
     }
 
     /// The commands of this turn were carried out, or not: the answers follow.
     pub fn turned(&mut self, trouble: bool) {
+        self.renamed();
         if trouble && !self.trouble {
             self.lossy();
         }
@@ -19,6 +21,21 @@ impl Auditor {
         }
         self.trouble = trouble;
         self.bound_have_ended();
+    }
+
+    /// Whatever was put in place was so under a lock that nobody else holds a part of, and that had not ended: not even
+    /// where that was told only after the file was on its way.
+    fn renamed(&mut self) {
+        for (id, target) in self.machine.renamed() {
+            self.counts.renames += 1;
+            let end = self.ended.get(&id);
+            assert!(end.is_none_or(|end| end.turn >= self.turn), "a file was written under {id}, which had ended");
+            for claim in self.claims.values().filter(|claim| claim.lock.id != id && claim.told_in < self.turn) {
+                let is_anothers = self.claims.get(&id).is_some_and(|own| clash(&own.lock, &claim.lock));
+                let is_there = overlap(&claim.lock.ask.target, &target) && self.is_live(claim, self.last);
+                assert!(!(is_anothers && is_there), "a file was written under {id} while {} holds it", claim.lock.id);
+            }
+        }
     }
 
     /// From here on events may be missing; the numbers show it.
@@ -99,6 +116,7 @@ impl Auditor {
             is_again,
             voided: false,
             is_gone: false,
+            may_be_put_off: !self.writing.is_empty() || !self.machine.writing().is_empty(),
         };
         let before = self.open.insert(caller, open);
         assert!(before.is_none(), "the workload asks {caller:?} twice");

@@ -31,7 +31,7 @@ impl Auditor {
     /// It is not known whether, or when, a call renewed what its agent holds.
     pub(super) fn may_have_renewed(&mut self, open: &Open) {
         let (who, target) = match &open.command {
-            Command::Check { who, target, .. } => (who, Some(target)),
+            Command::Check { who, target, .. } | Command::Commit { who, target, .. } => (who, Some(target)),
             Command::Renew { who, .. } => (who, None),
             _ => return,
         };
@@ -59,6 +59,7 @@ pub(super) fn may_renew(open: &Open, claim: &Claim) -> bool {
         Command::Lock { ask, .. } => ask.who.agent == claim.lock.ask.who.agent,
         Command::Renew { who, .. }
         | Command::Check { who, .. }
+        | Command::Commit { who, .. }
         | Command::Bind { who, .. }
         | Command::Upgrade { who, .. }
         | Command::Downgrade { who, .. } => who.agent == claim.lock.ask.who.agent,

@@ -42,6 +42,8 @@ struct Open {
     voided: bool,
     /// Nobody listens for the answer any more.
     is_gone: bool,
+    /// It may have to wait until what its agent gave back before is given back, and has its place from then on.
+    may_be_put_off: bool,
 }
 
 impl Open {
@@ -159,6 +161,8 @@ counters! {
         bound,
         bound_ended,
         bound_sent_away,
+        committed,
+        renames,
     }
 }
 
@@ -189,6 +193,10 @@ pub struct Auditor {
     queue: BTreeMap<WaiterId, Waiter>,
     /// A grant was held back for so long that its lock is forgotten when it is answered: nobody knows which it was.
     has_forgotten: bool,
+    /// Locks whose downgrade was refused by a journal that may have written it.
+    may_be_shared: BTreeSet<LockId>,
+    /// Locks under which a write was on its way when this turn began.
+    writing: BTreeSet<LockId>,
     /// Locks that the present daemon found.
     inherited: BTreeSet<LockId>,
     /// The last status, if nothing was fed since.

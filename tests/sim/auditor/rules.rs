@@ -109,7 +109,7 @@ pub(super) fn lease_end(claim: &Claim, ttl: u64, now: Moment) -> Moment {
 pub(super) fn who_and_target(command: &Command) -> Option<(&Who, Option<&Target>)> {
     match command {
         Command::Lock { ask, .. } | Command::WaitFree { ask, .. } => Some((&ask.who, Some(&ask.target))),
-        Command::Check { who, target, .. } => Some((who, Some(target))),
+        Command::Check { who, target, .. } | Command::Commit { who, target, .. } => Some((who, Some(target))),
         Command::Status { who, target, .. } => Some((who.as_ref()?, target.as_ref())),
         Command::Unlock { who, which, .. }
         | Command::Renew { who, which, .. }

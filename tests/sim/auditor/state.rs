@@ -6,7 +6,9 @@ use super::*;
 impl Auditor {
     pub(super) fn status(&mut self, open: &Open, locks: &[Lock], waiters: &[Queued]) {
         let Command::Status { who, target, .. } = &open.command else { panic!("a status, unasked") };
-        let asks = locks.iter().map(|lock| &lock.ask).chain(waiters.iter().map(|queued| &queued.waiter.ask));
+        // What has a file on its way into place ends with its process a little later.
+        let resting = locks.iter().filter(|lock| lock.in_flight.is_none()).map(|lock| &lock.ask);
+        let asks = resting.chain(waiters.iter().map(|queued| &queued.waiter.ask));
         self.without_the_dead(asks.map(Arc::as_ref), open.turn);
         for lock in locks {
             self.is_committed(lock);
@@ -14,7 +16,9 @@ impl Auditor {
             if target.is_some() && who.as_ref().is_some_and(|who| who.agent == lock.ask.who.agent) {
                 leases::was_renewed(lock, open.at);
             }
-            assert!(lock.expires.is_none_or(|until| until > open.at), "{} is held beyond its lease", lock.id);
+            let has_run_out = lock.expires.is_some_and(|until| until <= open.at);
+            // While a file is on its way into place the lock stays where it is.
+            assert!(!has_run_out || lock.in_flight.is_some(), "{} is held beyond its lease", lock.id);
             assert!(
                 self.ended.get(&lock.id).is_none_or(|end| end.turn >= open.turn),
                 "{} had ended and is held",
@@ -38,7 +42,9 @@ impl Auditor {
 
     /// The state just now against what was promised.
     fn compare(&mut self, open: &Open, locks: &[Lock], waiters: &[Queued]) {
-        let asks = locks.iter().map(|lock| &lock.ask).chain(waiters.iter().map(|queued| &queued.waiter.ask));
+        // What has a file on its way into place ends with its process a little later.
+        let resting = locks.iter().filter(|lock| lock.in_flight.is_none()).map(|lock| &lock.ask);
+        let asks = resting.chain(waiters.iter().map(|queued| &queued.waiter.ask));
         self.without_the_dead(asks.map(Arc::as_ref), self.turn + 1);
         for lock in locks {
             self.is_not_cancelled(lock);
@@ -81,7 +87,9 @@ impl Auditor {
             let held = locks.iter().find(|lock| lock.id == claim.lock.id);
             let held =
                 held.unwrap_or_else(|| panic!("{} was told to hold {}: gone", claim.lock.ask.who.agent, claim.lock.id));
-            let is_same = held.ask.mode >= claim.lock.ask.mode && held.ask.target == claim.lock.ask.target;
+            let may_be_shared = self.may_be_shared.contains(&held.id);
+            let is_same =
+                (held.ask.mode >= claim.lock.ask.mode || may_be_shared) && held.ask.target == claim.lock.ask.target;
             assert!(is_same && held.fence >= claim.lock.fence, "{} is not as it was told: {held:?}", held.id);
             self.has_its_lease(held, claim);
         }
@@ -92,7 +100,7 @@ impl Auditor {
         let mut last = 0;
         for queued in waiters {
             let open = queued.waiter.caller.and_then(|caller| self.open.get(&caller));
-            if let Some(open) = open.filter(|open| !open.is_again) {
+            if let Some(open) = open.filter(|open| !open.is_again && !open.may_be_put_off) {
                 assert!(open.order > last, "{} has passed others in the queue", queued.waiter.ask.who.agent);
                 last = open.order;
             }
@@ -131,7 +139,8 @@ impl Auditor {
         if self.trouble {
             return;
         }
-        self.without_the_dead(locks.iter().map(|lock| lock.ask.as_ref()), self.turn + 1);
+        let resting = locks.iter().filter(|lock| !self.machine.is_writing(lock.id));
+        self.without_the_dead(resting.map(|lock| lock.ask.as_ref()), self.turn + 1);
         for lock in &locks {
             self.is_from_somewhere(lock);
             leases::is_within_bounds(lock);
@@ -175,7 +184,7 @@ impl Auditor {
         });
         let needless = untold.iter().find(|ended| bound::is_no_loss(ended));
         assert!(needless.is_none(), "a notice nobody is owed: {needless:?}");
-        let owed = self.owed.iter().filter(|(_, owed)| owed.turn < self.turn);
+        let owed = self.owed.iter().filter(|(id, owed)| owed.turn < self.turn && !self.is_writing(**id));
         for (id, owed) in owed {
             assert!(untold.iter().any(|ended| ended.id == *id), "the notice for {} of {id} is lost", owed.who.agent);
         }
@@ -187,8 +196,9 @@ impl Auditor {
         .into_iter()
         .map(|lock| (lock.id.0, lock))
         .collect();
-        // Flocks are taken anew by each daemon and not kept.
-        let held: Vec<Lock> = locks.iter().map(|lock| Lock { os: OsLock::None, ..lock.clone() }).collect();
+        // Flocks are taken anew by each daemon and not kept, and what is in flight ends with it.
+        let kept_of = |lock: &Lock| Lock { os: OsLock::None, in_flight: None, ..lock.clone() };
+        let held: Vec<Lock> = locks.iter().map(kept_of).collect();
         assert_eq!(kept.into_values().collect::<Vec<_>>(), held, "journal and table have other locks");
         let kept: BTreeMap<u64, Waiter> = rows(loaded, |record| match record {
             Record::Waiter(_, waiter) => waiter.clone(),
@@ -215,6 +225,11 @@ fn apart(locks: &[Lock]) {
     }
 }
 
+/// A file is on its way into place under a lock: not even a guard of the same agent is granted beside it.
+fn holds_up(lock: &Lock, ask: &Ask) -> bool {
+    lock.in_flight.is_some() && lock.ask.mode.excludes(ask.mode) && overlap(&lock.ask.target, &ask.target)
+}
+
 /// Whoever waits has something in the way, and stands where it says.
 fn in_line(locks: &[Lock], waiters: &[Queued], now: Moment) {
     for queued in waiters {
@@ -227,7 +242,7 @@ fn in_line(locks: &[Lock], waiters: &[Queued], now: Moment) {
             assert!(due > now, "{} waits beyond its time", ask.who.agent);
         }
         assert_eq!(waiter.caller.is_none(), waiter.absent_until.is_some(), "absent or present: {waiter:?}");
-        let is_held = locks.iter().any(|lock| blocks(lock, ask) || is_own_weaker(lock, ask));
+        let is_held = locks.iter().any(|lock| blocks(lock, ask) || is_own_weaker(lock, ask) || holds_up(lock, ask));
         let asks_system = waiter.os != OsWait::Idle;
         assert!(!waiter.at_once || asks_system, "{} waits and would not wait", ask.who.agent);
         assert!(

@@ -21,7 +21,7 @@ impl Auditor {
             Reply::Downgraded(lock) => self.downgraded(&open, lock),
             Reply::Checked(checked) => self.checked(now, &open, checked),
             Reply::Broken(ended) => self.broken(now, ended),
-            Reply::Committed(..) => unreachable!("nobody writes here"),
+            Reply::Committed(lock, _) => self.committed(now, &open, lock),
             Reply::Status { locks, waiters } => {
                 self.counts.probes += 1;
                 self.status(&open, locks, waiters);
@@ -58,7 +58,10 @@ impl Auditor {
         let on_their_way: BTreeSet<LockId> = granted.collect();
         for claim in self.claims.values().filter(|claim| self.is_live(claim, now.mono)) {
             let id = claim.lock.id;
+            // It is taken back when nothing is on its way under it any more.
             let is_heard = self.heard.contains(&id) || on_their_way.contains(&id);
+            // A daemon that was killed knew whom it had not told yet; the next one does not.
+            let is_heard = is_heard || self.is_writing(id) || self.inherited.contains(&id);
             assert!(is_heard, "{} holds {id}, and no word of it arrived or will", claim.lock.ask.who.agent);
         }
     }
@@ -83,6 +86,8 @@ impl Auditor {
             let is_named = || target.is_none_or(|target| is_named(&target.scope, &owed.target.scope));
             let is_meant = listening.map_or_else(is_named, |session| who.session == Some(session));
             let is_told = answer.lost.iter().any(|ended| ended.id == *id);
+            // Its lease may have run out, but it ends only now that nothing is on its way under it.
+            let is_told = is_told || self.is_writing(*id);
             let is_due = owed.who.agent == who.agent && is_meant && owed.turn < open.turn && !is_told;
             assert!(!is_due, "{} succeeds and is not told that it lost {id}", who.agent);
         }
@@ -392,6 +397,21 @@ impl Auditor {
         }
     }
 
+    /// A write is answered under a lock that its agent held exclusively; with a fence, under that very one.
+    fn committed(&mut self, now: Now, open: &Open, lock: &Lock) {
+        let Command::Commit { who, target, fence, .. } = &open.command else { panic!("written unasked") };
+        self.counts.committed += 1;
+        assert!(lock.ask.who.agent == who.agent && lock.ask.mode == Mode::Exclusive, "{} is no leave", lock.id);
+        assert!(fence.is_none_or(|fence| fence == lock.fence), "{} has another fence", lock.id);
+        assert!(overlap(&lock.ask.target, target), "{} covers another file", lock.id);
+        let is_other = |other: &&Claim| other.lock.id != lock.id && other.told_in < open.turn;
+        for other in self.claims.values().filter(is_other) {
+            let clashes = self.is_live(other, now.mono) && clash(&other.lock, lock);
+            assert!(!clashes, "{} has written under {} while {} is held", who.agent, lock.id, other.lock.id);
+        }
+        self.may_have_renewed(open);
+    }
+
     fn broken(&mut self, now: Now, ended: &Ended) {
         let _ = now;
         let owed = Owed { who: ended.ask.who.clone(), target: ended.ask.target.clone(), turn: self.turn };
@@ -432,9 +452,13 @@ impl Auditor {
     }
 
     fn failed(&mut self, now: Now, open: &Open, fault: &Fault) {
+        if matches!(open.command, Command::Commit { .. }) {
+            self.may_have_renewed(open);
+        }
         match fault {
             Fault::Unavailable(_) => {
                 self.counts.unavailable += 1;
+                self.may_be_shared(&open.command);
                 self.may_have_renewed(open);
                 if let Some(terms) = open.terms() {
                     self.may_shorten(&terms);
@@ -452,7 +476,10 @@ impl Auditor {
             Fault::NotFound | Fault::NotHolder(_) | Fault::Lost(..) => self.not_held(now, open),
             Fault::NoWebhook(id) => unreachable!("nobody here has asked for {id}"),
             Fault::Invalid(_) => {}
-            Fault::Changed(_) | Fault::NotDurable(_) => unreachable!("nobody writes here"),
+            Fault::Changed(_) | Fault::NotDurable(_) => {
+                assert!(matches!(open.command, Command::Commit { .. }), "only a write finds a file changed");
+                self.may_have_renewed(open);
+            }
             Fault::TooMany(text) | Fault::Denied(text) => panic!("refused for another reason: {text}"),
         }
         self.has_forgotten |= *fault == Fault::NotFound && matches!(open.command, Command::Lock { .. });
@@ -462,6 +489,22 @@ impl Auditor {
             assert!(!(is_lock && is_own_doing), "{} is told to be lost to who released it", ended.id);
             // A retry is answered with the end of what was granted; the notice itself is told along with it.
             self.end(ended.id, self.turn, UNKNOWN);
+        }
+    }
+
+    /// A downgrade that was written and could not be synced may come back after a kill.
+    fn may_be_shared(&mut self, command: &Command) {
+        let Command::Downgrade { who, which, .. } = command else { return };
+        let is_meant = |lock: &Lock| match which {
+            Which::Id(id) => lock.id == *id,
+            Which::Scope(target) => same_scope(&lock.ask.target, target),
+            Which::All => true,
+        };
+        for claim in self.claims.values_mut().filter(|claim| claim.lock.ask.who.agent == who.agent) {
+            if is_meant(&claim.lock) {
+                claim.is_vague = true;
+                self.may_be_shared.insert(claim.lock.id);
+            }
         }
     }
 
@@ -484,12 +527,17 @@ impl Auditor {
         }
     }
 
+    /// Whether a write is on its way under a lock, or was when this turn began: it does not end before.
+    pub(super) fn is_writing(&self, id: LockId) -> bool {
+        self.writing.contains(&id) || self.machine.is_writing(id)
+    }
+
     /// Only who was told to hold a lock is named as its holder, or who was left by the daemon before.
     pub(super) fn is_committed(&self, holder: &Lock) {
         self.is_from_somewhere(holder);
         let is_told = [self.claims.contains_key(&holder.id), self.ended.contains_key(&holder.id)].contains(&true);
         assert!(
-            is_told || self.has_forgotten || self.inherited.contains(&holder.id),
+            is_told || self.has_forgotten || self.is_writing(holder.id) || self.inherited.contains(&holder.id),
             "{} is named as a holder before it is told so",
             holder.id
         );
