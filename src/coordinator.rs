@@ -422,8 +422,8 @@ impl Coordinator {
         }
     }
 
-    /// What takes back the grants that are held back, newest first: whoever took a lock up that nobody had heard of
-    /// yet goes with it.
+    /// What takes back the webhooks and the grants that are held back, these newest first: whoever took a lock up that
+    /// nobody had heard of yet goes with it.
     fn untold_grants(&self) -> Vec<Command> {
         let grants = self.held_back.iter().rev().filter_map(|held| match &held.reply.answer.reply {
             Reply::Granted(granted) if granted.is_new() => Some(granted),
@@ -435,7 +435,14 @@ impl Coordinator {
         };
         let take_back =
             |Granted { lock, .. }: &Granted| Command::TakeBack { id: lock.id, fence: lock.fence, what: what(lock.id) };
-        grants.clone().map(|granted| take_back(granted)).collect()
+        // Only one that was added waits for a sync: a list that names it tells of nothing that was promised.
+        let webhooks = self.held_back.iter().filter_map(|held| match &held.reply.answer.reply {
+            Reply::Webhook(webhook) if held.reply.synced => {
+                Some(Command::Webhook(WebhookCommand::TakeBack(webhook.id)))
+            }
+            _ => None,
+        });
+        webhooks.chain(grants.clone().map(|granted| take_back(granted))).collect()
     }
 
     /// Releases go on in memory. A crash now would bring a released lock back: held for too long, never twice.

@@ -105,6 +105,8 @@ pub mod sim;
 #[doc(hidden)]
 pub mod table;
 #[doc(hidden)]
+pub mod webhook;
+#[doc(hidden)]
 pub mod wire;
 
 pub use client::{Check, Error, HoldError, Holder, LockError, Loss, LossReason, Refusal, Status, UpgradeError, Waiter};

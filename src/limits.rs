@@ -154,6 +154,45 @@ pub const READY_WITHIN: u64 = 30 * SECOND;
 /// How long a client waits for others that start a daemon: two starts of the longest kind.
 pub const START_WITHIN: u64 = 2 * READY_WITHIN;
 
+// ── Webhooks ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Most webhooks in one home. Each may have a thread, and looks at every event.
+pub const WEBHOOKS_MAX: usize = 64;
+/// Most posts on their way at once: one event and one test for each webhook.
+pub const WEBHOOK_POSTS: usize = 2 * WEBHOOKS_MAX;
+/// Longest URL of a webhook; what is longer is refused by many servers as well.
+pub const WEBHOOK_URL_MAX: usize = 2_048;
+/// Most scopes that one webhook names; a row of the journal holds them all. Whoever wants more takes a directory.
+pub const WEBHOOK_SCOPES_MAX: usize = 8;
+/// Shortest secret, as the Standard Webhooks have it.
+pub const WEBHOOK_SECRET_MIN: usize = 24;
+/// Longest secret, as the Standard Webhooks have it.
+pub const WEBHOOK_SECRET_MAX: usize = 64;
+/// How long one attempt may take in all: a receiver should answer first and work then.
+pub const WEBHOOK_WITHIN: u64 = 20 * SECOND;
+/// How much of that may go by until the name is resolved, and again until the connection stands.
+pub const WEBHOOK_CONNECT_WITHIN: u64 = 10 * SECOND;
+/// Most that is read of an answer, head and body each: only its status says anything.
+pub const WEBHOOK_ANSWER_MAX: u64 = 64 * 1024;
+/// Longest `Retry-After` that is heeded; beyond a day it is a good-bye, which has a status of its own.
+pub const WEBHOOK_RETRY_AFTER_MAX: u64 = 24 * HOUR;
+/// The pauses between attempts: soon while a receiver restarts, then as the Standard Webhooks suggest. After the last
+/// one, five days in all, the webhook is disabled.
+pub const WEBHOOK_PAUSES: [u64; 12] = [
+    5 * SECOND,
+    30 * SECOND,
+    5 * MINUTE,
+    30 * MINUTE,
+    2 * HOUR,
+    5 * HOUR,
+    10 * HOUR,
+    14 * HOUR,
+    20 * HOUR,
+    24 * HOUR,
+    24 * HOUR,
+    24 * HOUR,
+];
+
 // ── Daemon ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// How long a daemon without locks, waiters and connections stays before it exits.

@@ -96,6 +96,8 @@ macro_rules! prefixed_id {
 prefixed_id!(LockId, "lk_", "Names a lock for life: the number of its first fence, so no home gives it out twice.");
 prefixed_id!(SessionId, "se_", "Names a session; a random number, so that no other home's session is mistaken for it.");
 
+prefixed_id!(WebhookId, "wh_", "Names a webhook; a random number.");
+
 /// The fencing token: one counter for the whole home, growing with every grant, below 2^53.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Fence(pub u64);
@@ -694,6 +696,151 @@ pub struct Event {
     pub fence: Fence,
 }
 
+// ── Webhooks ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// What posts to a webhook are signed with. Told to whoever asks for it by name, and never printed by chance.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Arc<[u8]>);
+
+impl Secret {
+    /// The secret with these bytes.
+    pub fn new(bytes: &[u8]) -> Secret {
+        Secret(bytes.into())
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// One place that hears of events by HTTP, and how far it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Webhook {
+    /// Its name.
+    pub id: WebhookId,
+    /// Where to.
+    pub url: Arc<str>,
+    /// Names of the events that are wanted; none for all.
+    pub names: Box<[&'static str]>,
+    /// Scopes whose events are wanted; none for all. By name only: a webhook outlives the files of today.
+    pub scopes: Box<[Scope]>,
+    /// What posts are signed with.
+    pub secret: Secret,
+    /// Whether it may be in a private network.
+    pub allow_private: bool,
+    /// Who added it.
+    pub agent: Agent,
+    /// When.
+    pub created: Wall,
+    /// The process with whose end it goes.
+    pub until: Option<Process>,
+    /// All events up to this number are delivered, or not wanted.
+    pub passed: EventSeq,
+    /// How many posts have arrived.
+    pub delivered: u64,
+    /// What is wrong, while the next event cannot be delivered.
+    pub failing: Option<Failing>,
+}
+
+/// Attempts in vain to deliver one event. Those behind it wait, so that they stay in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failing {
+    /// How many there were.
+    pub attempts: u32,
+    /// When the first one was.
+    pub since: Wall,
+    /// What came of the last one, for people.
+    pub why: Arc<str>,
+    /// When the next one is; none if there is none: the webhook is disabled.
+    pub again: Option<Moment>,
+}
+
+impl Webhook {
+    /// Whether nothing is sent any more, until somebody says so.
+    pub fn is_disabled(&self) -> bool {
+        self.failing.as_ref().is_some_and(|failing| failing.again.is_none())
+    }
+}
+
+/// What is asked of the webhooks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WebhookCommand {
+    /// A new one, from the next event on. Id and secret are random numbers of the caller's.
+    Add {
+        /// Where the answer goes.
+        caller: Caller,
+        /// The webhook; what has come of it so far is filled in.
+        webhook: Box<Webhook>,
+    },
+    /// Which there are.
+    List {
+        /// Where the answer goes.
+        caller: Caller,
+        /// Only this one.
+        id: Option<WebhookId>,
+    },
+    /// It goes.
+    Remove {
+        /// Where the answer goes.
+        caller: Caller,
+        /// Which.
+        id: WebhookId,
+    },
+    /// It goes, since whoever added it was not told that it is there.
+    TakeBack(WebhookId),
+    /// It is tried again now, also if it was disabled.
+    Retry {
+        /// Where the answer goes.
+        caller: Caller,
+        /// Which.
+        id: WebhookId,
+    },
+    /// An attempt to deliver has ended.
+    Posted {
+        /// To which.
+        id: WebhookId,
+        /// The event, or the last one that is missing.
+        event: EventSeq,
+        /// What came of it.
+        result: PostResult,
+        /// A random number, so that not all try again at the same moment.
+        random: u32,
+    },
+    /// No event up to this one is wanted or undelivered.
+    Passed {
+        /// By which.
+        id: WebhookId,
+        /// The event.
+        event: EventSeq,
+    },
+}
+
+/// What came of one attempt to deliver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PostResult {
+    /// The receiver took it.
+    Delivered {
+        /// Its status, 2xx.
+        status: u16,
+    },
+    /// It did not: another status, or no answer.
+    Failed {
+        /// In a sentence, for people.
+        why: Arc<str>,
+        /// Milliseconds that the receiver wants to be left alone.
+        retry_after: Option<u64>,
+    },
+    /// The receiver wants nothing more, ever (410).
+    Gone,
+}
+
 // ── Rows ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// One change of state. The table is the fold of its records: loading, applying and undoing are the same fold.
@@ -709,6 +856,8 @@ pub enum Record {
     Ended(LockId, Option<Ended>),
     /// Something happened. Not part of the table's state.
     Event(Event),
+    /// A webhook is as given, or gone.
+    Webhook(WebhookId, Option<Webhook>),
     /// Fences and event numbers below these may be given out from now on.
     Reserve {
         /// First fence that is not reserved.
@@ -921,6 +1070,8 @@ pub enum Command {
         /// What it said.
         answer: OsAnswer,
     },
+    /// About webhooks.
+    Webhook(WebhookCommand),
     /// Nothing is asked; what is due is done.
     Tick,
 }
@@ -1102,6 +1253,8 @@ pub struct Queued {
 pub enum Fault {
     /// Such a lock, or one on that scope, does not exist.
     NotFound,
+    /// There is no such webhook.
+    NoWebhook(WebhookId),
     /// It exists and belongs to others.
     NotHolder(Vec<Lock>),
     /// It was lost or had ended before.
@@ -1154,6 +1307,12 @@ pub enum Reply {
     },
     /// The lock is bound to the process.
     Bound(LockId),
+    /// All webhooks by age.
+    Webhooks(Vec<Webhook>),
+    /// The webhook that was asked for, added or changed.
+    Webhook(Box<Webhook>),
+    /// The webhook was removed.
+    WebhookRemoved(Box<Webhook>),
     /// The waiting request is gone, or had been answered before. The request itself is answered with true as well.
     Cancelled(bool),
     /// It could not be done.

@@ -201,7 +201,9 @@ impl Names {
                 a.iter().zip(b).try_for_each(|(a, b)| self.compare(at, a, b))
             }
             (Value::Number(a), Value::Number(b)) => match key {
-                "fence" | "pid" | "bound_pid" | "expires_in_ms" | "wait_left_ms" | "uptime_ms" | "time" => Ok(()),
+                "fence" | "pid" | "bound_pid" | "expires_in_ms" | "wait_left_ms" | "uptime_ms" | "time" | "took_ms" => {
+                    Ok(())
+                }
                 // The page names events by number as it names locks by id.
                 "seq" => {
                     let known = self.0.entry(a.to_string()).or_insert_with(|| b.to_string());
@@ -211,11 +213,11 @@ impl Names {
                 _ => differ(),
             },
             (Value::String(a), Value::String(b)) => match key {
-                "lock_id" | "workspace_id" | "bound" | "id" | "secret" => {
+                "lock_id" | "webhook_id" | "workspace_id" | "bound" | "id" | "secret" => {
                     let known = self.0.entry(a.clone()).or_insert_with(|| b.clone());
                     if known == b { Ok(()) } else { differ() }
                 }
-                "since" | "timestamp" | "at" | "home" | "socket" | "version" => Ok(()),
+                "since" | "created" | "timestamp" | "at" | "home" | "socket" | "version" => Ok(()),
                 "message" | "advice" if without_numbers(a) == without_numbers(b) => Ok(()),
                 _ if a == b => Ok(()),
                 _ => differ(),
@@ -303,7 +305,7 @@ fn the_page_shows_every_operation_and_every_answer_and_names_every_code() {
         .filter_map(|step| if let Step::Hear { text, .. } = step { Some(text.as_str()) } else { None })
         .collect();
     let operations = variants::<wire::Op>("\"?\"");
-    assert_eq!(operations.len(), 16, "{operations:?}");
+    assert_eq!(operations.len(), 21, "{operations:?}");
     for name in operations {
         assert!(said.iter().any(|text| text.contains(&format!("\"op\":\"{name}\""))), "no example of {name}");
     }
@@ -335,6 +337,9 @@ fn the_page_states_the_bounds_in_force() {
         ("unread bytes at which events wait", limits::EVENTS_OUTBOX as u64),
         ("events kept", limits::EVENTS_KEPT),
         ("items in each list of `subscribe`", limits::FILTER_MAX as u64),
+        ("webhooks", limits::WEBHOOKS_MAX as u64),
+        ("scopes of a webhook", limits::WEBHOOK_SCOPES_MAX as u64),
+        ("URL of a webhook", limits::WEBHOOK_URL_MAX as u64),
         ("connections", limits::CONNECTIONS_MAX as u64),
         ("sessions", limits::SESSIONS_MAX as u64),
         ("locks", limits::LOCKS_MAX as u64),

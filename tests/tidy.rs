@@ -30,8 +30,8 @@ const WORDS: &str = "model scope pattern limits planted";
 
 /// Whoever decides or names is pure: the same calls give the same answers, on any machine, at any time.
 const PURE: &str = "std::env std::fs std::io std::net std::os std::process std::thread std::time std::sync::mpsc \
-                    anstream anstyle bincode clap clap_complete crossbeam_channel fastrand fs4 hdrhistogram indicatif \
-                    libc mio rand redb rustix serde serde_json tempfile";
+                    anstream anstyle base64 bincode clap clap_complete crossbeam_channel fastrand fs4 hdrhistogram \
+                    hmac indicatif libc mio rand redb rustix serde serde_json sha2 tempfile ureq";
 
 /// The layers in the order of dependency. Every part may name itself; `*` is everything.
 const PARTS: &[Part] = &[
@@ -54,13 +54,13 @@ const PARTS: &[Part] = &[
     // carry: the only sockets, the only place where messages become bytes
     part("wire", "words events", "std::fs std::net std::process std::thread mio rustix"),
     part("os", "words clock", "std::net"),
-    part("server", "words journal events clock coordinator wire os", ""),
+    part("webhook", "words clock wire", "std::process mio rustix"),
+    part("server", "words journal events clock coordinator wire os webhook", ""),
     part("client", "words clock wire os", "mio"),
     // doors: composition only
-    part("webhook", "words events clock wire client", "mio"),
     part("mcp", "words clock wire os client", "mio"),
     part("hooks", "words clock wire os client", "mio"),
-    part("daemon", "words table journal events clock coordinator wire os server webhook", ""),
+    part("daemon", "words table journal events clock coordinator wire os server", ""),
     part("embedded", "words clock os server client daemon", "mio"),
     part("cli", "*", ""),
     part("sim", "*", ""),
@@ -76,6 +76,10 @@ const HOMES: &[(&str, &str, &str)] = &[
     ("serde", "wire/ journal/codec.rs cli/ sim/ mcp/ hooks/", "wire and disk bytes change apart from the types"),
     ("serde_json", "wire/ cli/ sim/ mcp/ hooks/", "JSON is the wire and the doors, nothing else"),
     ("regex_automata", "pattern/automaton.rs", "one file knows how tables are made, the rest only walks them"),
+    ("ureq", "webhook/", "one part speaks HTTP"),
+    ("hmac", "wire/sign.rs", "one file knows how posts are signed"),
+    ("sha2", "wire/sign.rs", "one file knows how posts are signed"),
+    ("base64", "wire/sign.rs", "one file knows how posts are signed"),
     ("fs4", "os/ journal/disk.rs journal/log.rs", "workspace flocks in os/, the home's own lock beside the journal"),
     ("clap", "cli/ sim/ main.rs", "arguments end at the door"),
     ("clap_complete", "cli/ main.rs", "arguments end at the door"),

@@ -207,6 +207,9 @@ Examples:
   flockd on lock.waiting --by claw-1 -- jq -r .waiter")]
     On(OnArgs),
 
+    /// Have events sent to a URL, signed, at least once
+    Webhook(super::webhook::WebhookArgs),
+
     /// Look after the daemon
     Daemon(DaemonArgs),
 

@@ -10,6 +10,7 @@ mod on;
 mod print;
 mod run;
 mod watch;
+mod webhook;
 mod write;
 
 use crate::client::{ClientError, Connect, Connection, Custodian, Launch, Place};
@@ -133,6 +134,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Break(args) => ask::break_lock(&common, &args)?,
         Verb::Watch(args) => watch::watch(&common, &args)?,
         Verb::On(args) => return on::on(&common, &args),
+        Verb::Webhook(args) => webhook::webhook(&common, &args)?,
         Verb::Daemon(args) => daemon::daemon(&common, &args)?,
         Verb::Completions { shell } => {
             // In memory first: whoever closes the pipe has read enough, and the generator would panic.

@@ -32,9 +32,9 @@
 //! checksum, size limit, and the rule that a body must be used up to its last byte.
 
 use crate::model::{
-    Acquired, Agent, Ask, Custody, EndReason, Ended, Event, EventKind, EventSeq, Fence, Lease, Lock, LockId, Mode,
-    Moment, Now, OsLock, OsWait, Process, Record, RequestId, Session, SessionId, SessionKind, Waiter, WaiterId, Wall,
-    Who, Workspace,
+    Acquired, Agent, Ask, Custody, EVENT_NAMES, EndReason, Ended, Event, EventKind, EventSeq, Failing, Fence, Lease,
+    Lock, LockId, Mode, Moment, Now, OsLock, OsWait, Process, Record, RequestId, Secret, Session, SessionId,
+    SessionKind, Waiter, WaiterId, Wall, Webhook, WebhookId, Who, Workspace,
 };
 use crate::pattern::Pattern;
 use crate::scope::{FileId, Scope, Target};
@@ -169,6 +169,7 @@ enum RecordV1<'a> {
     Ended(u64, #[serde(borrow)] Option<EndedV1<'a>>),
     Event(#[serde(borrow)] EventV1<'a>),
     Reserve { fences: u64, events: u64 },
+    Webhook(u64, #[serde(borrow)] Option<WebhookV1<'a>>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -222,6 +223,30 @@ struct EventV1<'a> {
     lock: u64,
     ask: AskV1<'a>,
     fence: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WebhookV1<'a> {
+    url: &'a str,
+    #[serde(borrow)]
+    names: Vec<&'a str>,
+    scopes: Vec<ScopeV1<'a>>,
+    secret: &'a [u8],
+    allow_private: bool,
+    agent: &'a str,
+    created: u64,
+    until: Option<ProcessV1>,
+    passed: u64,
+    delivered: u64,
+    failing: Option<FailingV1<'a>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct FailingV1<'a> {
+    attempts: u32,
+    since: u64,
+    why: &'a str,
+    again: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -340,6 +365,10 @@ impl<'a> From<&'a Record> for RecordV1<'a> {
             }
             Record::Event(event) => RecordV1::Event(event.into()),
             &Record::Reserve { fences, events } => RecordV1::Reserve { fences, events },
+            Record::Webhook(id, webhook) => {
+                assert!(webhook.as_ref().is_none_or(|webhook| webhook.id == *id), "{id} is recorded under another id");
+                RecordV1::Webhook(id.0, webhook.as_ref().map(Into::into))
+            }
         }
     }
 }
@@ -420,15 +449,44 @@ impl<'a> From<&'a Event> for EventV1<'a> {
     }
 }
 
+impl<'a> From<&'a Webhook> for WebhookV1<'a> {
+    fn from(webhook: &'a Webhook) -> Self {
+        WebhookV1 {
+            url: &webhook.url,
+            names: webhook.names.to_vec(),
+            scopes: webhook.scopes.iter().map(Into::into).collect(),
+            secret: webhook.secret.bytes(),
+            allow_private: webhook.allow_private,
+            agent: webhook.agent.as_str(),
+            created: webhook.created.0,
+            until: webhook.until.map(Into::into),
+            passed: webhook.passed.0,
+            delivered: webhook.delivered,
+            failing: webhook.failing.as_ref().map(|failing| FailingV1 {
+                attempts: failing.attempts,
+                since: failing.since.0,
+                why: &failing.why,
+                again: failing.again.map(|moment| moment.0),
+            }),
+        }
+    }
+}
+
+impl<'a> From<&'a Scope> for ScopeV1<'a> {
+    fn from(scope: &'a Scope) -> Self {
+        match scope {
+            Scope::File(path) => ScopeV1::File(path),
+            Scope::Subtree(path) => ScopeV1::Subtree(path),
+            Scope::Resource(name) => ScopeV1::Resource(name),
+            Scope::Pattern(pattern) => ScopeV1::Pattern { prefix: pattern.prefix(), rest: pattern.rest() },
+        }
+    }
+}
+
 impl<'a> From<&'a Ask> for AskV1<'a> {
     fn from(ask: &'a Ask) -> Self {
         AskV1 {
-            scope: match &ask.target.scope {
-                Scope::File(path) => ScopeV1::File(path),
-                Scope::Subtree(path) => ScopeV1::Subtree(path),
-                Scope::Resource(name) => ScopeV1::Resource(name),
-                Scope::Pattern(pattern) => ScopeV1::Pattern { prefix: pattern.prefix(), rest: pattern.rest() },
-            },
+            scope: (&ask.target.scope).into(),
             ids: ask.target.ids.iter().map(|id| (id.device, id.inode, id.birth)).collect(),
             mode: match ask.mode {
                 Mode::Shared => ModeV1::Shared,
@@ -506,6 +564,9 @@ impl TryFrom<RecordV1<'_>> for Record {
             }
             RecordV1::Event(event) => Record::Event(event.into_model()?),
             RecordV1::Reserve { fences, events } => Record::Reserve { fences, events },
+            RecordV1::Webhook(id, webhook) => {
+                Record::Webhook(WebhookId(id), webhook.map(|webhook| webhook.into_model(WebhookId(id))).transpose()?)
+            }
         })
     }
 }
@@ -594,19 +655,55 @@ impl EventV1<'_> {
     }
 }
 
+impl WebhookV1<'_> {
+    fn into_model(self, id: WebhookId) -> Result<Webhook, Fault> {
+        Ok(Webhook {
+            id,
+            url: self.url.into(),
+            names: self.names.into_iter().map(event_name).collect::<Result<_, _>>()?,
+            scopes: self.scopes.into_iter().map(ScopeV1::into_model).collect::<Result<_, _>>()?,
+            secret: Secret::new(self.secret),
+            allow_private: self.allow_private,
+            agent: agent(self.agent)?,
+            created: Wall(self.created),
+            until: self.until.map(Into::into),
+            passed: EventSeq(self.passed),
+            delivered: self.delivered,
+            failing: self.failing.map(|failing| Failing {
+                attempts: failing.attempts,
+                since: Wall(failing.since),
+                why: failing.why.into(),
+                again: failing.again.map(Moment),
+            }),
+        })
+    }
+}
+
+/// A name that no event has is of a later version, whose events would not be told.
+fn event_name(name: &str) -> Result<&'static str, Fault> {
+    let known = EVENT_NAMES.iter().find(|known| **known == name);
+    known.copied().ok_or_else(|| Fault::damaged(format!("a webhook wants {name:?}, which is no event")))
+}
+
+impl ScopeV1<'_> {
+    fn into_model(self) -> Result<Scope, Fault> {
+        Ok(match self {
+            ScopeV1::File(path) => Scope::File(path.into()),
+            ScopeV1::Subtree(path) => Scope::Subtree(path.into()),
+            ScopeV1::Resource(name) => Scope::Resource(name.into()),
+            ScopeV1::Pattern { prefix, rest } => {
+                Scope::Pattern(Pattern::new(prefix, rest).map_err(|invalid| Fault::Damaged(invalid.0))?)
+            }
+        })
+    }
+}
+
 impl AskV1<'_> {
     fn into_model(self) -> Result<Arc<Ask>, Fault> {
         let request = self.request.map(RequestId::new).transpose();
         Ok(Arc::new(Ask {
             target: Target {
-                scope: match self.scope {
-                    ScopeV1::File(path) => Scope::File(path.into()),
-                    ScopeV1::Subtree(path) => Scope::Subtree(path.into()),
-                    ScopeV1::Resource(name) => Scope::Resource(name.into()),
-                    ScopeV1::Pattern { prefix, rest } => {
-                        Scope::Pattern(Pattern::new(prefix, rest).map_err(|invalid| Fault::Damaged(invalid.0))?)
-                    }
-                },
+                scope: self.scope.into_model()?,
                 ids: self.ids.into_iter().map(|(device, inode, birth)| FileId { device, inode, birth }).collect(),
             },
             mode: match self.mode {
@@ -825,15 +922,50 @@ mod tests {
         )
     }
 
+    fn failing() -> impl Strategy<Value = Failing> {
+        (any::<(u32, u64, Option<u64>)>(), "[a-z ]{0,30}").prop_map(|((attempts, since, again), why)| Failing {
+            attempts,
+            since: Wall(since),
+            why: why.into(),
+            again: again.map(Moment),
+        })
+    }
+
+    fn webhook() -> impl Strategy<Value = Record> {
+        let names = vec(proptest::sample::select(EVENT_NAMES), 0..4);
+        let bytes = (vec(any::<u8>(), 24..64), vec(scope(), 0..4));
+        let numbers = any::<(u64, u64, u64, u64, bool)>();
+        ("[a-z:/]{1,40}", names, bytes, numbers, agent(), option::of(process()), option::of(failing())).prop_map(
+            |(url, names, (secret, scopes), (id, created, passed, delivered, allow_private), agent, until, failing)| {
+                let webhook = Webhook {
+                    id: WebhookId(id),
+                    url: url.into(),
+                    names: names.into(),
+                    scopes: scopes.into(),
+                    secret: Secret::new(&secret),
+                    allow_private,
+                    agent,
+                    created: Wall(created),
+                    until,
+                    passed: EventSeq(passed),
+                    delivered,
+                    failing,
+                };
+                Record::Webhook(WebhookId(id), Some(webhook))
+            },
+        )
+    }
+
     fn record() -> impl Strategy<Value = Record> {
-        let gone = any::<(u64, u8)>().prop_map(|(id, table)| match table % 4 {
+        let gone = any::<(u64, u8)>().prop_map(|(id, table)| match table % 5 {
+            4 => Record::Webhook(WebhookId(id), None),
             0 => Record::Lock(LockId(id), None),
             1 => Record::Waiter(WaiterId(id), None),
             2 => Record::Session(SessionId(id), None),
             _ => Record::Ended(LockId(id), None),
         });
         let reserve = any::<(u64, u64)>().prop_map(|(fences, events)| Record::Reserve { fences, events });
-        prop_oneof![lock(), waiter(), session(), ended(), event(), gone, reserve]
+        prop_oneof![lock(), waiter(), session(), ended(), event(), webhook(), gone, reserve]
     }
 
     fn encoded(record: &Record) -> Vec<u8> {
@@ -951,6 +1083,34 @@ mod tests {
         let id = LockId(u64::MAX);
         let ended = Ended { id, ask, fence: Fence(u64::MAX), why, at: Now::default(), untold: true };
         let record = Record::Ended(id, Some(ended));
+        assert_eq!(decode(&encoded(&record)), Ok(record));
+    }
+
+    #[test]
+    fn the_largest_webhook_that_is_allowed_fits() {
+        let word = |length: usize| "x".repeat(length);
+        let id = WebhookId(u64::MAX);
+        let process = Process { pid: u32::MAX, start: u64::MAX };
+        let webhook = Webhook {
+            id,
+            url: word(limits::WEBHOOK_URL_MAX).into(),
+            names: EVENT_NAMES.into(),
+            scopes: vec![Scope::File(vec![0xFF; limits::PATH_MAX].into()); limits::WEBHOOK_SCOPES_MAX].into(),
+            secret: Secret::new(&[0xFF; limits::WEBHOOK_SECRET_MAX]),
+            allow_private: true,
+            agent: Agent::new(&word(limits::AGENT_MAX)).unwrap(),
+            created: Wall(u64::MAX),
+            until: Some(process),
+            passed: EventSeq(u64::MAX),
+            delivered: u64::MAX,
+            failing: Some(Failing {
+                attempts: u32::MAX,
+                since: Wall(u64::MAX),
+                why: word(limits::NOTE_MAX).into(),
+                again: Some(Moment(u64::MAX)),
+            }),
+        };
+        let record = Record::Webhook(id, Some(webhook));
         assert_eq!(decode(&encoded(&record)), Ok(record));
     }
 

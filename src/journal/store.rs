@@ -30,13 +30,14 @@ const REDB_MAGIC: &[u8] = b"redb\x1A\x0A\xA9\x0D\x0A";
 
 type Rows = TableDefinition<'static, u64, &'static [u8]>;
 
-/// State rows, then events; in the order of [`place`].
-const TABLES: [Rows; 5] = [
+/// In the order of [`place`].
+const TABLES: [Rows; 6] = [
     Rows::new("locks.v1"),
     Rows::new("waiters.v1"),
     Rows::new("sessions.v1"),
     Rows::new("ended.v1"),
     Rows::new("events.v1"),
+    Rows::new("webhooks.v1"),
 ];
 const EVENTS: usize = 4;
 const META: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("meta.v1");
@@ -276,6 +277,7 @@ fn place(record: &Record) -> Option<(usize, u64)> {
         Record::Session(id, _) => Some((2, id.0)),
         Record::Ended(id, _) => Some((3, id.0)),
         Record::Event(event) => Some((EVENTS, event.seq.0)),
+        Record::Webhook(id, _) => Some((5, id.0)),
         Record::Reserve { .. } => None,
     }
 }
@@ -286,6 +288,7 @@ fn is_some(record: &Record) -> bool {
         Record::Waiter(_, row) => row.is_some(),
         Record::Session(_, row) => row.is_some(),
         Record::Ended(_, row) => row.is_some(),
+        Record::Webhook(_, row) => row.is_some(),
         Record::Event(_) | Record::Reserve { .. } => true,
     }
 }

@@ -24,6 +24,11 @@ pub fn random_u128() -> u128 {
     u128::from_le_bytes(random())
 }
 
+/// A random key from the kernel.
+pub fn random_u256() -> [u8; 32] {
+    random()
+}
+
 fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     // Up to 256 bytes come whole once the kernel has seeded itself, and until then the call waits.

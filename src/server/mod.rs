@@ -12,6 +12,7 @@ mod peer;
 mod request;
 mod subscribers;
 mod watch;
+mod webhooks;
 
 use crate::clock;
 use crate::coordinator::{Addressed, Coordinator};
@@ -22,6 +23,7 @@ use crate::os::files::{self, FilePool, Looked, Lookup};
 use crate::os::paths::{self, Look, PathError};
 use crate::os::{self, process};
 use crate::scope::Target;
+use crate::webhook::Courier;
 use crate::wire::render::{self, About};
 use crate::wire::{self, Answer as Message, Body, Code, DaemonBody, Hello, Line, Op, Request, SessionWish, Welcome};
 use agents::Agents;
@@ -39,6 +41,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use subscribers::Subscribers;
 use watch::Watches;
+use webhooks::Webhooks;
 
 const LISTENER: Token = Token(0);
 const WAKER: Token = Token(1);
@@ -137,6 +140,7 @@ pub struct Server {
     /// Whoever wants to be told what happens, or no more; after the batch as well.
     wishes: Vec<(u64, u64, Wish)>,
     subscribers: Subscribers,
+    webhooks: Webhooks,
     /// A subscriber has read what it was told, and there is more.
     has_more_to_tell: bool,
     /// The newest event that subscribers have been told of.
@@ -174,7 +178,7 @@ impl Server {
         let mut stop = mio::net::UnixStream::from_std(stop);
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         poll.registry().register(&mut stop, STOP, Interest::READABLE)?;
-        let wake = waker.clone();
+        let (wake, wake_for_posts) = (waker.clone(), waker.clone());
         // A full channel makes file threads wait for the loop, which never waits for them.
         let (answers, looked) = bounded(limits::FILE_QUEUE);
         let files = files::lookups(limits::FILE_THREADS, limits::FILE_QUEUE, answers, move || wake_up(&wake));
@@ -200,6 +204,7 @@ impl Server {
             own_questions: Vec::new(),
             wishes: Vec::new(),
             subscribers: Subscribers::default(),
+            webhooks: Webhooks::new(Courier::new(move || wake_up(&wake_for_posts))),
             has_more_to_tell: false,
             told_through: 0,
             next_token: FIRST_FREE,
@@ -286,6 +291,7 @@ impl Server {
             self.subscribe(conn, id, wish);
         }
         self.tell();
+        self.webhooks.go_on(&self.coordinator, now, &mut self.commands);
         let mut dirty = std::mem::take(&mut self.dirty);
         // Grants first: somebody has waited for them, and to wake whoever released costs as much as all before.
         dirty.sort_by_key(|conn| !self.peers.get(conn).is_some_and(|peer| peer.load.brings_a_grant()));
@@ -321,14 +327,16 @@ impl Server {
         let idle = self.about.idle_exit.and_then(|ms| Some(self.idle_since?.after(ms)));
         let silent = self.silent.front().map(|(until, _)| *until);
         let lookup = self.pending.values().map(|pending| pending.until).min();
-        let next = [self.coordinator.next_deadline(), idle, silent, lookup, self.accept_again, self.watch_again];
+        let webhook = self.webhooks.next_deadline(&self.coordinator);
+        let next =
+            [webhook, self.coordinator.next_deadline(), idle, silent, lookup, self.accept_again, self.watch_again];
         let next = next.into_iter().flatten().min().map_or(self.look_at_home, |next| next.min(self.look_at_home));
         // A millisecond more: the clock is cut to milliseconds, and to wake early is to wake twice.
         Some(Duration::from_millis(next.left(now) + u64::from(next > now)))
     }
 
     fn is_idle_for_long(&mut self, now: Moment) -> bool {
-        if !self.peers.is_empty() || !self.coordinator.is_idle() {
+        if !self.peers.is_empty() || !self.coordinator.is_idle() || !self.webhooks.is_idle(&self.coordinator) {
             self.idle_since = None;
             return false;
         }
@@ -349,6 +357,9 @@ impl Server {
     fn take_results(&mut self, now: Now) {
         let answers = self.coordinator.sync_done(now);
         self.deliver(answers, now);
+        for (caller, posted) in self.webhooks.take_results(&mut self.commands) {
+            self.answer_body(caller.conn, caller.id, Body::Posted(wire::webhooks::posted(&posted.result, posted.took)));
+        }
         // A turn takes up the answers of file threads.
         self.commands.push(Command::Tick);
         while let Ok(looked) = self.looked.try_recv() {
@@ -549,6 +560,12 @@ impl Server {
                 self.dirty.push(conn);
             }
         }
+    }
+
+    /// Sends an answer that is not the table's.
+    fn answer_body(&mut self, conn: u64, id: u64, body: Body) {
+        let message = Message { id: Some(id), ok: Some(body), error: None, lost: vec![], wanted: vec![] };
+        self.send(conn, &Line::Answer(Box::new(message)));
     }
 
     fn fail(&mut self, conn: u64, id: Option<u64>, (code, text): Unfit) {
@@ -784,7 +801,7 @@ impl Server {
     }
 
     fn carry_out(&mut self, conn: u64, request: Request, targets: Vec<Target>, now: Now) {
-        if matches!(request.op, Op::Daemon | Op::Stop) {
+        if matches!(request.op, Op::Daemon | Op::Stop | Op::WebhookTest) {
             self.own_questions.push((conn, request));
             return;
         }
@@ -836,7 +853,7 @@ impl Server {
 
     /// Takes the pidfd that comes with a request, if one is to: a number would prove nothing.
     fn take_passed(&mut self, conn: u64, request: &Request) -> Result<(), Unfit> {
-        let is_wanted = request.op == Op::Bind || request.op == Op::Lock && request.bound;
+        let is_wanted = request.op == Op::Bind || matches!(request.op, Op::Lock | Op::WebhookAdd) && request.bound;
         let peer = self.peers.get_mut(&conn).expect("the request came from a peer");
         peer.passed_process = None;
         if !is_wanted {
@@ -846,7 +863,7 @@ impl Server {
             return match request.op {
                 // What else may be wrong with it is said first.
                 Op::Bind => Ok(()),
-                _ => Err((Code::Invalid, "a bound lock needs a pidfd, passed along with the line".to_owned())),
+                _ => Err((Code::Invalid, "`bound` needs a pidfd, passed along with the line".to_owned())),
             };
         };
         let process = process::process_of_pidfd(&pidfd).map_err(|error| match error.kind() {
@@ -866,8 +883,11 @@ impl Server {
         let Some((process, pidfd)) = peer.passed_process.take() else { return Ok(None) };
         // It may have died while the path was looked up, and keeps its number until it is collected. What is bound to
         // it afterwards ends in order; a lock that would end at once is not given out.
-        if op == Op::Lock && process::is_dead(&pidfd).unwrap_or(false) {
-            let text = "the process that the lock was to end with has ended; nothing was locked";
+        if op != Op::Bind && process::is_dead(&pidfd).unwrap_or(false) {
+            let text = match op {
+                Op::WebhookAdd => "the process that the webhook was to go with has ended; nothing was added",
+                _ => "the process that the lock was to end with has ended; nothing was locked",
+            };
             return Err((Code::Invalid, text.to_owned()));
         }
         self.watch(process, pidfd)
@@ -948,11 +968,20 @@ impl Server {
             },
         };
         match body {
-            Ok(body) => {
-                let message = Message { id: Some(id), ok: Some(body), error: None, lost: vec![], wanted: vec![] };
-                self.send(conn, &Line::Answer(Box::new(message)));
-            }
+            Ok(body) => self.answer_body(conn, id, body),
             Err(unfit) => self.fail(conn, Some(id), unfit),
+        }
+    }
+
+    /// Sends a test to a webhook. It is answered when that has arrived, or has not.
+    fn test_webhook(&mut self, caller: Caller, request: &Request, now: Now) -> Result<(), Unfit> {
+        let id = webhooks::webhook_id(request)?;
+        match self.coordinator.table().webhook_named(id) {
+            Some(webhook) => self.webhooks.test(webhook, caller, now),
+            None => {
+                let text = format!("there is no webhook {id}; `flockd webhook list` shows those there are");
+                Err((Code::NotFound, text))
+            }
         }
     }
 
@@ -986,13 +1015,14 @@ impl Server {
                     Ok(Body::Stopping(true))
                 }
             },
+            Op::WebhookTest => match self.test_webhook(Caller { conn, id }, request, now) {
+                Ok(()) => return,
+                Err(unfit) => Err(unfit),
+            },
             op => unreachable!("{op:?} is the table's"),
         };
         match body {
-            Ok(body) => {
-                let message = Message { id: Some(id), ok: Some(body), error: None, lost: vec![], wanted: vec![] };
-                self.send(conn, &Line::Answer(Box::new(message)));
-            }
+            Ok(body) => self.answer_body(conn, id, body),
             Err(unfit) => self.fail(conn, Some(id), unfit),
         }
     }

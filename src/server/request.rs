@@ -1,6 +1,7 @@
 //! Requests as commands: every field is checked here, so that the table sees only what makes sense.
 
 use super::peer::Caller as CallerInfo;
+use super::webhooks;
 use crate::events::Filter;
 use crate::limits;
 use crate::model::{
@@ -32,7 +33,7 @@ fn invalid(text: impl Into<String>) -> Unfit {
 }
 
 impl Sender {
-    fn agent(&self) -> Result<Agent, Unfit> {
+    pub(super) fn agent(&self) -> Result<Agent, Unfit> {
         self.info.agent.clone().ok_or_else(|| {
             invalid("whose lock? give --agent NAME or set FLOCKD_AGENT, so that nobody is taken for somebody else")
         })
@@ -62,8 +63,8 @@ pub(super) fn place(request: &Request, greeted: &CallerInfo) -> Result<CallerInf
 /// The bytes of the scopes that a request names, those of patterns with `glob:` before them however they were said.
 /// What is no file is no pattern either: `@name` stays what it is among patterns.
 pub(super) fn scopes_bytes(request: &Request) -> Result<Vec<Vec<u8>>, Unfit> {
-    if !request.scopes.is_empty() && request.op != Op::Subscribe {
-        return Err(invalid("`scopes` is for `subscribe` alone"));
+    if !request.scopes.is_empty() && !matches!(request.op, Op::Subscribe | Op::WebhookAdd) {
+        return Err(invalid("`scopes` is for `subscribe` and `webhook_add` alone"));
     }
     check_count("scopes", request.scopes.len())?;
     request.scope.iter().chain(&request.scopes).map(|scope| scope_bytes(scope, request.glob)).collect()
@@ -106,20 +107,25 @@ pub(super) fn wish(request: &Request, targets: Vec<Target>) -> Result<(u64, Wish
     check_count("events", request.events.len())?;
     check_count("agents", request.agents.len())?;
     check_count("workspaces", request.workspaces.len())?;
+    let agent = |name: &String| Agent::new(name).map_err(|error| invalid(error.0));
+    let filter = Filter {
+        names: event_names(&request.events)?,
+        targets,
+        agents: request.agents.iter().map(agent).collect::<Result<_, _>>()?,
+        workspaces: request.workspaces.clone(),
+    };
+    Ok((id, Wish::Events { since: request.since, filter }))
+}
+
+/// Events by their names.
+pub(super) fn event_names(names: &[String]) -> Result<Vec<&'static str>, Unfit> {
     let name =
         |name: &String| {
             model::EVENT_NAMES.iter().copied().find(|known| known == name).ok_or_else(|| {
                 invalid(format!("there is no event {name:?}; there are {}", model::EVENT_NAMES.join(", ")))
             })
         };
-    let agent = |name: &String| Agent::new(name).map_err(|error| invalid(error.0));
-    let filter = Filter {
-        names: request.events.iter().map(name).collect::<Result<_, _>>()?,
-        targets,
-        agents: request.agents.iter().map(agent).collect::<Result<_, _>>()?,
-        workspaces: request.workspaces.clone(),
-    };
-    Ok((id, Wish::Events { since: request.since, filter }))
+    names.iter().map(name).collect()
 }
 
 /// The command that a request stands for, and what its answer is about. `targets` is its scope, looked up.
@@ -130,6 +136,10 @@ pub(super) fn command(
     mut targets: Vec<Target>,
     now: Now,
 ) -> Result<(Command, About), Unfit> {
+    if matches!(request.op, Op::WebhookAdd | Op::WebhookList | Op::WebhookRemove | Op::WebhookRetry) {
+        let caller = caller.ok_or_else(|| invalid("a request about webhooks needs an id"))?;
+        return webhooks::command(request, caller, sender, targets);
+    }
     let target = targets.pop();
     if request.op == Op::Unlock {
         let command = Command::Unlock { caller, who: sender.who()?, which: which(request, target)? };
@@ -162,6 +172,9 @@ pub(super) fn command(
             Command::Cancel { caller, waiting: Caller { conn: caller.conn, id: of } }
         }
         Op::Unlock | Op::Bind | Op::Subscribe | Op::Unsubscribe | Op::Daemon | Op::Stop => {
+            unreachable!("{:?} is no command of this kind", request.op)
+        }
+        Op::WebhookAdd | Op::WebhookList | Op::WebhookTest | Op::WebhookRemove | Op::WebhookRetry => {
             unreachable!("{:?} is no command of this kind", request.op)
         }
     };

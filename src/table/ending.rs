@@ -175,6 +175,7 @@ impl LockTable {
                 self.let_go(now, step, lock, &EndReason::SessionEnded);
             }
         }
+        self.webhooks_of_gone(step, process);
     }
 
     // ── Release and break ───────────────────────────────────────────────────────────────────────────────────────────

@@ -11,6 +11,7 @@
 //! - how locks and sessions end, and what is told of it: `ending.rs`
 //! - writing under a lock, and what has to wait for that: `commit.rs`
 //! - what foreign programs that hold a flock mean to ours: `os.rs`
+//! - which webhooks there are, how far each has heard, and when it is tried again: `webhooks.rs`
 //! - what overlaps what: `index.rs`; what a change means to the rows: `state.rs`; after a restart: `restore.rs`
 
 mod ask;
@@ -25,6 +26,7 @@ mod state;
 mod step;
 mod upgrade;
 mod waits;
+mod webhooks;
 
 pub use step::{Outgoing, Step};
 
@@ -112,6 +114,7 @@ impl LockTable {
                 self.commit(now, step, caller, who, target, fence, prepared)
             }
             Command::CommitDone { commit, lock, answer } => self.commit_done(now, step, commit, lock, answer),
+            Command::Webhook(command) => self.webhook(now, step, command),
             Command::Tick => {}
         }
     }
@@ -170,10 +173,21 @@ impl LockTable {
         self.state.sessions.len()
     }
 
-    /// The processes that sessions, locks and waiting requests hang on: to be watched after a restart.
+    /// The webhooks, in no order that means anything.
+    pub fn webhooks(&self) -> impl Iterator<Item = &Webhook> {
+        self.state.webhooks.values()
+    }
+
+    /// The webhook of this name.
+    pub fn webhook_named(&self, id: WebhookId) -> Option<&Webhook> {
+        self.state.webhooks.get(&id)
+    }
+
+    /// The processes that sessions, locks, waiting requests and webhooks hang on: to be watched after a restart.
     pub fn processes(&self) -> impl Iterator<Item = Process> + '_ {
-        let State { sessions_of_process, locks_of_process, waits_of_process, .. } = &self.state;
-        sessions_of_process.keys().chain(locks_of_process.keys()).chain(waits_of_process.keys()).copied()
+        let State { sessions_of_process, locks_of_process, waits_of_process, webhooks, .. } = &self.state;
+        let locking = sessions_of_process.keys().chain(locks_of_process.keys()).chain(waits_of_process.keys()).copied();
+        locking.chain(webhooks.values().filter_map(|webhook| webhook.until))
     }
 
     // ── Changes ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -69,6 +69,7 @@ impl LockTable {
     }
 
     fn after_reboot(&mut self, now: Now, step: &mut Step) {
+        self.webhooks_after_reboot(now, step);
         for id in sorted(self.state.sessions.keys()) {
             self.set(step, Record::Session(id, None));
         }

@@ -37,6 +37,7 @@ pub(super) struct State {
     pub(super) waiters: BTreeMap<WaiterId, Waiter>,
     pub(super) sessions: HashMap<SessionId, Session>,
     pub(super) ended: HashMap<LockId, Ended>,
+    pub(super) webhooks: BTreeMap<WebhookId, Webhook>,
     /// Locks under which a file is on its way into place.
     pub(super) in_flight: BTreeSet<LockId>,
     /// Locks and waiters by what they overlap.
@@ -71,6 +72,7 @@ impl State {
             waiters: BTreeMap::new(),
             sessions: HashMap::new(),
             ended: HashMap::new(),
+            webhooks: BTreeMap::new(),
             in_flight: BTreeSet::new(),
             index: Index::new(),
             timers: BTreeSet::new(),
@@ -142,6 +144,16 @@ impl State {
                     self.ended.insert(id, new);
                 }
                 Record::Ended(id, old)
+            }
+            Record::Webhook(id, new) => {
+                let old = match new {
+                    Some(new) => {
+                        assert_eq!(new.id, id);
+                        self.webhooks.insert(id, new)
+                    }
+                    None => self.webhooks.remove(&id),
+                };
+                Record::Webhook(id, old)
             }
             Record::Event(_) | Record::Reserve { .. } => record,
         }
@@ -300,6 +312,7 @@ impl State {
             self.sessions.values().map(|row| Record::Session(row.id, Some(row.clone()))).collect();
         rows.extend(self.ended.values().map(|row| Record::Ended(row.id, Some(row.clone()))));
         rows.extend(self.locks.values().map(|row| Record::Lock(row.id, Some(row.clone()))));
+        rows.extend(self.webhooks.values().map(|row| Record::Webhook(row.id, Some(row.clone()))));
         rows.extend(self.waiters.values().map(|row| Record::Waiter(row.id, Some(row.clone()))));
         rows
     }

@@ -6,6 +6,8 @@
 mod escape;
 mod lines;
 pub mod render;
+pub mod sign;
+pub mod webhooks;
 
 pub use escape::{escape, unescape};
 pub use lines::{decode_hello, decode_line, decode_request, encode, encode_into};
@@ -133,6 +135,16 @@ pub enum Op {
     Subscribe,
     /// Be told no more.
     Unsubscribe,
+    /// Send events to a URL from now on: `url`, `events`, `scopes`, `secret`, `allow_private`, `bound`.
+    WebhookAdd,
+    /// Which webhooks there are: `webhook_id`, or all; `with_secret`.
+    WebhookList,
+    /// Send a test: `webhook_id`.
+    WebhookTest,
+    /// Send what waits now, also if it was disabled: `webhook_id`.
+    WebhookRetry,
+    /// Send no more: `webhook_id`.
+    WebhookRemove,
     /// About the daemon itself.
     Daemon,
     /// End the daemon in order; `version` if a newer one is to replace it.
@@ -221,6 +233,21 @@ pub struct Request {
     /// Ids of workspaces, `ws_…`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub workspaces: Vec<String>,
+    /// Where a webhook goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// What its posts are signed with, `whsec_…`; made anew if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+    /// It may be in a private network.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_private: bool,
+    /// `wh_…`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook_id: Option<String>,
+    /// Tell the secret as well.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub with_secret: bool,
 }
 
 impl Request {
@@ -253,6 +280,11 @@ impl Request {
             events: Vec::new(),
             agents: Vec::new(),
             workspaces: Vec::new(),
+            url: None,
+            secret: None,
+            allow_private: false,
+            webhook_id: None,
+            with_secret: false,
         }
     }
 }
@@ -352,6 +384,14 @@ pub enum Body {
     Subscribed(SubscribedBody),
     /// To `unsubscribe`: whether there was a subscription.
     Unsubscribed(bool),
+    /// To `webhook_add`, `webhook_retry`, and `webhook_list` with an id.
+    Webhook(Box<webhooks::WebhookBody>),
+    /// To `webhook_list`, oldest first.
+    Webhooks(Vec<webhooks::WebhookBody>),
+    /// To `webhook_remove`.
+    WebhookRemoved(Box<webhooks::WebhookBody>),
+    /// To `webhook_test`.
+    Posted(webhooks::PostedBody),
     /// To `daemon`.
     Daemon(DaemonBody),
     /// To `stop`.

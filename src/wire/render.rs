@@ -1,9 +1,10 @@
 //! Answers of the table as messages, and the sentences in them: what happened, who holds it, what to do next.
 
+use super::webhooks::{self, WebhookBody};
 use super::{
     Answer, Body, CheckBody, Code, CommitBody, Held, KeptBy, LockBody, Loss, StatusBody, WaitBody, WaiterBody, Wanted,
 };
-use super::{EventBody, GapBody, Line, Mode, WireError, escape};
+use super::{EventBody, GapBody, Line, Mode, WireError, escape, sign};
 use crate::events::{Gap, Told};
 use crate::model::{
     self, Acquired, Custody, EndReason, Ended, EventKind, Fault, Foreigner, Lock, Moment, Now, OsLock, Queued,
@@ -31,6 +32,11 @@ pub enum About {
         target: crate::scope::Target,
         /// What names it in the answer.
         workspace: model::Workspace,
+    },
+    /// Webhooks.
+    Webhook {
+        /// Whether the secret is told as well.
+        with_secret: bool,
     },
     /// Anything else.
     Other,
@@ -116,10 +122,18 @@ fn body(reply: &Reply, about: &About, now: Now) -> Result<Body, WireError> {
             waiters: waiters.iter().map(|queued| waiter(queued, now)).collect(),
         }),
         Reply::Bound(id) => Body::Bound(id.to_string()),
+        Reply::Webhook(webhook) => Body::Webhook(Box::new(webhook_body(webhook, about, now))),
+        Reply::Webhooks(all) => Body::Webhooks(all.iter().map(|webhook| webhook_body(webhook, about, now)).collect()),
+        Reply::WebhookRemoved(webhook) => Body::WebhookRemoved(Box::new(webhook_body(webhook, about, now))),
         Reply::Cancelled(was_waiting) => Body::Cancelled(*was_waiting),
         Reply::SessionOpen(id) => unreachable!("{id} is answered by the greeting"),
         Reply::Failed(fault) => return Err(error(fault, now)),
     })
+}
+
+fn webhook_body(webhook: &model::Webhook, about: &About, now: Now) -> WebhookBody {
+    let is_wanted = matches!(about, About::Webhook { with_secret: true });
+    webhooks::webhook(webhook, is_wanted.then(|| sign::secret_text(&webhook.secret)), now)
 }
 
 fn granted_body(granted: &model::Granted, now: Now) -> LockBody {
@@ -157,7 +171,9 @@ fn refused_body(refused: &Refused, about: &About, now: Now) -> LockBody {
     let ask = match (kept, about) {
         (Some(lock), _) => &lock.ask,
         (None, About::Ask { ask, .. }) => ask,
-        (None, About::Write { .. } | About::Other) => unreachable!("only requests for locks are refused"),
+        (None, About::Write { .. } | About::Webhook { .. } | About::Other) => {
+            unreachable!("only requests for locks are refused")
+        }
     };
     LockBody {
         acquired: false,
@@ -262,6 +278,9 @@ fn error(fault: &Fault, now: Now) -> WireError {
         },
         Fault::Invalid(text) => plain(Code::Invalid, text.clone()),
         Fault::TooMany(text) => plain(Code::TooMany, text.clone()),
+        Fault::NoWebhook(id) => {
+            plain(Code::NotFound, format!("there is no webhook {id}; `flockd webhook list` shows those there are"))
+        }
         Fault::UnknownSession => plain(
             Code::Lost,
             "this session is not known any more: it ended, or stayed silent for too long; connect anew".to_owned(),
@@ -325,7 +344,7 @@ pub fn duration(ms: u64) -> String {
     humantime::format_duration(Duration::from_millis(rounded)).to_string()
 }
 
-fn time(wall: model::Wall) -> String {
+pub(super) fn time(wall: model::Wall) -> String {
     humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(wall.0)).to_string()
 }
 
@@ -358,7 +377,7 @@ fn name_within(scope: &Scope, workspace: &model::Workspace) -> String {
 }
 
 /// The whole name of a scope, escaped.
-fn path(scope: &Scope) -> String {
+pub(super) fn path(scope: &Scope) -> String {
     match scope {
         Scope::Resource(name) => format!("@{name}"),
         Scope::Pattern(pattern) => escape(&pattern.text()),

@@ -3,8 +3,8 @@
 use crate::util::Ground;
 
 /// Every command that is built; the contract has more names, and none of those is shown.
-const COMMANDS: &str =
-    "run elect lock unlock upgrade downgrade renew status ls wait check write break watch on daemon sim completions";
+const COMMANDS: &str = "run elect lock unlock upgrade downgrade renew status ls wait check write break watch on \
+                        webhook daemon sim completions";
 
 #[test]
 fn help_lists_exactly_the_commands_that_are_built() {
@@ -24,8 +24,9 @@ fn help_lists_exactly_the_commands_that_are_built() {
 #[test]
 fn every_command_has_examples_and_json() {
     let ground = Ground::new();
-    let below_daemon = ["daemon run", "daemon start", "daemon stop", "daemon status"];
-    for command in COMMANDS.split(' ').filter(|name| *name != "daemon").chain(below_daemon) {
+    let below = ["daemon run", "daemon start", "daemon stop", "daemon status", "webhook add", "webhook list"];
+    let below = below.into_iter().chain(["webhook show", "webhook test", "webhook retry", "webhook rm"]);
+    for command in COMMANDS.split(' ').filter(|name| !["daemon", "webhook"].contains(name)).chain(below) {
         let help = ground.flockd("", &format!("{command} --help")).gives(0).out;
         assert!(help.contains("Examples:"), "{command}: {help}");
         assert!(help.contains("--json"), "{command}: {help}");

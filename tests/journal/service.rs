@@ -58,6 +58,8 @@ struct Service {
     /// Locks that were granted and not released, by resource.
     held: BTreeMap<u64, Fence>,
     last_fence: Fence,
+    /// Webhooks that were added, and what each has passed.
+    webhooks: BTreeMap<WebhookId, EventSeq>,
 }
 
 fn tuning() -> Tuning {
@@ -85,7 +87,8 @@ impl Service {
     fn new() -> Service {
         let (disk, now) = (MemDisk::default(), Now { mono: Moment(1_000), wall: Wall(5) });
         let coordinator = start(&disk, now).unwrap();
-        Service { disk, coordinator, now, calls: 0, held: BTreeMap::new(), last_fence: Fence(0) }
+        let (held, webhooks) = (BTreeMap::new(), BTreeMap::new());
+        Service { disk, coordinator, now, calls: 0, held, last_fence: Fence(0), webhooks }
     }
 
     fn turn(&mut self, command: impl FnOnce(Caller) -> Command) -> Reply {
@@ -138,8 +141,30 @@ impl Service {
         self.held.remove(&number);
     }
 
+    /// Adds a webhook; whether it is there. All that are there pass the newest event.
+    fn webhook(&mut self, number: u64) -> bool {
+        let event = EventSeq(self.coordinator.bus().newest());
+        for (id, passed) in self.webhooks.iter_mut().filter(|(_, passed)| **passed < event) {
+            let command = Command::Webhook(WebhookCommand::Passed { id: *id, event });
+            assert!(self.coordinator.turn(self.now, vec![command]).is_empty());
+            *passed = event;
+        }
+        let webhook = Box::new(world::webhook(&mut Random(number), number));
+        match self.turn(|caller| Command::Webhook(WebhookCommand::Add { caller, webhook })) {
+            Reply::Webhook(webhook) => {
+                self.webhooks.insert(webhook.id, webhook.passed);
+                true
+            }
+            Reply::Failed(Fault::Unavailable(_)) => false,
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn work(&mut self, steps: std::ops::Range<u64>) {
         for step in steps {
+            if step % 5 == 4 {
+                self.webhook(step);
+            }
             if step % 3 == 2 {
                 self.unlock();
             } else {
@@ -151,6 +176,7 @@ impl Service {
 
     /// The table holds what was granted and nothing else.
     fn is_true(&mut self, step: u64) {
+        assert_eq!(webhooks_of(&self.coordinator), self.webhooks, "at step {step}");
         assert_eq!(fences_of(&mut self.coordinator, self.now), self.held, "at step {step}");
     }
 
@@ -159,6 +185,10 @@ impl Service {
         self.disk = self.disk.after_kill();
         self.coordinator = start(&self.disk, self.now).unwrap();
     }
+}
+
+fn webhooks_of(coordinator: &Coordinator) -> BTreeMap<WebhookId, EventSeq> {
+    coordinator.table().webhooks().map(|webhook| (webhook.id, webhook.passed)).collect()
 }
 
 /// Who holds what, as anybody is told who asks.
@@ -246,6 +276,9 @@ fn after_a_failed_sync_and_a_power_cut_every_answered_grant_is_there() {
         service.disk.plant(random.below(150), "", Trouble::Error(EIO), random.chance(50));
         for number in 0..STEPS {
             service.lock(number);
+            if number % 5 == 4 {
+                service.webhook(number);
+            }
         }
         service.disk.heal();
         if random.chance(50) {
@@ -256,5 +289,9 @@ fn after_a_failed_sync_and_a_power_cut_every_answered_grant_is_there() {
         let mut coordinator = start(&disk, service.now).unwrap();
         let there = fences_of(&mut coordinator, service.now);
         assert!(service.held.iter().all(|(number, fence)| there.get(number) == Some(fence)), "seed {seed}");
+        // What was passed may be forgotten: it is delivered once more.
+        let there = webhooks_of(&coordinator);
+        let is_there = |(id, passed)| there.get(id).is_some_and(|there| there <= passed);
+        assert!(service.webhooks.iter().all(is_there), "seed {seed}: {there:?}, {:?}", service.webhooks);
     }
 }

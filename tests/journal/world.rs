@@ -70,7 +70,7 @@ pub fn lock(random: &mut Random, id: u64, fence: u64) -> Record {
 /// A change of a row out of few, so that rows are often replaced and removed.
 pub fn change(random: &mut Random) -> Record {
     let (id, fence, gone) = (random.below(12), random.below(1 << 30), random.chance(35));
-    match random.below(4) {
+    match random.below(5) {
         0 if gone => Record::Lock(LockId(id), None),
         0 => lock(random, id, fence),
         1 => Record::Waiter(
@@ -98,6 +98,7 @@ pub fn change(random: &mut Random) -> Record {
                 away_until: None,
             }),
         ),
+        3 => Record::Webhook(WebhookId(id), (!gone).then(|| webhook(random, id))),
         _ => Record::Ended(
             LockId(id),
             (!gone).then(|| Ended {
@@ -109,6 +110,29 @@ pub fn change(random: &mut Random) -> Record {
                 untold: random.chance(50),
             }),
         ),
+    }
+}
+
+/// A webhook that anything may have happened to.
+pub fn webhook(random: &mut Random, id: u64) -> Webhook {
+    Webhook {
+        id: WebhookId(id),
+        url: "http://localhost:8080/".into(),
+        names: ["lock.released"].into(),
+        scopes: [Scope::File(b"/w/a".as_slice().into())].into(),
+        secret: Secret::new(&[7; 32]),
+        allow_private: random.chance(50),
+        agent: Agent::new("claw-1").unwrap(),
+        created: Wall(random.below(1 << 41)),
+        until: None,
+        passed: EventSeq(random.next()),
+        delivered: random.below(99),
+        failing: random.chance(30).then(|| Failing {
+            attempts: 3,
+            since: Wall(random.below(1 << 41)),
+            why: "it answered 500".into(),
+            again: random.chance(50).then(|| Moment(random.next())),
+        }),
     }
 }
 
@@ -138,6 +162,7 @@ pub fn fold(rows: &mut Rows, records: &[Record]) {
             Record::Waiter(id, row) => ((1, id.0), row.is_some()),
             Record::Session(id, row) => ((2, id.0), row.is_some()),
             Record::Ended(id, row) => ((3, id.0), row.is_some()),
+            Record::Webhook(id, row) => ((4, id.0), row.is_some()),
             Record::Event(_) | Record::Reserve { .. } => continue,
         };
         if there { drop(rows.insert(key, record.clone())) } else { drop(rows.remove(&key)) }

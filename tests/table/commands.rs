@@ -152,8 +152,9 @@ fn outcome(reply: &Reply, later: bool) -> &'static str {
         Reply::Cancelled(_) => "cancelled",
         Reply::SessionOpen(_) => "session open",
         Reply::Status { .. } => "status",
+        Reply::Webhook(_) | Reply::Webhooks(_) | Reply::WebhookRemoved(_) => unreachable!("webhooks.rs tells of those"),
         Reply::Failed(fault) => match fault {
-            Fault::NotFound => "not found",
+            Fault::NotFound | Fault::NoWebhook(_) => "not found",
             Fault::NotHolder(_) => "not holder",
             Fault::Lost(..) => "lost",
             Fault::Invalid(_) => "invalid",
@@ -394,6 +395,7 @@ impl Rows {
             Record::Waiter(id, row) => put(&mut self.waiters, id, row),
             Record::Session(id, row) => put(&mut self.sessions, id, row),
             Record::Ended(id, row) => put(&mut self.ended, id, row),
+            Record::Webhook(id, _) => unreachable!("{id}: webhooks.rs tells of those"),
             Record::Event(_) | Record::Reserve { .. } => {}
         }
     }

@@ -238,6 +238,7 @@ impl Naive {
                     ended.untold = false;
                 }
             }
+            Command::Webhook(_) => unreachable!("no lock depends on a webhook; webhooks.rs tells of those"),
             Command::Os { .. } => unreachable!("nothing here wants a flock; rules.rs tells of those"),
             Command::Tick => {}
         }

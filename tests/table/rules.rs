@@ -165,6 +165,7 @@ impl Desk {
                 Record::Waiter(id, _) => format!("waiter {}", id.0),
                 Record::Session(id, _) => format!("session {}", id.0),
                 Record::Ended(id, _) => format!("ended {}", id.0),
+                Record::Webhook(id, _) => format!("webhook {}", id.0),
                 Record::Event(_) | Record::Reserve { .. } => continue,
             };
             self.rows.insert(key, record.clone());
@@ -199,7 +200,7 @@ impl Desk {
                 }
             },
             Reply::Failed(fault) => match fault {
-                Fault::NotFound => "not found".into(),
+                Fault::NotFound | Fault::NoWebhook(_) => "not found".into(),
                 Fault::NotHolder(holders) => format!("held by {}", names(holders).join(" ")),
                 Fault::Lost(ended, _) => format!("lost: {:?}", ended.why),
                 Fault::Invalid(_) => "invalid".into(),
@@ -215,6 +216,7 @@ impl Desk {
             Reply::Renewed(locks) => format!("renewed {}", locks.len()),
             Reply::Cancelled(was_there) => format!("cancelled {was_there}"),
             Reply::Free => "free".into(),
+            Reply::Webhook(_) | Reply::Webhooks(_) | Reply::WebhookRemoved(_) => unreachable!("webhooks.rs has those"),
             Reply::Broken(_) => "broken".into(),
             Reply::Committed(..) => "committed".into(),
             Reply::SessionOpen(_) => "open".into(),
@@ -386,7 +388,11 @@ impl Desk {
 fn is_there(record: &Record) -> bool {
     !matches!(
         record,
-        Record::Lock(_, None) | Record::Waiter(_, None) | Record::Session(_, None) | Record::Ended(_, None)
+        Record::Lock(_, None)
+            | Record::Waiter(_, None)
+            | Record::Session(_, None)
+            | Record::Ended(_, None)
+            | Record::Webhook(_, None)
     )
 }
 

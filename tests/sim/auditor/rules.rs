@@ -159,6 +159,7 @@ pub(super) fn caller_of(command: &Command) -> Option<Caller> {
         | Command::LossesTold(_)
         | Command::Os { .. }
         | Command::CommitDone { .. }
+        | Command::Webhook(_)
         | Command::Tick => None,
     }
 }

@@ -34,6 +34,7 @@ impl Auditor {
                 }
             }
             Reply::SessionOpen(id) => self.session_open(&open, *id),
+            Reply::Webhook(_) | Reply::Webhooks(_) | Reply::WebhookRemoved(_) => unreachable!("nobody here has one"),
             Reply::Cancelled(is_gone) => self.cancelled(&open, *is_gone),
             Reply::Failed(fault) => self.failed(now, &open, fault),
         }
@@ -479,6 +480,7 @@ impl Auditor {
                 assert!(known.is_none(), "an open session is unknown: {known:?}");
             }
             Fault::NotFound | Fault::NotHolder(_) | Fault::Lost(..) => self.not_held(now, open),
+            Fault::NoWebhook(id) => unreachable!("nobody here has asked for {id}"),
             Fault::Invalid(_) => {}
             Fault::Changed(_) | Fault::NotDurable(_) => {
                 assert!(matches!(open.command, Command::Commit { .. }), "only a write finds a file changed");

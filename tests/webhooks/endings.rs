@@ -1,0 +1,146 @@
+//! What ends a webhook, and what does not: kills of the daemon, the end of a process, good-byes.
+
+use crate::receiver::{Post, Receiver};
+use crate::util::{Ground, kill_9, scaled, until};
+use crate::{add, id, lock_and_unlock, show};
+use std::collections::BTreeMap;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How often the daemon is killed. Each life gets a few deliveries done.
+const KILLS: u64 = 12;
+
+#[test]
+fn kill_9_of_the_daemon_loses_and_renumbers_no_delivery() {
+    let ground = Ground::new();
+    let arrived = Arc::new(AtomicU64::new(0));
+    let count = arrived.clone();
+    let receiver = Receiver::answering(move |_| {
+        count.fetch_add(1, Ordering::SeqCst);
+        "204 No Content".to_owned()
+    });
+    let webhook = add(&ground, &receiver.url);
+    let mut fences = Vec::new();
+    for kill in 0..scaled(KILLS) {
+        for number in 0..5 {
+            let lock = ground.flockd("claw-1", &format!("lock file-{kill}-{number} --json")).gives(0).json();
+            fences.push(lock["fence"].as_u64().unwrap());
+        }
+        // Amid deliveries: some of this life's have arrived, and in most lives not all.
+        let before = arrived.load(Ordering::SeqCst);
+        ground.flockd("claw-1", "unlock --all").gives(0);
+        until("another one arrives", || (arrived.load(Ordering::SeqCst) > before).then_some(()));
+        ground.kill_daemon();
+    }
+    lock_and_unlock(&ground, "@last");
+    let mut posts: Vec<Post> = Vec::new();
+    while posts.last().is_none_or(|post| post.json()["file_id"] != "@last" || post.event() != "lock.released") {
+        posts.push(receiver.next());
+    }
+    let mut bodies: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    let mut newest = 0;
+    for post in &posts {
+        assert!(post.is_signed_with(webhook["secret"].as_str().unwrap()));
+        let seq = post.json()["seq"].as_u64().expect("no gap, but events");
+        let body = bodies.entry(post.id().to_owned()).or_insert_with(|| post.body.clone());
+        assert_eq!(*body, post.body, "a repetition has another body");
+        assert!(seq >= newest, "{seq} came after {newest}");
+        newest = seq;
+    }
+    for event in ["lock.acquired", "lock.released"] {
+        let of_kind = bodies.values().filter(|body| String::from_utf8_lossy(body).contains(event));
+        let told: Vec<u64> = of_kind
+            .map(|body| serde_json::from_slice::<serde_json::Value>(body).unwrap())
+            .map(|body| body["fence"].as_u64().unwrap())
+            .collect();
+        let missing: Vec<&u64> = fences.iter().filter(|fence| !told.contains(fence)).collect();
+        assert!(missing.is_empty(), "{event} of {missing:?} never arrived");
+    }
+    let repeated = posts.len() - bodies.len();
+    println!("{} events, {repeated} posts repeated, {} kills", bodies.len(), scaled(KILLS));
+    until("each is written down as delivered", || {
+        let delivered = show(&ground, &webhook)["delivered"].as_u64().unwrap();
+        assert!(delivered <= bodies.len() as u64, "an event was passed twice");
+        (delivered == bodies.len() as u64).then_some(())
+    });
+}
+
+#[test]
+fn what_failed_before_a_kill_is_tried_again_after_it_on_the_same_schedule() {
+    let ground = Ground::new();
+    let receiver = Receiver::answering(|_| "503 Busy\r\nRetry-After: 3600".to_owned());
+    let webhook = add(&ground, &receiver.url);
+    lock_and_unlock(&ground, "data.json");
+    let first = receiver.next();
+    until("the failure is known", || Some(()).filter(|()| show(&ground, &webhook)["state"] == "failing"));
+    ground.kill_daemon();
+    let after = show(&ground, &webhook);
+    assert_eq!(after["attempts"], 1);
+    assert!((3_000_000..=3_600_000).contains(&after["next_try_in_ms"].as_u64().unwrap()), "{after}");
+    ground.flockd("", &format!("webhook retry {}", id(&webhook))).gives(0);
+    let second = receiver.next();
+    assert_eq!((second.id(), &second.body), (first.id(), &first.body));
+}
+
+#[test]
+fn a_410_ends_it_until_somebody_wants_it_back_and_then_nothing_is_missing() {
+    let ground = Ground::new();
+    let mut attempts = 0;
+    let receiver = Receiver::answering(move |_| {
+        attempts += 1;
+        if attempts == 1 { "410 Gone".to_owned() } else { "204 No Content".to_owned() }
+    });
+    let webhook = add(&ground, &receiver.url);
+    lock_and_unlock(&ground, "a");
+    let first = receiver.next();
+    let disabled = until("it is disabled", || Some(show(&ground, &webhook)).filter(|one| one["state"] == "disabled"));
+    assert!(disabled["last_error"].as_str().unwrap().contains("410") && disabled["next_try_in_ms"].is_null());
+    assert!(ground.flockd("", "webhook list").gives(0).out.contains("disabled"));
+    lock_and_unlock(&ground, "b");
+    ground.kill_daemon();
+    assert_eq!(show(&ground, &webhook)["state"], "disabled", "also after a restart");
+    assert!(receiver.rest().is_empty());
+    ground.flockd("", &format!("webhook retry {}", id(&webhook))).gives(0);
+    let all: Vec<Post> = (0..4).map(|_| receiver.next()).collect();
+    assert_eq!((all[0].id(), &all[0].body), (first.id(), &first.body));
+    let told: Vec<String> = all.iter().map(|post| post.json()["file_id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(told, ["a", "a", "b", "b"]);
+}
+
+#[test]
+fn it_goes_with_its_process_also_if_that_ends_while_no_daemon_runs() {
+    let (ground, receiver) = (Ground::new(), Receiver::new());
+    let sleeper = || Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+    let list = || ground.flockd("", "webhook list --json").gives(0).json().as_array().unwrap().clone();
+    let mut process = sleeper();
+    let webhook = add(&ground, &format!("{} --pid {}", receiver.url, process.id()));
+    assert_eq!(webhook["until_pid"], process.id());
+    ground.kill_daemon();
+    assert_eq!(list().len(), 1, "it outlives the daemon");
+    kill_9(process.id());
+    process.wait().unwrap();
+    until("it is gone", || list().is_empty().then_some(()));
+    let mut process = sleeper();
+    add(&ground, &format!("{} --pid {}", receiver.url, process.id()));
+    ground.kill_daemon();
+    process.kill().unwrap();
+    process.wait().unwrap();
+    until("the new daemon has found out", || list().is_empty().then_some(()));
+    lock_and_unlock(&ground, "data.json");
+    assert!(receiver.rest().is_empty());
+}
+
+#[test]
+fn one_that_is_removed_hears_nothing_more() {
+    let (ground, removed, kept) = (Ground::new(), Receiver::new(), Receiver::new());
+    let webhook = add(&ground, &removed.url);
+    add(&ground, &kept.url);
+    ground.flockd("", &format!("webhook rm {}", id(&webhook))).gives(0);
+    lock_and_unlock(&ground, "data.json");
+    for _ in 0..2 {
+        kept.next();
+    }
+    assert!(removed.rest().is_empty());
+    ground.flockd("", &format!("webhook rm {}", id(&webhook))).gives(1);
+}
