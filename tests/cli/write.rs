@@ -209,8 +209,10 @@ fn programs_that_know_only_flock_find_no_gap_between_the_old_file_and_the_new() 
     let path = ground.work.join("data");
     fs::write(&path, "0").unwrap();
     ground.flockd("a", "lock data").gives(0);
-    // It tries without a pause for as long as the file is written.
-    let script = "while ! [ -e stop ]; do flock -n data true && echo got; done; echo done";
+    // It tries without a pause for as long as the file is written. Whoever opened the old file just before it was
+    // replaced may get a flock on that, and has to see that this is no longer the file of the name.
+    let script = "while ! [ -e stop ]; do exec 9<data; flock -n 9 && [ /proc/self/fd/9 -ef data ] && echo got; done; \
+                  echo done";
     let mut shell = Command::new("sh");
     shell.args(["-c", script]);
     let mut shell = ground.environment(shell, "", &[]);
