@@ -250,6 +250,8 @@ fn until_ended(heard: &Receiver<News>, group: Pid, file_id: &str, grace: u64) ->
         let left = kill_at.map_or(u64::MAX, |at| at.left(clock::now().mono));
         match heard.recv_timeout(Duration::from_millis(left)) {
             Ok(News::Ended) => break,
+            // The locks hang on the command: without it they are gone, and the daemon may say so first.
+            Ok(News::Lost(_)) if has_ended(group) => break,
             Ok(News::Lost(why)) => {
                 print::err(&format!("flockd: no longer leads {file_id}, so the command is ended: {why}\n"));
                 lost = Some(why);
@@ -270,6 +272,12 @@ fn until_ended(heard: &Receiver<News>, group: Pid, file_id: &str, grace: u64) ->
         signal(group, Signal::KILL);
     }
     lost
+}
+
+/// Whether a child has ended; it is not collected.
+fn has_ended(child: Pid) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+    matches!(waitid(WaitId::Pid(child), options), Ok(Some(_)))
 }
 
 fn signal(group: Pid, signal: Signal) {
