@@ -76,10 +76,10 @@ impl LockTable {
     /// What kept this lock alive is gone: its lease runs from now on, or it ends.
     fn let_go(&mut self, now: Now, step: &mut Step, id: LockId, why: &EndReason) {
         let old = self.state.locks[&id].clone();
-        if old.ask.lease.ttl == 0 && old.in_flight.is_some() {
+        if old.ttl == 0 && old.in_flight.is_some() {
             return self.end_later(now, step, old, why);
         }
-        if old.ask.lease.ttl == 0 {
+        if old.ttl == 0 {
             // Whoever is dead needs no notice; whoever was only silent does.
             self.end(now, step, id, why.clone(), *why == EndReason::Silent);
             return;
@@ -181,11 +181,19 @@ impl LockTable {
     // ── Release and break ───────────────────────────────────────────────────────────────────────────────────────────
 
     pub(super) fn unlock(&mut self, now: Now, step: &mut Step, caller: Option<Caller>, who: Who, which: Which) {
-        let reply = match self.chosen(&who, &which) {
+        let chosen = self.chosen(&who, &which);
+        if let Ok(ids) = &chosen
+            && self.has_in_flight(ids)
+        {
+            return self.put_off(step, ids, Command::Unlock { caller, who, which });
+        }
+        let places = self.places_given_up(&who, &which);
+        for place in &places {
+            self.take_out(step, *place);
+        }
+        let reply = match chosen {
+            Err(_) if !places.is_empty() => Reply::Released(Vec::new()),
             Err(fault) => Reply::Failed(fault),
-            Ok(ids) if self.has_in_flight(&ids) => {
-                return self.put_off(step, &ids, Command::Unlock { caller, who, which });
-            }
             Ok(ids) => {
                 let locks: Vec<Lock> = ids.iter().map(|id| self.state.locks[id].clone()).collect();
                 for lock in &locks {

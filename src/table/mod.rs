@@ -8,6 +8,7 @@
 //! - a shared lock made exclusive, and back: `upgrade.rs`
 //! - who is next when something becomes free: `queue.rs`
 //! - who waits for whom, and cycles: `waits.rs`
+//! - places kept for agents that have waited in vain: `tickets.rs`
 //! - how locks and sessions end, and what is told of it: `ending.rs`
 //! - writing under a lock, and what has to wait for that: `commit.rs`
 //! - what foreign programs that hold a flock mean to ours: `os.rs`
@@ -24,6 +25,7 @@ mod queue;
 mod restore;
 mod state;
 mod step;
+mod tickets;
 mod upgrade;
 mod waits;
 mod webhooks;
@@ -108,6 +110,7 @@ impl LockTable {
             Command::ProcessGone(process) => self.process_gone(now, step, process),
             Command::CallerGone { conn } => self.caller_gone(step, conn),
             Command::Cancel { caller, waiting } => self.cancel(step, caller, waiting),
+            Command::GiveUp { caller, who, ticket } => self.give_up(step, caller, &who, ticket),
             Command::LossesTold(ids) => self.losses_told(step, &ids),
             Command::Os { lock, answer } => self.system_answered(now, step, lock, answer),
             Command::Commit { caller, who, target, fence, prepared } => {
@@ -257,7 +260,7 @@ impl LockTable {
 
     /// Answers `who` about `target`: what it lost there, and who waits for its locks, is told along with it.
     fn answer_about(&mut self, step: &mut Step, to: Caller, reply: Reply, who: Option<&Who>, target: Option<&Target>) {
-        let synced = matches!(&reply, Reply::Granted(granted) if granted.lock.ask.lease.ttl > 0);
+        let synced = matches!(&reply, Reply::Granted(granted) if granted.lock.ttl > 0);
         let synced = synced && !planted(Bug::AnsweredBeforeSync);
         let lost = who.filter(|_| !planted(Bug::LossNotTold));
         let lost = lost.map(|who| self.losses(who, target)).unwrap_or_default();

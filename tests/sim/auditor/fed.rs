@@ -153,7 +153,7 @@ impl Auditor {
 
     pub(super) fn may_shorten(&mut self, terms: &Terms) {
         for claim in self.claims.values_mut() {
-            if terms.concern(claim) && claim.keeper == Keeper::Nobody && terms.ttl < claim.lock.ask.lease.ttl {
+            if terms.concern(claim) && claim.keeper == Keeper::Nobody && terms.ttl < claim.lock.ttl {
                 let end = terms.from.after(terms.ttl);
                 claim.until = Some(claim.until.map_or(end, |until| until.min(end)));
                 claim.shortest = claim.shortest.min(terms.ttl);
@@ -243,8 +243,8 @@ impl Auditor {
         let claim = self.claims.get_mut(&id).expect("it was found by its keeper");
         claim.keeper = Keeper::Nobody;
         claim.lock.custody = Custody::Detached;
-        if claim.lock.ask.lease.ttl > 0 {
-            claim.until = claim.until.or(Some(lease_end(claim, claim.lock.ask.lease.ttl, now)));
+        if claim.lock.ttl > 0 {
+            claim.until = claim.until.or(Some(lease_end(claim, claim.lock.ttl, now)));
             // Its agent may take it up just now on terms of which nobody has heard yet.
             let asked: Vec<Terms> = self.open.values().filter_map(Open::terms).collect();
             return asked.iter().for_each(|terms| self.may_shorten(terms));

@@ -113,7 +113,7 @@ impl Auditor {
         let away_until = Some(now.after(limits::SESSION_SILENCE));
         self.sessions.values_mut().for_each(|session| session.away_until = away_until);
         for claim in self.claims.values_mut() {
-            let ttl = claim.lock.ask.lease.ttl;
+            let ttl = claim.lock.ttl;
             if ttl > 0 && !matches!(claim.keeper, Keeper::Process(_)) {
                 claim.until = Some(lease_end(claim, ttl.min(claim.shortest.max(1)), now));
                 claim.is_vague |= claim.shortest != ttl;
@@ -128,19 +128,19 @@ impl Auditor {
             self.ended.clear();
             self.owed.clear();
             // What was not promised to outlive it may be back as it was at any time before.
-            self.claims.retain(|_, claim| claim.lock.ask.lease.ttl > 0);
+            self.claims.retain(|_, claim| claim.lock.ttl > 0);
         }
         let turn = self.turn;
         for record in &loaded.records {
             let Record::Lock(id, Some(lock)) = record else { continue };
             let Some(claim) = self.claims.get_mut(id).filter(|claim| !claim.over) else { continue };
-            if lock.ask.lease.ttl == 0 || lock.hangs_on().is_some() {
+            if lock.ttl == 0 || lock.hangs_on().is_some() {
                 claim.over = true;
                 self.owed.insert(*id, Owed { who: lock.ask.who.clone(), target: lock.ask.target.clone(), turn });
             }
         }
         for claim in self.claims.values_mut() {
-            let ttl = claim.lock.ask.lease.ttl;
+            let ttl = claim.lock.ttl;
             if ttl == 0 || matches!(claim.keeper, Keeper::Process(_)) || claim.lock.ask.bound.is_some() {
                 claim.over = true;
             }

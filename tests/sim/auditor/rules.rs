@@ -150,7 +150,8 @@ pub(super) fn caller_of(command: &Command) -> Option<Caller> {
         | Command::Break { caller, .. }
         | Command::Status { caller, .. }
         | Command::Bind { caller, .. }
-        | Command::Cancel { caller, .. } => Some(*caller),
+        | Command::Cancel { caller, .. }
+        | Command::GiveUp { caller, .. } => Some(*caller),
         Command::Unlock { caller, .. } => *caller,
         Command::EndSession(_)
         | Command::ProcessGone(_)

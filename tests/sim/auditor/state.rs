@@ -153,7 +153,7 @@ impl Auditor {
 
     fn all_durable(&self, locks: &[Lock], now: Moment) {
         for claim in self.claims.values().filter(|claim| self.is_live(claim, now)) {
-            if claim.lock.ask.lease.ttl > 0 && claim.shortest > 0 {
+            if claim.lock.ttl > 0 && claim.shortest > 0 {
                 let kept = locks.iter().find(|lock| lock.id == claim.lock.id && lock.fence >= claim.lock.fence);
                 assert!(kept.is_some(), "{} was told to outlive a power cut and does not", claim.lock.id);
             }

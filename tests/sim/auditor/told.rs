@@ -145,7 +145,7 @@ impl Auditor {
         }
         assert!(self.ended.get(&lock.id).is_none_or(|end| end.turn == self.turn), "{} had ended", lock.id);
         let before = self.claims.get(&lock.id);
-        let shortest = before.map_or(lock.ask.lease.ttl, |claim| claim.shortest.min(lock.ask.lease.ttl));
+        let shortest = before.map_or(lock.ttl, |claim| claim.shortest.min(lock.ask.lease.ttl));
         let is_delivered = is_known && before.is_some_and(|claim| claim.is_delivered);
         let keeper = keeper_of(lock);
         let is_gone = matches!(keeper, Keeper::Session(id) if !self.sessions.contains_key(&id));
@@ -169,7 +169,7 @@ impl Auditor {
         };
         if self.is_live(&claim, now.mono) {
             self.excludes(now, &claim);
-            if lock.ask.lease.ttl > 0 {
+            if lock.ttl > 0 {
                 self.told_for_good = true;
             }
         }
@@ -345,7 +345,7 @@ impl Auditor {
         let before = self.ended.get(&lock.id);
         assert!(before.is_none_or(|end| end.turn == self.turn), "{} is renewed and had ended", lock.id);
         let Some(claim) = self.claims.get_mut(&lock.id) else { return };
-        claim.shortest = claim.shortest.min(lock.ask.lease.ttl);
+        claim.shortest = claim.shortest.min(lock.ttl);
         if claim.lock.fence > lock.fence {
             return;
         }
