@@ -1420,6 +1420,7 @@ impl Naive {
         let commit = flockd::model::Commit { id, caller: Some(caller), who, target };
         lock.in_flight.get_or_insert_default().commits.push(commit);
         self.put(lock);
+        self.withdraw_offers();
     }
 
     fn commit_done(&mut self, id: CommitId, lock: LockId, answer: CommitAnswer) {

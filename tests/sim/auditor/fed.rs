@@ -67,7 +67,17 @@ impl Auditor {
                 let open = self.open.iter_mut().filter(|(caller, _)| caller.conn == *conn);
                 open.for_each(|(_, open)| open.is_gone = true);
             }
-            Command::Unlock { who, which, .. } => self.unlock_asked(who, which),
+            Command::Unlock { who, which, .. } => {
+                self.unlock_asked(who, which);
+                self.places_given_up(who, |waiter| match which {
+                    Which::All => true,
+                    Which::Id(_) => false,
+                    Which::Scope(target) => is_here(&waiter.ask.target, target),
+                });
+            }
+            Command::GiveUp { who, ticket, .. } => {
+                self.places_given_up(who, |waiter| waiter.ticket == Some(*ticket));
+            }
             Command::TakeBack { id, fence, what } => self.taken_back(*id, *fence, *what),
             Command::LossesTold(ids) => {
                 for id in ids {
@@ -91,6 +101,13 @@ impl Auditor {
                 self.wishes.insert((ask.who.agent.clone(), ask.target.scope.clone(), ask.mode));
             }
             _ => {}
+        }
+        if let Command::Lock { caller, ask, .. } = command
+            && !self.queue.values().any(|waiter| !waiter.is_kept() && is_named_so(waiter, ask))
+            && let Some(kept) = self.queue.values_mut().find(|waiter| waiter.is_kept_for(ask))
+        {
+            self.counts.came_back += 1;
+            (kept.caller, kept.absent_until, kept.offered_until) = (Some(*caller), None, None);
         }
         let mut is_again = false;
         if let (Some(key), Some(caller)) = (name_of(command), caller_of(command)) {
@@ -178,6 +195,11 @@ impl Auditor {
         if !self.claims.get(&id).is_some_and(is_relied_on) {
             self.void(id);
         }
+    }
+
+    /// An agent wants none of these places any more.
+    fn places_given_up(&mut self, who: &Who, is_meant: impl Fn(&Waiter) -> bool) {
+        self.queue.retain(|_, waiter| !(waiter.is_kept() && waiter.ask.who.agent == who.agent && is_meant(waiter)));
     }
 
     fn unlock_asked(&mut self, who: &Who, which: &Which) {
@@ -268,10 +290,12 @@ impl Auditor {
         for session in silent {
             self.session_over(session, now, true);
         }
-        self.queue.retain(|_, waiter| {
-            let due = [waiter.deadline, waiter.absent_until].into_iter().flatten().min();
-            due.is_none_or(|due| due > now)
+        let mut queue = std::mem::take(&mut self.queue);
+        queue.retain(|_, waiter| {
+            let is_there = waiter.caller.is_some() || self.is_surely_kept(waiter, now);
+            is_there && waiter.deadline.is_none_or(|due| due > now)
         });
+        self.queue = queue;
         let due: Vec<LockId> =
             self.claims.values().filter(|claim| self.has_run_out(claim, now)).map(|c| c.lock.id).collect();
         for id in due {
@@ -310,4 +334,9 @@ impl Auditor {
 /// No more than that it is shared is promised.
 fn make_shared(claim: &mut Claim) {
     claim.lock.ask = Arc::new(Ask { mode: Mode::Shared, ..(*claim.lock.ask).clone() });
+}
+
+/// Whether a waiting request is a retry of this one, or this one of it.
+fn is_named_so(waiter: &Waiter, ask: &Ask) -> bool {
+    ask.request.is_some() && waiter.ask.request == ask.request && waiter.ask.who.agent == ask.who.agent
 }

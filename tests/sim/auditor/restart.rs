@@ -103,7 +103,8 @@ impl Auditor {
         // One that ended while the journal could not be written is back.
         for waiter in rows(loaded, |record| if let Record::Waiter(_, row) = record { row.clone() } else { None }) {
             if waiter.takes && !waiter.at_once {
-                let absent_until = Some(now.after(limits::WAITER_ABSENCE));
+                let kept_until = waiter.absent_until.filter(|_| waiter.ticket.is_some());
+                let absent_until = Some(kept_until.unwrap_or(now.after(limits::WAITER_ABSENCE)));
                 self.queue.insert(waiter.id, Waiter { caller: None, absent_until, ..waiter });
             }
         }

@@ -79,7 +79,9 @@ pub(super) fn as_holder(waiter: &Waiter, locks: &[Lock]) -> Waiter {
 }
 
 pub(super) fn comes_before(first: &Waiter, ask: &Ask) -> bool {
+    let is_own_kept = first.is_kept() && first.ask.who.session.is_some() && first.ask.who == ask.who;
     first.takes
+        && !is_own_kept
         && first.ask.mode.excludes(ask.mode)
         && strangers(&first.ask.who.agent, first.ask.who.session, &ask.who.agent, ask.who.session)
         && overlap(&first.ask.target, &ask.target)

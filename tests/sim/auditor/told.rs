@@ -208,7 +208,8 @@ impl Auditor {
             let may_be_over = waiter.ask.who.session.is_none() && self.queue_seen.after(lease) <= now.mono;
             let is_open = waiter.caller.is_some_and(|of| self.open.get(&of).is_some_and(|open| !open.voided));
             // The system may have said no to one that would not wait, and its refusal is held back.
-            let is_waiting = waiter.caller.is_none() || (is_open && !may_be_over && !waiter.at_once);
+            let is_kept = waiter.caller.is_none() && self.is_surely_kept(waiter, now.mono);
+            let is_waiting = is_kept || (is_open && !may_be_over && !waiter.at_once);
             assert!(
                 !(is_earlier && is_waiting && comes_before(waiter, &lock.ask) && !open.is_again && !open.voided),
                 "at {}: {} is granted to {} while {} waits longer",
@@ -218,6 +219,13 @@ impl Auditor {
                 waiter.ask.who.agent
             );
         }
+    }
+
+    /// Whether a client that is not there still has its place: one that has waited in vain may have been offered it
+    /// since the queue was seen.
+    pub(super) fn is_surely_kept(&self, waiter: &Waiter, now: Moment) -> bool {
+        let may_be_over = waiter.ticket.is_some() && self.queue_seen.after(limits::TICKET_OFFERED) <= now;
+        waiter.kept_until().is_none_or(|until| until > now) && !may_be_over
     }
 
     pub(super) fn excludes(&self, now: Now, claim: &Claim) {
@@ -249,6 +257,12 @@ impl Auditor {
             let is_over = self.ended.get(&holder.id).is_some_and(|end| end.turn < open.turn);
             assert!(!is_over, "{} is named as a holder and had ended", holder.id);
             self.is_committed(holder);
+        }
+        if let Some(ticket) = &refused.ticket {
+            self.counts.places_kept += 1;
+            let is_fit = matches!(refused.why, RefusedFor::Timeout | RefusedFor::Held);
+            let within = open.at.after(limits::TICKET_KEPT).max(now.mono.after(limits::TICKET_KEPT));
+            assert!(is_fit && ticket.until <= within, "a place is kept for {agent} beyond its time: {ticket:?}");
         }
         match &refused.why {
             RefusedFor::Held => {
