@@ -220,7 +220,7 @@ fails, such as a daemon that does not start, lets the edit pass with a warning, 
 Examples:
   flockd hook --client claude-code
   flockd hook --client gemini --mode check
-  flockd hook < payload.json; echo $?
+  flockd hook < payload.json; echo $?")]
     Hook(super::hook::HookArgs),
 
     /// Have events sent to a URL, signed, at least once
