@@ -145,6 +145,7 @@ enum Piece {
     Simple { words: Vec<Word>, written: Vec<PathBuf> },
 }
 
+#[derive(Clone)]
 enum Token {
     Word(Word),
     /// Where output goes.
@@ -214,27 +215,27 @@ impl Tokens<'_> {
         if self.rest[digits..].starts_with(['<', '>']) {
             self.rest = &self.rest[digits..];
         }
-        const SIGNS: &[(&str, fn() -> Token)] = &[
-            ("&>>", || Token::Out),
-            ("&>", || Token::Out),
-            (">>", || Token::Out),
-            (">|", || Token::Out),
-            (">&", || Token::Out),
-            (">(", || Token::Open),
-            ("<(", || Token::Open),
-            ("<<<", || Token::In { heredoc: false }),
-            ("<<-", || Token::In { heredoc: true }),
-            ("<<", || Token::In { heredoc: true }),
-            ("<>", || Token::Out),
-            ("<&", || Token::In { heredoc: false }),
-            (">", || Token::Out),
-            ("<", || Token::In { heredoc: false }),
-            ("\n", || Token::End),
-            (";", || Token::End),
-            ("&", || Token::End),
-            ("|", || Token::End),
-            ("(", || Token::Open),
-            (")", || Token::Close),
+        const SIGNS: &[(&str, Token)] = &[
+            ("&>>", Token::Out),
+            ("&>", Token::Out),
+            (">>", Token::Out),
+            (">|", Token::Out),
+            (">&", Token::Out),
+            (">(", Token::Open),
+            ("<(", Token::Open),
+            ("<<<", Token::In { heredoc: false }),
+            ("<<-", Token::In { heredoc: true }),
+            ("<<", Token::In { heredoc: true }),
+            ("<>", Token::Out),
+            ("<&", Token::In { heredoc: false }),
+            (">", Token::Out),
+            ("<", Token::In { heredoc: false }),
+            ("\n", Token::End),
+            (";", Token::End),
+            ("&", Token::End),
+            ("|", Token::End),
+            ("(", Token::Open),
+            (")", Token::Close),
         ];
         for (sign, token) in SIGNS {
             if let Some(rest) = self.rest.strip_prefix(sign) {
@@ -242,7 +243,7 @@ impl Tokens<'_> {
                 if *sign == "\n" {
                     self.skip_heredocs();
                 }
-                return Some(token());
+                return Some(token.clone());
             }
         }
         if self.rest.is_empty() { None } else { Some(Token::Word(self.word())) }
