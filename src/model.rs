@@ -96,7 +96,11 @@ macro_rules! prefixed_id {
 prefixed_id!(LockId, "lk_", "Names a lock for life: the number of its first fence, so no home gives it out twice.");
 prefixed_id!(SessionId, "se_", "Names a session; a random number, so that no other home's session is mistaken for it.");
 
-prefixed_id!(TicketId, "tk_", "Names a kept place in the queue: a number of the fences, so no home gives it out twice.");
+prefixed_id!(
+    TicketId,
+    "tk_",
+    "Names a kept place in the queue: a number of the fences, so no home gives it out twice."
+);
 
 prefixed_id!(WebhookId, "wh_", "Names a webhook; a random number.");
 

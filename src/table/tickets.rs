@@ -42,9 +42,7 @@ impl LockTable {
         self.forget_flock(step, &waiter);
         let os = match waiter.os {
             // A foreigner is looked for all the same: nothing else tells when its turn has come.
-            OsWait::Busy { ref by, pause, .. } => {
-                OsWait::Busy { by: by.clone(), again: now.mono.after(pause), pause }
-            }
+            OsWait::Busy { ref by, pause, .. } => OsWait::Busy { by: by.clone(), again: now.mono.after(pause), pause },
             OsWait::Idle | OsWait::Asked { .. } => OsWait::Idle,
         };
         let kept = Waiter {

@@ -260,7 +260,11 @@ fn in_line(locks: &[Lock], waiters: &[Queued], now: Moment) {
         let has_more = locks.iter().any(|lock| lock.ask.who.agent == ask.who.agent);
         if waiter.is_kept() && !has_more && !asks_system {
             let is_clear = !is_held && earlier == 0;
-            assert_eq!(waiter.offered_until.is_some(), is_clear, "offered if it is its turn, and then only: {waiter:?}");
+            assert_eq!(
+                waiter.offered_until.is_some(),
+                is_clear,
+                "offered if it is its turn, and then only: {waiter:?}"
+            );
         }
         assert!(
             waiter.caller.is_none() || is_held || earlier > 0 || asks_system,
