@@ -189,10 +189,10 @@ pub struct Refusal {
     pub more_holders: usize,
     /// The place in the queue that the request had or would have had, from 1.
     pub position: Option<usize>,
-    /// With [`Code::Timeout`], the name of the place in the queue that is kept for two minutes if the lock was asked for
-    /// with a [`ttl`](super::LockRequest::ttl): whoever asks again in the same session goes on there. While it is kept,
-    /// others wait behind it, for 30 s at most when its turn has come. [`Session::give_up`](super::Session::give_up)
-    /// and the end of the session end it.
+    /// With [`Code::Timeout`], the name of the place in the queue that is kept for two minutes, if the lock was asked
+    /// for with a [`ttl`](super::LockRequest::ttl): whoever asks again in the same session goes on there. While it is
+    /// kept, others wait behind it, for 30 s at most when its turn has come.
+    /// [`Session::give_up`](super::Session::give_up) and the end of the session end it.
     pub ticket: Option<String>,
     /// With [`Code::Deadlock`], the cycle that waiting would have closed: one sentence a step.
     pub cycle: Vec<String>,
