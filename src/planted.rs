@@ -119,6 +119,8 @@ bugs! {
     EventNumberTwice => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
     /// A batch of the log is believed without its checksum.
     TornTailAccepted => "journal" "damage::a_torn_tail_is_cut_back_to_a_whole_batch_at_every_length",
+    /// A store whose sync has failed is built upon as if all that it shows were on the disk.
+    SuspectStoreKept => "journal" "power::after_failed_syncs_kills_and_a_power_cut_the_store_opens",
     // Answers
     /// A grant that nobody has heard of stays when its connection goes.
     UnheardGrantKept => "sim" "whatever_happens_every_promise_is_kept",
