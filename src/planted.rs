@@ -69,6 +69,8 @@ bugs! {
     DeadKeepsLock => "table" "rules::a_lock_ends_with_the_process_that_it_is_bound_to_whatever_is_left_of_its_lease",
     /// A process is known by its number alone.
     NumberIsProcess => "lib" "os::process::tests::a_number_with_another_start_is_another_process",
+    /// What was put off is granted for a process that has ended meanwhile.
+    PutOffForDead => "table" "writes::nothing_is_granted_for_a_process_that_ends_while_a_write_holds_its_request_up",
     /// A lock without ttl survives a reboot.
     RebootKeepsAll => "table" "rules::after_a_reboot_what_hung_on_a_process_is_void_and_the_rest_has_its_full_lease",
     /// Any agent releases a lock by naming its scope.

@@ -336,11 +336,10 @@ impl Journal {
             Err(error @ (JournalError::Io { .. } | JournalError::Denied { .. })) => return Err(error),
             read => read,
         };
-        let mut remains: Vec<String> = names
-            .iter()
-            .filter(|name| [store::NAME, store::UNFINISHED, store::SUSPECT].contains(&name.as_str()) || log::segment(name).is_some())
-            .cloned()
-            .collect();
+        let ours = |name: &str| {
+            [store::NAME, store::UNFINISHED, store::SUSPECT].contains(&name) || log::segment(name).is_some()
+        };
+        let mut remains: Vec<String> = names.iter().filter(|name| ours(name)).cloned().collect();
         if known.is_err() {
             remains.push(fences::NAME.into());
         }
