@@ -12,10 +12,8 @@ fn nothing_is_granted_for_a_process_that_ends_while_a_write_holds_its_request_up
     let (id, who, caller) = (desk.status("ada").0[0].id, desk.who("ada"), desk.caller("ada"));
     let prepared = Arc::new(Prepared { name: b".x".as_slice().into(), device: 1, inode: 9, unchanged: None });
     desk.run(Command::Commit { caller, who, target: target("/f"), fence: None, prepared });
-    let orders = desk.steps.last().expect("it has just run").effects.iter();
-    let commit =
-        orders.filter_map(|effect| if let Effect::Commit { commit, .. } = effect { Some(*commit) } else { None });
-    let commit = commit.last().expect("it is ordered");
+    let ordered = desk.steps.last().expect("it has just run").effects.last();
+    let Some(Effect::Commit { commit, .. }) = ordered.cloned() else { panic!("{ordered:?}") };
     assert_eq!(desk.unlock("ada", "/f"), "waits", "until the file is in place");
     assert_eq!(desk.bound(tool).wait("ada", "s /f"), "waits", "behind that");
     let told = desk.run(Command::ProcessGone(tool));
