@@ -271,6 +271,10 @@ fn error(fault: &Fault, now: Now) -> WireError {
             holders: held_all(holders, now),
             ..plain(Code::NotHolder, format!("you do not hold it; {}", who_holds(holders)))
         },
+        Fault::Delegated(locks) => WireError {
+            holders: held_all(locks, now),
+            ..plain(Code::Held, format!("{}; nothing was written", sub_agents_hold(locks)))
+        },
         Fault::Lost(ended, holders) => WireError {
             holders: held_all(holders, now),
             loss: Some(Box::new(loss(ended))),
@@ -307,6 +311,17 @@ fn error(fault: &Fault, now: Now) -> WireError {
             )
         },
     }
+}
+
+/// What a parent is told that may not write because of its sub-agents.
+fn sub_agents_hold(locks: &[Lock]) -> String {
+    let more = match locks.len().saturating_sub(1) {
+        0 => String::new(),
+        more => format!(", and {more} more are held by your sub-agents"),
+    };
+    let Some(Lock { id, ask, .. }) = locks.first() else { return "your sub-agents have released it".to_owned() };
+    let agent = &ask.who.agent;
+    format!("your sub-agent {agent} holds {} ({id}){more}; it must release first", file_id(ask))
 }
 
 fn who_holds(holders: &[Lock]) -> String {

@@ -201,6 +201,7 @@ impl Desk {
             },
             Reply::Failed(fault) => match fault {
                 Fault::NotFound | Fault::NoWebhook(_) => "not found".into(),
+                Fault::Delegated(locks) => format!("delegated to {}", names(locks).join(" ")),
                 Fault::NotHolder(holders) => format!("held by {}", names(holders).join(" ")),
                 Fault::Lost(ended, _) => format!("lost: {:?}", ended.why),
                 Fault::Invalid(_) => "invalid".into(),

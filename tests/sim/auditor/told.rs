@@ -479,7 +479,7 @@ impl Auditor {
                 let known = id.and_then(|id| self.sessions.get(&id));
                 assert!(known.is_none(), "an open session is unknown: {known:?}");
             }
-            Fault::NotFound | Fault::NotHolder(_) | Fault::Lost(..) => self.not_held(now, open),
+            Fault::NotFound | Fault::NotHolder(_) | Fault::Delegated(_) | Fault::Lost(..) => self.not_held(now, open),
             Fault::NoWebhook(id) => unreachable!("nobody here has asked for {id}"),
             Fault::Invalid(_) => {}
             Fault::Changed(_) | Fault::NotDurable(_) => {
