@@ -105,10 +105,12 @@ impl LockTable {
             return self.fail(step, *caller, fault);
         }
         let verdict = self.verdict(ask, at);
-        if !matches!(verdict, Verdict::Mine(_))
-            && (matches!(verdict, Verdict::Clear) || self.would_wait(&request))
-            && let Some(cycle) = self.cycle_by_going_first(now, &request)
-        {
+        let comes_in_line = match verdict {
+            Verdict::Clear => true,
+            Verdict::Blocked => self.would_wait(&request),
+            Verdict::Mine(_) | Verdict::Resume(_) => false,
+        };
+        if comes_in_line && let Some(cycle) = self.cycle_by_going_first(now, &request) {
             return self.refuse_for(step, *caller, ask, at, RefusedFor::Deadlock(cycle));
         }
         match verdict {

@@ -278,7 +278,8 @@ impl State {
     /// The sub-agents of an agent, and theirs, that hold something or wait, by name.
     pub(super) fn sub_agents_of(&self, agent: &Agent) -> impl Iterator<Item = &Agent> {
         // In the order of bytes, `0` comes right behind the slash.
-        let [first, end] = ['/', '0'].map(|last| if self.sub_agents.is_empty() { String::new() } else { format!("{agent}{last}") });
+        let [first, end] =
+            ['/', '0'].map(|last| if self.sub_agents.is_empty() { String::new() } else { format!("{agent}{last}") });
         let range = (Bound::Included(&*first), Bound::Excluded(&*end));
         let names = if first.is_empty() { None } else { Some(self.sub_agents.range::<str, _>(range)) };
         names.into_iter().flatten().map(|(name, _)| name)

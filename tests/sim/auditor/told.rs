@@ -139,6 +139,9 @@ impl Auditor {
             if !granted.resumed && !granted.upgraded {
                 self.in_turn(now, open, lock);
             }
+            if !granted.resumed && !is_late && !open.is_again {
+                self.is_not_over_a_child(now, lock);
+            }
         }
         if let Some(claim) = self.claims.get(&lock.id) {
             assert!(claim.lock.fence <= lock.fence, "{} was granted with fence {}", lock.id, claim.lock.fence.0);
@@ -190,6 +193,10 @@ impl Auditor {
     fn in_turn(&self, now: Now, open: &Open, lock: &Lock) {
         let Some(caller) = caller_of(&open.command) else { return };
         let place = self.queue.values().find(|waiter| waiter.caller == Some(caller)).map(|waiter| waiter.id);
+        // It keeps the place that it once had inside what a parent held.
+        if self.claims.values().any(|parents| is_inside(lock, &parents.lock)) {
+            return;
+        }
         for waiter in self.queue.values() {
             let is_earlier = match place {
                 _ if waiter.ask.upgrades.is_some() => true,
@@ -216,6 +223,20 @@ impl Auditor {
                 lock.id,
                 lock.ask.who.agent,
                 waiter.ask.who.agent
+            );
+        }
+    }
+
+    /// What a sub-agent holds, no parent of it comes to hold.
+    fn is_not_over_a_child(&self, now: Now, lock: &Lock) {
+        for child in self.claims.values().filter(|child| self.is_live(child, now.mono)) {
+            let is_shared = self.may_be_shared.contains(&child.lock.id);
+            assert!(
+                is_shared || !is_over_child(lock, &child.lock),
+                "{} is granted to {} while its sub-agent holds {}",
+                lock.id,
+                lock.ask.who.agent,
+                child.lock.id
             );
         }
     }
@@ -371,7 +392,9 @@ impl Auditor {
                 self.touched(lock, open);
                 for other in self.claims.values().filter(|other| other.told_in < open.turn) {
                     assert!(
-                        !(self.is_live(other, now.mono) && other.lock.id != lock.id && clash(&other.lock, lock)),
+                        !(self.is_live(other, now.mono)
+                            && other.lock.id != lock.id
+                            && forbids_writing(&other.lock, lock, target)),
                         "{} may write under {} while {} is held",
                         who.agent,
                         lock.id,
@@ -412,7 +435,7 @@ impl Auditor {
         let is_other = |other: &&Claim| other.lock.id != lock.id && other.told_in < open.turn;
         for other in self.claims.values().filter(is_other) {
             let is_shared = self.may_be_shared.contains(&other.lock.id);
-            let clashes = self.is_live(other, now.mono) && clash(&other.lock, lock) && !is_shared;
+            let clashes = self.is_live(other, now.mono) && forbids_writing(&other.lock, lock, target) && !is_shared;
             assert!(!clashes, "{} has written under {} while {} is held", who.agent, lock.id, other.lock.id);
         }
         self.may_have_renewed(open);
