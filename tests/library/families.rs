@@ -18,7 +18,7 @@ fn workers_take_turns_inside_a_parents_guard_which_writes_again_when_they_are_do
     };
     let first = one.lock(&plan).acquire().unwrap();
     assert!(first.fence() > whole.fence() && first.lock_id() != whole.lock_id());
-    let mut told = || match events.recv_timeout(Duration::from_secs(60)).unwrap() {
+    let told = || match events.recv_timeout(Duration::from_secs(60)).unwrap() {
         Event::Lock(event) => (event.acquired_by, event.reason),
         other => panic!("nothing is missing: {other:?}"),
     };

@@ -404,8 +404,12 @@ impl Auditor {
             }
             Err(holders) => {
                 holders.iter().for_each(|holder| self.is_committed(holder));
+                let is_in_its_place =
+                    |holder: &Lock| who.agent.is_above(&holder.ask.who.agent) && overlap(&holder.ask.target, target);
+                let is_lent = holders.iter().any(is_in_its_place);
                 let mine = self.claims.values().find(|claim| {
                     self.is_live(claim, now.mono)
+                        && !is_lent
                         && claim.told_in < open.turn
                         && !claim.is_vague
                         // Its agent may have taken it up with a new fence of which nobody has heard yet.
