@@ -1,11 +1,11 @@
 //! Sub-agents: `A/x` may take what only its ancestors hold, and has a lock of its own then.
 //!
-//! An ancestor's lock is in no descendant's way (`own.rs`). The rest is about the line. Whoever waits for a lock is kept
-//! out by it, and must not keep those out whom it lets in: a parent that waits for its child's work would wait for a
-//! stranger who waits for the parent, and nobody could see that. So a request inside an ancestor's lock, one that this
-//! lock covers in an equal or stronger mode, comes before all that are not; of two such requests the one inside the
-//! lock of the deeper ancestor, which keeps the other out. The number of that ancestor's generation is the request's
-//! level.
+//! An ancestor's lock is in no descendant's way (`own.rs`). The rest is about the line. Whoever waits for a lock is
+//! kept out by it, and must not keep those out whom it lets in: a parent that waits for its child's work would wait
+//! for a stranger who waits for the parent, and nobody could see that. So a request inside an ancestor's lock, one that
+//! this lock covers in an equal or stronger mode, comes before all that are not; of two such requests the one inside
+//! the lock of the deeper ancestor, which keeps the other out. The number of that ancestor's generation is the
+//! request's level.
 //!
 //! A level once reached is kept: a parent that lets go, or shares, turns nobody's place over to others. It rises when
 //! an ancestor's lock comes to cover a request that waits already. Others wait for that request from then on, so it

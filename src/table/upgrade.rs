@@ -165,8 +165,8 @@ impl LockTable {
         Waiting { ask, ..request }
     }
 
-    /// The cycle that an upgrade, or a request inside an ancestor's lock, closes by waiting, or by being granted: it goes
-    /// before others who wait, and they wait for it from then on. So it is looked for as if it stood in the queue
+    /// The cycle that an upgrade, or a request inside an ancestor's lock, closes by waiting, or by being granted: it
+    /// goes before others who wait, and they wait for it from then on. So it is looked for as if it stood in the queue
     /// already.
     pub(super) fn cycle_by_going_first(&mut self, now: Now, request: &Waiting) -> Option<Vec<Link>> {
         let waiter = self.next_in_line(now, request);
