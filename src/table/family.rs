@@ -104,14 +104,15 @@ impl LockTable {
 
     /// Gives a waiting request its new place, unless that closes a cycle of waits.
     fn raise(&mut self, step: &mut Step, waiter: Waiter) {
-        let who = waiter.ask.who.clone();
+        let ask = waiter.ask.clone();
         let record = Record::Waiter(waiter.id, Some(waiter));
         let before = self.state.fold(record.clone());
-        if self.cycle_through(&who).is_some() {
+        if self.cycle_through(&ask.who).is_some() {
             self.state.fold(before);
             return;
         }
         step.undo.push(before);
         step.records.push(record);
+        step.freed.push(ask);
     }
 }
