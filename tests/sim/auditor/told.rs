@@ -197,7 +197,9 @@ impl Auditor {
         if self.claims.values().any(|parents| is_inside(lock, &parents.lock)) {
             return;
         }
-        for waiter in self.queue.values() {
+        // What an agent above was granted may be held back; it lets this one in.
+        let is_above = |waiter: &&Waiter| waiter.ask.who.agent.is_above(&lock.ask.who.agent);
+        for waiter in self.queue.values().filter(|waiter| !is_above(waiter)) {
             let is_earlier = match place {
                 _ if waiter.ask.upgrades.is_some() => true,
                 Some(place) => waiter.id < place,
