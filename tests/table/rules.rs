@@ -315,11 +315,11 @@ impl Desk {
     /// The file system has done what it was last asked.
     pub fn in_place(&mut self) {
         let effects = self.steps.iter().flat_map(|step| &step.effects);
-        let ordered = effects.filter_map(|effect| match effect {
+        let mut ordered = effects.filter_map(|effect| match effect {
             Effect::Commit { commit, lock, .. } => Some((*commit, *lock)),
             _ => None,
         });
-        let (commit, lock) = ordered.last().expect("something was to be put in place");
+        let (commit, lock) = ordered.next_back().expect("something was to be put in place");
         let answer = CommitAnswer::InPlace(Placed { bytes: 3, flocked: false, again: false });
         self.run(Command::CommitDone { commit, lock, answer });
     }
