@@ -165,9 +165,9 @@ impl LockTable {
     }
 
     /// A detached lock is held already, so nobody can be before its agent in line for it; only fellow sessions' guards
-    /// can be in the way, and what its sub-agents hold in it is not. It comes back in the mode and under the name that it
-    /// has: the mode may be stronger than the one asked for, and what overlaps the one name of a file need not overlap
-    /// the other.
+    /// can be in the way, and what its sub-agents hold in it is not. It comes back in the mode and under the name that
+    /// it has: the mode may be stronger than the one asked for, and what overlaps the one name of a file need not
+    /// overlap the other.
     fn may_come_back(&self, ask: &Ask, detached: &Ask) -> bool {
         let is_free = |target: &Target| {
             let found = self.state.index.overlapping(target, &mut |_, slot| {
