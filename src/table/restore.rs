@@ -59,7 +59,8 @@ impl LockTable {
                 Some(until) => until,
                 None => now.mono.after(limits::WAITER_ABSENCE),
             };
-            let waiter = Waiter { absent_until: Some(absent_until), caller: None, ..waiter };
+            let waiter =
+                Waiter { absent_until: Some(absent_until), caller: None, level: self.level(&waiter.ask), ..waiter };
             // One that takes nothing, or would not wait, has nothing to lose: its client asks anew.
             let kept = Some(waiter).filter(|waiter| waiter.takes && !waiter.at_once);
             self.set(step, Record::Waiter(id, kept));

@@ -92,7 +92,7 @@ impl LockTable {
         }
         let old = self.state.waiters[&id].clone();
         let back = self.next_in_line(now, &request);
-        let waiter = Waiter { id, since: old.since, ticket: old.ticket, ..back };
+        let waiter = Waiter { id, since: old.since, ticket: old.ticket, level: old.level, ..back };
         self.set(step, Record::Waiter(id, Some(waiter)));
         let Waiting { caller, ask, .. } = &request;
         if ask.target != old.ask.target {
@@ -156,7 +156,7 @@ impl LockTable {
         }
         let mut offered = Vec::new();
         let _ = self.state.index.overlapping::<()>(target, &mut |_, slot| {
-            let waiting = slot.queues_for(mode).flatten();
+            let waiting = slot.queues_for(mode).flatten().map(|turn| turn.at);
             offered.extend(waiting.filter(|id| self.state.offered.contains(id)));
             ControlFlow::Continue(())
         });
