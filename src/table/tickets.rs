@@ -170,15 +170,20 @@ impl LockTable {
         }
     }
 
-    /// Offers every kept place whose turn has come, after a restart: what was in the way may have gone with it.
+    /// Looks at every kept place after a restart: what was in its way may have gone with it, and who was inside the lock
+    /// of a parent may be no more.
     pub(super) fn offer_all(&mut self, now: Now, step: &mut Step) {
         let mut kept: Vec<WaiterId> = self.state.tickets_of_agent.values().flatten().copied().collect();
         kept.sort_unstable();
         for id in kept {
             let waiter = &self.state.waiters[&id];
-            let is_clear = matches!(self.verdict(&waiter.ask, id), Verdict::Clear);
-            if is_clear && waiter.offered_until.is_none() {
-                self.offer(now, step, id);
+            match self.verdict(&waiter.ask, id) {
+                Verdict::Clear if waiter.offered_until.is_none() => self.offer(now, step, id),
+                Verdict::Blocked if waiter.offered_until.is_some() => {
+                    let waiter = Waiter { offered_until: None, ..waiter.clone() };
+                    self.set(step, Record::Waiter(id, Some(waiter)));
+                }
+                _ => {}
             }
         }
     }

@@ -241,7 +241,7 @@ fn a_request_that_waits_in_vain_for_a_foreigner_names_it() {
     // Its place is kept, and it is still looked for whether the foreigner has gone.
     let ticket = refused.ticket.expect("its place is kept");
     assert_eq!(ticket.until, desk.now.mono.after(limits::TICKET_KEPT));
-    desk.pass(90);
+    desk.pass(100);
     desk.answer(OsAnswer::Busy(foreigner()));
     assert_eq!(desk.offered(), [false]);
     desk.pass(200);

@@ -1694,6 +1694,7 @@ impl Naive {
                 self.put(lock);
             }
         }
+        self.withdraw_offers();
         for waiter in self.waiters.clone().into_iter().filter(Waiter::is_kept) {
             self.offer_if_due(waiter.id);
         }

@@ -202,6 +202,8 @@ impl Auditor {
         for waiter in self.queue.values().filter(|waiter| !is_above(waiter)) {
             let is_earlier = match place {
                 _ if waiter.ask.upgrades.is_some() => true,
+                // A grant that is told late may have been decided before anything was kept.
+                None if waiter.is_kept() => false,
                 Some(place) => waiter.id < place,
                 None => match waiter.caller {
                     Some(of) => self.open.get(&of).is_some_and(|earlier| earlier.order < open.order),
