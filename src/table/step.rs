@@ -29,6 +29,8 @@ pub struct Step {
     pub(super) wall: Wall,
     /// What ended or went out of the queue and has not been followed up: who waited for it is to be served.
     pub(super) freed: Vec<Arc<Ask>>,
+    /// What advisory locks that ended led, and whoever has rank 1 there now was not told of.
+    pub(super) leaderless: Vec<Arc<Ask>>,
     /// Agents with a new lock that may answer waiting requests of their own.
     pub(super) eased: Vec<Agent>,
 }

@@ -128,7 +128,11 @@ fn choose<'a, T>(random: &mut Random, of: &'a [T]) -> Option<&'a T> {
 }
 
 fn mode(random: &mut Random) -> Mode {
-    if random.chance(60) { Mode::Exclusive } else { Mode::Shared }
+    match random.below(100) {
+        0..=12 => Mode::Advisory,
+        13..=62 => Mode::Exclusive,
+        _ => Mode::Shared,
+    }
 }
 
 fn lease(random: &mut Random, kind: Kind) -> Lease {

@@ -89,9 +89,19 @@ pub(super) fn comes_before(first: &Waiter, ask: &Ask) -> bool {
 pub(super) fn is_own_weaker(lock: &Lock, ask: &Ask) -> bool {
     lock.ask.who.agent == ask.who.agent
         && ask.upgrades.is_none()
-        && lock.ask.mode < ask.mode
+        && lock.ask.mode.is_weaker_than(ask.mode)
         && same_scope(&lock.ask.target, &ask.target)
         && !strangers(&lock.ask.who.agent, lock.keeper(), &ask.who.agent, ask.who.session)
+}
+
+/// Whether a grant is told only when it is synced.
+pub(super) fn outlives_power_cut(lock: &Lock) -> bool {
+    lock.ask.lease.ttl > 0 && lock.ask.mode != Mode::Advisory
+}
+
+/// Whether a reboot ends it.
+pub(super) fn is_void_after_reboot(lock: &Lock) -> bool {
+    lock.ask.lease.ttl == 0 || lock.hangs_on().is_some() || lock.ask.mode == Mode::Advisory
 }
 
 pub(super) fn keeper_of(lock: &Lock) -> Keeper {
@@ -153,6 +163,7 @@ pub(super) fn caller_of(command: &Command) -> Option<Caller> {
         | Command::Cancel { caller, .. } => Some(*caller),
         Command::Unlock { caller, .. } => *caller,
         Command::EndSession(_)
+        | Command::FinishUnlock(_)
         | Command::ProcessGone(_)
         | Command::CallerGone { .. }
         | Command::TakeBack { .. }
