@@ -509,7 +509,7 @@ impl Auditor {
             Which::All => true,
         };
         for claim in self.claims.values_mut().filter(|claim| claim.lock.ask.who.agent == who.agent) {
-            if is_meant(&claim.lock) {
+            if is_meant(&claim.lock) && claim.lock.ask.mode != Mode::Advisory {
                 claim.is_vague = true;
                 self.may_be_shared.insert(claim.lock.id);
             }
