@@ -62,7 +62,6 @@ impl Auditor {
         let is_first = granted.beside.iter().all(|other| !is_rival(lock, other) || other.id > lock.id);
         assert!(standing.rank > 1 || is_first, "{} has rank 1 and others are older", lock.id);
         self.counts.advisory += u64::from(granted.is_new());
-        self.counts.advisory_resumed += u64::from(granted.resumed);
         let excludes = |other: &Lock| other.ask.mode != Mode::Advisory;
         self.counts.advisory_beside_others += u64::from(granted.beside.iter().any(excludes));
     }

@@ -166,7 +166,6 @@ counters! {
         renames,
         advisory,
         advisory_beside_others,
-        advisory_resumed,
         led,
         led_by_another,
     }
