@@ -278,6 +278,9 @@ pub(super) fn check(common: &Common, args: &CheckArgs) -> Result<Exit, Failure> 
                 for holder in &body.holders {
                     print::err(&format!("  {}\n", print::holder_line(holder)));
                 }
+                if let Some(advice) = &body.advice {
+                    print::err(&format!("  {advice}\n"));
+                }
                 let agent = client.agent().map(Agent::as_str);
                 let mut own = body.holders.iter().filter(|holder| Some(holder.agent.as_str()) == agent).peekable();
                 if own.peek().is_some() {

@@ -3,6 +3,7 @@
 mod advisory;
 mod commands;
 mod deadlock;
+mod families;
 mod flocks;
 mod model;
 mod patterns;
