@@ -459,7 +459,8 @@ impl Naive {
     fn level(&self, ask: &Ask) -> u8 {
         let is_inside = |lock: &&Lock| {
             let holder = &lock.ask.who.agent;
-            is_above(holder, &ask.who.agent) && lock.ask.mode.answers(ask.mode) && covers(&lock.ask.target, &ask.target)
+            let has_a_place = ask.mode != Mode::Advisory && is_above(holder, &ask.who.agent);
+            has_a_place && lock.ask.mode.answers(ask.mode) && covers(&lock.ask.target, &ask.target)
         };
         let generation = |lock: &Lock| lock.ask.who.agent.as_str().split('/').count() as u8;
         self.locks.iter().filter(is_inside).map(generation).max().unwrap_or(0)
