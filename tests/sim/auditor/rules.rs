@@ -68,7 +68,7 @@ pub(super) fn clash(a: &Lock, b: &Lock) -> bool {
 
 /// Whether nobody writes to `target` under `lock` while `other` is held.
 pub(super) fn forbids_writing(other: &Lock, lock: &Lock, target: &Target) -> bool {
-    let is_childs = lock.ask.who.agent.is_above(&other.ask.who.agent);
+    let is_childs = lock.ask.who.agent.is_above(&other.ask.who.agent) && other.ask.mode != Mode::Advisory;
     clash(other, lock) || (is_childs && overlap(&other.ask.target, target))
 }
 
@@ -159,6 +159,17 @@ pub(super) fn who_and_target(command: &Command) -> Option<(&Who, Option<&Target>
             Which::Id(_) => None,
         },
         _ => None,
+    }
+}
+
+/// Who asks, however it is said what for.
+pub(super) fn who_asks(command: &Command) -> Option<&Who> {
+    match command {
+        Command::Unlock { who, .. }
+        | Command::Renew { who, .. }
+        | Command::Upgrade { who, .. }
+        | Command::Downgrade { who, .. } => Some(who),
+        other => who_and_target(other).map(|(who, _)| who),
     }
 }
 
