@@ -498,7 +498,8 @@ impl Naive {
 
     /// What the sub-agents of an agent hold that a write to `target` would disturb.
     fn delegated(&self, agent: &Agent, target: &Target) -> Vec<Lock> {
-        let is_meant = |lock: &&Lock| is_above(agent, &lock.ask.who.agent) && overlaps(&lock.ask.target, target);
+        let is_childs = |lock: &Lock| is_above(agent, &lock.ask.who.agent) && lock.ask.mode != Mode::Advisory;
+        let is_meant = |lock: &&Lock| is_childs(lock) && overlaps(&lock.ask.target, target);
         self.locks.iter().filter(is_meant).cloned().collect()
     }
 
