@@ -38,18 +38,20 @@ impl LockTable {
         lock.ask.mode == Mode::Advisory && self.leader_of(&lock.ask.target) == Some(lock.id)
     }
 
-    /// Tells whoever leads now where locks that led have ended. Only when all has ended that ends with them: nobody is
-    /// told to lead whose session is just going.
+    /// Tells whoever leads now that older locks have ended. Only when all has ended that ends with them: nobody is told
+    /// to lead whose session is just going.
     pub(super) fn tell_leaders(&mut self, step: &mut Step) {
         let mut told = BTreeSet::new();
-        for ended in std::mem::take(&mut step.leaderless) {
+        let mut unranked = std::mem::take(&mut step.unranked);
+        unranked.sort_unstable_by_key(|(id, _)| *id);
+        for (ended, ask) in unranked {
             let mut next = Vec::new();
-            self.ranked(&ended.target, &mut |ids| next.extend(ids.first()));
+            self.ranked(&ask.target, &mut |ids| next.extend(ids.first().filter(|id| **id > ended)));
             // An object may have had several names whose holders do not know each other: each name has a leader then.
             for id in next {
                 let lock = self.state.locks[&id].clone();
                 if self.leads(&lock) && told.insert(id) && !planted(Bug::LeaderNotTold) {
-                    self.tell(step, EventKind::Leader { former: Some(ended.who.agent.clone()) }, &lock);
+                    self.tell(step, EventKind::Leader { former: Some(ask.who.agent.clone()) }, &lock);
                 }
             }
         }

@@ -29,8 +29,8 @@ impl LockTable {
 
     /// The lock is held no more, nor is its flock; whoever follows it as leader is told before the step is over.
     fn take_away(&mut self, step: &mut Step, lock: &Lock) {
-        if self.leads(lock) {
-            step.leaderless.push(lock.ask.clone());
+        if lock.ask.mode == Mode::Advisory {
+            step.unranked.push((lock.id, lock.ask.clone()));
         }
         self.set(step, Record::Lock(lock.id, None));
         if lock.os != OsLock::None {

@@ -410,3 +410,19 @@ fn a_retry_gets_the_same_advisory_grant_and_its_standing_of_now() {
     assert_eq!(standing(&desk), (1, "bo".to_owned()));
     assert_eq!(desk.request("r1").ask("bo", "x /f"), "invalid", "in another mode it is another request");
 }
+
+#[test]
+fn whoever_leads_under_one_name_only_when_a_second_of_another_has_ended_is_told() {
+    let [root, old, new] = [1, 2, 3].map(|inode| FileId { device: 1, inode, birth: 0 });
+    let named = |path: &str, ids: &[FileId]| Target { scope: Scope::File(path.as_bytes().into()), ids: ids.into() };
+    let mut desk = Desk::new();
+    desk.ask_for("ada", "a", named("/f", &[root, old]));
+    desk.ask_for("bo", "a", named("/f", &[root, new]));
+    desk.ask_for("cy", "a", named("/link", &[root, new]));
+    assert_eq!(standing(&desk), (2, "bo".to_owned()), "of the file that both mean");
+    told(&mut desk);
+    desk.free_by("bo", named("/f", &[root, new]));
+    assert_eq!(told(&mut desk), ["bo released", "cy leads after bo"]);
+    desk.free_by("ada", named("/f", &[root, old]));
+    assert_eq!(told(&mut desk), ["ada released"]);
+}

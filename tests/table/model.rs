@@ -178,9 +178,9 @@ pub struct Naive {
     /// Every wait of one agent for another when a request was refused for a deadlock: any cycle named is made of
     /// these.
     pub waits_then: Vec<Link>,
-    /// Advisory locks that were told to lead, and who of them ended of late and is not followed yet.
+    /// Advisory locks that were told to lead, and those that ended of late whose followers were not told yet.
     pub leaders: Vec<LockId>,
-    leaderless: Vec<Lock>,
+    unranked: Vec<Lock>,
     /// Who was told to lead in the latest command, and who did before.
     pub led: Vec<(LockId, Option<Agent>)>,
     now: Now,
@@ -200,7 +200,7 @@ impl Naive {
             paused: false,
             waits_then: Vec::new(),
             leaders: Vec::new(),
-            leaderless: Vec::new(),
+            unranked: Vec::new(),
             led: Vec::new(),
             now: Now::default(),
             said: Vec::new(),
@@ -798,9 +798,9 @@ impl Naive {
         self.standing(lock).is_some_and(|standing| standing.rank == 1)
     }
 
-    fn lead_is_over(&mut self, lock: &Lock) {
-        if self.leads(lock) {
-            self.leaderless.push(lock.clone());
+    fn rank_is_over(&mut self, lock: &Lock) {
+        if lock.ask.mode == Mode::Advisory {
+            self.unranked.push(lock.clone());
         }
     }
 
@@ -810,11 +810,12 @@ impl Naive {
         let is_new = |lock: &&Lock| self.leads(lock) && !self.leaders.contains(&lock.id);
         let new: Vec<Lock> = self.locks.iter().filter(is_new).cloned().collect();
         for lock in new {
-            let former = self.leaderless.iter().find(|ended| is_same_scope(&ended.ask.target, &lock.ask.target));
+            let is_before = |ended: &&Lock| ended.id < lock.id && is_same_scope(&ended.ask.target, &lock.ask.target);
+            let former = self.unranked.iter().filter(is_before).min_by_key(|ended| ended.id);
             self.led.push((lock.id, former.map(|ended| ended.ask.who.agent.clone())));
             self.leaders.push(lock.id);
         }
-        self.leaderless.clear();
+        self.unranked.clear();
     }
 
     /// Others whom an advisory grant, or a grant that meets advisory locks, names.
@@ -1043,7 +1044,7 @@ impl Naive {
 
     fn end(&mut self, id: LockId, why: EndReason, untold: bool) -> Ended {
         let lock = self.held(id).expect("it is held").clone();
-        self.lead_is_over(&lock);
+        self.rank_is_over(&lock);
         self.locks.retain(|other| other.id != id);
         let ended = Ended { id, ask: lock.ask, fence: lock.fence, why, at: self.now, untold };
         self.ended.push(ended.clone());
@@ -1059,7 +1060,7 @@ impl Naive {
             return self.put_off(id, Command::TakeBack { id, fence, what });
         }
         if what.is_new {
-            self.lead_is_over(&lock);
+            self.rank_is_over(&lock);
             self.locks.retain(|lock| lock.id != id);
             return self.drop_upgrades(id, &Fault::NotFound);
         }
@@ -1185,7 +1186,8 @@ impl Naive {
                 {
                     return Err(lost(ended));
                 }
-                let holders = self.all_over(target);
+                let mut holders = self.all_over(target);
+                holders.truncate(limits::HOLDERS_NAMED);
                 Err(match holders.iter().find(|lock| lock.ask.who.agent == who.agent) {
                     Some(own) => Fault::Invalid(format!(
                         "you hold {} ({id}), not exactly this scope; name the lock itself: `--id {id}`",
@@ -1326,6 +1328,7 @@ impl Naive {
                 self.touch_all(&who, &target);
                 let mut there = self.all_over(&target);
                 there.retain(|lock| lock.ask.mode != Mode::Advisory || lock.ask.who.agent == who.agent);
+                there.truncate(limits::HOLDERS_NAMED);
                 Reply::Checked(Err(there))
             }
         };
@@ -1540,6 +1543,8 @@ impl Naive {
         let mut reply = reply;
         if let Reply::Granted(granted) = &mut reply {
             granted.beside = self.beside(&granted.lock);
+            granted.more = granted.beside.len().saturating_sub(limits::HOLDERS_NAMED);
+            granted.beside.truncate(limits::HOLDERS_NAMED);
         }
         let named: Vec<&Lock> = match &reply {
             Reply::Granted(granted) => [&granted.lock].into_iter().chain(&granted.beside).collect(),
@@ -1654,12 +1659,12 @@ impl Naive {
             self.put(lock);
         }
         // No advisory lock is left that could follow another.
-        (self.leaders, self.leaderless) = (Vec::new(), Vec::new());
+        (self.leaders, self.unranked) = (Vec::new(), Vec::new());
     }
 
     fn begin_anew(&mut self, now: Now, fences_from: u64) {
         self.now = now;
-        self.leaderless.clear();
+        self.unranked.clear();
         // What was in flight ended with the daemon.
         self.locks.iter_mut().for_each(|lock| lock.in_flight = None);
         self.next_fence = fences_from;
