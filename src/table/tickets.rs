@@ -170,8 +170,8 @@ impl LockTable {
         }
     }
 
-    /// Looks at every kept place after a restart: what was in its way may have gone with it, and who was inside the lock
-    /// of a parent may be no more.
+    /// Looks at every kept place after a restart: what was in its way may have gone with it, and who was inside the
+    /// lock of a parent may be no more.
     pub(super) fn offer_all(&mut self, now: Now, step: &mut Step) {
         let mut kept: Vec<WaiterId> = self.state.tickets_of_agent.values().flatten().copied().collect();
         kept.sort_unstable();
