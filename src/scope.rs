@@ -177,7 +177,7 @@ impl Target {
         })
     }
 
-    /// Whether this place is on the way to that of `other`, so that the names which lead on from it are such as `is_way`
+    /// Whether this place is on the way to that of `other`, and the names that lead on from it are such as `is_way`
     /// wants. Both ways begin at the root, or where they pass one directory, which a bind mount has under two names.
     fn leads_to(&self, other: &Target, is_way: impl Fn(&[&[u8]]) -> bool) -> bool {
         let (upper, lower): (Vec<_>, Vec<_>) = (self.scope.components().collect(), other.scope.components().collect());
