@@ -1,6 +1,6 @@
 //! The same random commands, crashes and restarts through the table and the naive model, and an auditor after each.
 
-use crate::model::{Naive, is_in_the_way};
+use crate::model::{Naive, is_in_the_way, overlaps};
 use crate::{scaled, seed};
 use flockd::limits::{self, MINUTE, SECOND};
 use flockd::model::*;
@@ -391,6 +391,22 @@ fn target(place: usize) -> Target {
 /// The same name, for whatever it may stand.
 fn namesake(meant: &Target, from: usize) -> Option<Target> {
     (0..PLACES.len()).map(|n| target(from + n)).find(|other| other.scope == meant.scope && other.ids != meant.ids)
+}
+
+/// The rule for two, by which events are told, is the one by which locks meet in the table.
+#[test]
+fn two_targets_meet_exactly_if_a_lock_on_one_is_in_the_way_of_the_other() {
+    // Each place as a file and as a directory.
+    let all: Vec<Target> = (0..(PLACES.len() + 2) * 2).map(target).collect();
+    let mut pairs = [0, 0];
+    for (n, a) in all.iter().enumerate() {
+        for b in &all[..=n] {
+            let meet = overlaps(a, b);
+            assert_eq!((a.meets(b), b.meets(a)), (meet, meet), "{a:?}\n{b:?}");
+            pairs[usize::from(meet)] += 1;
+        }
+    }
+    assert!(pairs.iter().all(|count| *count > 300), "{pairs:?}");
 }
 
 fn process(n: usize) -> Process {
