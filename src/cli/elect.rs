@@ -14,7 +14,7 @@ use crate::clock;
 use crate::limits;
 use crate::model::{self, Agent, Moment};
 use crate::os::process;
-use crate::wire::{Answer, Body, Code, LockBody, Op, Request, WireError};
+use crate::wire::{Answer, Body, Code, Held, LockBody, Op, Request, WireError};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use rustix::fd::AsFd;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
@@ -126,11 +126,13 @@ impl Post {
     }
 
     /// Asks whether the lock is held, under its fence. This only reads, so it is answered also while the daemon's disk
-    /// is full.
+    /// is full. `check` would not do: it says who may write, and while a sub-agent holds the name its parent may not,
+    /// yet leads.
     fn look(&self) -> Word {
-        let (scope, fence) = (Some(self.body.file_id.clone()), self.body.fence);
-        match self.client.call(Request { scope, fence, ..Request::new(Op::Check) }) {
-            Ok(Answer { ok: Some(Body::Check(check)), .. }) if check.allowed => Word::Held,
+        let scope = Some(self.body.file_id.clone());
+        let is_it = |held: &Held| held.lock_id == self.lock_id && Some(held.fence) == self.body.fence;
+        match self.client.call(Request { scope, ..Request::new(Op::Status) }) {
+            Ok(Answer { ok: Some(Body::Status(status)), .. }) if status.locks.iter().any(is_it) => Word::Held,
             Ok(_) => Word::Lost(match self.client.loss(&self.lock_id) {
                 Some(loss) => print::loss_line(&loss),
                 None => "another call of its agent released it or took it up".to_owned(),

@@ -222,6 +222,21 @@ fn two_candidates_of_one_name_exclude_each_other_all_the_same() {
     never_two_at_once(&ground);
 }
 
+/// A sub-agent may hold what its parent leads by; that is no end of the parent's leadership, and not yet one's own.
+#[test]
+fn a_sub_agent_ends_no_leadership_and_leads_only_after_the_command() {
+    let ground = Ground::new();
+    // Long enough for some looks: each would have ended it.
+    let script = LEADER.replace("exec sleep 600", "sleep 3; exit 7");
+    let mut first = Candidate::with(&ground, "a", "x", &script);
+    leader(&ground, 1);
+    let mut child = Candidate::new(&ground, "a/w", "x");
+    child.says(&format!("waiting: elect-{} holds @x:command", first.elect.id()));
+    assert_eq!(first.end(), Some(7), "the command led to its end");
+    leader(&ground, 2);
+    never_two_at_once(&ground);
+}
+
 #[test]
 fn without_a_command_a_line_tells_of_the_leadership_that_lasts_until_the_end() {
     let ground = Ground::new();
