@@ -24,6 +24,11 @@ impl Moment {
     pub fn left(self, now: Moment) -> u64 {
         self.0.saturating_sub(now.0)
     }
+
+    /// Milliseconds from this moment until `now`; zero if it has not come.
+    pub fn till(self, now: Moment) -> u64 {
+        now.0.saturating_sub(self.0)
+    }
 }
 
 /// Milliseconds since 1970 by the wall clock. Shown to people, never compared.
@@ -94,6 +99,11 @@ macro_rules! prefixed_id {
 }
 
 prefixed_id!(LockId, "lk_", "Names a lock for life: the number of its first fence, so no home gives it out twice.");
+impl LockId {
+    /// Stands where an event is about no lock: fences begin above it.
+    pub const NONE: LockId = LockId(0);
+}
+
 prefixed_id!(SessionId, "se_", "Names a session; a random number, so that no other home's session is mistaken for it.");
 
 prefixed_id!(WebhookId, "wh_", "Names a webhook; a random number.");
@@ -556,6 +566,8 @@ pub struct Waiter {
     pub absent_until: Option<Moment>,
     /// How far it is with the operating system.
     pub os: OsWait,
+    /// It was counted among those that could not have their scope at once: each is, once.
+    pub is_counted: bool,
 }
 
 impl Waiter {
@@ -645,6 +657,38 @@ impl Acquired {
     }
 }
 
+/// When a scope counts as contended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Threshold {
+    /// So many requests for it were refused or had to wait,
+    pub requests: u32,
+    /// within so many milliseconds.
+    pub within: u64,
+}
+
+impl Default for Threshold {
+    fn default() -> Threshold {
+        Threshold { requests: limits::CONTENTION_REQUESTS, within: limits::CONTENTION_WITHIN }
+    }
+}
+
+/// What came together on a scope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contended {
+    /// Requests that were refused,
+    pub refused: u64,
+    /// and those that had to wait,
+    pub queued: u64,
+    /// in so many milliseconds: since this was last told, or as far as they count.
+    pub over: u64,
+    /// How many wait now for something that overlaps it.
+    pub waiting: u64,
+    /// Milliseconds that the one of them has waited that began first.
+    pub longest_wait: u64,
+    /// Other contended scopes that were not told since the event of this kind before, because there were too many.
+    pub left_out: u64,
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventKind {
@@ -659,10 +703,14 @@ pub enum EventKind {
     Detached,
     /// The lock is gone.
     Released(EndReason),
+    /// Many asked for this scope and could not have it at once. The lock is the oldest that is in the way; its request
+    /// stands in the event with the scope that was asked for.
+    Contention(Contended),
 }
 
 /// The names of all events there are, as [`EventKind::name`] gives them.
-pub const EVENT_NAMES: &[&str] = &["lock.acquired", "lock.waiting", "lock.released", "lock.detached"];
+pub const EVENT_NAMES: &[&str] =
+    &["lock.acquired", "lock.waiting", "lock.released", "lock.detached", "lock.contention"];
 
 impl EventKind {
     /// Its name on the wire and in the CLI: one of [`EVENT_NAMES`].
@@ -672,6 +720,7 @@ impl EventKind {
             EventKind::Waiting { .. } => "lock.waiting",
             EventKind::Released(_) => "lock.released",
             EventKind::Detached => "lock.detached",
+            EventKind::Contention(_) => "lock.contention",
         }
     }
 }
@@ -1072,6 +1121,14 @@ pub enum Command {
     },
     /// About webhooks.
     Webhook(WebhookCommand),
+    /// A workspace says when a scope in it counts as contended. Nobody is answered, and nothing is written: whoever
+    /// greets says it again.
+    Contention {
+        /// Which workspace.
+        workspace: Workspace,
+        /// When.
+        threshold: Threshold,
+    },
     /// Nothing is asked; what is due is done.
     Tick,
 }
@@ -1235,6 +1292,8 @@ pub struct Refused {
     pub position: usize,
     /// The shared lock that was to be upgraded: it is held as before.
     pub kept: Option<Box<Lock>>,
+    /// Milliseconds after which another try may have a chance, where many want the same and it can be told.
+    pub retry_after: Option<u64>,
 }
 
 /// A waiting request as `status` shows it.

@@ -58,6 +58,11 @@ bugs! {
     AbsentClosesCycle => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
     /// The search for cycles sees holders and not the requests that come before.
     QueueClosesNoCycle => "table" "deadlock::a_cycle_through_the_queue_is_found",
+    // Contention
+    /// A contended scope is told at every request.
+    ContentionFlood => "table" "contention::it_is_told_once_a_window_however_many_come",
+    /// A request whose step was taken back counts all the same.
+    ContentionCountedThoughUndone => "table" "contention::what_is_taken_back_was_never_counted",
     // Holding and ending
     /// A lease runs while its session lives.
     ExpiryWhileAttached => "table" "rules::without_a_lease_the_end_of_the_session_frees_and_with_one_it_detaches",

@@ -32,9 +32,9 @@
 //! checksum, size limit, and the rule that a body must be used up to its last byte.
 
 use crate::model::{
-    Acquired, Agent, Ask, Custody, EVENT_NAMES, EndReason, Ended, Event, EventKind, EventSeq, Failing, Fence, Lease,
-    Lock, LockId, Mode, Moment, Now, OsLock, OsWait, Process, Record, RequestId, Secret, Session, SessionId,
-    SessionKind, Waiter, WaiterId, Wall, Webhook, WebhookId, Who, Workspace,
+    Acquired, Agent, Ask, Contended, Custody, EVENT_NAMES, EndReason, Ended, Event, EventKind, EventSeq, Failing,
+    Fence, Lease, Lock, LockId, Mode, Moment, Now, OsLock, OsWait, Process, Record, RequestId, Secret, Session,
+    SessionId, SessionKind, Waiter, WaiterId, Wall, Webhook, WebhookId, Who, Workspace,
 };
 use crate::pattern::Pattern;
 use crate::scope::{FileId, Scope, Target};
@@ -339,6 +339,17 @@ enum EventKindV1<'a> {
     Detached,
     #[serde(borrow)]
     Released(EndReasonV1<'a>),
+    Contention(ContendedV1),
+}
+
+#[derive(Serialize, Deserialize)]
+struct ContendedV1 {
+    refused: u64,
+    queued: u64,
+    over: u64,
+    waiting: u64,
+    longest_wait: u64,
+    left_out: u64,
 }
 
 // ── From the model ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -441,6 +452,7 @@ impl<'a> From<&'a Event> for EventV1<'a> {
                 EventKind::Waiting { waiter } => EventKindV1::Waiting { waiter: waiter.as_str() },
                 EventKind::Detached => EventKindV1::Detached,
                 EventKind::Released(why) => EventKindV1::Released(why.into()),
+                &EventKind::Contention(contended) => EventKindV1::Contention(contended.into()),
             },
             lock: event.lock.0,
             ask: (&*event.ask).into(),
@@ -531,6 +543,13 @@ impl From<Acquired> for AcquiredV1 {
     }
 }
 
+impl From<Contended> for ContendedV1 {
+    fn from(contended: Contended) -> Self {
+        let Contended { refused, queued, over, waiting, longest_wait, left_out } = contended;
+        ContendedV1 { refused, queued, over, waiting, longest_wait, left_out }
+    }
+}
+
 impl From<Process> for ProcessV1 {
     fn from(process: Process) -> Self {
         ProcessV1 { pid: process.pid, start: process.start }
@@ -603,6 +622,8 @@ impl WaiterV1<'_> {
             deadline: self.deadline.map(Moment),
             caller: None,
             absent_until: self.absent_until.map(Moment),
+            // It waits, so it was.
+            is_counted: true,
         })
     }
 }
@@ -647,6 +668,7 @@ impl EventV1<'_> {
                 EventKindV1::Waiting { waiter } => EventKind::Waiting { waiter: agent(waiter)? },
                 EventKindV1::Detached => EventKind::Detached,
                 EventKindV1::Released(why) => EventKind::Released(why.into_model()?),
+                EventKindV1::Contention(contended) => EventKind::Contention(contended.into()),
             },
             lock: LockId(self.lock),
             ask: self.ask.into_model()?,
@@ -744,6 +766,13 @@ impl From<AcquiredV1> for Acquired {
             AcquiredV1::Upgraded => Acquired::Upgraded,
             AcquiredV1::Downgraded => Acquired::Downgraded,
         }
+    }
+}
+
+impl From<ContendedV1> for Contended {
+    fn from(contended: ContendedV1) -> Self {
+        let ContendedV1 { refused, queued, over, waiting, longest_wait, left_out } = contended;
+        Contended { refused, queued, over, waiting, longest_wait, left_out }
     }
 }
 
@@ -879,6 +908,7 @@ mod tests {
                         caller: None,
                         absent_until,
                         os: OsWait::Idle,
+                        is_counted: true,
                     }),
                 )
             },
@@ -913,6 +943,11 @@ mod tests {
             agent().prop_map(|waiter| EventKind::Waiting { waiter }),
             Just(EventKind::Detached),
             reason().prop_map(EventKind::Released),
+            any::<(u64, u64, u64, u64, u64, u64)>().prop_map(
+                |(refused, queued, over, waiting, longest_wait, left_out)| {
+                    EventKind::Contention(Contended { refused, queued, over, waiting, longest_wait, left_out })
+                }
+            ),
         ];
         (any::<(u64, u64, u64, u64, Option<u64>)>(), kind, ask()).prop_map(
             |((seq, time, lock, fence, after), kind, ask)| {

@@ -19,6 +19,7 @@ impl LockTable {
             step.effects.push(Effect::DropOs { lock: id });
         }
         self.remember(step, ended.clone());
+        self.was_held(step, &lock);
         self.tell(step, EventKind::Released(why), &lock);
         if self.state.upgrades_of_lock.contains_key(&id) {
             let fault = self.lost(&ended);

@@ -6,6 +6,7 @@
 //! same and says so; our own exclusion never rests on flock.
 
 use super::ask::Verdict;
+use super::contention::Came;
 use super::{LockTable, Step};
 use crate::limits;
 use crate::model::*;
@@ -50,11 +51,14 @@ impl LockTable {
                 let refused = self.refused(&waiter.ask, id, RefusedFor::Held);
                 let refused = Refused { foreigner: Some(by), ..refused };
                 self.take_out(step, id);
+                self.came(step, &waiter.ask, Came::Refused);
                 return self.refuse(step, caller, &waiter.ask, refused);
             }
             let pause = (pause * 2).clamp(limits::OS_PAUSE_FIRST, limits::OS_PAUSE_MAX);
             let os = OsWait::Busy { by, again: now.mono.after(pause), pause };
-            return self.set(step, Record::Waiter(id, Some(Waiter { os, ..waiter })));
+            let ask = waiter.ask.clone();
+            self.set(step, Record::Waiter(id, Some(Waiter { os, ..waiter })));
+            return self.keeps_waiting(step, id, &ask);
         }
         if let Some(why) = self.paused.clone() {
             if waiter.at_once {
@@ -69,9 +73,16 @@ impl LockTable {
             Verdict::Blocked if waiter.at_once => {
                 let refused = self.refused_now(&waiter.ask, id);
                 self.take_out(step, id);
+                if refused.why == RefusedFor::Held {
+                    self.came(step, &waiter.ask, Came::Refused);
+                }
                 self.refuse(step, caller, &waiter.ask, refused);
             }
-            Verdict::Blocked => self.go_back(step, waiter),
+            Verdict::Blocked => {
+                let ask = waiter.ask.clone();
+                self.go_back(step, waiter);
+                self.keeps_waiting(step, id, &ask);
+            }
             Verdict::Clear => {
                 let os = if answer == OsAnswer::Held { OsLock::Held } else { OsLock::None };
                 self.set(step, Record::Waiter(id, None));

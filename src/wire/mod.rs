@@ -578,6 +578,9 @@ pub struct LockBody {
     pub cycle: Vec<String>,
     /// What to do.
     pub advice: Option<String>,
+    /// Milliseconds after which another try may have a chance, where many want the same and it can be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
 }
 
 /// The answer to `check`.
@@ -757,6 +760,26 @@ pub struct EventBody {
     /// Why it was broken, else why it was taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// With `lock.contention`: what came together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contention: Option<ContentionBody>,
+}
+
+/// Requests for one scope that could not have it at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContentionBody {
+    /// How many were refused.
+    pub failed: u64,
+    /// How many had to wait.
+    pub queued: u64,
+    /// The milliseconds in which they came: since this was last told of the scope, or as far as they count.
+    pub over_ms: u64,
+    /// How many wait now for something that overlaps the scope.
+    pub waiting: u64,
+    /// Milliseconds that the first of them has waited.
+    pub longest_wait_ms: u64,
+    /// Other contended scopes of which nothing was told since the last such event, because there were too many.
+    pub left_out: u64,
 }
 
 /// Events that cannot be told any more.

@@ -54,7 +54,8 @@ fn a_hundred_thousand_random_commands_end_as_in_the_naive_model() {
 }
 
 /// Every outcome that a full run must have met, or it proves less than it says.
-const OUTCOMES: [&str; 34] = [
+const OUTCOMES: [&str; 35] = [
+    "contention told",
     "granted",
     "granted later",
     "upgraded",
@@ -203,12 +204,13 @@ enum Kind {
     Reboot,
     JournalFails,
     Resume,
+    Contention,
 }
 
 use Kind::*;
 
 /// The kinds and how often each is drawn at most.
-const KINDS: [(Kind, u32); 30] = [
+const KINDS: [(Kind, u32); 31] = [
     (LockOnce, 30),
     (LockInSession, 40),
     (AskAgain, 8),
@@ -239,6 +241,7 @@ const KINDS: [(Kind, u32); 30] = [
     (Reboot, 1),
     (JournalFails, 3),
     (Resume, 10),
+    (Contention, 3),
 ];
 
 /// One turn before it meets the world: numbers that are read as choices among what is there then. So any part of a
@@ -616,6 +619,13 @@ impl World {
                 self.pass([11 * MINUTE, 61 * MINUTE, limits::NOTICE_KEPT][raw.lease % 3]);
                 Command::Tick
             }
+            Contention => {
+                let threshold = match raw.lease % 4 {
+                    0 => Threshold::default(),
+                    requests => Threshold { requests: requests as u32, within: [1, 10, 3_600][raw.wait % 3] * SECOND },
+                };
+                Command::Contention { workspace: Workspace { root: b"/d"[..].into() }, threshold }
+            }
             Restart | Reboot | JournalFails | Resume => unreachable!("these are no commands"),
         }
     }
@@ -822,6 +832,7 @@ impl World {
             *self.seen.entry("loss told").or_default() += said.answer.lost.len();
             *self.seen.entry("waiter told").or_default() += said.answer.wanted.len();
         }
+        self.same_contention(&step)?;
         let numbers = self.numbers;
         self.write(&step)?;
         self.past.push(Past { step, naive, rows, numbers });
@@ -829,6 +840,23 @@ impl World {
             self.past.remove(0);
         }
         self.same_rows()
+    }
+
+    fn same_contention(&mut self, step: &Step) -> Result<(), Wrong> {
+        let told = step.records.iter().filter_map(|record| match record {
+            Record::Event(Event { kind: EventKind::Contention(contended), lock, ask, .. }) => {
+                Some((*lock, ask.target.scope.clone(), *contended))
+            }
+            _ => None,
+        });
+        let (by_table, by_model) = (told.collect::<Vec<_>>(), std::mem::take(&mut self.naive.contended));
+        if by_table != by_model {
+            return Err(format!("contention differs\n\ntable:\n{by_table:?}\n\nmodel:\n{by_model:?}"));
+        }
+        *self.seen.entry("contention told").or_default() += by_table.len();
+        *self.seen.entry("contention left out").or_default() +=
+            by_table.iter().filter(|(.., c)| c.left_out > 0).count();
+        Ok(())
     }
 
     fn same_rows(&self) -> Result<(), Wrong> {
@@ -911,8 +939,11 @@ impl World {
             self.table.undo(past.step);
             // Numbers once given out are not given out again.
             let given = (self.naive.next_fence, self.naive.next_waiter, self.naive.next_commit);
+            // What a workspace says is no step that could fail.
+            let threshold = self.naive.threshold;
             self.naive = past.naive;
             (self.naive.next_fence, self.naive.next_waiter, self.naive.next_commit) = given;
+            self.naive.threshold = threshold;
             (self.rows, self.numbers) = (past.rows, past.numbers);
         }
         self.past.clear();

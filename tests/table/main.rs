@@ -1,6 +1,7 @@
 //! The lock table beside a naive model, its rules one by one, and its search for deadlocks.
 
 mod commands;
+mod contention;
 mod deadlock;
 mod flocks;
 mod model;

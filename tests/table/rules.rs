@@ -372,7 +372,7 @@ impl Desk {
         }
     }
 
-    fn refused(&self) -> Refused {
+    pub fn refused(&self) -> Refused {
         match &self.last.as_ref().expect("it was answered").reply {
             Reply::Refused(refused) => (**refused).clone(),
             other => panic!("{other:?}"),
