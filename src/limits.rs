@@ -82,6 +82,8 @@ pub const CONTENTION_SCOPES_MAX: usize = 10_000;
 /// How many contended scopes are told in ten seconds; others are a count in the next event. Where everything is
 /// contended, that is what there is to know, and all other events must not drown in it.
 pub const CONTENTION_TOLD_MAX: usize = 32;
+/// Longest `.flockd.toml`: people write some lines.
+pub const CONFIG_MAX: u64 = 64 * 1024;
 /// Workspaces that say what counts as contended; beyond it one goes back to what all have.
 pub const CONTENTION_WORKSPACES_MAX: usize = 1_024;
 /// The latest times for which a contended scope was held, whose median is taken for the usual one.

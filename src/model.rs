@@ -672,6 +672,22 @@ impl Default for Threshold {
     }
 }
 
+impl Threshold {
+    /// Whether it is within its bounds.
+    ///
+    /// # Errors
+    /// It is not; what is.
+    pub fn check(self) -> Result<(), Invalid> {
+        if !(1..=limits::CONTENTION_REQUESTS_MAX).contains(&self.requests) {
+            return Err(Invalid(format!("a scope is contended by 1 to {} requests", limits::CONTENTION_REQUESTS_MAX)));
+        }
+        if !(limits::CONTENTION_WITHIN_MIN..=limits::CONTENTION_WITHIN_MAX).contains(&self.within) {
+            return Err(Invalid("requests for a contended scope come within a time from 1s to 1h".to_owned()));
+        }
+        Ok(())
+    }
+}
+
 /// What came together on a scope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Contended {

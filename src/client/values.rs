@@ -186,6 +186,8 @@ pub struct Refusal {
     pub cycle: Vec<String>,
     /// What to do, in a sentence or two.
     pub advice: Option<String>,
+    /// When another try may have a chance, where many want the same and it can be told.
+    pub retry_after: Option<Duration>,
 }
 
 impl From<LockBody> for Refusal {
@@ -200,6 +202,7 @@ impl From<LockBody> for Refusal {
             position: body.position,
             cycle: body.cycle,
             advice: body.advice,
+            retry_after: body.retry_after_ms.map(Duration::from_millis),
         }
     }
 }

@@ -61,6 +61,25 @@ pub struct Hello {
     /// A pidfd of the agent's own process comes with the line, so that two of one name are found out.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub agent_process: bool,
+    /// When a scope of the workspace counts as contended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contention: Option<Threshold>,
+}
+
+/// [`crate::model::Threshold`] on the wire: so many requests that were refused or had to wait, within such a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Threshold {
+    /// How many.
+    pub requests: u32,
+    /// Milliseconds in which they come.
+    pub within_ms: u64,
+}
+
+impl From<crate::model::Threshold> for Threshold {
+    fn from(threshold: crate::model::Threshold) -> Threshold {
+        Threshold { requests: threshold.requests, within_ms: threshold.within }
+    }
 }
 
 /// What a client wants of sessions.
@@ -173,6 +192,9 @@ pub struct Request {
     /// names in answers and events do. Absent, both are as said in the greeting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace: Option<String>,
+    /// When a scope of this workspace counts as contended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contention: Option<Threshold>,
     /// `shared` or `exclusive`; exclusive if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
@@ -260,6 +282,7 @@ impl Request {
             scopes: Vec::new(),
             glob: false,
             workspace: None,
+            contention: None,
             mode: None,
             wait_ms: None,
             ttl_ms: None,

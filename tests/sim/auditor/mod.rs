@@ -5,6 +5,7 @@
 //! been decided earlier than it was sent, only what was so all the time in between counts.
 
 mod bound;
+mod contention;
 mod events;
 mod fed;
 mod flocks;
@@ -163,6 +164,7 @@ counters! {
         bound_sent_away,
         committed,
         renames,
+        contended,
     }
 }
 
@@ -230,6 +232,7 @@ pub struct Auditor {
     is_queue_exact: bool,
     /// A grant that is to outlive a power cut was told since this was last asked.
     told_for_good: bool,
+    asking: contention::Asking,
     /// Locks whose grant has arrived somewhere, or may have before the present daemon.
     heard: BTreeSet<LockId>,
     /// Losses that have arrived.
