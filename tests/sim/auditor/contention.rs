@@ -70,11 +70,12 @@ impl Asking {
     }
 
     pub(super) fn answered(&mut self, now: Moment, to: Caller, open: &Open, reply: &Reply, is_at_once: bool) {
-        let is_undone = matches!(reply, Reply::Failed(Fault::Unavailable(_)));
-        for asked in self.asked.iter_mut().filter(|asked| asked.caller == to) {
-            asked.until = Some(if is_undone { asked.from } else { now });
-        }
+        // Later it may have waited for long, and its grant could not be synced.
+        let is_undone = is_at_once && matches!(reply, Reply::Failed(Fault::Unavailable(_)));
         self.asked.retain(|asked| !(is_undone && asked.caller == to));
+        for asked in self.asked.iter_mut().filter(|asked| asked.caller == to) {
+            asked.until = Some(now);
+        }
         if let (Reply::Refused(refused), Command::Lock { ask, .. }) = (reply, &open.command)
             && is_at_once
             && refused.why == RefusedFor::Held

@@ -207,7 +207,12 @@ impl Auditor {
         .into_iter()
         .map(|waiter| (waiter.id.0, waiter))
         .collect();
-        let waiting = waiters.iter().map(|queued| Waiter { caller: None, os: OsWait::Idle, ..queued.waiter.clone() });
+        let waiting = waiters.iter().map(|queued| Waiter {
+            caller: None,
+            os: OsWait::Idle,
+            is_counted: true,
+            ..queued.waiter.clone()
+        });
         assert_eq!(
             kept.into_values().collect::<Vec<_>>(),
             waiting.collect::<Vec<_>>(),
