@@ -29,6 +29,11 @@ pub struct Config {
 struct Toml {
     #[serde(default)]
     contention: Contention,
+    /// This and the next are what hooks go by, which read and judge them themselves.
+    #[serde(rename = "enforcement")]
+    _enforcement: Option<String>,
+    #[serde(rename = "strict")]
+    _strict: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]
@@ -100,6 +105,7 @@ mod tests {
         assert_eq!(said(""), Ok(Threshold::default()));
         assert_eq!(said("[contention]\nrequests = 3\n"), threshold(3, limits::CONTENTION_WITHIN));
         assert_eq!(said("[contention]\nwithin = \"2m\"\n"), threshold(limits::CONTENTION_REQUESTS, 2 * MINUTE));
+        assert_eq!(said("enforcement = 'off'\nstrict = true\n"), Ok(Threshold::default()), "that is for hooks");
         assert_eq!(said("# few\ncontention = { requests = 2, within = '1s' }"), threshold(2, SECOND));
     }
 
@@ -107,7 +113,7 @@ mod tests {
     fn what_makes_no_sense_is_said_with_its_place_or_its_name() {
         let cases = [
             ("[contention", "line 1"),
-            ("a = 1", "unknown field `a`, expected `contention`"),
+            ("a = 1", "unknown field `a`, expected one of `contention`, `enforcement`, `strict`"),
             ("[contention]\nrequest = 3", "unknown field `request`, expected `requests` or `within`"),
             ("[contention]\nrequests = \"3\"", "line 2"),
             ("[contention]\nrequests = -3", "line 2"),

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// A directory whose presence makes a workspace of the directory that holds it.
 const GIT: &str = ".git";
+
 /// Working directory and workspace root, both absolute bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -35,10 +36,17 @@ impl Place {
         Place::of(cwd, named)
     }
 
+    /// The root of the workspace that a directory lies in, if one can be seen there; the directory need not exist, and
+    /// the environment is not asked.
+    #[cfg(feature = "cli")]
+    pub(crate) fn root_above(dir: &Path) -> Option<&Path> {
+        find_root(dir)
+    }
+
     fn of(cwd: PathBuf, named: Option<OsString>) -> Result<Place, Invalid> {
         let workspace = match named {
             Some(root) => canonical(&cwd, &root)?,
-            None => find_root(&cwd).as_os_str().as_bytes().to_vec(),
+            None => find_root(&cwd).unwrap_or(&cwd).as_os_str().as_bytes().to_vec(),
         };
         let config = Config::of(Path::new(OsStr::from_bytes(&workspace)))?;
         Ok(Place { cwd: cwd.into_os_string().into_vec(), workspace, config: Some(config) })
@@ -73,10 +81,10 @@ pub(super) fn directory(path: &Path) -> Result<PathBuf, Invalid> {
     }
 }
 
-fn find_root(cwd: &Path) -> &Path {
+fn find_root(cwd: &Path) -> Option<&Path> {
     let with = |name: &str| cwd.ancestors().find(|dir| dir.join(name).symlink_metadata().is_ok());
     // A file whose presence makes a workspace does so before git is asked.
-    with(config::NAME).or_else(|| with(GIT)).unwrap_or(cwd)
+    with(config::NAME).or_else(|| with(GIT))
 }
 
 #[cfg(test)]

@@ -32,6 +32,8 @@ pub(super) struct Asking {
     told: BTreeMap<Scope, Moment>,
     /// The monotonic moment of each turn, by the wall clock's, which is all that an event has.
     moments: BTreeMap<u64, Moment>,
+    /// What the wall clock has shown before it was set: what happened then is not judged.
+    before: BTreeSet<u64>,
     /// The difference between the clocks.
     offset: u64,
     /// Events from this number on are this daemon's.
@@ -53,7 +55,7 @@ impl Asking {
         if self.offset != offset {
             self.owing.clear();
             self.told.clear();
-            self.moments.clear();
+            self.before.extend(std::mem::take(&mut self.moments).into_keys());
             self.offset = offset;
         }
         self.moments.insert(now.wall.0, now.mono);
@@ -99,11 +101,15 @@ impl Asking {
         }
     }
 
+    /// When an event of this daemon was made.
+    fn moment(&self, event: &Event) -> Option<Moment> {
+        let is_certain = event.seq.0 >= self.first && !self.before.contains(&event.time.0);
+        self.moments.get(&event.time.0).copied().filter(|_| is_certain)
+    }
+
     /// An event of this kind is told for the first time.
     pub(super) fn told(&mut self, event: &Event, contended: Contended) -> bool {
-        let Some(at) = self.moments.get(&event.time.0).copied().filter(|_| event.seq.0 >= self.first) else {
-            return false;
-        };
+        let Some(at) = self.moment(event) else { return false };
         let scope = &event.ask.target.scope;
         if let Some(Threshold { requests, within }) = self.threshold {
             let before = self.told.insert(scope.clone(), at);
@@ -126,12 +132,14 @@ impl Asking {
 
     /// What is owed stands in the journal.
     pub(super) fn is_written(&mut self, loaded: &Loaded) {
-        for Owing { scope, after, until } in self.owing.drain(..) {
+        for Owing { scope, after, until } in std::mem::take(&mut self.owing) {
+            if self.before.iter().any(|wall| self.moments.contains_key(wall)) {
+                return;
+            }
             let is_it = |event: &Event| {
-                let at = self.moments.get(&event.time.0).filter(|_| event.seq.0 >= self.first);
                 matches!(event.kind, EventKind::Contention(_))
                     && event.ask.target.scope == scope
-                    && at.is_some_and(|at| (after..=until.0).contains(&at.0))
+                    && self.moment(event).is_some_and(|at| (after..=until.0).contains(&at.0))
             };
             assert!(loaded.events.iter().any(is_it), "{scope} was contended at {} and nothing tells", until.0);
         }
