@@ -21,8 +21,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     for number in 1..=CLAWS {
         let claw = coordinator.agent(format!("claw-{number}"))?.workspace(dir.path())?;
         // A quiet file beside it: refused once, which is nothing to report.
-        let _calm = claw.lock(format!("own-{number}.json")).try_acquire()?;
-        match claw.lock("hot.json").try_acquire() {
+        let _calm = claw.lock(format!("own-{number}.json")).try_now().acquire()?;
+        match claw.lock("hot.json").try_now().acquire() {
             Err(LockError::Refused(refusal)) => match refusal.retry_after {
                 Some(pause) => println!("claw-{number} may try again in {pause:?}"),
                 None => println!("claw-{number} is refused, as happens"),

@@ -328,6 +328,7 @@ enum AcquiredV1 {
     Resumed,
     Upgraded,
     Downgraded,
+    Delegated,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -539,6 +540,7 @@ impl From<Acquired> for AcquiredV1 {
             Acquired::Resumed => AcquiredV1::Resumed,
             Acquired::Upgraded => AcquiredV1::Upgraded,
             Acquired::Downgraded => AcquiredV1::Downgraded,
+            Acquired::Delegated => AcquiredV1::Delegated,
         }
     }
 }
@@ -624,6 +626,7 @@ impl WaiterV1<'_> {
             absent_until: self.absent_until.map(Moment),
             // It waits, so it was.
             is_counted: true,
+            level: 0,
         })
     }
 }
@@ -765,6 +768,7 @@ impl From<AcquiredV1> for Acquired {
             AcquiredV1::Resumed => Acquired::Resumed,
             AcquiredV1::Upgraded => Acquired::Upgraded,
             AcquiredV1::Downgraded => Acquired::Downgraded,
+            AcquiredV1::Delegated => Acquired::Delegated,
         }
     }
 }
@@ -812,7 +816,7 @@ mod tests {
     }
 
     fn agent() -> impl Strategy<Value = Agent> {
-        "[a-zé/]{1,9}".prop_map(|name| Agent::new(&name).unwrap())
+        "[a-zé]{1,5}(/[a-zé]{1,3}){0,2}".prop_map(|name| Agent::new(&name).unwrap())
     }
 
     fn process() -> impl Strategy<Value = Process> {
@@ -909,6 +913,7 @@ mod tests {
                         absent_until,
                         os: OsWait::Idle,
                         is_counted: true,
+                        level: 0,
                     }),
                 )
             },
@@ -933,8 +938,8 @@ mod tests {
     }
 
     fn acquired() -> impl Strategy<Value = Acquired> {
-        let all = [Acquired::Granted, Acquired::Resumed, Acquired::Upgraded, Acquired::Downgraded];
-        proptest::sample::select(all.to_vec())
+        use Acquired::{Delegated, Downgraded, Granted, Resumed, Upgraded};
+        proptest::sample::select(vec![Granted, Resumed, Upgraded, Downgraded, Delegated])
     }
 
     fn event() -> impl Strategy<Value = Record> {

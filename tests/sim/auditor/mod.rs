@@ -143,6 +143,7 @@ counters! {
         resumed,
         upgraded,
         downgraded,
+        delegated,
         refused,
         deadlocks,
         released,
