@@ -201,7 +201,7 @@ impl LockTable {
         let now = step.now.mono;
         let (mut waiting, mut longest_wait) = (Vec::new(), 0);
         let _ = self.state.index.overlapping::<()>(&ask.target, &mut |_, slot| {
-            waiting.extend(index::Line::ALL.into_iter().flat_map(|line| slot.line(line)).copied());
+            waiting.extend(index::Line::ALL.into_iter().flat_map(|line| slot.line(line)).map(|turn| turn.at));
             ControlFlow::Continue(())
         });
         waiting.sort_unstable();
