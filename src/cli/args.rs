@@ -187,9 +187,9 @@ Examples:
 
     /// Tell what happens to locks, as it happens
     #[command(after_long_help = "\
-Events are lock.acquired, lock.waiting, lock.released, lock.detached and lock.contention. The daemon keeps the newest 10,000; what is \
-missing, because it is older or was lost in a power cut, is told as such. It goes on when the daemon is restarted, and \
-ends with Ctrl-C or the pipe that it writes to.
+Events are lock.acquired, lock.waiting, lock.released, lock.detached and lock.contention. The daemon keeps the newest \
+10,000; what is missing, because it is older or was lost in a power cut, is told as such. It goes on when the daemon is \
+restarted, and ends with Ctrl-C or the pipe that it writes to.
 
 Examples:
   flockd watch
