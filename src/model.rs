@@ -5,6 +5,7 @@
 use crate::limits;
 use crate::scope::{Scope, Target};
 use std::borrow::Borrow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -106,6 +107,12 @@ impl LockId {
 }
 
 prefixed_id!(SessionId, "se_", "Names a session; a random number, so that no other home's session is mistaken for it.");
+
+prefixed_id!(
+    TicketId,
+    "tk_",
+    "Names a kept place in the queue: a number of the fences, so no home gives it out twice."
+);
 
 prefixed_id!(WebhookId, "wh_", "Names a webhook; a random number.");
 
@@ -313,19 +320,34 @@ impl Workspace {
 
 // ── Locks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// How a lock excludes others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// How a lock excludes others. Modes have no order: which lock is as good as which is [`Mode::answers`], and which may
+/// become which [`Mode::is_weaker_than`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mode {
     /// Many readers.
     Shared,
-    /// One holder, nobody beside it.
+    /// One holder, nobody beside it but advisory ones.
     Exclusive,
+    /// Known to all and in nobody's way: granted at once beside whatever is held, ranked by the first grant.
+    Advisory,
 }
 
 impl Mode {
-    /// The mode matrix of DESIGN 3.1: only shared goes with shared.
+    /// The mode matrix: advisory goes with all, and of the others only shared with shared.
     pub fn excludes(self, other: Mode) -> bool {
-        self == Mode::Exclusive || other == Mode::Exclusive
+        let is_alone = self == Mode::Exclusive || other == Mode::Exclusive;
+        is_alone && self != Mode::Advisory && other != Mode::Advisory
+    }
+
+    /// Whether whoever holds a scope in this mode has what a request for `asked` is about. An advisory lock is about
+    /// its rank, which no other has, and gives no right that another would ask for.
+    pub fn answers(self, asked: Mode) -> bool {
+        self == asked || (self == Mode::Exclusive && asked == Mode::Shared)
+    }
+
+    /// Whether a lock in this mode would have to become one in `other`, by an upgrade, to have as much.
+    pub fn is_weaker_than(self, other: Mode) -> bool {
+        self == Mode::Shared && other == Mode::Exclusive
     }
 
     /// Its word on the wire and in the CLI.
@@ -333,6 +355,7 @@ impl Mode {
         match self {
             Mode::Shared => "shared",
             Mode::Exclusive => "exclusive",
+            Mode::Advisory => "advisory",
         }
     }
 }
@@ -451,6 +474,8 @@ pub struct Lock {
     pub custody: Custody,
     /// When it was first granted.
     pub since: Now,
+    /// The ttl in force, in milliseconds; the one of its request until it is renewed with another.
+    pub ttl: u64,
     /// When its lease runs out; none while something keeps it alive.
     pub expires: Option<Moment>,
     /// When it ends however often it is renewed, unless something keeps it alive.
@@ -480,7 +505,7 @@ impl InFlight {
         let ends = |command: &Command| {
             matches!(
                 command,
-                Command::Unlock { .. } | Command::Break { .. } | Command::TakeBack { .. } | Command::Downgrade { .. }
+                Command::FinishUnlock(_) | Command::Break { .. } | Command::TakeBack { .. } | Command::Downgrade { .. }
             )
         };
         self.ending.is_some() || self.waiting.iter().any(ends)
@@ -567,11 +592,15 @@ impl Lock {
             Custody::Process(_) => self.ask.who.session,
         }
     }
+}
 
-    /// Whether this lock answers a request of its own agent for `scope` in `mode`.
-    pub fn answers(&self, scope: &Scope, mode: Mode) -> bool {
-        self.ask.mode >= mode && self.ask.target.scope.covers(scope)
-    }
+/// Where an advisory lock stands among those on its scope, as of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Its place by first grant, from 1.
+    pub rank: usize,
+    /// Whose lock has rank 1.
+    pub leader: Agent,
 }
 
 /// A request in the queue.
@@ -593,6 +622,10 @@ pub struct Waiter {
     pub caller: Option<Caller>,
     /// Set while `caller` is none: when the place is given up.
     pub absent_until: Option<Moment>,
+    /// It has waited in vain before: the name under which its place is kept whenever its client is not there.
+    pub ticket: Option<TicketId>,
+    /// Nothing is in the way of a ticket: until when its agent may come for it, else it is the next one's turn.
+    pub offered_until: Option<Moment>,
     /// How far it is with the operating system.
     pub os: OsWait,
     /// It was counted among those that could not have their scope at once: each is, once.
@@ -609,6 +642,26 @@ impl Waiter {
             OsWait::Busy { by, .. } => Some(by),
             OsWait::Idle | OsWait::Asked { .. } => None,
         }
+    }
+
+    /// Whether this is a place alone, kept for an agent that has waited in vain and may ask again.
+    pub fn is_kept(&self) -> bool {
+        self.ticket.is_some() && self.caller.is_none()
+    }
+
+    /// Until when a place is kept for a client that is not there.
+    pub fn kept_until(&self) -> Option<Moment> {
+        [self.absent_until, self.offered_until].into_iter().flatten().min()
+    }
+
+    /// Whether this place is kept for whoever asks so: the same agent or session, for the same thing.
+    pub fn is_kept_for(&self, ask: &Ask) -> bool {
+        let own = &*self.ask;
+        self.is_kept()
+            && own.who == ask.who
+            && own.target.scope == ask.target.scope
+            && own.mode == ask.mode
+            && own.bound == ask.bound
     }
 }
 
@@ -754,6 +807,11 @@ pub enum EventKind {
     Detached,
     /// The lock is gone.
     Released(EndReason),
+    /// This advisory lock has rank 1 from now on.
+    Leader {
+        /// Who had it before, if anybody did.
+        former: Option<Agent>,
+    },
     /// Many asked for this scope and could not have it at once. The lock is the oldest that is in the way; its request
     /// stands in the event with the scope that was asked for.
     Contention(Contended),
@@ -761,7 +819,7 @@ pub enum EventKind {
 
 /// The names of all events there are, as [`EventKind::name`] gives them.
 pub const EVENT_NAMES: &[&str] =
-    &["lock.acquired", "lock.waiting", "lock.released", "lock.detached", "lock.contention"];
+    &["lock.acquired", "lock.waiting", "lock.released", "lock.detached", "lock.leader", "lock.contention"];
 
 impl EventKind {
     /// Its name on the wire and in the CLI: one of [`EVENT_NAMES`].
@@ -771,6 +829,7 @@ impl EventKind {
             EventKind::Waiting { .. } => "lock.waiting",
             EventKind::Released(_) => "lock.released",
             EventKind::Detached => "lock.detached",
+            EventKind::Leader { .. } => "lock.leader",
             EventKind::Contention(_) => "lock.contention",
         }
     }
@@ -1041,6 +1100,8 @@ pub enum Command {
         /// What.
         which: Which,
     },
+    /// The rest of an [`Command::Unlock`], once nothing is in flight under one of its locks any more.
+    FinishUnlock(Box<Unlocking>),
     /// Make a shared lock exclusive.
     Upgrade {
         /// Where the answer goes.
@@ -1163,6 +1224,15 @@ pub enum Command {
         /// The waiting request, by its own caller.
         waiting: Caller,
     },
+    /// The agent does not want its kept place any more.
+    GiveUp {
+        /// Where the answer goes.
+        caller: Caller,
+        /// Whose place it is.
+        who: Who,
+        /// Which.
+        ticket: TicketId,
+    },
     /// The system's answer to [`Effect::WantOs`].
     Os {
         /// The lock, or the lock to be.
@@ -1182,6 +1252,22 @@ pub enum Command {
     },
     /// Nothing is asked; what is due is done.
     Tick,
+}
+
+/// A release of which a part has to wait. It is about the locks that were meant when it was asked for: whatever its
+/// agent is granted meanwhile it keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unlocking {
+    /// Where the answer goes; none if nobody listens for it.
+    pub caller: Option<Caller>,
+    /// Who releases.
+    pub who: Who,
+    /// What was asked for.
+    pub which: Which,
+    /// What of it is released.
+    pub released: Vec<Lock>,
+    /// What is to be.
+    pub left: Vec<LockId>,
 }
 
 /// What grants did to a lock of which nobody heard.
@@ -1287,6 +1373,12 @@ pub struct Granted {
     pub upgraded: bool,
     /// The same request was granted before; this repeats the answer.
     pub again: bool,
+    /// Others' locks there that are not in its way and that it should know of, or they of it: to an advisory lock all,
+    /// to any other the advisory ones. Those that exclude others first, each kind by age, at most
+    /// [`limits::HOLDERS_NAMED`].
+    pub beside: Vec<Lock>,
+    /// How many more of these there are.
+    pub more: usize,
 }
 
 impl Granted {
@@ -1328,6 +1420,15 @@ pub struct Link {
     pub held: bool,
 }
 
+/// A place in the queue that is kept for an agent which has waited in vain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// Its name.
+    pub id: TicketId,
+    /// Until when.
+    pub until: Moment,
+}
+
 /// A refusal: an answer, not an error. It names everybody in the way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
@@ -1341,6 +1442,8 @@ pub struct Refused {
     pub foreigner: Option<Foreigner>,
     /// Place in the queue that it had or would have had, from 1.
     pub position: usize,
+    /// The place is kept for its agent.
+    pub ticket: Option<Ticket>,
     /// The shared lock that was to be upgraded: it is held as before.
     pub kept: Option<Box<Lock>>,
     /// Milliseconds after which another try may have a chance, where many want the same and it can be told.
@@ -1367,6 +1470,8 @@ pub enum Fault {
     NoWebhook(WebhookId),
     /// It exists and belongs to others.
     NotHolder(Vec<Lock>),
+    /// The agent's own lock there is advisory and protects no write; and those who keep others out.
+    OnlyAdvisory(Box<Lock>, Vec<Lock>),
     /// The agent holds it, but its sub-agents hold these in it.
     Delegated(Vec<Lock>),
     /// It was lost or had ended before.
@@ -1398,7 +1503,7 @@ pub enum Reply {
     Refused(Box<Refused>),
     /// Nothing is in the way.
     Free,
-    /// These were released.
+    /// These were released; none if only a place in the queue was given up.
     Released(Vec<Lock>),
     /// These were renewed.
     Renewed(Vec<Lock>),
@@ -1425,7 +1530,7 @@ pub enum Reply {
     Webhook(Box<Webhook>),
     /// The webhook was removed.
     WebhookRemoved(Box<Webhook>),
-    /// The waiting request is gone, or had been answered before. The request itself is answered with true as well.
+    /// The waiting request or kept place is gone, or was before. The request itself is answered with true as well.
     Cancelled(bool),
     /// It could not be done.
     Failed(Fault),
@@ -1440,6 +1545,15 @@ pub struct Answer {
     pub lost: Vec<Ended>,
     /// Waiting requests that one of the agent's locks is in the way of.
     pub wanted: Vec<Waiter>,
+    /// Where the advisory locks stand that a grant or a status names.
+    pub standings: BTreeMap<LockId, Standing>,
+}
+
+impl Answer {
+    /// A reply with nothing along with it.
+    pub fn bare(reply: Reply) -> Answer {
+        Answer { reply, lost: Vec::new(), wanted: Vec::new(), standings: BTreeMap::new() }
+    }
 }
 
 #[cfg(test)]
@@ -1482,10 +1596,16 @@ mod tests {
     }
 
     #[test]
-    fn only_shared_goes_with_shared() {
+    fn only_shared_goes_with_shared_and_advisory_with_all() {
         assert!(!Mode::Shared.excludes(Mode::Shared));
         assert!(Mode::Shared.excludes(Mode::Exclusive));
         assert!(Mode::Exclusive.excludes(Mode::Shared));
         assert!(Mode::Exclusive.excludes(Mode::Exclusive));
+        for mode in [Mode::Shared, Mode::Exclusive, Mode::Advisory] {
+            assert!(!mode.excludes(Mode::Advisory) && !Mode::Advisory.excludes(mode));
+            assert_eq!(mode.answers(Mode::Advisory), mode == Mode::Advisory);
+            assert_eq!(Mode::Advisory.answers(mode), mode == Mode::Advisory);
+            assert!(!mode.is_weaker_than(Mode::Advisory) && !Mode::Advisory.is_weaker_than(mode));
+        }
     }
 }

@@ -47,6 +47,19 @@ bugs! {
     LinkNotFollowed => "lib" "os::paths::tests::links_in_the_middle_and_at_the_end_mean_what_they_lead_to",
     /// A second guard of one agent is let in beside the first.
     SecondSessionLetIn => "table" "rules::two_sessions_of_one_agent_exclude_each_other",
+    // Advisory locks
+    /// An advisory lock keeps an exclusive one waiting.
+    AdvisoryKeepsOut => "table" "advisory::nobody_waits_for_an_advisory_lock",
+    /// An advisory request waits for the holders of other locks.
+    AdvisoryWaits => "table" "advisory::an_advisory_lock_is_granted_at_once_whatever_is_held_and_whoever_waits",
+    /// An advisory request waits until a write of its own agent is over.
+    AdvisoryPutOff => "table" "advisory::an_advisory_request_does_not_wait_for_a_write_of_its_own_agent",
+    /// Whoever takes its advisory lock up again is ranked as if it had just come.
+    RankLostByResume => "table" "advisory::the_rank_is_kept_when_a_new_session_takes_the_lock_up",
+    /// The next leader is not told that it leads.
+    LeaderNotTold => "table" "advisory::whoever_comes_to_lead_is_told_and_nobody_else",
+    /// An advisory grant with a ttl waits for the disk.
+    AdvisorySynced => "table" "advisory::an_advisory_grant_waits_for_no_disk",
     // The queue
     /// Whoever waits behind a lock that ends is not woken.
     WakeUpLost => "table" "rules::first_come_first_served",
@@ -56,6 +69,10 @@ bugs! {
     PlaceLostByRestart => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
     /// Whoever is away after a restart counts as waiting: others are refused for a cycle that is none.
     AbsentClosesCycle => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
+    /// Whoever asks again after a wait in vain goes to the end of the line.
+    TicketLosesPlace => "table" "tickets::asking_again_goes_on_in_the_place_that_was_kept",
+    /// A kept place whose turn has come keeps the next one waiting for as long as it is kept.
+    OfferNeverPassedOn => "table" "tickets::an_offer_that_nobody_comes_for_is_passed_on_after_30_seconds",
     /// The search for cycles sees holders and not the requests that come before.
     QueueClosesNoCycle => "table" "deadlock::a_cycle_through_the_queue_is_found",
     // Contention
@@ -97,6 +114,8 @@ bugs! {
     ResumedWithOldFence => "table" "rules::a_new_session_takes_a_detached_lock_up_with_a_new_fence",
     /// A retry of a granted request is granted anew.
     RetryGrantedTwice => "table" "rules::a_retry_gets_the_same_grant_and_other_parameters_are_invalid",
+    /// A retry is held against the ttl that its lock was renewed with.
+    RenewalForgetsRequest => "table" "rules::a_retry_is_held_against_what_was_asked_whatever_the_lock_was_renewed_with",
     /// `check` does not look at the fence.
     CheckIgnoresFence => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
     /// Anybody who knows a session's id returns to it.

@@ -121,8 +121,8 @@ pub struct LockEvent {
     pub seq: u64,
     /// Its id, `ev_…`: the same in every telling.
     pub id: String,
-    /// What happened: `lock.acquired`, `lock.waiting`, `lock.released`, `lock.detached`, `lock.contention`; later
-    /// versions add others.
+    /// What happened: `lock.acquired`, `lock.waiting`, `lock.released`, `lock.detached`, `lock.leader`,
+    /// `lock.contention`; later versions add others.
     pub event: String,
     /// When: RFC 3339, UTC.
     pub timestamp: String,
@@ -147,6 +147,8 @@ pub struct LockEvent {
     pub by: Option<String>,
     /// Why it was broken, else why it was taken.
     pub note: Option<String>,
+    /// With `lock.leader`: who had rank 1 before, if anybody had.
+    pub former_leader: Option<String>,
     /// What came together, with `lock.contention`.
     pub contention: Option<Contention>,
 }
@@ -223,6 +225,7 @@ impl From<Heard> for Event {
                 waiter: body.waiter,
                 by: body.by,
                 note: body.note,
+                former_leader: body.former_leader,
                 contention: body.contention.map(Contention::from),
             })),
         }

@@ -41,6 +41,10 @@ pub struct Holder {
     pub os_lock: bool,
     /// A foreign program that had flocked the file when the daemon came back, and still has.
     pub contested_by: Option<String>,
+    /// Of an advisory lock, where a status or a guard names it: its place by first grant on its scope, from 1.
+    pub rank: Option<usize>,
+    /// With `rank`: whose lock has rank 1.
+    pub leader: Option<String>,
 }
 
 impl From<wire::Held> for Holder {
@@ -60,6 +64,8 @@ impl From<wire::Held> for Holder {
             kept_by: held.kept_by,
             os_lock: held.os_lock,
             contested_by: held.contested_by,
+            rank: held.rank,
+            leader: held.leader,
         }
     }
 }
@@ -80,7 +86,7 @@ impl fmt::Display for Holder {
     }
 }
 
-fn holders(held: Vec<wire::Held>) -> Vec<Holder> {
+pub(super) fn holders(held: Vec<wire::Held>) -> Vec<Holder> {
     held.into_iter().map(Holder::from).collect()
 }
 
@@ -108,6 +114,10 @@ pub struct Waiter {
     pub note: Option<String>,
     /// The process that asked.
     pub pid: Option<u32>,
+    /// It is not there: for how long its place is kept. See [`Refusal::ticket`].
+    pub kept: Option<Duration>,
+    /// Its place is kept and its turn has come: it would be granted if it asked again.
+    pub offered: bool,
 }
 
 impl From<wire::WaiterBody> for Waiter {
@@ -123,6 +133,8 @@ impl From<wire::WaiterBody> for Waiter {
             holders: holders(body.holders),
             note: body.note,
             pid: body.pid,
+            kept: body.kept_ms.map(Duration::from_millis),
+            offered: body.offered,
         }
     }
 }
@@ -167,7 +179,8 @@ impl From<wire::CheckBody> for Check {
 
 // ── Refusals ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// Why a lock was not granted: an answer, not an error. Nothing of the request is left behind.
+/// Why a lock was not granted: an answer, not an error. Nothing of the request is left behind but the place of one that
+/// has waited in vain, see [`Refusal::ticket`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Refusal {
@@ -185,6 +198,11 @@ pub struct Refusal {
     pub more_holders: usize,
     /// The place in the queue that the request had or would have had, from 1.
     pub position: Option<usize>,
+    /// With [`Code::Timeout`], the name of the place in the queue that is kept for two minutes, if the lock was asked
+    /// for with a [`ttl`](super::LockRequest::ttl): whoever asks again in the same session goes on there. While it is
+    /// kept, others wait behind it, for 30 s at most when its turn has come.
+    /// [`Session::give_up`](super::Session::give_up) and the end of the session end it.
+    pub ticket: Option<String>,
     /// With [`Code::Deadlock`], the cycle that waiting would have closed: one sentence a step.
     pub cycle: Vec<String>,
     /// What to do, in a sentence or two.
@@ -203,6 +221,7 @@ impl From<LockBody> for Refusal {
             holders: holders(body.holders),
             more_holders: body.more_holders,
             position: body.position,
+            ticket: body.ticket,
             cycle: body.cycle,
             advice: body.advice,
             retry_after: body.retry_after_ms.map(Duration::from_millis),

@@ -34,7 +34,7 @@
 use crate::model::{
     Acquired, Agent, Ask, Contended, Custody, EVENT_NAMES, EndReason, Ended, Event, EventKind, EventSeq, Failing,
     Fence, Lease, Lock, LockId, Mode, Moment, Now, OsLock, OsWait, Process, Record, RequestId, Secret, Session,
-    SessionId, SessionKind, Waiter, WaiterId, Wall, Webhook, WebhookId, Who, Workspace,
+    SessionId, SessionKind, TicketId, Waiter, WaiterId, Wall, Webhook, WebhookId, Who, Workspace,
 };
 use crate::pattern::Pattern;
 use crate::scope::{FileId, Scope, Target};
@@ -179,6 +179,7 @@ struct LockV1<'a> {
     fence: u64,
     custody: CustodyV1,
     since: NowV1,
+    ttl: u64,
     expires: Option<u64>,
     hold_until: Option<u64>,
 }
@@ -192,6 +193,8 @@ struct WaiterV1<'a> {
     since: NowV1,
     deadline: Option<u64>,
     absent_until: Option<u64>,
+    ticket: Option<u64>,
+    offered_until: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -285,6 +288,7 @@ enum ScopeV1<'a> {
 enum ModeV1 {
     Shared,
     Exclusive,
+    Advisory,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -340,6 +344,9 @@ enum EventKindV1<'a> {
     Detached,
     #[serde(borrow)]
     Released(EndReasonV1<'a>),
+    Leader {
+        former: Option<&'a str>,
+    },
     Contention(ContendedV1),
 }
 
@@ -396,6 +403,7 @@ impl<'a> From<&'a Lock> for LockV1<'a> {
                 Custody::Process(process) => CustodyV1::Process(process.into()),
             },
             since: lock.since.into(),
+            ttl: lock.ttl,
             expires: lock.expires.map(|moment| moment.0),
             hold_until: lock.hold_until.map(|moment| moment.0),
         }
@@ -411,6 +419,8 @@ impl<'a> From<&'a Waiter> for WaiterV1<'a> {
             since: waiter.since.into(),
             deadline: waiter.deadline.map(|moment| moment.0),
             absent_until: waiter.absent_until.map(|moment| moment.0),
+            ticket: waiter.ticket.map(|ticket| ticket.0),
+            offered_until: waiter.offered_until.map(|moment| moment.0),
         }
     }
 }
@@ -453,6 +463,7 @@ impl<'a> From<&'a Event> for EventV1<'a> {
                 EventKind::Waiting { waiter } => EventKindV1::Waiting { waiter: waiter.as_str() },
                 EventKind::Detached => EventKindV1::Detached,
                 EventKind::Released(why) => EventKindV1::Released(why.into()),
+                EventKind::Leader { former } => EventKindV1::Leader { former: former.as_ref().map(Agent::as_str) },
                 &EventKind::Contention(contended) => EventKindV1::Contention(contended.into()),
             },
             lock: event.lock.0,
@@ -504,6 +515,7 @@ impl<'a> From<&'a Ask> for AskV1<'a> {
             mode: match ask.mode {
                 Mode::Shared => ModeV1::Shared,
                 Mode::Exclusive => ModeV1::Exclusive,
+                Mode::Advisory => ModeV1::Advisory,
             },
             agent: ask.who.agent.as_str(),
             session: ask.who.session.map(|id| id.0),
@@ -604,6 +616,7 @@ impl LockV1<'_> {
                 CustodyV1::Process(process) => Custody::Process(process.into()),
             },
             since: self.since.into(),
+            ttl: self.ttl,
             expires: self.expires.map(Moment),
             hold_until: self.hold_until.map(Moment),
             os: OsLock::None,
@@ -624,6 +637,8 @@ impl WaiterV1<'_> {
             deadline: self.deadline.map(Moment),
             caller: None,
             absent_until: self.absent_until.map(Moment),
+            ticket: self.ticket.map(TicketId),
+            offered_until: self.offered_until.map(Moment),
             // It waits, so it was.
             is_counted: true,
             level: 0,
@@ -671,6 +686,7 @@ impl EventV1<'_> {
                 EventKindV1::Waiting { waiter } => EventKind::Waiting { waiter: agent(waiter)? },
                 EventKindV1::Detached => EventKind::Detached,
                 EventKindV1::Released(why) => EventKind::Released(why.into_model()?),
+                EventKindV1::Leader { former } => EventKind::Leader { former: former.map(agent).transpose()? },
                 EventKindV1::Contention(contended) => EventKind::Contention(contended.into()),
             },
             lock: LockId(self.lock),
@@ -734,6 +750,7 @@ impl AskV1<'_> {
             mode: match self.mode {
                 ModeV1::Shared => Mode::Shared,
                 ModeV1::Exclusive => Mode::Exclusive,
+                ModeV1::Advisory => Mode::Advisory,
             },
             who: Who { agent: agent(self.agent)?, session: self.session.map(SessionId) },
             lease: Lease { ttl: self.ttl, max_hold: self.max_hold },
@@ -831,23 +848,27 @@ mod tests {
         option::of(any::<u64>().prop_map(Moment))
     }
 
+    fn mode() -> impl Strategy<Value = Mode> {
+        proptest::sample::select(vec![Mode::Shared, Mode::Exclusive, Mode::Advisory])
+    }
+
     fn ask() -> impl Strategy<Value = Arc<Ask>> {
         let names = (agent(), option::of("[a-z ]{0,30}"), option::of("[a-z0-9]{1,9}"), vec(any::<u8>(), 0..20));
-        let numbers = (any::<(u64, Option<u64>, Option<u64>, bool)>(), vec(any::<(u64, u64, u64)>(), 0..5));
+        let numbers = (any::<(u64, Option<u64>, Option<u64>, bool)>(), mode(), vec(any::<(u64, u64, u64)>(), 0..5));
         let processes = (option::of(process()), option::of(process()));
         (scope(), names, numbers, processes).prop_map(
-            |(scope, (agent, note, request, root), ((ttl, max_hold, session, shared), ids), (process, bound))| {
+            |(scope, (agent, note, request, root), ((ttl, max_hold, session, os), mode, ids), (process, bound))| {
                 let ids = ids.into_iter().map(|(device, inode, birth)| FileId { device, inode, birth }).collect();
                 Arc::new(Ask {
                     target: Target { scope, ids },
-                    mode: if shared { Mode::Shared } else { Mode::Exclusive },
+                    mode,
                     who: Who { agent, session: session.map(SessionId) },
                     lease: Lease { ttl, max_hold },
                     note: note.map(Into::into),
                     process,
                     request: request.map(|id| RequestId::new(&id).unwrap()),
                     workspace: Workspace { root: root.into() },
-                    os: shared,
+                    os,
                     bound,
                     upgrades: max_hold.map(LockId),
                 })
@@ -875,8 +896,8 @@ mod tests {
     }
 
     fn lock() -> impl Strategy<Value = Record> {
-        (any::<(u64, u64)>(), ask(), custody(), now(), moment(), moment()).prop_map(
-            |((id, fence), ask, custody, since, expires, hold_until)| {
+        (any::<(u64, u64, u64)>(), ask(), custody(), now(), moment(), moment()).prop_map(
+            |((id, fence, ttl), ask, custody, since, expires, hold_until)| {
                 let (id, fence) = (LockId(id), Fence(fence));
                 Record::Lock(
                     id,
@@ -886,6 +907,7 @@ mod tests {
                         fence,
                         custody,
                         since,
+                        ttl,
                         expires,
                         hold_until,
                         os: OsLock::None,
@@ -897,8 +919,8 @@ mod tests {
     }
 
     fn waiter() -> impl Strategy<Value = Record> {
-        (any::<(u64, bool)>(), ask(), now(), moment(), moment()).prop_map(
-            |((id, takes), ask, since, deadline, absent_until)| {
+        (any::<(u64, bool, Option<u64>)>(), ask(), now(), moment(), moment(), moment()).prop_map(
+            |((id, takes, ticket), ask, since, deadline, absent_until, offered_until)| {
                 let id = WaiterId(id);
                 Record::Waiter(
                     id,
@@ -911,6 +933,8 @@ mod tests {
                         deadline,
                         caller: None,
                         absent_until,
+                        ticket: ticket.map(TicketId),
+                        offered_until,
                         os: OsWait::Idle,
                         is_counted: true,
                         level: 0,
@@ -948,6 +972,7 @@ mod tests {
             agent().prop_map(|waiter| EventKind::Waiting { waiter }),
             Just(EventKind::Detached),
             reason().prop_map(EventKind::Released),
+            option::of(agent()).prop_map(|former| EventKind::Leader { former }),
             any::<(u64, u64, u64, u64, u64, u64)>().prop_map(
                 |(refused, queued, over, waiting, longest_wait, left_out)| {
                     EventKind::Contention(Contended { refused, queued, over, waiting, longest_wait, left_out })

@@ -28,13 +28,28 @@ impl LockTable {
         if let Err(fault) = fit.and_then(|()| self.is_comparable(&ask.target)) {
             return self.fail(step, caller, fault);
         }
-        if let Some(ending) = self.own_ending(&ask.who.agent, &ask.target) {
+        let waits = ask.mode != Mode::Advisory || planted(Bug::AdvisoryPutOff);
+        if let Some(ending) = self.own_ending(&ask.who.agent, &ask.target).filter(|_| waits) {
             return self.put_off(step, &[ending], Command::Lock { caller, ask, wait });
         }
         let again = ask.request.clone().and_then(|id| self.state.requests.get(&(ask.who.agent.clone(), id)));
         match again.copied().filter(|_| !planted(Bug::RetryGrantedTwice)) {
-            Some(fate) => self.asked_again(now, step, caller, ask, fate),
-            None => self.ask(now, step, Waiting { caller, ask, wait, takes: true }),
+            Some(fate) => self.asked_again(now, step, Waiting { caller, ask, wait, takes: true }, fate),
+            None => self.ask_anew(now, step, Waiting { caller, ask, wait, takes: true }),
+        }
+    }
+
+    /// A request that was not made before, in a place that is kept for it or in a new one.
+    fn ask_anew(&mut self, now: Now, step: &mut Step, request: Waiting) {
+        let request = self.as_upgrade(request);
+        match self.place_kept_for(&request.ask) {
+            // An upgrade needs no place.
+            Some(place) if request.ask.upgrades.is_some() => {
+                self.take_out(step, place);
+                self.ask(now, step, request);
+            }
+            Some(place) => self.come_for(now, step, place, request),
+            None => self.ask(now, step, request),
         }
     }
 
@@ -265,6 +280,7 @@ impl LockTable {
             fence,
             custody,
             since: now,
+            ttl: ask.lease.ttl,
             expires: None,
             hold_until,
             os,
@@ -274,8 +290,13 @@ impl LockTable {
             lock.expires = Some(lease_end(&lock, now));
         }
         let how = if self.is_delegated(ask) { Acquired::Delegated } else { Acquired::Granted };
+        self.tell_leaders(step);
         self.put_lock(step, lock.clone());
         self.tell(step, EventKind::Acquired(how), &lock);
+        self.withdraw_offers(step, &lock.ask.target, lock.ask.mode);
+        if self.leads(&lock) {
+            self.tell(step, EventKind::Leader { former: None }, &lock);
+        }
         // It may answer requests of the same agent that still wait.
         step.eased.push(ask.who.agent.clone());
         self.let_sub_agents_in(step, ask);
@@ -294,6 +315,7 @@ impl LockTable {
             ask: Arc::new(Ask { mode: old.ask.mode, target: old.ask.target.clone(), ..(**ask).clone() }),
             fence: if planted(Bug::ResumedWithOldFence) { old.fence } else { self.fresh_fence() },
             custody: Custody::Session(session),
+            ttl: ask.lease.ttl,
             expires: None,
             hold_until: None,
             ..old
@@ -313,11 +335,13 @@ impl LockTable {
         self.tell(step, EventKind::Acquired(Acquired::Resumed), &lock);
         let text = "a session has taken the lock up meanwhile; only that session can make it exclusive";
         self.drop_upgrades(step, id, &Fault::Invalid(text.to_owned()));
+        self.withdraw_offers(step, &lock.ask.target, lock.ask.mode);
         Ok(lock)
     }
 
     /// A request whose id is known: the same grant, the same place, or the word that it is over.
-    fn asked_again(&mut self, now: Now, step: &mut Step, caller: Caller, ask: Arc<Ask>, fate: Fate) {
+    fn asked_again(&mut self, now: Now, step: &mut Step, request: Waiting, fate: Fate) {
+        let (caller, ask) = (request.caller, request.ask.clone());
         let before = match fate {
             Fate::Waiting(id) => &self.state.waiters[&id].ask,
             Fate::Holding(id) => &self.state.locks[&id].ask,
@@ -328,6 +352,7 @@ impl LockTable {
             return self.fail(step, caller, Fault::Invalid(text.to_owned()));
         }
         match fate {
+            Fate::Waiting(id) if self.has_given_up(id) => self.ask_anew(now, step, request),
             Fate::Waiting(id) => self.back_in_line(now, step, caller, id),
             Fate::Holding(id) => {
                 let granted = Granted { again: true, ..new_grant(self.state.locks[&id].clone()) };
@@ -354,12 +379,14 @@ impl LockTable {
             let text = "asked again with the same request id; the answer goes to the later request";
             self.fail(step, before, Fault::Invalid(text.to_owned()));
         }
-        let waiter = Waiter { caller: Some(caller), absent_until: None, ..old };
+        let waiter = Waiter { caller: Some(caller), absent_until: None, offered_until: None, ..old };
         let ask = waiter.ask.clone();
         self.set(step, Record::Waiter(id, Some(waiter)));
         if !was_absent {
             return;
         }
+        // What is kept for a session is in its own way only when it is back.
+        self.withdraw_offers(step, &ask.target, ask.mode);
         match self.verdict(&ask, id) {
             Verdict::Blocked => {
                 if let Some(cycle) = self.cycle(&ask, id) {
@@ -385,7 +412,10 @@ impl LockTable {
                 self.tell(step, EventKind::Waiting { waiter: waiter.ask.who.agent.clone() }, &lock);
             }
         }
+        let (target, mode) = (waiter.ask.target.clone(), waiter.ask.mode);
         self.set(step, Record::Waiter(id, Some(waiter)));
+        // An upgrade goes before those who were there.
+        self.withdraw_offers(step, &target, mode);
         id
     }
 
@@ -406,6 +436,8 @@ impl LockTable {
             deadline,
             caller: Some(*caller),
             absent_until: None,
+            ticket: None,
+            offered_until: None,
             os: OsWait::Idle,
             is_counted: false,
             level: self.level(ask),
@@ -448,14 +480,23 @@ impl LockTable {
 
     fn refused_by_own(&self, ask: &Ask, own: LockId) -> Refused {
         let (why, holders) = (RefusedFor::OwnLock, vec![self.state.locks[&own].clone()]);
-        Refused { why, holders, more: 0, foreigner: None, position: 1, kept: self.kept(ask), retry_after: None }
+        Refused {
+            why,
+            holders,
+            more: 0,
+            foreigner: None,
+            position: 1,
+            ticket: None,
+            kept: self.kept(ask),
+            retry_after: None,
+        }
     }
 
     /// A refusal that names the holders in the way of a request that stands, or would stand, at `at`.
     pub(super) fn refused(&self, ask: &Ask, at: WaiterId, why: RefusedFor) -> Refused {
         let (holders, more) = self.in_the_way(ask);
         let (position, kept) = (self.position(ask, at), self.kept(ask));
-        Refused { why, holders, more, foreigner: None, position, kept, retry_after: None }
+        Refused { why, holders, more, foreigner: None, position, ticket: None, kept, retry_after: None }
     }
 
     pub(super) fn refuse(&mut self, step: &mut Step, to: Caller, ask: &Arc<Ask>, mut refused: Refused) {
@@ -479,14 +520,16 @@ impl LockTable {
         }
     }
 
-    /// Starts a lease anew, from now and never added up, with a new ttl if one is given.
+    /// Starts a lease anew, from now and never added up, with a new ttl if one is given. What its request asked for is
+    /// remembered as it was, so that a retry is known.
     pub(super) fn renew_lock(&mut self, now: Now, step: &mut Step, id: LockId, ttl: Option<u64>) {
         let mut lock = self.state.locks[&id].clone();
-        if let Some(ttl) = ttl.filter(|ttl| *ttl != lock.ask.lease.ttl && lock.custody == Custody::Detached) {
-            let lease = Lease { ttl, ..lock.ask.lease };
-            lock.ask = Arc::new(Ask { lease, ..(*lock.ask).clone() });
-        }
         if lock.custody == Custody::Detached {
+            lock.ttl = ttl.unwrap_or(lock.ttl);
+            if planted(Bug::RenewalForgetsRequest) {
+                let lease = Lease { ttl: lock.ttl, ..lock.ask.lease };
+                lock.ask = Arc::new(Ask { lease, ..(*lock.ask).clone() });
+            }
             let left = lock.expires.filter(|_| planted(Bug::LeaseAddedUp)).map_or(0, |end| end.left(now.mono));
             lock.expires = Some(lease_end(&lock, now).after(left));
         }
@@ -558,13 +601,14 @@ pub(super) struct Waiting {
 
 /// When the lease of a lock ends if it starts now.
 pub(super) fn lease_end(lock: &Lock, now: Now) -> Moment {
-    let end = now.mono.after(lock.ask.lease.ttl);
+    let end = now.mono.after(lock.ttl);
     lock.hold_until.filter(|_| !planted(Bug::MaxHoldIgnored)).map_or(end, |most| end.min(most))
 }
 
 /// The answer to a new grant of this lock.
 pub(super) fn new_grant(lock: Lock) -> Granted {
-    Granted { lock, already_held: false, resumed: false, upgraded: false, again: false }
+    let beside = Vec::new();
+    Granted { lock, already_held: false, resumed: false, upgraded: false, again: false, beside, more: 0 }
 }
 
 /// Whether a retry asks for the same thing. The note and the process may differ: they change no one's rights. So may

@@ -52,7 +52,10 @@ impl LockTable {
         let flock = lock.ask.os && matches!(lock.ask.target.scope, Scope::File(_));
         let mut in_flight = lock.in_flight.clone().unwrap_or_default();
         in_flight.commits.push(Commit { id: commit, caller: Some(caller), who, target: target.clone() });
+        let (scope, mode) = (lock.ask.target.clone(), lock.ask.mode);
         self.put_lock(step, Lock { in_flight: Some(in_flight), ..lock });
+        // Guards, its own agent's as well, are kept out until it is over.
+        self.withdraw_offers(step, &scope, mode);
         step.effects.push(Effect::Commit { commit, lock: id, target, flock, prepared });
     }
 
@@ -80,6 +83,8 @@ impl LockTable {
             return Fault::Delegated(self.named(below).0);
         }
         let holders = self.holders_over(target).0;
+        let own = self.own_over(&who.agent, target).into_iter().map(|id| &self.state.locks[&id]);
+        let mut advisory = own.filter(|lock| lock.ask.mode == Mode::Advisory);
         let meant = match fence {
             Some(fence) => self.ended_of(&who.agent).find(|ended| ended.fence == fence).cloned(),
             // Whoever has heard of it may ask anew.
@@ -89,9 +94,12 @@ impl LockTable {
                 .rev()
                 .find(|ended| ended.ask.target.scope.covers(&target.scope) && ended.ask.mode == Mode::Exclusive),
         };
-        match meant {
-            Some(ended) => Fault::Lost(Box::new(ended), holders),
-            None => Fault::NotHolder(holders),
+        match (meant, advisory.next()) {
+            (Some(ended), _) => Fault::Lost(Box::new(ended), holders),
+            (None, Some(own)) if !holders.iter().any(|lock| lock.ask.who.agent == who.agent) => {
+                Fault::OnlyAdvisory(Box::new(own.clone()), holders)
+            }
+            (None, _) => Fault::NotHolder(holders),
         }
     }
 

@@ -208,7 +208,7 @@ impl LockTable {
         waiting.dedup();
         waiting.retain(|id| {
             let waiter = &self.state.waiters[id];
-            let waits = waiter.takes && !waiter.at_once;
+            let waits = waiter.takes && !waiter.at_once && waiter.caller.is_some();
             if waits {
                 longest_wait = longest_wait.max(waiter.since.mono.till(now));
             }
@@ -234,6 +234,9 @@ impl LockTable {
     /// A lock was held for so long: where its scope is contended, that tells how long others will have to wait.
     pub(super) fn was_held(&mut self, step: &mut Step, lock: &Lock) {
         let scope = &lock.ask.target.scope;
+        if lock.ask.mode == Mode::Advisory {
+            return;
+        }
         let Some(mut hot) = self.contention.scopes.get(scope).cloned() else { return };
         if hot.holds.len() == limits::CONTENTION_HOLDS {
             hot.holds.pop_front();

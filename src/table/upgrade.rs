@@ -58,7 +58,9 @@ impl LockTable {
             Which::Scope(target) if target.scope == lock.ask.target.scope => target,
             _ => lock.ask.target.clone(),
         };
-        let ask = Ask { target, mode: Mode::Exclusive, who, request: name, upgrades: Some(id), ..(*lock.ask).clone() };
+        let lease = Lease { ttl: lock.ttl, ..lock.ask.lease };
+        let ask = (*lock.ask).clone();
+        let ask = Ask { target, mode: Mode::Exclusive, who, lease, request: name, upgrades: Some(id), ..ask };
         self.ask(now, step, Waiting { caller, ask: Arc::new(ask), wait, takes: true });
     }
 
@@ -131,6 +133,14 @@ impl LockTable {
         }
         let mut ids = self.chosen(who, which)?;
         let first = ids[0];
+        ids.retain(|id| self.state.locks[id].ask.mode != Mode::Advisory);
+        if ids.is_empty() {
+            return Err(Fault::Invalid(format!(
+                "{first} is advisory: it keeps nobody out and becomes neither shared nor exclusive; ask for such a \
+                 lock beside it"
+            )));
+        }
+        let first = ids[0];
         ids.retain(|id| match self.state.locks[id].custody {
             Custody::Detached => true,
             Custody::Session(session) => who.session == Some(session),
@@ -146,7 +156,7 @@ impl LockTable {
     /// any other where the lock has another name or hangs on another process, and where a session holds it.
     pub(super) fn as_upgrade(&self, request: Waiting) -> Waiting {
         let ask = &request.ask;
-        if !request.takes || ask.who.session.is_some() || ask.mode == Mode::Shared || ask.upgrades.is_some() {
+        if !request.takes || ask.who.session.is_some() || ask.mode != Mode::Exclusive || ask.upgrades.is_some() {
             return request;
         }
         if self.already_held(ask).is_some() || !self.state.locks_of_agent.contains_key(&ask.who.agent) {
@@ -155,7 +165,7 @@ impl LockTable {
         let held = self.own_exactly(&ask.who.agent, &ask.target).into_iter().find(|id| {
             let own = &self.state.locks[id];
             let is_same = own.ask.target.scope == ask.target.scope && own.ask.bound == ask.bound;
-            is_same && own.ask.mode < ask.mode && own.custody == Custody::Detached
+            is_same && own.ask.mode.is_weaker_than(ask.mode) && own.custody == Custody::Detached
         });
         let Some(held) = held else { return request };
         // However it is asked for, it is held no longer than it was to be.
@@ -205,12 +215,14 @@ impl LockTable {
             None => {}
         }
         let ask = Arc::new(Ask { who, upgrades: None, ..(**ask).clone() });
-        let mut lock = Lock { ask, fence: self.fresh_fence(), os, ..old.clone() };
+        let ttl = ask.lease.ttl;
+        let mut lock = Lock { ask, fence: self.fresh_fence(), ttl, os, ..old.clone() };
         if lock.custody == Custody::Detached {
             lock.expires = Some(lease_end(&lock, now));
         }
         self.put_lock(step, lock.clone());
         self.tell(step, EventKind::Acquired(Acquired::Upgraded), &lock);
+        self.withdraw_offers(step, &lock.ask.target, lock.ask.mode);
         // Requests of the same agent that still wait have no weaker lock of its own in their way any more; and its old
         // identity may have been in the way of somebody whom the new one lets pass.
         step.freed.push(old.ask);
@@ -227,6 +239,8 @@ impl LockTable {
         }
         self.put_lock(step, lock.clone());
         self.tell(step, EventKind::Acquired(Acquired::Downgraded), &lock);
+        // Nothing is granted beside a weaker lock of one's own.
+        self.withdraw_offers(step, &lock.ask.target, lock.ask.mode);
         step.freed.push(old.ask);
     }
 

@@ -148,7 +148,7 @@ pub enum Op {
     Status,
     /// Bind a lock to the process whose pidfd comes with the line: `lock_id`.
     Bind,
-    /// Withdraw a waiting request of this connection: `of`.
+    /// Withdraw a waiting request of this connection, `of`, or give up a kept place, `ticket`.
     Cancel,
     /// Be told what happens: `since`, `events`, `scopes`, `agents`, `workspaces`.
     Subscribe,
@@ -195,7 +195,7 @@ pub struct Request {
     /// When a scope of this workspace counts as contended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contention: Option<Threshold>,
-    /// `shared` or `exclusive`; exclusive if absent.
+    /// `shared`, `exclusive` or `advisory`; exclusive if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
     /// Milliseconds to wait: 0 tries, absent waits for ever.
@@ -240,6 +240,9 @@ pub struct Request {
     /// The id of the waiting request that is meant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub of: Option<u64>,
+    /// `tk_…`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
     /// The version that takes over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
@@ -298,6 +301,7 @@ impl Request {
             if_unchanged: None,
             reason: None,
             of: None,
+            ticket: None,
             version: None,
             since: None,
             events: Vec::new(),
@@ -330,6 +334,8 @@ pub enum Mode {
     Shared,
     /// One holder.
     Exclusive,
+    /// In nobody's way: granted at once, ranked, no protection.
+    Advisory,
 }
 
 impl fmt::Display for Mode {
@@ -337,6 +343,7 @@ impl fmt::Display for Mode {
         f.write_str(match self {
             Mode::Shared => "shared",
             Mode::Exclusive => "exclusive",
+            Mode::Advisory => "advisory",
         })
     }
 }
@@ -401,7 +408,7 @@ pub enum Body {
     Status(StatusBody),
     /// To `bind`: the lock.
     Bound(String),
-    /// To `cancel`: whether the request was still waiting.
+    /// To `cancel`: whether the request was still waiting, or the place still kept.
     Cancelled(bool),
     /// To `subscribe`.
     Subscribed(SubscribedBody),
@@ -538,6 +545,12 @@ pub struct Held {
     /// A foreign program that had flocked the file when the daemon came back, and still has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contested_by: Option<String>,
+    /// With `advisory`, in grants and `status`: its place by first grant among those on its scope, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<usize>,
+    /// With `rank`: whose lock has rank 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<String>,
 }
 
 /// What keeps a lock alive.
@@ -589,18 +602,24 @@ pub struct LockBody {
     pub upgraded: bool,
     /// Programs that only know flock(1) are kept out, too.
     pub os_lock: bool,
-    /// Who is in the way.
+    /// Who is in the way. With a grant, others there who are not: advisory ones, and all if it is advisory itself.
     pub holders: Vec<Held>,
     /// How many more there are than are named.
     pub more_holders: usize,
     /// Place in the queue, from 1.
     pub position: Option<usize>,
-    /// Proof of a kept place.
+    /// `tk_…`: the place is kept, and whoever asks again goes on there.
     pub ticket: Option<String>,
     /// The cycle of waits, in words, one a step.
     pub cycle: Vec<String>,
     /// What to do.
     pub advice: Option<String>,
+    /// With an advisory grant: its place by first grant among those on its scope, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<usize>,
+    /// With `rank`: whose lock has rank 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<String>,
     /// Milliseconds after which another try may have a chance, where many want the same and it can be told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
@@ -692,8 +711,17 @@ pub struct WaiterBody {
     pub note: Option<String>,
     /// The process that asked.
     pub pid: Option<u32>,
-    /// Its client has not come back after a restart of the daemon yet.
+    /// Its client has not come back after a restart of the daemon yet, or has waited in vain and may ask again.
     pub absent: bool,
+    /// `tk_…`: it has waited in vain, and its place is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
+    /// For how long the place of one that is absent is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_ms: Option<u64>,
+    /// It is its turn: it would be granted if it asked again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub offered: bool,
 }
 
 /// A lock that ended without its agent's doing.
@@ -786,6 +814,9 @@ pub struct EventBody {
     /// Why it was broken, else why it was taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// With `lock.leader`: who had rank 1 before, if anybody had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former_leader: Option<String>,
     /// With `lock.contention`: what came together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contention: Option<ContentionBody>,

@@ -12,10 +12,14 @@ use crate::model::{
 };
 use crate::model::{Refused, RefusedFor, Reply};
 use crate::scope::Scope;
+use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
 /// What stands for the id of a lock in an event that is about none.
 const NO_LOCK: &str = "none";
+
+/// Where the advisory locks stand that an answer names.
+type Standings = BTreeMap<model::LockId, model::Standing>;
 
 /// What stands for the hash of a file that does not exist.
 pub const ABSENT: &str = "absent";
@@ -55,7 +59,7 @@ pub enum About {
 
 /// The message that an answer is sent as.
 pub fn answer(id: u64, answer: &model::Answer, about: &About, now: Now) -> Answer {
-    let result = body(&answer.reply, about, now);
+    let result = body(&answer.reply, &answer.standings, about, now);
     // The error itself tells of this one.
     let told = match &answer.reply {
         Reply::Failed(Fault::Lost(ended, _)) => Some(ended.id),
@@ -80,10 +84,10 @@ pub fn failure(id: Option<u64>, code: Code, message: impl Into<String>) -> Answe
     Answer { id, ok: None, error: Some(error), lost: Vec::new(), wanted: Vec::new() }
 }
 
-fn body(reply: &Reply, about: &About, now: Now) -> Result<Body, WireError> {
+fn body(reply: &Reply, standings: &Standings, about: &About, now: Now) -> Result<Body, WireError> {
     let takes = !matches!(about, About::Ask { takes: false, .. });
     Ok(match reply {
-        Reply::Granted(granted) => Body::Lock(Box::new(granted_body(granted, now))),
+        Reply::Granted(granted) => Body::Lock(Box::new(granted_body(granted, standings, now))),
         Reply::Refused(refused) if takes => Body::Lock(Box::new(refused_body(refused, about, now))),
         Reply::Refused(refused) => Body::Wait(WaitBody {
             free: false,
@@ -102,8 +106,10 @@ fn body(reply: &Reply, about: &About, now: Now) -> Result<Body, WireError> {
                 resumed: false,
                 upgraded: false,
                 again: false,
+                beside: Vec::new(),
+                more: 0,
             };
-            Body::Lock(Box::new(granted_body(&granted, now)))
+            Body::Lock(Box::new(granted_body(&granted, standings, now)))
         }
         Reply::Released(locks) => Body::Released(held_all(locks, now)),
         Reply::Renewed(locks) => Body::Renewed(held_all(locks, now)),
@@ -132,7 +138,7 @@ fn body(reply: &Reply, about: &About, now: Now) -> Result<Body, WireError> {
         }
         Reply::Broken(ended) => Body::Broken(loss(ended)),
         Reply::Status { locks, waiters } => Body::Status(StatusBody {
-            locks: held_all(locks, now),
+            locks: held_ranked(locks, standings, now),
             waiters: waiters.iter().map(|queued| waiter(queued, now)).collect(),
         }),
         Reply::Bound(id) => Body::Bound(id.to_string()),
@@ -150,8 +156,9 @@ fn webhook_body(webhook: &model::Webhook, about: &About, now: Now) -> WebhookBod
     webhooks::webhook(webhook, is_wanted.then(|| sign::secret_text(&webhook.secret)), now)
 }
 
-fn granted_body(granted: &model::Granted, now: Now) -> LockBody {
+fn granted_body(granted: &model::Granted, standings: &Standings, now: Now) -> LockBody {
     let lock = &granted.lock;
+    let standing = standings.get(&lock.id);
     LockBody {
         acquired: true,
         code: None,
@@ -162,21 +169,30 @@ fn granted_body(granted: &model::Granted, now: Now) -> LockBody {
         mode: mode(lock.ask.mode),
         agent: lock.ask.who.agent.to_string(),
         fence: Some(lock.fence.0),
-        ttl_ms: Some(lock.ask.lease.ttl),
+        ttl_ms: Some(lock.ttl),
         expires_in_ms: left(lock.expires, now),
         already_held: granted.already_held,
         resumed: granted.resumed,
         upgraded: granted.upgraded,
         os_lock: lock.os == OsLock::Held,
-        holders: Vec::new(),
-        more_holders: 0,
+        holders: held_ranked(&granted.beside, standings, now),
+        more_holders: granted.more,
         position: None,
         ticket: None,
         cycle: Vec::new(),
-        advice: matches!(lock.ask.target.scope, Scope::Pattern(_)).then(|| NO_FLOCK.to_owned()),
+        advice: match (lock.ask.mode, &lock.ask.target.scope) {
+            (model::Mode::Advisory, _) => Some(NO_PROTECTION.to_owned()),
+            (_, Scope::Pattern(_)) => Some(NO_FLOCK.to_owned()),
+            _ => None,
+        },
+        rank: standing.map(|standing| standing.rank),
+        leader: standing.map(|standing| standing.leader.to_string()),
         retry_after_ms: None,
     }
 }
+
+/// Said with each advisory grant.
+const NO_PROTECTION: &str = "an advisory lock keeps nobody out and protects no write";
 
 /// Said with each grant of a pattern.
 const NO_FLOCK: &str = "a pattern is no file that could be flocked: only programs that ask this daemon are kept out";
@@ -200,7 +216,7 @@ fn refused_body(refused: &Refused, about: &About, now: Now) -> LockBody {
         mode: mode(ask.mode),
         agent: ask.who.agent.to_string(),
         fence: kept.map(|lock| lock.fence.0),
-        ttl_ms: kept.map(|lock| lock.ask.lease.ttl),
+        ttl_ms: kept.map(|lock| lock.ttl),
         expires_in_ms: kept.and_then(|lock| left(lock.expires, now)),
         already_held: false,
         resumed: false,
@@ -209,9 +225,11 @@ fn refused_body(refused: &Refused, about: &About, now: Now) -> LockBody {
         holders: in_the_way(&refused.holders, refused.foreigner.as_ref(), ask, now),
         more_holders: refused.more,
         position: Some(refused.position),
-        ticket: None,
+        ticket: refused.ticket.map(|ticket| ticket.id.to_string()),
         cycle: cycle(&refused.why),
         advice: Some(advice(refused, about, now)),
+        rank: None,
+        leader: None,
         retry_after_ms: refused.retry_after,
     }
 }
@@ -261,7 +279,8 @@ fn what_to_do(refused: &Refused, about: &About, now: Now) -> String {
         }
         RefusedFor::Deadlock(_) => "release what you hold, so that the others can go on, then ask again".to_owned(),
         RefusedFor::Held | RefusedFor::Timeout if refused.foreigner.is_some() => {
-            "a program has flocked the file without asking this daemon; wait longer, or see what it does".to_owned()
+            let first = wait_longer(refused, now);
+            format!("a program has flocked the file without asking this daemon; {first}, or see what it does")
         }
         RefusedFor::Held | RefusedFor::Timeout => match refused.holders.first() {
             Some(first) => {
@@ -277,11 +296,19 @@ fn what_to_do(refused: &Refused, about: &About, now: Now) -> String {
                 }
                 let is_lent = refused.holders.iter().any(|holder| agent.is_above(&holder.ask.who.agent));
                 let whole = if is_lent { " and its sub-agents what they hold there" } else { "" };
-                format!("wait longer, do other work first, or ask {agent} to release {}{whole}; {when}{both}", first.id)
+                let what = wait_longer(refused, now);
+                format!("{what}, do other work first, or ask {agent} to release {}{whole}; {when}{both}", first.id)
             }
-            None => "others asked before you; wait longer or do other work first".to_owned(),
+            None => format!("others asked before you; {} or do other work first", wait_longer(refused, now)),
         },
     }
+}
+
+/// What is to be done first about something that is held.
+fn wait_longer(refused: &Refused, now: Now) -> String {
+    let Some(ticket) = &refused.ticket else { return "wait longer".to_owned() };
+    let left = duration(ticket.until.left(now.mono));
+    format!("your place {} in the queue is kept for {left}: ask again", refused.position)
 }
 
 fn asker(about: &About) -> Option<&model::Agent> {
@@ -310,6 +337,17 @@ fn error(fault: &Fault, about: &About, now: Now) -> WireError {
         Fault::Delegated(locks) => WireError {
             holders: held_all(locks, now),
             ..plain(Code::Held, format!("{}; nothing was written", sub_agents_hold(&locks[0], locks.len() - 1)))
+        },
+        Fault::OnlyAdvisory(own, holders) => WireError {
+            holders: held_all(holders, now),
+            ..plain(
+                Code::NotHolder,
+                format!(
+                    "your lock {} there is advisory and protects no write; lock it exclusively to write; {}",
+                    own.id,
+                    who_holds(holders)
+                ),
+            )
         },
         Fault::Lost(ended, holders) => WireError {
             holders: held_all(holders, now),
@@ -457,6 +495,7 @@ fn mode(mode: model::Mode) -> Mode {
     match mode {
         model::Mode::Shared => Mode::Shared,
         model::Mode::Exclusive => Mode::Exclusive,
+        model::Mode::Advisory => Mode::Advisory,
     }
 }
 
@@ -466,6 +505,16 @@ fn left(expires: Option<Moment>, now: Now) -> Option<u64> {
 
 fn held_all(locks: &[Lock], now: Now) -> Vec<Held> {
     locks.iter().map(|lock| held(lock, now)).collect()
+}
+
+/// The same with where the advisory ones stand.
+fn held_ranked(locks: &[Lock], standings: &Standings, now: Now) -> Vec<Held> {
+    let ranked = |lock: &Lock| {
+        let standing = standings.get(&lock.id);
+        let (rank, leader) = (standing.map(|it| it.rank), standing.map(|it| it.leader.to_string()));
+        Held { rank, leader, ..held(lock, now) }
+    };
+    locks.iter().map(ranked).collect()
 }
 
 /// Who is in the way of a request: holders of ours, and a foreign program.
@@ -488,6 +537,8 @@ fn in_the_way(holders: &[Lock], foreigner: Option<&Foreigner>, ask: &model::Ask,
         kept_by: KeptBy::Flock,
         os_lock: true,
         contested_by: None,
+        rank: None,
+        leader: None,
     }));
     all
 }
@@ -511,7 +562,7 @@ fn held(lock: &Lock, now: Now) -> Held {
         path: path(&lock.ask.target.scope),
         fence: lock.fence.0,
         since: time(lock.since.wall),
-        ttl_ms: lock.ask.lease.ttl,
+        ttl_ms: lock.ttl,
         expires_in_ms: left(lock.expires, now),
         note: lock.ask.note.as_deref().map(str::to_owned),
         pid: lock.ask.process.map(|process| process.pid),
@@ -526,6 +577,8 @@ fn held(lock: &Lock, now: Now) -> Held {
             OsLock::Contested { by, .. } => Some(name_of(by)),
             OsLock::None | OsLock::Asked | OsLock::Held => None,
         },
+        rank: None,
+        leader: None,
     }
 }
 
@@ -544,6 +597,9 @@ fn waiter(queued: &Queued, now: Now) -> WaiterBody {
         note: waiter.ask.note.as_deref().map(str::to_owned),
         pid: waiter.ask.process.map(|process| process.pid),
         absent: waiter.caller.is_none(),
+        ticket: waiter.ticket.map(|ticket| ticket.to_string()),
+        kept_ms: left(waiter.kept_until(), now),
+        offered: waiter.offered_until.is_some(),
     }
 }
 
@@ -589,11 +645,13 @@ pub fn told(told: &Told) -> Line {
 pub fn event(event: &model::Event) -> EventBody {
     let name = event.kind.name();
     let (mut reason_word, mut waiter_name, mut by, mut note) = (None, None, None, event.ask.note.as_deref());
+    let mut former_leader = None;
     match &event.kind {
         EventKind::Acquired(Acquired::Granted) => {}
         EventKind::Acquired(how) => reason_word = Some(how.as_str()),
         EventKind::Waiting { waiter } => waiter_name = Some(waiter.to_string()),
         EventKind::Detached | EventKind::Contention(_) => {}
+        EventKind::Leader { former } => former_leader = former.as_ref().map(ToString::to_string),
         EventKind::Released(why) => {
             reason_word = Some(reason(why));
             if let EndReason::Broken { by: who, reason } = why {
@@ -619,6 +677,7 @@ pub fn event(event: &model::Event) -> EventBody {
         waiter: waiter_name,
         by,
         note: note.map(str::to_owned),
+        former_leader,
         contention: contention(&event.kind),
     }
 }

@@ -55,6 +55,7 @@ pub enum Op {
     Status(Option<Target>),
     Bind(LockId, Process),
     Cancel(u64),
+    GiveUp(TicketId),
 }
 
 impl Op {
@@ -401,6 +402,7 @@ impl Server {
             Op::Break(id) => Command::Break { caller: always(), who, id, reason: "in the way".into() },
             Op::Status(target) => Command::Status { caller: always(), who: Some(who), target },
             Op::Cancel(of) => Command::Cancel { caller: always(), waiting: Caller { conn, id: of } },
+            Op::GiveUp(ticket) => Command::GiveUp { caller: always(), who, ticket },
             Op::Bind(id, process) => Command::Bind { caller: always(), who, id, process },
         };
         self.commands.push(command);
@@ -421,7 +423,7 @@ impl Server {
     /// Answers a request that does not reach the table.
     fn fail(&mut self, conn: u64, id: Option<u64>, fault: Fault) {
         let peer = self.peers.get_mut(&conn).expect("it was read from");
-        let answer = Answer { reply: Reply::Failed(fault), lost: Vec::new(), wanted: Vec::new() };
+        let answer = Answer::bare(Reply::Failed(fault));
         if let Some(id) = id {
             peer.push(ToClient::Answer(id, Box::new(answer)), Cargo::default());
         }

@@ -52,6 +52,8 @@ pub struct Client {
     held: Vec<Belief>,
     /// Requests with an id of their own, to be asked again now and then.
     asked: VecDeque<Op>,
+    /// The last place that was kept for it.
+    ticket: Option<TicketId>,
     next_id: u64,
 }
 
@@ -69,6 +71,7 @@ impl Client {
             pending: BTreeMap::new(),
             held: Vec::new(),
             asked: VecDeque::new(),
+            ticket: None,
             next_id: 1,
         }
     }
@@ -128,7 +131,11 @@ fn choose<'a, T>(random: &mut Random, of: &'a [T]) -> Option<&'a T> {
 }
 
 fn mode(random: &mut Random) -> Mode {
-    if random.chance(60) { Mode::Exclusive } else { Mode::Shared }
+    match random.below(100) {
+        0..=7 => Mode::Advisory,
+        8..=62 => Mode::Exclusive,
+        _ => Mode::Shared,
+    }
 }
 
 fn lease(random: &mut Random, kind: Kind) -> Lease {
@@ -256,6 +263,17 @@ impl World {
             }
             Reply::Released(locks) => client.held.retain(|belief| locks.iter().all(|lock| lock.id != belief.id)),
             Reply::Refused(refused) => {
+                client.ticket = refused.ticket.map(|ticket| ticket.id).or(client.ticket);
+                if refused.ticket.is_some() && client.asked.len() < 8 {
+                    // It may ask again, as the same request or another one.
+                    let again = asked.map(|op| match op {
+                        Op::Lock { target, mode, lease, wait, bound, os, .. } => {
+                            Op::Lock { target, mode, lease, wait, bound, os, request: None }
+                        }
+                        other => other,
+                    });
+                    client.asked.extend(again);
+                }
                 for holder in &refused.holders {
                     self.rumour(holder.id);
                 }
@@ -349,6 +367,11 @@ impl World {
                 let request = (client.kind != Kind::OneShot || random.chance(40))
                     .then(|| RequestId::new(&format!("r{}", self.next_request)).expect("it is short"));
                 let (mode, lease) = (mode(random), lease(random, client.kind));
+                // A rank among many says more than one among nobody.
+                let target = match mode {
+                    Mode::Advisory if random.chance(70) => self.targets.last()?.clone(),
+                    _ => target,
+                };
                 self.seen.bound_asked += u64::from(bound.is_some());
                 Op::Lock { target, mode, lease, wait: wait(random), bound, request, os: random.chance(70) }
             }
@@ -387,6 +410,7 @@ impl World {
                 });
             }
             89..=96 => client.asked.get(random.below(8) as usize).cloned()?,
+            98 => Op::GiveUp(client.ticket.take()?),
             97 => {
                 // Done: everything it holds goes with it.
                 client.hang_up(&mut self.pipes);

@@ -1,5 +1,6 @@
 //! The lock table beside a naive model, its rules one by one, and its search for deadlocks.
 
+mod advisory;
 mod commands;
 mod contention;
 mod deadlock;
@@ -9,6 +10,7 @@ mod model;
 mod patterns;
 mod rules;
 mod scopes;
+mod tickets;
 mod upgrade;
 mod webhooks;
 mod writes;

@@ -98,9 +98,30 @@ fn is_here(a: &Target, b: &Target) -> bool {
     is_same_scope(a, b) || (is_path(a) && is_path(b) && is_same_place(a, b))
 }
 
-/// The mode matrix: only shared goes with shared.
+/// Whether both are one name, taken for a file or for a directory.
+fn is_same_name(a: &Scope, b: &Scope) -> bool {
+    let is_path = |scope: &Scope| matches!(scope, Scope::File(_) | Scope::Subtree(_));
+    a == b || (is_path(a) && is_path(b) && a.path() == b.path())
+}
+
+/// The mode matrix: advisory goes with all, and of the others only shared with shared.
 fn modes_clash(a: Mode, b: Mode) -> bool {
-    !(a == Mode::Shared && b == Mode::Shared)
+    a != Mode::Advisory && b != Mode::Advisory && !(a == Mode::Shared && b == Mode::Shared)
+}
+
+/// Whether a lock answers a request of its own agent: an equal or stronger one on all of it, and an advisory one only
+/// another for the same rank.
+fn answers(lock: &Lock, ask: &Ask) -> bool {
+    match (lock.ask.mode, ask.mode) {
+        (Mode::Advisory, Mode::Advisory) => is_same_scope(&lock.ask.target, &ask.target),
+        (Mode::Advisory, _) | (_, Mode::Advisory) | (Mode::Shared, Mode::Exclusive) => false,
+        (Mode::Exclusive, _) | (Mode::Shared, Mode::Shared) => covers(&lock.ask.target, &ask.target),
+    }
+}
+
+/// Whether a lock would have to be upgraded for a request.
+fn is_weaker(lock: &Lock, ask: &Ask) -> bool {
+    (lock.ask.mode, ask.mode) == (Mode::Shared, Mode::Exclusive)
 }
 
 /// Whose lock keeps whom out: everybody else's does, one's own does not, but two guards of one agent do.
@@ -113,7 +134,7 @@ fn is_ending(lock: &Lock) -> bool {
     let ends = |command: &Command| {
         matches!(
             command,
-            Command::Unlock { .. } | Command::Break { .. } | Command::TakeBack { .. } | Command::Downgrade { .. }
+            Command::FinishUnlock(_) | Command::Break { .. } | Command::TakeBack { .. } | Command::Downgrade { .. }
         )
     };
     let in_flight = lock.in_flight.as_ref();
@@ -136,7 +157,8 @@ pub fn is_in_the_way(lock: &Lock, who: &Who, target: &Target, mode: Mode) -> boo
 // ── The model ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 fn grant_of(lock: Lock) -> Granted {
-    Granted { lock, already_held: false, resumed: false, upgraded: false, again: false }
+    let beside = Vec::new();
+    Granted { lock, already_held: false, resumed: false, upgraded: false, again: false, beside, more: 0 }
 }
 
 /// What a request comes to.
@@ -162,6 +184,11 @@ pub struct Naive {
     /// Every wait of one agent for another when a request was refused for a deadlock: any cycle named is made of
     /// these.
     pub waits_then: Vec<Link>,
+    /// Advisory locks that were told to lead, and those that ended of late whose followers were not told yet.
+    pub leaders: Vec<LockId>,
+    unranked: Vec<Lock>,
+    /// Who was told to lead in the latest command, and who did before.
+    pub led: Vec<(LockId, Option<Agent>)>,
     /// Every request that could not have its scope at once, and whether it waits.
     counted: Vec<(Scope, Moment, bool)>,
     /// When a scope was told as contended, and how many requests were counted until then; while it is hot.
@@ -191,6 +218,9 @@ impl Naive {
             next_commit: 1,
             paused: false,
             waits_then: Vec::new(),
+            leaders: Vec::new(),
+            unranked: Vec::new(),
+            led: Vec::new(),
             counted: Vec::new(),
             hot: Vec::new(),
             told_at: Vec::new(),
@@ -207,6 +237,7 @@ impl Naive {
     pub fn apply(&mut self, now: Now, command: &Command) -> Vec<Outgoing> {
         self.now = now;
         self.waits_then.clear();
+        self.led.clear();
         if !matches!(command, Command::TakeBack { .. }) {
             self.do_what_is_due();
         }
@@ -218,6 +249,7 @@ impl Naive {
     pub fn resume(&mut self, now: Now) -> Vec<Outgoing> {
         self.now = now;
         self.waits_then.clear();
+        self.led.clear();
         self.do_what_is_due();
         self.paused = false;
         self.serve();
@@ -232,6 +264,7 @@ impl Naive {
             Command::Lock { caller, ask, wait } => self.lock(caller, ask, wait),
             Command::WaitFree { caller, ask, wait } => self.wait_free(caller, ask, wait),
             Command::Unlock { caller, who, which } => self.unlock(caller, who, which),
+            Command::FinishUnlock(unlocking) => self.release(*unlocking),
             Command::Upgrade { caller, who, which, wait, request } => self.upgrade(caller, who, which, wait, request),
             Command::Downgrade { caller, who, which } => self.downgrade(caller, who, which),
             Command::TakeBack { id, fence, what } => self.take_back(id, fence, what),
@@ -258,6 +291,13 @@ impl Naive {
                     self.answer(waiting, Reply::Cancelled(true), None);
                 }
                 self.answer(caller, Reply::Cancelled(was_waiting), None);
+            }
+            Command::GiveUp { caller, who, ticket } => {
+                let before = self.waiters.len();
+                let is_it = |waiter: &Waiter| waiter.is_kept() && waiter.ask.who.agent == who.agent;
+                self.waiters.retain(|waiter| !(is_it(waiter) && waiter.ticket == Some(ticket)));
+                let was_kept = self.waiters.len() < before;
+                self.answer(caller, Reply::Cancelled(was_kept), None);
             }
             Command::LossesTold(ids) => {
                 for ended in self.ended.iter_mut().filter(|ended| ids.contains(&ended.id)) {
@@ -288,6 +328,7 @@ impl Naive {
         for waiter in &self.waiters {
             due.extend(waiter.deadline.map(|at| (at, 1, waiter.id.0)));
             due.extend(waiter.absent_until.map(|at| (at, 1, waiter.id.0)));
+            due.extend(waiter.offered_until.map(|at| (at, 1, waiter.id.0)));
         }
         for session in &self.sessions {
             due.extend(session.away_until.map(|at| (at, 2, session.id.0)));
@@ -311,9 +352,12 @@ impl Naive {
 
     fn give_up(&mut self, id: WaiterId) {
         let waiter = self.waiter(id).clone();
-        self.waiters.retain(|other| other.id != id);
-        if let Some(caller) = waiter.caller {
-            self.refuse(caller, &waiter.ask, id, RefusedFor::Timeout);
+        match waiter.caller {
+            Some(_) => {
+                let refused = self.refused(&waiter.ask, id, RefusedFor::Timeout);
+                self.turn_away(waiter, refused);
+            }
+            None => self.waiters.retain(|other| other.id != id),
         }
     }
 
@@ -332,7 +376,9 @@ impl Naive {
         }
         // What it asks for comes behind what it has given back, or has lost.
         let is_own = |lock: &&Lock| lock.ask.who.agent == ask.who.agent && overlaps(&lock.ask.target, &ask.target);
-        let mut own: Vec<&Lock> = self.locks.iter().filter(is_own).filter(|lock| is_ending(lock)).collect();
+        let waits = ask.mode != Mode::Advisory;
+        let is_before = |lock: &&Lock| is_ending(lock) && waits;
+        let mut own: Vec<&Lock> = self.locks.iter().filter(is_own).filter(is_before).collect();
         own.sort_by_key(|lock| lock.id);
         if let Some(id) = own.first().map(|lock| lock.id) {
             return self.put_off(id, Command::Lock { caller, ask, wait });
@@ -358,13 +404,141 @@ impl Naive {
         if let Some(lock) = held {
             let granted = Granted { again: true, ..grant_of(lock) };
             self.answer(caller, Reply::Granted(Box::new(granted)), about);
-        } else if let Some(waiter) = waits {
+        } else if let Some(waiter) = waits.filter(|waiter| !waiter.is_kept() || waiter.deadline.is_some()) {
             self.back_in_line(caller, waiter);
         } else if let Some(ended) = ended {
             let holders = self.holders_over(&ask.target);
             self.answer(caller, Reply::Failed(Fault::Lost(Box::new(ended), holders)), about);
         } else {
-            self.ask(caller, ask, wait, true);
+            let ask = self.as_upgrade(ask);
+            match self.kept_for(&ask) {
+                Some(place) if ask.upgrades.is_some() => {
+                    self.waiters.retain(|other| other.id != place.id);
+                    self.ask(caller, ask, wait, true);
+                }
+                Some(place) => self.come_for(place, caller, ask, wait),
+                None => self.ask(caller, ask, wait, true),
+            }
+        }
+    }
+
+    // ── Kept places ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The place that is kept for the same agent or session, for the same thing.
+    fn kept_for(&self, ask: &Ask) -> Option<Waiter> {
+        let is_it = |waiter: &&Waiter| {
+            waiter.is_kept()
+                && waiter.ask.who == ask.who
+                && waiter.ask.target.scope == ask.target.scope
+                && waiter.ask.mode == ask.mode
+                && waiter.ask.bound == ask.bound
+        };
+        self.waiters.iter().find(is_it).cloned()
+    }
+
+    /// A wait in vain: the place is kept if a lock with a lease was waited for, and the agent has not too many.
+    fn turn_away(&mut self, waiter: Waiter, refused: Refused) {
+        let caller = waiter.caller.expect("only who is there is turned away");
+        let other = self.kept_for(&waiter.ask);
+        let name = waiter.ticket.or(other.as_ref().and_then(|other| other.ticket));
+        let of_agent =
+            self.waiters.iter().filter(|other| other.is_kept() && other.ask.who.agent == waiter.ask.who.agent);
+        let has_room = name.is_some() || of_agent.count() < limits::TICKETS_OF_AGENT;
+        let is_kept = waiter.takes && waiter.ask.lease.ttl > 0 && waiter.ask.upgrades.is_none() && has_room;
+        let mut ticket = None;
+        self.waiters.retain(|other| other.id != waiter.id);
+        if is_kept {
+            let mut kept = waiter.clone();
+            match other {
+                Some(other) if other.id < waiter.id => kept = other,
+                _ => {
+                    self.waiters.retain(|row| other.as_ref().is_none_or(|other| row.id != other.id));
+                    kept.ticket = name;
+                }
+            }
+            if kept.ticket.is_none() {
+                kept.ticket = Some(TicketId(self.fresh_fence().0));
+            }
+            (kept.caller, kept.deadline) = (None, None);
+            kept.absent_until = Some(self.now.mono.after(limits::TICKET_KEPT));
+            let id = kept.id;
+            self.waiters.retain(|row| row.id != id);
+            self.waiters.push(kept);
+            self.waiters.sort_by_key(|row| row.id);
+            self.offer_if_due(id);
+            let kept = self.waiters.iter().find(|row| row.id == id);
+            ticket = kept.map(|kept| Ticket {
+                id: kept.ticket.expect("it was just given"),
+                until: kept.absent_until.min(kept.offered_until.or(kept.absent_until)).expect("no place is for ever"),
+            });
+        }
+        let about = Some((&waiter.ask.who, Some(&waiter.ask.target)));
+        self.answer(caller, Reply::Refused(Box::new(Refused { ticket, ..refused })), about);
+    }
+
+    fn come_for(&mut self, place: Waiter, caller: Caller, ask: Arc<Ask>, wait: Wait) {
+        if self.paused {
+            return self.fail(caller, Fault::Unavailable(String::new()));
+        }
+        let deadline = match wait {
+            Wait::Until(deadline) => Some(deadline),
+            _ => None,
+        };
+        let Waiter { since, ticket, level, is_counted, .. } = place;
+        let back = Waiter { since, ticket, level, is_counted, deadline, ..self.in_line(caller, &ask, true, place.id) };
+        for row in &mut self.waiters {
+            if row.id == place.id {
+                *row = back.clone();
+            }
+        }
+        let is_blocked = self.chance(&ask, place.id) == Chance::Blocked;
+        let own = self.own_obstacle(&ask).filter(|_| is_blocked);
+        if let Some(own) = own {
+            self.waiters.retain(|other| other.id != place.id);
+            let (why, kept) = (RefusedFor::OwnLock, self.kept(&ask));
+            let holders = vec![own];
+            let refused =
+                Refused { why, holders, more: 0, foreigner: None, position: 1, ticket: None, kept, retry_after: None };
+            self.answer(caller, Reply::Refused(Box::new(refused)), Some((&ask.who, Some(&ask.target))));
+        } else if is_blocked && wait == Wait::Try {
+            let refused = self.refused(&ask, place.id, RefusedFor::Held);
+            self.turn_away(back, refused);
+        } else if is_blocked && self.closes_a_cycle(&ask, place.id) {
+            self.waiters.retain(|other| other.id != place.id);
+            self.refuse(caller, &ask, place.id, RefusedFor::Deadlock(Vec::new()));
+        } else if !is_blocked {
+            let chance = self.chance(&ask, place.id);
+            self.waiters.retain(|other| other.id != place.id);
+            self.settle(caller, &ask, true, chance);
+        }
+        self.withdraw_offers();
+    }
+
+    /// A kept place with nothing in its way is offered, or over if its agent holds what it is for.
+    fn offer_if_due(&mut self, id: WaiterId) -> bool {
+        let waiter = self.waiter(id).clone();
+        let until = self.now.mono.after(limits::TICKET_OFFERED);
+        match self.chance(&waiter.ask, id) {
+            Chance::Blocked | Chance::Resume(_) => return false,
+            Chance::Mine(_) => self.waiters.retain(|other| other.id != id),
+            _ if waiter.offered_until.is_some() => return false,
+            _ => {
+                for row in self.waiters.iter_mut().filter(|row| row.id == id) {
+                    row.offered_until = Some(until);
+                }
+            }
+        }
+        true
+    }
+
+    /// Something new is in the way of others: what cannot be had any more is not offered any more.
+    fn withdraw_offers(&mut self) {
+        for waiter in self.waiters.clone() {
+            if waiter.offered_until.is_some() && self.chance(&waiter.ask, waiter.id) == Chance::Blocked {
+                for row in self.waiters.iter_mut().filter(|row| row.id == waiter.id) {
+                    row.offered_until = None;
+                }
+            }
         }
     }
 
@@ -383,9 +557,10 @@ impl Naive {
         for row in &mut self.waiters {
             if row.id == waiter.id {
                 row.caller = Some(caller);
-                row.absent_until = None;
+                (row.absent_until, row.offered_until) = (None, None);
             }
         }
+        self.withdraw_offers();
         let is_blocked = self.chance(&waiter.ask, waiter.id) == Chance::Blocked;
         if waiter.caller.is_none() && is_blocked && self.closes_a_cycle(&waiter.ask, waiter.id) {
             self.waiters.retain(|other| other.id != waiter.id);
@@ -416,8 +591,9 @@ impl Naive {
         }
         if let Some(own) = own {
             let (why, kept) = (RefusedFor::OwnLock, self.kept(&ask));
+            let holders = vec![own];
             let refused =
-                Refused { why, holders: vec![own], more: 0, foreigner: None, position: 1, kept, retry_after: None };
+                Refused { why, holders, more: 0, foreigner: None, position: 1, ticket: None, kept, retry_after: None };
             return self.answer(caller, Reply::Refused(Box::new(refused)), Some((&ask.who, Some(&ask.target))));
         }
         let is_refused = wait == Wait::Try || self.closes_a_cycle(&ask, at);
@@ -439,6 +615,7 @@ impl Naive {
         if takes {
             self.came(&ask, true);
         }
+        self.withdraw_offers();
     }
 
     fn in_line(&self, caller: Caller, ask: &Arc<Ask>, takes: bool, at: WaiterId) -> Waiter {
@@ -451,6 +628,8 @@ impl Naive {
             deadline: None,
             caller: Some(caller),
             absent_until: None,
+            ticket: None,
+            offered_until: None,
             os: OsWait::Idle,
             is_counted: false,
             level: self.level(ask),
@@ -463,7 +642,8 @@ impl Naive {
     fn level(&self, ask: &Ask) -> u8 {
         let is_inside = |lock: &&Lock| {
             let holder = &lock.ask.who.agent;
-            is_above(holder, &ask.who.agent) && lock.ask.mode >= ask.mode && covers(&lock.ask.target, &ask.target)
+            let has_a_place = ask.mode != Mode::Advisory && is_above(holder, &ask.who.agent);
+            has_a_place && lock.ask.mode.answers(ask.mode) && covers(&lock.ask.target, &ask.target)
         };
         let generation = |lock: &Lock| lock.ask.who.agent.as_str().split('/').count() as u8;
         self.locks.iter().filter(is_inside).map(generation).max().unwrap_or(0)
@@ -489,6 +669,7 @@ impl Naive {
                 }
             }
         }
+        self.withdraw_offers();
     }
 
     /// Whether one of the requests of whoever acts here is part of a cycle of waits.
@@ -501,7 +682,8 @@ impl Naive {
 
     /// What the sub-agents of an agent hold that a write to `target` would disturb.
     fn delegated(&self, agent: &Agent, target: &Target) -> Vec<Lock> {
-        let is_meant = |lock: &&Lock| is_above(agent, &lock.ask.who.agent) && overlaps(&lock.ask.target, target);
+        let is_childs = |lock: &Lock| is_above(agent, &lock.ask.who.agent) && lock.ask.mode != Mode::Advisory;
+        let is_meant = |lock: &&Lock| is_childs(lock) && overlaps(&lock.ask.target, target);
         self.locks.iter().filter(is_meant).cloned().collect()
     }
 
@@ -536,7 +718,10 @@ impl Naive {
             return;
         }
         self.told_at.push(now);
-        let waiting = self.waiters.iter().filter(|waiter| waiter.takes && overlaps(&waiter.ask.target, &ask.target));
+        let waiting = self
+            .waiters
+            .iter()
+            .filter(|waiter| waiter.takes && waiter.caller.is_some() && overlaps(&waiter.ask.target, &ask.target));
         let contended = Contended {
             refused: told.iter().filter(|(.., waits)| !waits).count() as u64,
             queued: told.iter().filter(|(.., waits)| *waits).count() as u64,
@@ -573,18 +758,14 @@ impl Naive {
     /// is another matter.
     fn as_upgrade(&self, ask: Arc<Ask>) -> Arc<Ask> {
         let covers_it = |own: &&Lock| {
-            own.ask.who.agent == ask.who.agent
-                && own.ask.mode >= ask.mode
-                && own.ask.bound == ask.bound
-                && !is_ending(own)
-                && covers(&own.ask.target, &ask.target)
+            own.ask.who.agent == ask.who.agent && own.ask.bound == ask.bound && !is_ending(own) && answers(own, &ask)
         };
         if ask.who.session.is_some() || ask.upgrades.is_some() || self.locks.iter().any(|own| covers_it(&own)) {
             return ask;
         }
         let shared = self.locks.iter().find(|own| {
             own.ask.who.agent == ask.who.agent
-                && own.ask.mode < ask.mode
+                && is_weaker(own, &ask)
                 && own.custody == Custody::Detached
                 && own.ask.bound == ask.bound
                 && own.ask.target.scope == ask.target.scope
@@ -615,7 +796,7 @@ impl Naive {
                 Which::Scope(target) => id.is_some() && ask.target.scope == target.scope,
                 Which::All => false,
             };
-            if !is_meant || ask.mode == Mode::Shared {
+            if !is_meant || ask.mode != Mode::Exclusive {
                 return self.fail(caller, Fault::Invalid(String::new()));
             }
         }
@@ -651,7 +832,9 @@ impl Naive {
             Which::Scope(target) if target.scope == lock.ask.target.scope => target,
             _ => lock.ask.target.clone(),
         };
-        let ask = Ask { target, mode: Mode::Exclusive, who, request, upgrades: Some(lock.id), ..(*lock.ask).clone() };
+        let lease = Lease { ttl: lock.ttl, ..lock.ask.lease };
+        let (ask, upgrades) = ((*lock.ask).clone(), Some(lock.id));
+        let ask = Ask { target, mode: Mode::Exclusive, who, lease, request, upgrades, ..ask };
         self.ask(caller, Arc::new(ask), wait, true);
     }
 
@@ -681,6 +864,7 @@ impl Naive {
             return Err(Fault::Invalid(String::new()));
         }
         let mut locks = self.chosen(who, which)?;
+        locks.retain(|lock| lock.ask.mode != Mode::Advisory);
         locks.retain(|lock| match lock.custody {
             Custody::Detached => true,
             Custody::Session(session) => who.session == Some(session),
@@ -698,6 +882,7 @@ impl Naive {
             _ => lock.ask.who.clone(),
         };
         lock.ask = Arc::new(Ask { who, upgrades: None, ..ask.clone() });
+        lock.ttl = ask.lease.ttl;
         lock.fence = fence;
         // Whatever flock a commit brought along is not wanted: nothing here wants one.
         lock.os = OsLock::None;
@@ -706,12 +891,14 @@ impl Naive {
         }
         self.put(lock);
         self.let_sub_agents_in(&ask.who.agent);
+        self.withdraw_offers();
     }
 
     fn make_shared(&mut self, id: LockId) {
         let mut lock = self.held(id).expect("it is held").clone();
         lock.ask = Arc::new(Ask { mode: Mode::Shared, ..(*lock.ask).clone() });
         self.put(lock);
+        self.withdraw_offers();
     }
 
     fn kept(&self, ask: &Ask) -> Option<Box<Lock>> {
@@ -759,14 +946,14 @@ impl Naive {
         }
         // A one-shot is answered by what its agent holds; a session wants a guard of its own.
         for lock in &self.locks {
-            let is_mine = lock.ask.who.agent == ask.who.agent && lock.ask.mode >= ask.mode;
+            let is_mine = lock.ask.who.agent == ask.who.agent && answers(lock, ask);
             let is_mine = is_mine && lock.ask.bound == ask.bound && !is_ending(lock);
-            if ask.who.session.is_none() && is_mine && covers(&lock.ask.target, &ask.target) {
+            if ask.who.session.is_none() && is_mine {
                 return Chance::Mine(lock.id);
             }
         }
         for lock in &self.locks {
-            let is_mine = lock.ask.who.agent == ask.who.agent && lock.ask.mode >= ask.mode;
+            let is_mine = lock.ask.who.agent == ask.who.agent && answers(lock, ask);
             let is_detached = lock.custody == Custody::Detached && is_same_scope(&lock.ask.target, &ask.target);
             if ask.who.session.is_some() && is_mine && is_detached {
                 // It comes back in the mode and under the name that it has. One that cannot, because of a fellow
@@ -808,6 +995,7 @@ impl Naive {
                 }
                 let text = Fault::Invalid(String::new());
                 self.drop_upgrades(id, &text);
+                self.withdraw_offers();
                 (id, false, true)
             }
             Chance::Clear => match ask.upgrades {
@@ -820,11 +1008,12 @@ impl Naive {
         };
         let lock = self.held(id).expect("it was just granted").clone();
         let upgraded = chance == Chance::Clear && ask.upgrades.is_some();
-        let granted = Granted { lock, already_held, resumed, upgraded, again: false };
+        let granted = Granted { already_held, resumed, upgraded, ..grant_of(lock) };
         self.answer(caller, Reply::Granted(Box::new(granted)), about);
     }
 
     fn grant(&mut self, ask: &Arc<Ask>) -> LockId {
+        self.tell_leaders();
         let fence = self.fresh_fence();
         let hold_until = ask.lease.max_hold.map(|most| self.now.mono.after(most));
         let mut lock = Lock {
@@ -833,6 +1022,7 @@ impl Naive {
             fence,
             custody: Custody::Detached,
             since: self.now,
+            ttl: ask.lease.ttl,
             expires: None,
             hold_until,
             os: OsLock::None,
@@ -843,8 +1033,59 @@ impl Naive {
             None => lock.expires = Some(self.lease_end(&lock)),
         }
         self.locks.push(lock);
+        self.tell_leaders();
         self.let_sub_agents_in(&ask.who.agent);
+        self.withdraw_offers();
         LockId(fence.0)
+    }
+
+    // ── Advisory locks ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Where an advisory lock stands among those on its scope: ids grow with the first grant.
+    fn standing(&self, lock: &Lock) -> Option<Standing> {
+        let is_there =
+            |other: &&Lock| other.ask.mode == Mode::Advisory && is_same_scope(&other.ask.target, &lock.ask.target);
+        let older = self.locks.iter().filter(is_there).filter(|other| other.id < lock.id).count();
+        let first = self.locks.iter().filter(is_there).min_by_key(|other| other.id)?;
+        let standing = Standing { rank: older + 1, leader: first.ask.who.agent.clone() };
+        Some(standing).filter(|_| lock.ask.mode == Mode::Advisory)
+    }
+
+    pub fn leads(&self, lock: &Lock) -> bool {
+        self.standing(lock).is_some_and(|standing| standing.rank == 1)
+    }
+
+    fn rank_is_over(&mut self, lock: &Lock) {
+        if lock.ask.mode == Mode::Advisory {
+            self.unranked.push(lock.clone());
+        }
+    }
+
+    /// Whoever leads and has not been told is.
+    fn tell_leaders(&mut self) {
+        self.leaders.retain(|id| self.locks.iter().any(|lock| lock.id == *id));
+        let is_new = |lock: &&Lock| self.leads(lock) && !self.leaders.contains(&lock.id);
+        let new: Vec<Lock> = self.locks.iter().filter(is_new).cloned().collect();
+        for lock in new {
+            let is_before = |ended: &&Lock| ended.id < lock.id && is_same_scope(&ended.ask.target, &lock.ask.target);
+            let former = self.unranked.iter().filter(is_before).min_by_key(|ended| ended.id);
+            self.led.push((lock.id, former.map(|ended| ended.ask.who.agent.clone())));
+            self.leaders.push(lock.id);
+        }
+        self.unranked.clear();
+    }
+
+    /// Others whom an advisory grant, or a grant that meets advisory locks, names.
+    fn beside(&self, own: &Lock) -> Vec<Lock> {
+        let is_named = |other: &&Lock| {
+            let is_advisory = own.ask.mode == Mode::Advisory || other.ask.mode == Mode::Advisory;
+            let mine = own.keeper().is_none() || other.keeper().is_none() || own.keeper() == other.keeper();
+            let is_mine = own.ask.who.agent == other.ask.who.agent && mine;
+            other.id != own.id && is_advisory && !is_mine && overlaps(&own.ask.target, &other.ask.target)
+        };
+        let mut named: Vec<Lock> = self.locks.iter().filter(is_named).cloned().collect();
+        named.sort_by_key(|other| (other.ask.mode == Mode::Advisory, other.id));
+        named
     }
 
     /// Same lock, same scope, same mode; new fence, the session's own terms.
@@ -854,6 +1095,7 @@ impl Naive {
         let (mode, target) = (lock.ask.mode, lock.ask.target.clone());
         lock.ask = Arc::new(Ask { mode, target, ..ask.clone() });
         lock.fence = fence;
+        lock.ttl = ask.lease.ttl;
         lock.custody = Custody::Session(ask.who.session.expect("only sessions take locks up"));
         lock.expires = None;
         lock.hold_until = None;
@@ -866,14 +1108,20 @@ impl Naive {
 
     /// From the front of the queue, again and again, until nobody more can be served.
     fn serve(&mut self) {
+        self.tell_leaders();
         while !self.paused {
             let mut next = None;
             let mut in_order = self.waiters.clone();
             in_order.sort_by_key(|waiter| (std::cmp::Reverse(waiter.level), waiter.id));
-            for waiter in &in_order {
+            for waiter in in_order {
+                if next.is_some() || !self.waiters.iter().any(|row| row.id == waiter.id) {
+                    continue;
+                }
                 let chance = self.chance(&waiter.ask, waiter.id);
-                if next.is_none() && waiter.caller.is_some() && chance != Chance::Blocked {
+                if waiter.caller.is_some() && chance != Chance::Blocked {
                     next = Some((waiter.clone(), chance));
+                } else if waiter.is_kept() {
+                    self.offer_if_due(waiter.id);
                 }
             }
             let Some((waiter, chance)) = next else { return };
@@ -904,12 +1152,16 @@ impl Naive {
     }
 
     fn earlier(&self, ask: &Ask, at: WaiterId) -> Vec<Waiter> {
+        // What is kept for a session keeps that session from nothing.
+        let guard = self.holder_to_be(ask);
+        let is_own_kept = |waiter: &Waiter| waiter.is_kept() && waiter.ask.who == guard;
         let comes_first = |waiter: &&Waiter| {
             self.rank(&waiter.ask, waiter.id) < self.rank(ask, at)
                 && waiter.takes
                 && overlaps(&waiter.ask.target, &ask.target)
                 && modes_clash(waiter.ask.mode, ask.mode)
                 && excludes(&waiter.ask.who.agent, self.holder_to_be(&waiter.ask).session, &self.holder_to_be(ask))
+                && !is_own_kept(waiter)
         };
         self.waiters.iter().filter(comes_first).cloned().collect()
     }
@@ -929,25 +1181,34 @@ impl Naive {
             lock.ask.who.agent == ask.who.agent
                 && ask.upgrades.is_none()
                 && !excludes(&lock.ask.who.agent, lock.keeper(), &ask.who)
-                && lock.ask.mode < ask.mode
+                && is_weaker(lock, ask)
                 && is_same_scope(&lock.ask.target, &ask.target)
         });
         itself.or(weaker).cloned()
     }
 
-    fn holders_over(&self, target: &Target) -> Vec<Lock> {
+    fn all_over(&self, target: &Target) -> Vec<Lock> {
         self.locks.iter().filter(|lock| overlaps(&lock.ask.target, target)).cloned().collect()
     }
 
+    /// Of these, whoever keeps others out.
+    fn holders_over(&self, target: &Target) -> Vec<Lock> {
+        self.all_over(target).into_iter().filter(|lock| lock.ask.mode != Mode::Advisory).collect()
+    }
+
     fn refuse(&mut self, caller: Caller, ask: &Ask, at: WaiterId, why: RefusedFor) {
+        let refused = self.refused(ask, at, why);
+        self.answer(caller, Reply::Refused(Box::new(refused)), Some((&ask.who, Some(&ask.target))));
+    }
+
+    fn refused(&self, ask: &Ask, at: WaiterId, why: RefusedFor) -> Refused {
         let holders = self.holders_against(ask, &ask.target, ask.mode);
         let position = 1 + self.earlier(ask, at).len();
         let retry_after = match why {
             RefusedFor::Held | RefusedFor::Timeout => self.retry_after(ask, position, &holders),
             RefusedFor::OwnLock | RefusedFor::Deadlock(_) => None,
         };
-        let refused = Refused { why, holders, more: 0, foreigner: None, position, kept: self.kept(ask), retry_after };
-        self.answer(caller, Reply::Refused(Box::new(refused)), Some((&ask.who, Some(&ask.target))));
+        Refused { why, holders, more: 0, foreigner: None, position, ticket: None, kept: self.kept(ask), retry_after }
     }
 
     // ── Deadlock ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -1034,7 +1295,7 @@ impl Naive {
     // ── Holding ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     fn lease_end(&self, lock: &Lock) -> Moment {
-        let end = self.now.mono.after(lock.ask.lease.ttl);
+        let end = self.now.mono.after(lock.ttl);
         lock.hold_until.map_or(end, |most| end.min(most))
     }
 
@@ -1043,10 +1304,7 @@ impl Naive {
         if lock.custody != Custody::Detached {
             return;
         }
-        if let Some(ttl) = ttl {
-            let lease = Lease { ttl, ..lock.ask.lease };
-            lock.ask = Arc::new(Ask { lease, ..(*lock.ask).clone() });
-        }
+        lock.ttl = ttl.unwrap_or(lock.ttl);
         lock.expires = Some(self.lease_end(&lock));
         self.put(lock);
     }
@@ -1058,8 +1316,10 @@ impl Naive {
 
     fn end(&mut self, id: LockId, why: EndReason, untold: bool) -> Ended {
         let lock = self.held(id).expect("it is held").clone();
+        self.rank_is_over(&lock);
         self.locks.retain(|other| other.id != id);
-        if self.counted.iter().any(|(scope, ..)| *scope == lock.ask.target.scope) {
+        let excludes = lock.ask.mode != Mode::Advisory;
+        if excludes && self.counted.iter().any(|(scope, ..)| *scope == lock.ask.target.scope) {
             self.holds.push((lock.ask.target.scope.clone(), self.now.mono.0 - lock.since.mono.0));
         }
         let ended = Ended { id, ask: lock.ask, fence: lock.fence, why, at: self.now, untold };
@@ -1076,6 +1336,7 @@ impl Naive {
             return self.put_off(id, Command::TakeBack { id, fence, what });
         }
         if what.is_new {
+            self.rank_is_over(&lock);
             self.locks.retain(|lock| lock.id != id);
             return self.drop_upgrades(id, &Fault::NotFound);
         }
@@ -1092,10 +1353,10 @@ impl Naive {
     /// What kept a lock alive is gone.
     fn let_go(&mut self, id: LockId, why: EndReason) {
         let mut lock = self.held(id).expect("it is held").clone();
-        if lock.ask.lease.ttl == 0 && lock.in_flight.is_some() {
+        if lock.ttl == 0 && lock.in_flight.is_some() {
             return self.end_later(id, why);
         }
-        if lock.ask.lease.ttl == 0 {
+        if lock.ttl == 0 {
             let is_silent = why == EndReason::Silent;
             self.end(id, why, is_silent);
             return;
@@ -1201,7 +1462,8 @@ impl Naive {
                 {
                     return Err(lost(ended));
                 }
-                let holders = self.holders_over(target);
+                let mut holders = self.all_over(target);
+                holders.truncate(limits::HOLDERS_NAMED);
                 Err(match holders.iter().find(|lock| lock.ask.who.agent == who.agent) {
                     Some(own) => Fault::Invalid(format!(
                         "you hold {} ({id}), not exactly this scope; name the lock itself: `--id {id}`",
@@ -1230,25 +1492,51 @@ impl Naive {
     }
 
     fn unlock(&mut self, caller: Option<Caller>, who: Who, which: Which) {
-        if let Ok(locks) = self.chosen(&who, &which)
-            && let Some(busy) = locks.iter().find(|lock| lock.in_flight.is_some())
-        {
-            return self.put_off(busy.id, Command::Unlock { caller, who, which });
-        }
-        let reply = match self.chosen(&who, &which) {
+        let (chosen, before) = (self.chosen(&who, &which), self.waiters.len());
+        self.waiters.retain(|waiter| {
+            let is_meant = match &which {
+                Which::All => true,
+                Which::Id(_) => false,
+                Which::Scope(target) => is_same_name(&waiter.ask.target.scope, &target.scope),
+            };
+            !(waiter.is_kept() && waiter.ask.who.agent == who.agent && is_meant)
+        });
+        let reply = match chosen {
+            Err(_) if self.waiters.len() < before => Reply::Released(Vec::new()),
             Err(fault) => Reply::Failed(fault),
             Ok(locks) => {
-                for lock in &locks {
-                    // A guard that is released by anybody but its session has lost its lock.
-                    let over_its_head = lock.keeper().is_some() && lock.keeper() != who.session;
-                    self.end(lock.id, EndReason::Released, over_its_head);
-                }
-                Reply::Released(locks)
+                let left = locks.iter().map(|lock| lock.id).collect();
+                return self.release(Unlocking { caller, who, which, released: Vec::new(), left });
             }
         };
         if let Some(caller) = caller {
             self.answer_which(caller, reply, &who, &which);
         }
+    }
+
+    /// What was meant when it was asked for, each as soon as no file is being put in place under it.
+    fn release(&mut self, mut unlocking: Unlocking) {
+        for id in std::mem::take(&mut unlocking.left) {
+            let Some(lock) = self.held(id).cloned() else { continue };
+            if lock.in_flight.is_some() {
+                unlocking.left.push(id);
+                continue;
+            }
+            // A guard that is released by anybody but its session has lost its lock.
+            let over_its_head = lock.keeper().is_some() && lock.keeper() != unlocking.who.session;
+            self.end(id, EndReason::Released, over_its_head);
+            unlocking.released.push(lock);
+        }
+        if let Some(busy) = unlocking.left.first() {
+            return self.put_off(*busy, Command::FinishUnlock(Box::new(unlocking)));
+        }
+        let Unlocking { caller: Some(caller), who, which, mut released, .. } = unlocking else { return };
+        released.sort_by_key(|lock| lock.id);
+        let reply = match self.chosen(&who, &which) {
+            Err(fault) if released.is_empty() => Reply::Failed(fault),
+            _ => Reply::Released(released),
+        };
+        self.answer_which(caller, reply, &who, &which);
     }
 
     fn renew(&mut self, caller: Caller, who: Who, which: Which, ttl: Option<u64>) {
@@ -1324,7 +1612,10 @@ impl Naive {
             }
             None => {
                 self.touch_all(&who, &target);
-                Reply::Checked(Err(self.holders_over(&target)))
+                let mut there = self.all_over(&target);
+                there.retain(|lock| lock.ask.mode != Mode::Advisory || lock.ask.who.agent == who.agent);
+                there.truncate(limits::HOLDERS_NAMED);
+                Reply::Checked(Err(there))
             }
         };
         self.answer(caller, reply, Some((&who, Some(&target))));
@@ -1380,9 +1671,12 @@ impl Naive {
                     lost.pop()
                 }
             };
-            let fault = match lost {
-                Some(ended) => Fault::Lost(Box::new(ended), holders),
-                None => Fault::NotHolder(holders),
+            let own = self.all_over(&target).into_iter().find(|lock| lock.ask.who.agent == who.agent);
+            let has_other = holders.iter().any(|lock| lock.ask.who.agent == who.agent);
+            let fault = match (lost, own) {
+                (Some(ended), _) => Fault::Lost(Box::new(ended), holders),
+                (None, Some(own)) if !has_other => Fault::OnlyAdvisory(Box::new(own), holders),
+                (None, _) => Fault::NotHolder(holders),
             };
             return self.answer(caller, Reply::Failed(fault), Some((&who, Some(&target))));
         };
@@ -1408,6 +1702,7 @@ impl Naive {
         let commit = flockd::model::Commit { id, caller: Some(caller), who, target };
         lock.in_flight.get_or_insert_default().commits.push(commit);
         self.put(lock);
+        self.withdraw_offers();
     }
 
     fn commit_done(&mut self, id: CommitId, lock: LockId, answer: CommitAnswer) {
@@ -1500,7 +1795,7 @@ impl Naive {
 
     /// Whatever its agent asks about a place renews the agent's leases there.
     fn touch_all(&mut self, who: &Who, target: &Target) {
-        for lock in self.holders_over(target) {
+        for lock in self.all_over(target) {
             if lock.ask.who.agent == who.agent {
                 self.renew_lock(lock.id, None);
             }
@@ -1530,8 +1825,21 @@ impl Naive {
     }
 
     fn answer(&mut self, to: Caller, reply: Reply, about: Option<(&Who, Option<&Target>)>) {
-        let synced = matches!(&reply, Reply::Granted(granted) if granted.lock.ask.lease.ttl > 0);
-        let mut answer = Answer { reply, lost: Vec::new(), wanted: Vec::new() };
+        let outlives = |lock: &Lock| lock.ttl > 0 && lock.ask.mode != Mode::Advisory;
+        let synced = matches!(&reply, Reply::Granted(granted) if outlives(&granted.lock));
+        let mut reply = reply;
+        if let Reply::Granted(granted) = &mut reply {
+            granted.beside = self.beside(&granted.lock);
+            granted.more = granted.beside.len().saturating_sub(limits::HOLDERS_NAMED);
+            granted.beside.truncate(limits::HOLDERS_NAMED);
+        }
+        let named: Vec<&Lock> = match &reply {
+            Reply::Granted(granted) => [&granted.lock].into_iter().chain(&granted.beside).collect(),
+            Reply::Status { locks, .. } => locks.iter().collect(),
+            _ => Vec::new(),
+        };
+        let standings = named.iter().filter_map(|lock| Some((lock.id, self.standing(lock)?))).collect();
+        let mut answer = Answer { standings, ..Answer::bare(reply) };
         if let Some((who, target)) = about {
             answer.lost = self.losses(who, target);
             answer.wanted = self.wanted(who);
@@ -1602,15 +1910,22 @@ impl Naive {
         let levels: Vec<u8> = self.waiters.iter().map(|waiter| self.level(&waiter.ask)).collect();
         for (waiter, level) in self.waiters.iter_mut().zip(levels) {
             waiter.level = level;
+            // A kept place keeps what is left of its time.
+            if !waiter.is_kept() {
+                waiter.absent_until = Some(now.mono.after(limits::WAITER_ABSENCE));
+            }
             waiter.caller = None;
-            waiter.absent_until = Some(now.mono.after(limits::WAITER_ABSENCE));
         }
         for mut lock in self.locks.clone() {
             let is_kept_by_process = matches!(lock.custody, Custody::Process(_));
-            if lock.ask.lease.ttl > 0 && !is_kept_by_process {
+            if lock.ttl > 0 && !is_kept_by_process {
                 lock.expires = Some(self.lease_end(&lock));
                 self.put(lock);
             }
+        }
+        self.withdraw_offers();
+        for waiter in self.waiters.clone().into_iter().filter(Waiter::is_kept) {
+            self.offer_if_due(waiter.id);
         }
     }
 
@@ -1624,7 +1939,8 @@ impl Naive {
         }
         for mut lock in self.locks.clone() {
             let is_kept_by_process = matches!(lock.custody, Custody::Process(_));
-            if lock.ask.lease.ttl == 0 || is_kept_by_process || lock.ask.bound.is_some() {
+            let is_advisory = lock.ask.mode == Mode::Advisory;
+            if lock.ttl == 0 || is_kept_by_process || lock.ask.bound.is_some() || is_advisory {
                 self.end(lock.id, EndReason::Rebooted, true);
                 continue;
             }
@@ -1636,10 +1952,13 @@ impl Naive {
             lock.expires = Some(self.lease_end(&lock));
             self.put(lock);
         }
+        // No advisory lock is left that could follow another.
+        (self.leaders, self.unranked) = (Vec::new(), Vec::new());
     }
 
     fn begin_anew(&mut self, now: Now, fences_from: u64) {
         self.now = now;
+        self.unranked.clear();
         // What was in flight ended with the daemon.
         self.locks.iter_mut().for_each(|lock| lock.in_flight = None);
         self.next_fence = fences_from;

@@ -1,8 +1,8 @@
 //! The rules of asking and holding, one claim a test, in a small notation.
 //!
-//! `desk.ask("ada", "x /f")` is a one-shot of ada that tries an exclusive lock on the file `/f`; `s` is shared, a path
-//! that ends in `/` is a subtree, `@name` a resource, `ada#1` is the library session 1 of ada, opened when it is first
-//! named. The outcome is a word or two: see [`Desk::word`].
+//! `desk.ask("ada", "x /f")` is a one-shot of ada that tries an exclusive lock on the file `/f`; `s` is shared, `a`
+//! advisory, a path that ends in `/` is a subtree, `@name` a resource, `ada#1` is the library session 1 of ada, opened
+//! when it is first named. The outcome is a word or two: see [`Desk::word`].
 
 use flockd::limits::{self, HOUR, MINUTE, SECOND};
 use flockd::model::*;
@@ -30,6 +30,8 @@ pub struct Desk {
     request: Option<RequestId>,
     bound: Option<Process>,
     pub steps: Vec<Step>,
+    /// Where fences and event numbers begin after the next restart.
+    numbers: u64,
 }
 
 /// The scope in a request's words; every directory and file exists, with an identity made from its name.
@@ -67,6 +69,7 @@ impl Desk {
             request: None,
             bound: None,
             steps: Vec::new(),
+            numbers: 0,
         }
     }
 
@@ -121,7 +124,11 @@ impl Desk {
         let ttl = self.ttl.take().unwrap_or(if who.session.is_some() { 0 } else { MINUTE });
         Arc::new(Ask {
             target: target(scope),
-            mode: if mode == "s" { Mode::Shared } else { Mode::Exclusive },
+            mode: match mode {
+                "s" => Mode::Shared,
+                "a" => Mode::Advisory,
+                _ => Mode::Exclusive,
+            },
             who,
             lease: Lease { ttl, max_hold: self.max_hold.take() },
             note: None,
@@ -135,7 +142,7 @@ impl Desk {
     }
 
     /// Runs a command; answers with the word for `caller`, or `waits`.
-    fn command(&mut self, caller: Caller, command: Command) -> String {
+    pub fn command(&mut self, caller: Caller, command: Command) -> String {
         let replies = self.run(command);
         let mine = replies.into_iter().find(|reply| reply.to == caller);
         self.last = mine.map(|reply| reply.answer);
@@ -203,6 +210,7 @@ impl Desk {
                 Fault::NotFound | Fault::NoWebhook(_) => "not found".into(),
                 Fault::Delegated(locks) => format!("delegated to {}", names(locks).join(" ")),
                 Fault::NotHolder(holders) => format!("held by {}", names(holders).join(" ")),
+                Fault::OnlyAdvisory(..) => "only advisory".into(),
                 Fault::Lost(ended, _) => format!("lost: {:?}", ended.why),
                 Fault::Invalid(_) => "invalid".into(),
                 Fault::Unavailable(_) => "unavailable".into(),
@@ -257,6 +265,13 @@ impl Desk {
         let ask = self.request_of(name, words);
         let caller = self.caller(name);
         self.command(caller, Command::Lock { caller, ask, wait })
+    }
+
+    /// Gives a kept place up.
+    pub fn give_up(&mut self, name: &str, ticket: TicketId) -> String {
+        let who = self.who(name);
+        let caller = self.caller(name);
+        self.command(caller, Command::GiveUp { caller, who, ticket })
     }
 
     pub fn wait_free(&mut self, name: &str, words: &str) -> String {
@@ -374,8 +389,9 @@ impl Desk {
         if rebooted {
             self.now.mono = Moment(5);
         }
+        self.numbers += 1 << 30;
         let rows = self.rows.values().filter(|row| is_there(row)).cloned().collect();
-        let (table, step) = LockTable::restore(rows, self.now, rebooted, 1 << 30, 1 << 30);
+        let (table, step) = LockTable::restore(rows, self.now, rebooted, self.numbers, self.numbers);
         self.table = table;
         self.keep(step, None);
         self.steps.clear();
@@ -530,12 +546,12 @@ fn a_reader_does_not_overtake_a_writer_that_waits() {
 fn whoever_passes_its_own_waiting_requests_is_served_behind_them() {
     let mut desk = Desk::new();
     desk.ask("zoe", "s /f");
-    desk.wait_for(SECOND, "bo", "x /f");
+    desk.wait_for(SECOND, "bo#1", "x /f");
     for words in ["x /f", "x /f", "s /f"] {
         assert_eq!(desk.wait("ada", words), "waits");
     }
     desk.pass(SECOND);
-    assert_eq!(desk.news(), ["bo: timeout", "ada: granted"], "ada reads with zoe; its writers wait for zoe");
+    assert_eq!(desk.news(), ["bo#1: timeout", "ada: granted"], "ada reads with zoe; its writers wait for zoe");
 }
 
 #[test]
@@ -567,12 +583,12 @@ fn a_refusal_names_every_holder_and_the_place() {
 fn a_wait_ends_at_its_deadline_and_leaves_nothing() {
     let mut desk = Desk::new();
     desk.ask("ada", "s /f");
-    desk.wait_for(SECOND, "bo", "x /f");
+    desk.wait_for(SECOND, "bo#1", "x /f");
     desk.wait("cy", "s /f");
     desk.pass(SECOND - 1);
     assert_eq!(desk.news(), NOTHING);
     desk.pass(1);
-    assert_eq!(desk.news(), ["bo: timeout", "cy: granted"]);
+    assert_eq!(desk.news(), ["bo#1: timeout", "cy: granted"]);
     assert_eq!(desk.table.waiters(), 0);
 }
 
@@ -1322,4 +1338,17 @@ fn a_lock_whose_resumption_is_taken_back_runs_on_as_a_lease_and_can_be_resumed_a
     assert_eq!(desk.ask("bo", "x /f"), "held by ada", "its lease is promised");
     assert_eq!(desk.ttl(60_000).request("r1").ask("ada#2", "x /f"), "resumed");
     assert!(desk.granted().fence > lock.fence);
+}
+
+#[test]
+fn a_retry_is_held_against_what_was_asked_whatever_the_lock_was_renewed_with() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ttl(MINUTE).request("r").ask("ada", "x /f"), "granted");
+    assert_eq!(desk.renew("ada", "/f", Some(5 * SECOND)), "renewed 1");
+    assert_eq!(desk.ttl(MINUTE).request("r").ask("ada", "x /f"), "granted again");
+    assert_eq!(desk.granted().ttl, 5 * SECOND);
+    assert_eq!(desk.ttl(5 * SECOND).request("r").ask("ada", "x /f"), "invalid");
+    // And so it is while the lock is remembered.
+    desk.pass(5 * SECOND);
+    assert_eq!(desk.ttl(MINUTE).request("r").ask("ada", "x /f"), "lost: Expired");
 }

@@ -82,7 +82,7 @@ impl Auditor {
                 .into_iter()
                 .collect();
         for claim in self.claims.values_mut() {
-            let hangs = claim.lock.ask.bound.is_some() || matches!(claim.keeper, Keeper::Process(_));
+            let hangs = is_void_after_reboot(&claim.lock) || matches!(claim.keeper, Keeper::Process(_));
             claim.over |= hangs && !there.contains(&claim.lock.id);
         }
     }
@@ -105,7 +105,8 @@ impl Auditor {
         // One that ended while the journal could not be written is back.
         for waiter in rows(loaded, |record| if let Record::Waiter(_, row) = record { row.clone() } else { None }) {
             if waiter.takes && !waiter.at_once {
-                let absent_until = Some(now.after(limits::WAITER_ABSENCE));
+                let kept_until = waiter.absent_until.filter(|_| waiter.ticket.is_some());
+                let absent_until = Some(kept_until.unwrap_or(now.after(limits::WAITER_ABSENCE)));
                 self.queue.insert(waiter.id, Waiter { caller: None, absent_until, ..waiter });
             }
         }
@@ -115,7 +116,7 @@ impl Auditor {
         let away_until = Some(now.after(limits::SESSION_SILENCE));
         self.sessions.values_mut().for_each(|session| session.away_until = away_until);
         for claim in self.claims.values_mut() {
-            let ttl = claim.lock.ask.lease.ttl;
+            let ttl = claim.lock.ttl;
             if ttl > 0 && !matches!(claim.keeper, Keeper::Process(_)) {
                 claim.until = Some(lease_end(claim, ttl.min(claim.shortest.max(1)), now));
                 claim.is_vague |= claim.shortest != ttl;
@@ -130,20 +131,20 @@ impl Auditor {
             self.ended.clear();
             self.owed.clear();
             // What was not promised to outlive it may be back as it was at any time before.
-            self.claims.retain(|_, claim| claim.lock.ask.lease.ttl > 0);
+            self.claims.retain(|_, claim| outlives_power_cut(&claim.lock));
         }
         let turn = self.turn;
         for record in &loaded.records {
             let Record::Lock(id, Some(lock)) = record else { continue };
             let Some(claim) = self.claims.get_mut(id).filter(|claim| !claim.over) else { continue };
-            if lock.ask.lease.ttl == 0 || lock.hangs_on().is_some() {
+            if is_void_after_reboot(lock) {
                 claim.over = true;
                 self.owed.insert(*id, Owed { who: lock.ask.who.clone(), target: lock.ask.target.clone(), turn });
             }
         }
         for claim in self.claims.values_mut() {
-            let ttl = claim.lock.ask.lease.ttl;
-            if ttl == 0 || matches!(claim.keeper, Keeper::Process(_)) || claim.lock.ask.bound.is_some() {
+            let ttl = claim.lock.ttl;
+            if is_void_after_reboot(&claim.lock) || matches!(claim.keeper, Keeper::Process(_)) {
                 claim.over = true;
             }
             claim.keeper = Keeper::Nobody;
