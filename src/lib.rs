@@ -113,7 +113,7 @@ pub mod wire;
 
 pub use client::{Check, Error, HoldError, Holder, LockError, Loss, LossReason, Refusal, Status, UpgradeError, Waiter};
 pub use client::{Client, ClientBuilder, LockGuard, LockRequest, NotKept, Session, Workspace};
-pub use client::{Event, EventFilter, Gap, LockEvent};
+pub use client::{Contention, Event, EventFilter, Gap, LockEvent};
 pub use client::{Expected, WriteError, Written};
 /// The channels of subscriptions; its `select!` waits for several at once.
 pub use crossbeam_channel;

@@ -82,6 +82,36 @@ pub const NOTICES_MAX: usize = 4_096;
 /// them, and a program that never asks must not grow by them.
 pub const CLIENT_NOTICES_MAX: usize = 256;
 
+// ── Contention ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// How many requests for one scope, refused or kept waiting, make it contended, where the workspace does not say: fewer
+/// come together by chance where agents share files.
+pub const CONTENTION_REQUESTS: u32 = 5;
+/// Within which time, where the workspace does not say; also the time by which it is bounded how many scopes are told.
+pub const CONTENTION_WITHIN: u64 = 10 * SECOND;
+/// Most that a workspace may say: their moments are kept for each scope, 16 bytes each.
+pub const CONTENTION_REQUESTS_MAX: u32 = 100;
+/// Shortest time that a workspace may say: no event a second and scope is of use to anybody.
+pub const CONTENTION_WITHIN_MIN: u64 = SECOND;
+/// Longest.
+pub const CONTENTION_WITHIN_MAX: u64 = HOUR;
+/// Scopes that are counted at once; beyond it the one that was asked for longest ago is forgotten. At 300 bytes each
+/// they take 3 MB, at their most 20.
+pub const CONTENTION_SCOPES_MAX: usize = 10_000;
+/// How many contended scopes are told in ten seconds; others are a count in the next event. Where everything is
+/// contended, that is what there is to know, and all other events must not drown in it.
+pub const CONTENTION_TOLD_MAX: usize = 32;
+/// Longest `.flockd.toml`: people write some lines.
+pub const CONFIG_MAX: u64 = 64 * 1024;
+/// Workspaces that say what counts as contended; beyond it one goes back to what all have.
+pub const CONTENTION_WORKSPACES_MAX: usize = 1_024;
+/// The latest times for which a contended scope was held, whose median is taken for the usual one.
+pub const CONTENTION_HOLDS: usize = 16;
+/// Shortest time after which another try is advised: a client that starts a process for each has use for no shorter.
+pub const RETRY_AFTER_MIN: u64 = 100;
+/// Longest: beyond it nobody knows.
+pub const RETRY_AFTER_MAX: u64 = 5 * MINUTE;
+
 // ── Counts ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// Most locks in one home. At about 600 bytes each the table stays below 150 MB.
@@ -269,4 +299,5 @@ const _: () = assert!(3 * 4 * PATH_MAX + 4 * (NOTE_MAX + REQUEST_ID_MAX + AGENT_
 const _: () = assert!(EVENTS_OUTBOX + LINE_MAX < OUTBOX_MAX / 2);
 const _: () = assert!(LINE_MAX < OUTBOX_MAX && OUTBOX_MAX < ANSWER_MAX);
 const _: () = assert!(WAITER_ABSENCE < ENDED_KEPT && COMMIT_WITHIN < ANSWER_WITHIN);
+const _: () = assert!(CONTENTION_REQUESTS <= CONTENTION_REQUESTS_MAX && CONTENTION_WITHIN_MIN <= CONTENTION_WITHIN);
 const _: () = assert!(8 * FILE_THREADS_A_MOUNT <= FILE_THREADS && FILE_ASIDE < FILE_QUEUE);

@@ -26,6 +26,11 @@ impl Moment {
     pub fn left(self, now: Moment) -> u64 {
         self.0.saturating_sub(now.0)
     }
+
+    /// Milliseconds from this moment until `now`; zero if it has not come.
+    pub fn till(self, now: Moment) -> u64 {
+        now.0.saturating_sub(self.0)
+    }
 }
 
 /// Milliseconds since 1970 by the wall clock. Shown to people, never compared.
@@ -96,6 +101,11 @@ macro_rules! prefixed_id {
 }
 
 prefixed_id!(LockId, "lk_", "Names a lock for life: the number of its first fence, so no home gives it out twice.");
+impl LockId {
+    /// Stands where an event is about no lock: fences begin above it.
+    pub const NONE: LockId = LockId(0);
+}
+
 prefixed_id!(SessionId, "se_", "Names a session; a random number, so that no other home's session is mistaken for it.");
 
 prefixed_id!(
@@ -618,6 +628,8 @@ pub struct Waiter {
     pub offered_until: Option<Moment>,
     /// How far it is with the operating system.
     pub os: OsWait,
+    /// It was counted among those that could not have their scope at once: each is, once.
+    pub is_counted: bool,
     /// How deep in its family the agent is inside whose lock it waits, 0 for nobody's: it comes before all requests of
     /// a lower level. Not kept in the journal: a restart sees it anew.
     pub level: u8,
@@ -733,6 +745,54 @@ impl Acquired {
     }
 }
 
+/// When a scope counts as contended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Threshold {
+    /// So many requests for it were refused or had to wait,
+    pub requests: u32,
+    /// within so many milliseconds.
+    pub within: u64,
+}
+
+impl Default for Threshold {
+    fn default() -> Threshold {
+        Threshold { requests: limits::CONTENTION_REQUESTS, within: limits::CONTENTION_WITHIN }
+    }
+}
+
+impl Threshold {
+    /// Whether it is within its bounds.
+    ///
+    /// # Errors
+    /// It is not; what is.
+    pub fn check(self) -> Result<(), Invalid> {
+        if !(1..=limits::CONTENTION_REQUESTS_MAX).contains(&self.requests) {
+            return Err(Invalid(format!("a scope is contended by 1 to {} requests", limits::CONTENTION_REQUESTS_MAX)));
+        }
+        if !(limits::CONTENTION_WITHIN_MIN..=limits::CONTENTION_WITHIN_MAX).contains(&self.within) {
+            return Err(Invalid("requests for a contended scope come within a time from 1s to 1h".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// What came together on a scope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contended {
+    /// Requests that were refused,
+    pub refused: u64,
+    /// and those that had to wait,
+    pub queued: u64,
+    /// in so many milliseconds: since this was last told, or as far as they count.
+    pub over: u64,
+    /// How many wait now for something that overlaps it.
+    pub waiting: u64,
+    /// Milliseconds that the one of them has waited that began first.
+    pub longest_wait: u64,
+    /// Other contended scopes that were not told since the event of this kind before, because there were too many.
+    pub left_out: u64,
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventKind {
@@ -752,10 +812,14 @@ pub enum EventKind {
         /// Who had it before, if anybody did.
         former: Option<Agent>,
     },
+    /// Many asked for this scope and could not have it at once. The lock is the oldest that is in the way; its request
+    /// stands in the event with the scope that was asked for.
+    Contention(Contended),
 }
 
 /// The names of all events there are, as [`EventKind::name`] gives them.
-pub const EVENT_NAMES: &[&str] = &["lock.acquired", "lock.waiting", "lock.released", "lock.detached", "lock.leader"];
+pub const EVENT_NAMES: &[&str] =
+    &["lock.acquired", "lock.waiting", "lock.released", "lock.detached", "lock.leader", "lock.contention"];
 
 impl EventKind {
     /// Its name on the wire and in the CLI: one of [`EVENT_NAMES`].
@@ -766,6 +830,7 @@ impl EventKind {
             EventKind::Released(_) => "lock.released",
             EventKind::Detached => "lock.detached",
             EventKind::Leader { .. } => "lock.leader",
+            EventKind::Contention(_) => "lock.contention",
         }
     }
 }
@@ -1177,6 +1242,14 @@ pub enum Command {
     },
     /// About webhooks.
     Webhook(WebhookCommand),
+    /// A workspace says when a scope in it counts as contended. Nobody is answered, and nothing is written: whoever
+    /// greets says it again.
+    Contention {
+        /// Which workspace.
+        workspace: Workspace,
+        /// When.
+        threshold: Threshold,
+    },
     /// Nothing is asked; what is due is done.
     Tick,
 }
@@ -1373,6 +1446,8 @@ pub struct Refused {
     pub ticket: Option<Ticket>,
     /// The shared lock that was to be upgraded: it is held as before.
     pub kept: Option<Box<Lock>>,
+    /// Milliseconds after which another try may have a chance, where many want the same and it can be told.
+    pub retry_after: Option<u64>,
 }
 
 /// A waiting request as `status` shows it.

@@ -75,6 +75,11 @@ bugs! {
     OfferNeverPassedOn => "table" "tickets::an_offer_that_nobody_comes_for_is_passed_on_after_30_seconds",
     /// The search for cycles sees holders and not the requests that come before.
     QueueClosesNoCycle => "table" "deadlock::a_cycle_through_the_queue_is_found",
+    // Contention
+    /// A contended scope is told at every request.
+    ContentionFlood => "table" "contention::it_is_told_once_a_window_however_many_come",
+    /// A request whose step was taken back counts all the same.
+    ContentionCountedThoughUndone => "table" "contention::what_is_taken_back_was_never_counted",
     // Sub-agents
     /// A parent's lock keeps its sub-agents out like anybody.
     ParentKeepsChildOut => "table" "families::a_sub_agent_takes_what_its_parent_holds_and_strangers_stay_out",

@@ -202,7 +202,7 @@ impl Names {
             }
             (Value::Number(a), Value::Number(b)) => match key {
                 "fence" | "pid" | "bound_pid" | "expires_in_ms" | "wait_left_ms" | "kept_ms" | "uptime_ms" | "time"
-                | "took_ms" => Ok(()),
+                | "took_ms" | "over_ms" | "longest_wait_ms" => Ok(()),
                 // The page names events by number as it names locks by id.
                 "seq" => {
                     let known = self.0.entry(a.to_string()).or_insert_with(|| b.to_string());
@@ -320,7 +320,7 @@ fn the_page_shows_every_operation_and_every_answer_and_names_every_code() {
     for name in flockd::model::EVENT_NAMES {
         assert!(page.contains(&format!("\n| `{name}` | ")), "the event {name} is not in the table");
     }
-    for name in ["protocol", "version", "agent", "cwd", "workspace", "session", "agent_process"] {
+    for name in ["protocol", "version", "agent", "cwd", "workspace", "session", "agent_process", "contention"] {
         assert!(page.contains(&format!("\n| `{name}` | ")), "the field {name} of hello is not in the table");
     }
 }
@@ -365,6 +365,15 @@ fn the_page_states_the_bounds_in_force() {
         format!("keeps the newest {} events", limits::EVENTS_KEPT),
         format!("more than {} bytes wait for you", limits::EVENTS_OUTBOX),
         format!("at most {}, as of each", limits::FILTER_MAX),
+        format!(
+            "threshold, {} if nothing else was said, came within its window, {} ms",
+            limits::CONTENTION_REQUESTS,
+            limits::CONTENTION_WITHIN
+        ),
+        format!("at most {} are told in {} ms", limits::CONTENTION_TOLD_MAX, limits::CONTENTION_WITHIN),
+        format!("At most {} scopes are counted", limits::CONTENTION_SCOPES_MAX),
+        format!("the median of up to {} times", limits::CONTENTION_HOLDS),
+        format!("From {} to {} ms; absent", limits::RETRY_AFTER_MIN, limits::RETRY_AFTER_MAX),
         format!("| `protocol` | {}. ", wire::PROTOCOL),
     ] {
         assert!(page.contains(&text), "the page does not say: {text}");

@@ -30,8 +30,9 @@ const WORDS: &str = "model scope pattern limits planted";
 
 /// Whoever decides or names is pure: the same calls give the same answers, on any machine, at any time.
 const PURE: &str = "std::env std::fs std::io std::net std::os std::process std::thread std::time std::sync::mpsc \
-                    anstream anstyle base64 bincode clap clap_complete crossbeam_channel fastrand fs4 hdrhistogram \
-                    hmac indicatif libc mio rand redb rustix serde serde_json sha2 tempfile toml_edit ureq";
+                    anstream anstyle base64 basic_toml bincode clap clap_complete crossbeam_channel fastrand fs4 \
+                    hdrhistogram hmac indicatif libc mio rand redb rustix serde serde_json sha2 tempfile toml_edit \
+                    ureq";
 
 /// The layers in the order of dependency. Every part may name itself; `*` is everything.
 const PARTS: &[Part] = &[
@@ -73,7 +74,12 @@ const PARTS: &[Part] = &[
 const HOMES: &[(&str, &str, &str)] = &[
     ("bincode", "journal/codec.rs", "it is unmaintained: one file to replace"),
     ("redb", "journal/store.rs journal/disk.rs", "one file knows the store, one the disk below it"),
-    ("serde", "wire/ journal/codec.rs cli/ sim/ mcp/ hooks/", "wire and disk bytes change apart from the types"),
+    (
+        "serde",
+        "wire/ journal/codec.rs client/config.rs cli/ sim/ mcp/ hooks/",
+        "wire and disk bytes change apart from the types",
+    ),
+    ("basic_toml", "client/config.rs", "one file knows how a workspace says what it wants"),
     ("serde_json", "wire/ cli/ sim/ mcp/ hooks/", "JSON is the wire and the doors, nothing else"),
     ("regex_automata", "pattern/automaton.rs", "one file knows how tables are made, the rest only walks them"),
     ("ureq", "webhook/", "one part speaks HTTP"),

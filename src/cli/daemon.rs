@@ -232,7 +232,7 @@ fn spawn(home: &Home, options: &DaemonOptions) -> io::Result<Option<Result<Exit,
 // ── Stop and status ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 fn connect(home: &Home) -> Result<Connection, ClientError> {
-    let place = Place { cwd: b"/".to_vec(), workspace: b"/".to_vec() };
+    let place = Place { cwd: b"/".to_vec(), workspace: b"/".to_vec(), config: None };
     Connection::connect(Connect { home: home.clone(), launch: Launch::Never, agent: None, place, session: None })
 }
 

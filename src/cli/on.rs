@@ -172,6 +172,9 @@ fn environment(event: &EventBody) -> Vec<(&'static str, Option<OsString>)> {
         ("FLOCKD_REASON", event.reason.as_ref().map(OsString::from)),
         ("FLOCKD_WAITER", event.waiter.as_ref().map(OsString::from)),
         ("FLOCKD_FORMER_LEADER", event.former_leader.as_ref().map(OsString::from)),
+        ("FLOCKD_REFUSED", event.contention.as_ref().map(|body| body.failed.to_string().into())),
+        ("FLOCKD_QUEUED", event.contention.as_ref().map(|body| body.queued.to_string().into())),
+        ("FLOCKD_WAITING", event.contention.as_ref().map(|body| body.waiting.to_string().into())),
         ("FLOCKD_NOTE", event.note.as_ref().map(OsString::from)),
     ]
 }

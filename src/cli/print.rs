@@ -3,7 +3,9 @@
 use super::Failure;
 use crate::client::ClientError;
 use crate::wire::render::duration;
-use crate::wire::{Answer, DaemonBody, EventBody, GapBody, Held, KeptBy, LockBody, Loss, StatusBody, WaiterBody};
+use crate::wire::{
+    Answer, ContentionBody, DaemonBody, EventBody, GapBody, Held, KeptBy, LockBody, Loss, StatusBody, WaiterBody,
+};
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 use std::collections::HashMap;
@@ -248,8 +250,23 @@ pub(super) fn event(event: &EventBody) -> String {
     let by = event.by.as_ref().map_or_else(String::new, |by| format!(" by {}", shown(by)));
     let note = event.note.as_ref().map_or_else(String::new, |note| format!(": {}", shown(note)));
     let former = event.former_leader.as_ref().map_or_else(String::new, |former| format!(", after {}", shown(former)));
+    let note = event.contention.as_ref().map_or(note, contention);
     let time = paint(DIM, &event.timestamp);
     format!("{time} {word} {waiter}{agent} {file} {} ({}){reason}{by}{former}{note}\n", event.mode, event.lock_id)
+}
+
+fn contention(body: &ContentionBody) -> String {
+    let ContentionBody { failed, queued, over_ms, waiting, longest_wait_ms, left_out } = body;
+    let longest = match waiting {
+        0 => String::new(),
+        _ => format!(", for {} at most", duration(*longest_wait_ms)),
+    };
+    let others = match left_out {
+        0 => String::new(),
+        _ => format!("; {left_out} more scopes were contended and not told"),
+    };
+    let over = duration(*over_ms);
+    format!(": {failed} refused and {queued} queued in {over}, {waiting} waiting{longest}{others}")
 }
 
 /// What is missing, as one line.

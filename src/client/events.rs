@@ -6,7 +6,7 @@ use super::{ClientError, Connect, Connection, Launch, RECONNECT_WITHIN, wait_rea
 use crate::clock;
 use crate::limits;
 use crate::model::Workspace;
-use crate::wire::{self, Body, Code, EventBody, GapBody, Hello, Line, Mode, Op, Request};
+use crate::wire::{self, Body, Code, ContentionBody, EventBody, GapBody, Hello, Line, Mode, Op, Request};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::io::{BufReader, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -121,8 +121,8 @@ pub struct LockEvent {
     pub seq: u64,
     /// Its id, `ev_…`: the same in every telling.
     pub id: String,
-    /// What happened: `lock.acquired`, `lock.waiting`, `lock.released`, `lock.detached`, `lock.leader`; later versions
-    /// add others.
+    /// What happened: `lock.acquired`, `lock.waiting`, `lock.released`, `lock.detached`, `lock.leader`,
+    /// `lock.contention`; later versions add others.
     pub event: String,
     /// When: RFC 3339, UTC.
     pub timestamp: String,
@@ -149,6 +149,39 @@ pub struct LockEvent {
     pub note: Option<String>,
     /// With `lock.leader`: who had rank 1 before, if anybody had.
     pub former_leader: Option<String>,
+    /// What came together, with `lock.contention`.
+    pub contention: Option<Contention>,
+}
+
+/// Requests for one scope that could not have it at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Contention {
+    /// How many were refused.
+    pub failed: u64,
+    /// How many had to wait.
+    pub queued: u64,
+    /// The time in which they came: since this was last told of the scope, or as far as they count.
+    pub over: Duration,
+    /// How many wait now for something that overlaps the scope.
+    pub waiting: u64,
+    /// How long the first of them has waited.
+    pub longest_wait: Duration,
+    /// Other contended scopes of which nothing was told since the last such event, because there were too many.
+    pub left_out: u64,
+}
+
+impl From<ContentionBody> for Contention {
+    fn from(body: ContentionBody) -> Contention {
+        Contention {
+            failed: body.failed,
+            queued: body.queued,
+            over: Duration::from_millis(body.over_ms),
+            waiting: body.waiting,
+            longest_wait: Duration::from_millis(body.longest_wait_ms),
+            left_out: body.left_out,
+        }
+    }
 }
 
 /// Events that cannot be told any more.
@@ -193,6 +226,7 @@ impl From<Heard> for Event {
                 by: body.by,
                 note: body.note,
                 former_leader: body.former_leader,
+                contention: body.contention.map(Contention::from),
             })),
         }
     }
@@ -211,6 +245,7 @@ pub(super) fn subscribe(
         let root = root.as_os_str().as_bytes().to_vec();
         connect.place.cwd.clone_from(&root);
         connect.place.workspace = root;
+        connect.place.config = None;
     }
     let request = filter.request(&connect.place.workspace);
     Ok(Subscription::begin(connect, request, filter.since)?.into_channel()?)
@@ -349,6 +384,7 @@ fn open(
         workspace: Some(wire::escape(&connect.place.workspace)),
         session: None,
         agent_process: false,
+        contention: connect.place.config.map(|config| config.contention.into()),
     };
     let mut lines = launch::connect(&connect.home, launch, &hello, None)?.lines;
     let line = wire::encode(&Request { since, ..request.clone() });

@@ -151,7 +151,7 @@ impl ClientBuilder {
             Start::Nothing => Launch::Never,
         };
         // It only asks about everything, so that it looks from everywhere.
-        let place = Place { cwd: b"/".to_vec(), workspace: b"/".to_vec() };
+        let place = Place { cwd: b"/".to_vec(), workspace: b"/".to_vec(), config: None };
         let connect = Connect { home: home.clone(), launch: launch.clone(), agent: None, place, session: None };
         let connection = dial(connect).map_err(|error| match (error, &self.start, &launch) {
             (Error::NoDaemon(_), Start::Found, Launch::Never) => Error::NoDaemon(nothing_to_start(&home)),

@@ -11,6 +11,7 @@
 
 #[cfg(feature = "cli")]
 pub(crate) mod agent;
+mod config;
 mod events;
 mod guard;
 mod handle;
@@ -21,7 +22,8 @@ mod session;
 mod values;
 mod write;
 
-pub use events::{Event, EventFilter, Gap, Heard, LockEvent, Subscription};
+pub use config::Config;
+pub use events::{Contention, Event, EventFilter, Gap, Heard, LockEvent, Subscription};
 pub use guard::{LockGuard, LockRequest, NotKept};
 pub use handle::{Client, ClientBuilder};
 pub use launch::Launch;
@@ -465,6 +467,7 @@ fn dial(
         workspace: Some(wire::escape(&options.place.workspace)),
         session: wish,
         agent_process: agent_process.is_some(),
+        contention: options.place.config.map(|config| config.contention.into()),
     };
     let greeted = connect(&options.home, &options.launch, &hello, agent_process.map(AsFd::as_fd))?;
     let stream = greeted.lines.get_ref().try_clone()?;

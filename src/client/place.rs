@@ -1,5 +1,6 @@
 //! Where a client stands: its working directory and its workspace.
 
+use super::config::{self, Config};
 use crate::model::Invalid;
 use crate::os::paths::{self, Look};
 use std::ffi::{OsStr, OsString};
@@ -8,8 +9,6 @@ use std::path::{Path, PathBuf};
 
 /// A directory whose presence makes a workspace of the directory that holds it.
 const GIT: &str = ".git";
-/// A file whose presence does, before git is asked.
-const CONFIG: &str = ".flockd.toml";
 
 /// Working directory and workspace root, both absolute bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +17,8 @@ pub struct Place {
     pub cwd: Vec<u8>,
     /// Names in answers and events begin here.
     pub workspace: Vec<u8>,
+    /// What the workspace says about itself; none where nobody has looked.
+    pub config: Option<Config>,
 }
 
 impl Place {
@@ -25,7 +26,8 @@ impl Place {
     /// upwards with a `.flockd.toml`, else the git top level, else the working directory.
     ///
     /// # Errors
-    /// When the working directory is gone, or `$FLOCKD_WORKSPACE` names no directory.
+    /// When the working directory is gone, `$FLOCKD_WORKSPACE` names no directory, or the `.flockd.toml` of the
+    /// workspace cannot be understood.
     pub fn here() -> Result<Place, Invalid> {
         let cwd = std::env::current_dir().map_err(|error| {
             Invalid(format!("the working directory cannot be told ({error}); cd to one that is there"))
@@ -46,7 +48,8 @@ impl Place {
             Some(root) => canonical(&cwd, &root)?,
             None => find_root(&cwd).unwrap_or(&cwd).as_os_str().as_bytes().to_vec(),
         };
-        Ok(Place { cwd: cwd.into_os_string().into_vec(), workspace })
+        let config = Config::of(Path::new(OsStr::from_bytes(&workspace)))?;
+        Ok(Place { cwd: cwd.into_os_string().into_vec(), workspace, config: Some(config) })
     }
 }
 
@@ -80,7 +83,8 @@ pub(super) fn directory(path: &Path) -> Result<PathBuf, Invalid> {
 
 fn find_root(cwd: &Path) -> Option<&Path> {
     let with = |name: &str| cwd.ancestors().find(|dir| dir.join(name).symlink_metadata().is_ok());
-    with(CONFIG).or_else(|| with(GIT))
+    // A file whose presence makes a workspace does so before git is asked.
+    with(config::NAME).or_else(|| with(GIT))
 }
 
 #[cfg(test)]

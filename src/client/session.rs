@@ -4,7 +4,7 @@ use super::events::{Event, EventFilter};
 use super::guard::LockRequest;
 use super::values::{Check, Error, Holder, Loss, Status};
 use super::write::{self, Expected, WriteError, Written};
-use super::{ClientError, Connection, events, place, unexpected};
+use super::{ClientError, Config, Connection, events, place, unexpected};
 use crate::wire::{self, Body, Op, Request};
 use crossbeam_channel::Receiver;
 use std::fmt;
@@ -32,7 +32,7 @@ pub struct Session {
 
 impl Session {
     pub(super) fn new(connection: Connection) -> Session {
-        Session { here: Workspace { connection: Arc::new(connection), root: None } }
+        Session { here: Workspace { connection: Arc::new(connection), root: None, config: None } }
     }
 
     /// In whose name it asks.
@@ -49,7 +49,7 @@ impl Session {
     /// files from there. It does not narrow exclusion.
     ///
     /// # Errors
-    /// [`Error::Rejected`] if `root` is no directory.
+    /// [`Error::Rejected`] if `root` is no directory, or its `.flockd.toml` cannot be understood.
     ///
     /// # Examples
     /// ```
@@ -63,7 +63,8 @@ impl Session {
     /// ```
     pub fn workspace(&self, root: impl AsRef<Path>) -> Result<Workspace, Error> {
         let root = place::directory(root.as_ref()).map_err(|error| Error::invalid(error.0))?;
-        Ok(Workspace { connection: self.here.connection.clone(), root: Some(root) })
+        let config = Config::of(&root).map_err(|error| Error::invalid(error.0))?;
+        Ok(Workspace { connection: self.here.connection.clone(), root: Some(root), config: Some(config) })
     }
 
     /// Asks for a lock; see [`Workspace::lock`].
@@ -166,6 +167,7 @@ pub struct Workspace {
     connection: Arc<Connection>,
     /// None where the greeting said it.
     root: Option<PathBuf>,
+    config: Option<Config>,
 }
 
 impl Workspace {
@@ -225,7 +227,8 @@ impl Workspace {
     }
 
     fn write_maybe(&self, file: &Path, expected: Option<&Expected>, content: &[u8]) -> Result<Written, WriteError> {
-        write::at(&self.connection, self.root.as_deref(), file, expected, |out| out.write_all(content))
+        let contention = self.config.map(|config| config.contention.into());
+        write::at(&self.connection, self.root.as_deref(), contention, file, expected, |out| out.write_all(content))
     }
 
     /// Who holds and who waits for anything that overlaps `scope`.
@@ -287,7 +290,9 @@ impl Workspace {
 
     fn about(&self, op: Op, scope: &Path) -> Request {
         let text = |path: &Path| wire::escape(path.as_os_str().as_bytes());
-        Request { scope: Some(text(scope)), workspace: self.root.as_deref().map(text), ..Request::new(op) }
+        let (scope, workspace) = (Some(text(scope)), self.root.as_deref().map(text));
+        let contention = self.config.map(|config| config.contention.into());
+        Request { scope, workspace, contention, ..Request::new(op) }
     }
 }
 

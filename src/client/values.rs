@@ -207,6 +207,8 @@ pub struct Refusal {
     pub cycle: Vec<String>,
     /// What to do, in a sentence or two.
     pub advice: Option<String>,
+    /// When another try may have a chance, where many want the same and it can be told.
+    pub retry_after: Option<Duration>,
 }
 
 impl From<LockBody> for Refusal {
@@ -222,6 +224,7 @@ impl From<LockBody> for Refusal {
             ticket: body.ticket,
             cycle: body.cycle,
             advice: body.advice,
+            retry_after: body.retry_after_ms.map(Duration::from_millis),
         }
     }
 }

@@ -353,6 +353,7 @@ pub(super) fn under(
 pub(super) fn at(
     connection: &Connection,
     root: Option<&Path>,
+    contention: Option<wire::Threshold>,
     typed: &Path,
     expected: Option<&Expected>,
     make: impl FnOnce(&mut dyn Write) -> io::Result<()>,
@@ -370,7 +371,16 @@ pub(super) fn at(
     let scope = Some(wire::escape(draft.place.path.as_os_str().as_bytes()));
     let note = Some("writing it through flockd".to_owned());
     let (mode, wait_ms, ttl_ms) = (Some(Mode::Exclusive), Some(limits::WAIT_DEFAULT), Some(0));
-    let ask = Request { scope, workspace: workspace.clone(), mode, wait_ms, ttl_ms, note, ..Request::new(Op::Lock) };
+    let ask = Request {
+        scope,
+        workspace: workspace.clone(),
+        contention,
+        mode,
+        wait_ms,
+        ttl_ms,
+        note,
+        ..Request::new(Op::Lock)
+    };
     let lock = connection.lock(ask)?;
     let (Some(lock_id), Some(fence), true) = (&lock.lock_id, lock.fence, lock.acquired) else {
         return Err(WriteError::Refused(Box::new(lock.into())));

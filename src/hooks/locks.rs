@@ -5,7 +5,7 @@
 
 use super::event::Verdict;
 use super::{Mode, Target, text};
-use crate::client::{Connect, Connection, Launch, Place, agent, unexpected};
+use crate::client::{Config, Connect, Connection, Launch, Place, agent, unexpected};
 use crate::clock::monotonic_ns;
 use crate::limits;
 use crate::model::Agent;
@@ -206,7 +206,9 @@ fn dial(agent: Option<&Agent>, cwd: &Path, launch: Launch) -> Result<Connection,
     use crate::client::ClientError::NoAnswer;
     let home = Home::from_env().map_err(|error| NoAnswer(error.0))?;
     let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
-    let place = Place { cwd: bytes(cwd), workspace: bytes(Place::root_above(cwd).unwrap_or(cwd)) };
+    let root = Place::root_above(cwd).unwrap_or(cwd);
+    // A broken `.flockd.toml` is told of by whoever reads what it wants of hooks, and locks nobody out.
+    let place = Place { cwd: bytes(cwd), workspace: bytes(root), config: Config::of(root).ok() };
     // The process is told with the name, so that two agents of one name are found out.
     let process = agent.and_then(|_| agent::process());
     Connection::connect_from(Connect { home, launch, agent: agent.cloned(), place, session: None }, process)

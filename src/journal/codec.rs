@@ -32,9 +32,9 @@
 //! checksum, size limit, and the rule that a body must be used up to its last byte.
 
 use crate::model::{
-    Acquired, Agent, Ask, Custody, EVENT_NAMES, EndReason, Ended, Event, EventKind, EventSeq, Failing, Fence, Lease,
-    Lock, LockId, Mode, Moment, Now, OsLock, OsWait, Process, Record, RequestId, Secret, Session, SessionId,
-    SessionKind, TicketId, Waiter, WaiterId, Wall, Webhook, WebhookId, Who, Workspace,
+    Acquired, Agent, Ask, Contended, Custody, EVENT_NAMES, EndReason, Ended, Event, EventKind, EventSeq, Failing,
+    Fence, Lease, Lock, LockId, Mode, Moment, Now, OsLock, OsWait, Process, Record, RequestId, Secret, Session,
+    SessionId, SessionKind, TicketId, Waiter, WaiterId, Wall, Webhook, WebhookId, Who, Workspace,
 };
 use crate::pattern::Pattern;
 use crate::scope::{FileId, Scope, Target};
@@ -347,6 +347,17 @@ enum EventKindV1<'a> {
     Leader {
         former: Option<&'a str>,
     },
+    Contention(ContendedV1),
+}
+
+#[derive(Serialize, Deserialize)]
+struct ContendedV1 {
+    refused: u64,
+    queued: u64,
+    over: u64,
+    waiting: u64,
+    longest_wait: u64,
+    left_out: u64,
 }
 
 // ── From the model ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -453,6 +464,7 @@ impl<'a> From<&'a Event> for EventV1<'a> {
                 EventKind::Detached => EventKindV1::Detached,
                 EventKind::Released(why) => EventKindV1::Released(why.into()),
                 EventKind::Leader { former } => EventKindV1::Leader { former: former.as_ref().map(Agent::as_str) },
+                &EventKind::Contention(contended) => EventKindV1::Contention(contended.into()),
             },
             lock: event.lock.0,
             ask: (&*event.ask).into(),
@@ -545,6 +557,13 @@ impl From<Acquired> for AcquiredV1 {
     }
 }
 
+impl From<Contended> for ContendedV1 {
+    fn from(contended: Contended) -> Self {
+        let Contended { refused, queued, over, waiting, longest_wait, left_out } = contended;
+        ContendedV1 { refused, queued, over, waiting, longest_wait, left_out }
+    }
+}
+
 impl From<Process> for ProcessV1 {
     fn from(process: Process) -> Self {
         ProcessV1 { pid: process.pid, start: process.start }
@@ -620,6 +639,8 @@ impl WaiterV1<'_> {
             absent_until: self.absent_until.map(Moment),
             ticket: self.ticket.map(TicketId),
             offered_until: self.offered_until.map(Moment),
+            // It waits, so it was.
+            is_counted: true,
             level: 0,
         })
     }
@@ -666,6 +687,7 @@ impl EventV1<'_> {
                 EventKindV1::Detached => EventKind::Detached,
                 EventKindV1::Released(why) => EventKind::Released(why.into_model()?),
                 EventKindV1::Leader { former } => EventKind::Leader { former: former.map(agent).transpose()? },
+                EventKindV1::Contention(contended) => EventKind::Contention(contended.into()),
             },
             lock: LockId(self.lock),
             ask: self.ask.into_model()?,
@@ -765,6 +787,13 @@ impl From<AcquiredV1> for Acquired {
             AcquiredV1::Downgraded => Acquired::Downgraded,
             AcquiredV1::Delegated => Acquired::Delegated,
         }
+    }
+}
+
+impl From<ContendedV1> for Contended {
+    fn from(contended: ContendedV1) -> Self {
+        let ContendedV1 { refused, queued, over, waiting, longest_wait, left_out } = contended;
+        Contended { refused, queued, over, waiting, longest_wait, left_out }
     }
 }
 
@@ -907,6 +936,7 @@ mod tests {
                         ticket: ticket.map(TicketId),
                         offered_until,
                         os: OsWait::Idle,
+                        is_counted: true,
                         level: 0,
                     }),
                 )
@@ -943,6 +973,11 @@ mod tests {
             Just(EventKind::Detached),
             reason().prop_map(EventKind::Released),
             option::of(agent()).prop_map(|former| EventKind::Leader { former }),
+            any::<(u64, u64, u64, u64, u64, u64)>().prop_map(
+                |(refused, queued, over, waiting, longest_wait, left_out)| {
+                    EventKind::Contention(Contended { refused, queued, over, waiting, longest_wait, left_out })
+                }
+            ),
         ];
         (any::<(u64, u64, u64, u64, Option<u64>)>(), kind, ask()).prop_map(
             |((seq, time, lock, fence, after), kind, ask)| {

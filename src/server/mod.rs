@@ -593,6 +593,11 @@ impl Server {
             Ok(caller) => peer.caller = Some(caller),
             Err((code, text)) => return self.refuse_and_close(conn, code, text),
         }
+        let caller = peer.caller.as_ref().expect("it was set just now");
+        match request::threshold(hello.contention, &caller.workspace) {
+            Ok(said) => self.commands.extend(said),
+            Err((code, text)) => return self.refuse_and_close(conn, code, text),
+        }
         peer.is_foreign = hello.protocol != wire::PROTOCOL;
         let warning = if hello.agent_process { self.same_name(conn) } else { None };
         let peer = self.peers.get_mut(&conn).expect("it has just said hello");
@@ -827,6 +832,10 @@ impl Server {
             Ok(info) => info,
             Err(unfit) => return self.fail(conn, request.id, unfit),
         };
+        match request::threshold(request.contention, &info.workspace) {
+            Ok(said) => self.commands.extend(said),
+            Err(unfit) => return self.fail(conn, request.id, unfit),
+        }
         let (session, process) = (peer.session, peer.process);
         let passed = match self.watch_passed(conn, request.op) {
             Ok(passed) => passed,

@@ -5,14 +5,14 @@ use super::webhooks;
 use crate::events::Filter;
 use crate::limits;
 use crate::model::{
-    self, Agent, Ask, Caller, Command, Fence, Lease, LockId, Now, Prepared, Process, RequestId, SessionId, Unchanged,
-    Wait, Which, Who, Workspace,
+    self, Agent, Ask, Caller, Command, Fence, Lease, LockId, Now, Prepared, Process, RequestId, SessionId, Threshold,
+    Unchanged, Wait, Which, Who, Workspace,
 };
 use crate::os::paths;
 use crate::planted::{Bug, planted};
 use crate::scope::Target;
 use crate::wire::render::{ABSENT, About};
-use crate::wire::{Code, Op, Request, unescape};
+use crate::wire::{self, Code, Op, Request, unescape};
 use std::sync::Arc;
 
 /// Who sent a request.
@@ -58,6 +58,14 @@ pub(super) fn place(request: &Request, greeted: &CallerInfo) -> Result<CallerInf
     let root = absolute("workspace", text)?;
     let workspace = Workspace { root: root.as_slice().into() };
     Ok(CallerInfo { agent: greeted.agent.clone(), cwd: root.into(), workspace })
+}
+
+/// What a workspace says of contention, as a command.
+pub(super) fn threshold(said: Option<wire::Threshold>, workspace: &Workspace) -> Result<Option<Command>, Unfit> {
+    let Some(wire::Threshold { requests, within_ms }) = said else { return Ok(None) };
+    let threshold = Threshold { requests, within: within_ms };
+    threshold.check().map_err(|error| invalid(error.0))?;
+    Ok(Some(Command::Contention { workspace: workspace.clone(), threshold }))
 }
 
 /// The bytes of the scopes that a request names, those of patterns with `glob:` before them however they were said.

@@ -1,5 +1,6 @@
 //! Asking for a lock: a retry of what was granted, a lock of one's own, a grant, a place in the queue, or a refusal.
 
+use super::contention::Came;
 use super::state::Fate;
 use super::{LockTable, Step, os, with_session};
 use crate::limits;
@@ -126,7 +127,7 @@ impl LockTable {
             Verdict::Mine(_) | Verdict::Resume(_) => false,
         };
         if comes_in_line && let Some(cycle) = self.cycle_by_going_first(now, &request) {
-            return self.refuse_for(step, *caller, ask, at, RefusedFor::Deadlock(cycle));
+            return self.refuse_new(step, &request, RefusedFor::Deadlock(cycle));
         }
         match verdict {
             Verdict::Blocked => {}
@@ -140,18 +141,25 @@ impl LockTable {
             }
             verdict => return self.settle(now, step, *caller, ask, *takes, verdict),
         }
-        if !self.would_wait(&request) {
-            let refused = self.refused_now(ask, at);
+        if let Some(own) = self.own_obstacle(ask) {
+            let refused = self.refused_by_own(ask, own);
             return self.refuse(step, *caller, ask, refused);
         }
+        if request.wait == Wait::Try {
+            return self.refuse_new(step, &request, RefusedFor::Held);
+        }
         if let Some(cycle) = self.cycle(ask, at) {
-            return self.refuse_for(step, *caller, ask, at, RefusedFor::Deadlock(cycle));
+            return self.refuse_new(step, &request, RefusedFor::Deadlock(cycle));
         }
         if self.state.waiters.len() >= limits::WAITERS_MAX {
             let fault = Fault::TooMany(format!("{} requests wait here, the most that may", limits::WAITERS_MAX));
             return self.fail(step, *caller, fault);
         }
-        self.enqueue(now, step, request);
+        let (ask, takes) = (ask.clone(), *takes);
+        let id = self.enqueue(now, step, request);
+        if takes {
+            self.keeps_waiting(step, id, &ask);
+        }
     }
 
     /// Whether a request that is blocked would wait: it wants to, and not only its own agent could end that.
@@ -431,8 +439,29 @@ impl LockTable {
             ticket: None,
             offered_until: None,
             os: OsWait::Idle,
+            is_counted: false,
             level: self.level(ask),
         }
+    }
+
+    /// A request has to wait, if it has not before.
+    pub(super) fn keeps_waiting(&mut self, step: &mut Step, id: WaiterId, ask: &Arc<Ask>) {
+        let waiter = &self.state.waiters[&id];
+        if waiter.is_counted {
+            return;
+        }
+        let waiter = Waiter { is_counted: true, ..waiter.clone() };
+        self.set(step, Record::Waiter(id, Some(waiter)));
+        self.came(step, ask, Came::Queued);
+    }
+
+    /// A request is refused that has not waited, because of others.
+    fn refuse_new(&mut self, step: &mut Step, request: &Waiting, why: RefusedFor) {
+        if request.takes {
+            self.came(step, &request.ask, Came::Refused);
+        }
+        let at = WaiterId(self.next_waiter);
+        self.refuse_for(step, request.caller, &request.ask, at, why);
     }
 
     pub(super) fn refuse_for(&mut self, step: &mut Step, to: Caller, ask: &Arc<Ask>, at: WaiterId, why: RefusedFor) {
@@ -443,20 +472,37 @@ impl LockTable {
     /// The refusal of a blocked request that does not wait, because it would not or because only its own agent could
     /// end that.
     pub(super) fn refused_now(&self, ask: &Ask, at: WaiterId) -> Refused {
-        let Some(own) = self.own_obstacle(ask) else { return self.refused(ask, at, RefusedFor::Held) };
-        let holders = vec![self.state.locks[&own].clone()];
-        let (why, kept) = (RefusedFor::OwnLock, self.kept(ask));
-        Refused { why, holders, more: 0, foreigner: None, position: 1, ticket: None, kept }
+        match self.own_obstacle(ask) {
+            Some(own) => self.refused_by_own(ask, own),
+            None => self.refused(ask, at, RefusedFor::Held),
+        }
+    }
+
+    fn refused_by_own(&self, ask: &Ask, own: LockId) -> Refused {
+        let (why, holders) = (RefusedFor::OwnLock, vec![self.state.locks[&own].clone()]);
+        Refused {
+            why,
+            holders,
+            more: 0,
+            foreigner: None,
+            position: 1,
+            ticket: None,
+            kept: self.kept(ask),
+            retry_after: None,
+        }
     }
 
     /// A refusal that names the holders in the way of a request that stands, or would stand, at `at`.
     pub(super) fn refused(&self, ask: &Ask, at: WaiterId, why: RefusedFor) -> Refused {
         let (holders, more) = self.in_the_way(ask);
         let (position, kept) = (self.position(ask, at), self.kept(ask));
-        Refused { why, holders, more, foreigner: None, position, ticket: None, kept }
+        Refused { why, holders, more, foreigner: None, position, ticket: None, kept, retry_after: None }
     }
 
-    pub(super) fn refuse(&mut self, step: &mut Step, to: Caller, ask: &Arc<Ask>, refused: Refused) {
+    pub(super) fn refuse(&mut self, step: &mut Step, to: Caller, ask: &Arc<Ask>, mut refused: Refused) {
+        if matches!(refused.why, RefusedFor::Held | RefusedFor::Timeout) {
+            refused.retry_after = self.retry_after(step.now.mono, ask, refused.position, &refused.holders);
+        }
         self.answer_about(step, to, Reply::Refused(Box::new(refused)), Some(&ask.who), Some(&ask.target));
     }
 

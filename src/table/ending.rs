@@ -16,6 +16,7 @@ impl LockTable {
         let ended = Ended { id, ask: lock.ask.clone(), fence: lock.fence, why: why.clone(), at: now, untold };
         self.take_away(step, &lock);
         self.remember(step, ended.clone());
+        self.was_held(step, &lock);
         self.tell(step, EventKind::Released(why), &lock);
         if self.state.upgrades_of_lock.contains_key(&id) {
             let fault = self.lost(&ended);

@@ -14,12 +14,14 @@
 //! - how locks and sessions end, and what is told of it: `ending.rs`
 //! - writing under a lock, and what has to wait for that: `commit.rs`
 //! - what foreign programs that hold a flock mean to ours: `os.rs`
+//! - which scopes many want at once, and when that is told: `contention.rs`
 //! - which webhooks there are, how far each has heard, and when it is tried again: `webhooks.rs`
 //! - what overlaps what: `index.rs`; what a change means to the rows: `state.rs`; after a restart: `restore.rs`
 
 mod advisory;
 mod ask;
 mod commit;
+mod contention;
 mod ending;
 mod family;
 mod index;
@@ -40,6 +42,7 @@ use crate::limits;
 use crate::model::*;
 use crate::planted::{Bug, planted};
 use crate::scope::Target;
+use contention::Contention;
 use index::Turn;
 use state::{State, Timer};
 use std::ops::ControlFlow;
@@ -50,6 +53,7 @@ use upgrade::Upgrade;
 #[derive(Debug)]
 pub struct LockTable {
     state: State,
+    contention: Contention,
     next_fence: u64,
     next_event: u64,
     next_waiter: u64,
@@ -66,6 +70,7 @@ impl LockTable {
     pub fn new(fences_from: u64, events_from: u64) -> LockTable {
         LockTable {
             state: State::new(),
+            contention: Contention::default(),
             next_fence: fences_from,
             next_event: events_from,
             next_waiter: 1,
@@ -82,7 +87,7 @@ impl LockTable {
     /// `now` never goes back. The step's records must be written before its answers are sent; if they cannot be,
     /// [`LockTable::undo`] takes the step back.
     pub fn apply(&mut self, now: Now, command: Command) -> Step {
-        let mut step = Step { wall: now.wall, ..Step::default() };
+        let mut step = Step { now, ..Step::default() };
         if !matches!(command, Command::TakeBack { .. }) {
             self.expire(now, &mut step);
         }
@@ -124,6 +129,7 @@ impl LockTable {
             }
             Command::CommitDone { commit, lock, answer } => self.commit_done(now, step, commit, lock, answer),
             Command::Webhook(command) => self.webhook(now, step, command),
+            Command::Contention { workspace, threshold } => self.set_threshold(&workspace, threshold),
             Command::Tick => {}
         }
     }
@@ -133,6 +139,7 @@ impl LockTable {
         for record in step.undo.into_iter().rev() {
             self.state.fold(record);
         }
+        self.undo_counted(step.undo_counted);
         // Numbers once given out are not given out again, and a reservation that was not written does not count.
         self.fences_reserved = self.next_fence;
         self.events_reserved = self.next_event;
@@ -150,7 +157,7 @@ impl LockTable {
 
     /// Lets grants go on and serves everybody who could have been served meanwhile and still waits.
     pub fn resume(&mut self, now: Now) -> Step {
-        let mut step = Step { wall: now.wall, ..Step::default() };
+        let mut step = Step { now, ..Step::default() };
         self.expire(now, &mut step);
         self.paused = None;
         self.serve_all(now, &mut step);
@@ -212,15 +219,11 @@ impl LockTable {
     }
 
     fn tell(&mut self, step: &mut Step, kind: EventKind, lock: &Lock) {
-        let event = Event {
-            seq: EventSeq(self.next_event),
-            after: None,
-            time: step.wall,
-            kind,
-            lock: lock.id,
-            ask: lock.ask.clone(),
-            fence: lock.fence,
-        };
+        self.tell_of(step, kind, lock.id, lock.ask.clone(), lock.fence);
+    }
+
+    fn tell_of(&mut self, step: &mut Step, kind: EventKind, lock: LockId, ask: Arc<Ask>, fence: Fence) {
+        let event = Event { seq: EventSeq(self.next_event), after: None, time: step.now.wall, kind, lock, ask, fence };
         self.next_event += u64::from(!planted(Bug::EventNumberTwice));
         step.records.push(Record::Event(event));
     }

@@ -6,6 +6,7 @@
 //! same and says so; our own exclusion never rests on flock.
 
 use super::ask::Verdict;
+use super::contention::Came;
 use super::{LockTable, Step};
 use crate::limits;
 use crate::model::*;
@@ -47,11 +48,16 @@ impl LockTable {
         if let OsAnswer::Busy(by) = answer {
             if waiter.at_once {
                 let refused = self.refused(&waiter.ask, id, RefusedFor::Held);
+                if !waiter.is_counted {
+                    self.came(step, &waiter.ask, Came::Refused);
+                }
                 return self.turn_away(now, step, id, Refused { foreigner: Some(by), ..refused });
             }
             let pause = (pause * 2).clamp(limits::OS_PAUSE_FIRST, limits::OS_PAUSE_MAX);
             let os = OsWait::Busy { by, again: now.mono.after(pause), pause };
-            return self.set(step, Record::Waiter(id, Some(Waiter { os, ..waiter })));
+            let ask = waiter.ask.clone();
+            self.set(step, Record::Waiter(id, Some(Waiter { os, ..waiter })));
+            return self.keeps_waiting(step, id, &ask);
         }
         let Some(caller) = waiter.caller else {
             // The foreigner has gone. Nobody is there who could be told of a grant.
@@ -72,9 +78,16 @@ impl LockTable {
             // An agent's own locks pass by its queue: something came in between, and the flock is tried anew later.
             Verdict::Blocked if waiter.at_once => {
                 let refused = self.refused_now(&waiter.ask, id);
+                if refused.why == RefusedFor::Held && !waiter.is_counted {
+                    self.came(step, &waiter.ask, Came::Refused);
+                }
                 self.turn_away(now, step, id, refused);
             }
-            Verdict::Blocked => self.go_back(step, waiter),
+            Verdict::Blocked => {
+                let ask = waiter.ask.clone();
+                self.go_back(step, waiter);
+                self.keeps_waiting(step, id, &ask);
+            }
             Verdict::Clear => {
                 let os = if answer == OsAnswer::Held { OsLock::Held } else { OsLock::None };
                 self.set(step, Record::Waiter(id, None));

@@ -28,7 +28,7 @@ impl LockTable {
         assert_eq!(in_flight.count(), 0, "the journal keeps no commits");
         let newest = table.state.waiters.last_key_value().map_or(0, |(id, _)| id.0);
         table.next_waiter = newest + 1;
-        let mut step = Step { wall: now.wall, ..Step::default() };
+        let mut step = Step { now, ..Step::default() };
         if rebooted {
             table.after_reboot(now, &mut step)
         } else {

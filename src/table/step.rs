@@ -1,6 +1,7 @@
 //! What a command leads to, as data: records to write, then answers to send. Nothing here is done yet.
 
-use crate::model::{Agent, Answer, Ask, Caller, Effect, LockId, Record, Wall};
+use super::contention;
+use crate::model::{Agent, Answer, Ask, Caller, Effect, LockId, Now, Record};
 use std::sync::Arc;
 
 /// An answer that may be sent once the records of its step are written.
@@ -25,12 +26,21 @@ pub struct Step {
     pub effects: Vec<Effect>,
     /// What takes the changes back, newest last; see [`super::LockTable::undo`].
     pub(super) undo: Vec<Record>,
-    /// The wall clock that events of this step carry.
-    pub(super) wall: Wall,
+    /// The same for what was counted.
+    pub(super) undo_counted: Vec<contention::Undo>,
+    /// When it is taken.
+    pub(super) now: Now,
     /// What ended or went out of the queue and has not been followed up: who waited for it is to be served.
     pub(super) freed: Vec<Arc<Ask>>,
     /// Advisory locks that have ended, and whoever has come to lead by that was not told.
     pub(super) unranked: Vec<(LockId, Arc<Ask>)>,
     /// Agents with a new lock that may answer waiting requests of their own.
     pub(super) eased: Vec<Agent>,
+}
+
+impl Step {
+    /// Something was counted; this takes it back.
+    pub(super) fn counted(&mut self, undo: contention::Undo) {
+        self.undo_counted.push(undo);
+    }
 }

@@ -92,7 +92,8 @@ impl LockTable {
         }
         let old = self.state.waiters[&id].clone();
         let back = self.next_in_line(now, &request);
-        let waiter = Waiter { id, since: old.since, ticket: old.ticket, level: old.level, ..back };
+        let Waiter { since, ticket, level, is_counted, .. } = old;
+        let waiter = Waiter { id, since, ticket, level, is_counted, ..back };
         self.set(step, Record::Waiter(id, Some(waiter)));
         let Waiting { caller, ask, .. } = &request;
         if ask.target != old.ask.target {

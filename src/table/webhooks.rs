@@ -36,7 +36,7 @@ impl LockTable {
         assert!(!self.state.webhooks.contains_key(&webhook.id), "ids of 64 random bits do not meet");
         // From the next event on: what was before is not asked for.
         let passed = EventSeq(self.next_event - 1);
-        let webhook = Webhook { created: step.wall, passed, delivered: 0, failing: None, ..webhook };
+        let webhook = Webhook { created: step.now.wall, passed, delivered: 0, failing: None, ..webhook };
         self.set(step, Record::Webhook(webhook.id, Some(webhook.clone())));
         // Whoever was told that it is there relies on it, also after a power cut.
         let answer = Answer::bare(Reply::Webhook(Box::new(webhook)));
@@ -95,12 +95,12 @@ impl LockTable {
             }
             PostResult::Gone => {
                 let why = "it answered 410: it wants nothing more".into();
-                webhook.failing = Some(failed(webhook.failing, step.wall, why, None));
+                webhook.failing = Some(failed(webhook.failing, step.now.wall, why, None));
             }
             PostResult::Failed { why, retry_after } => {
                 let before = webhook.failing.as_ref().map_or(0, |failing| failing.attempts);
                 let again = pause(before, retry_after, random).map(|pause| now.mono.after(pause));
-                webhook.failing = Some(failed(webhook.failing, step.wall, why, again));
+                webhook.failing = Some(failed(webhook.failing, step.now.wall, why, again));
             }
         }
         self.set(step, Record::Webhook(id, Some(webhook)));

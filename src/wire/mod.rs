@@ -61,6 +61,25 @@ pub struct Hello {
     /// A pidfd of the agent's own process comes with the line, so that two of one name are found out.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub agent_process: bool,
+    /// When a scope of the workspace counts as contended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contention: Option<Threshold>,
+}
+
+/// [`crate::model::Threshold`] on the wire: so many requests that were refused or had to wait, within such a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Threshold {
+    /// How many.
+    pub requests: u32,
+    /// Milliseconds in which they come.
+    pub within_ms: u64,
+}
+
+impl From<crate::model::Threshold> for Threshold {
+    fn from(threshold: crate::model::Threshold) -> Threshold {
+        Threshold { requests: threshold.requests, within_ms: threshold.within }
+    }
 }
 
 /// What a client wants of sessions.
@@ -173,6 +192,9 @@ pub struct Request {
     /// names in answers and events do. Absent, both are as said in the greeting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace: Option<String>,
+    /// When a scope of this workspace counts as contended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contention: Option<Threshold>,
     /// `shared`, `exclusive` or `advisory`; exclusive if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
@@ -263,6 +285,7 @@ impl Request {
             scopes: Vec::new(),
             glob: false,
             workspace: None,
+            contention: None,
             mode: None,
             wait_ms: None,
             ttl_ms: None,
@@ -597,6 +620,9 @@ pub struct LockBody {
     /// With `rank`: whose lock has rank 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<String>,
+    /// Milliseconds after which another try may have a chance, where many want the same and it can be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
 }
 
 /// The answer to `check`.
@@ -791,6 +817,26 @@ pub struct EventBody {
     /// With `lock.leader`: who had rank 1 before, if anybody had.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub former_leader: Option<String>,
+    /// With `lock.contention`: what came together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contention: Option<ContentionBody>,
+}
+
+/// Requests for one scope that could not have it at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContentionBody {
+    /// How many were refused.
+    pub failed: u64,
+    /// How many had to wait.
+    pub queued: u64,
+    /// The milliseconds in which they came: since this was last told of the scope, or as far as they count.
+    pub over_ms: u64,
+    /// How many wait now for something that overlaps the scope.
+    pub waiting: u64,
+    /// Milliseconds that the first of them has waited.
+    pub longest_wait_ms: u64,
+    /// Other contended scopes of which nothing was told since the last such event, because there were too many.
+    pub left_out: u64,
 }
 
 /// Events that cannot be told any more.

@@ -4,15 +4,19 @@ use super::webhooks::{self, WebhookBody};
 use super::{
     Answer, Body, CheckBody, Code, CommitBody, Held, KeptBy, LockBody, Loss, StatusBody, WaitBody, WaiterBody, Wanted,
 };
-use super::{EventBody, GapBody, Line, Mode, WireError, escape, sign};
+use super::{ContentionBody, EventBody, GapBody, Line, Mode, WireError, escape, sign};
 use crate::events::{Gap, Told};
 use crate::model::{
-    self, Acquired, Custody, EndReason, Ended, EventKind, Fault, Foreigner, Lock, Moment, Now, OsLock, Queued,
+    self, Acquired, Contended, Custody, EndReason, Ended, EventKind, Fault, Foreigner, Lock, LockId, Moment, Now,
+    OsLock, Queued,
 };
 use crate::model::{Refused, RefusedFor, Reply};
 use crate::scope::Scope;
 use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
+
+/// What stands for the id of a lock in an event that is about none.
+const NO_LOCK: &str = "none";
 
 /// Where the advisory locks stand that an answer names.
 type Standings = BTreeMap<model::LockId, model::Standing>;
@@ -183,6 +187,7 @@ fn granted_body(granted: &model::Granted, standings: &Standings, now: Now) -> Lo
         },
         rank: standing.map(|standing| standing.rank),
         leader: standing.map(|standing| standing.leader.to_string()),
+        retry_after_ms: None,
     }
 }
 
@@ -225,6 +230,7 @@ fn refused_body(refused: &Refused, about: &About, now: Now) -> LockBody {
         advice: Some(advice(refused, about, now)),
         rank: None,
         leader: None,
+        retry_after_ms: refused.retry_after,
     }
 }
 
@@ -249,6 +255,14 @@ fn cycle(why: &RefusedFor) -> Vec<String> {
 
 /// What to do about a refusal, in one sentence or two.
 fn advice(refused: &Refused, about: &About, now: Now) -> String {
+    let what = what_to_do(refused, about, now);
+    match refused.retry_after {
+        Some(ms) => format!("{what}; many want it: try again in about {}", duration(ms)),
+        None => what,
+    }
+}
+
+fn what_to_do(refused: &Refused, about: &About, now: Now) -> String {
     match &refused.why {
         RefusedFor::OwnLock => match refused.holders.first() {
             Some(own) => {
@@ -636,7 +650,7 @@ pub fn event(event: &model::Event) -> EventBody {
         EventKind::Acquired(Acquired::Granted) => {}
         EventKind::Acquired(how) => reason_word = Some(how.as_str()),
         EventKind::Waiting { waiter } => waiter_name = Some(waiter.to_string()),
-        EventKind::Detached => {}
+        EventKind::Detached | EventKind::Contention(_) => {}
         EventKind::Leader { former } => former_leader = former.as_ref().map(ToString::to_string),
         EventKind::Released(why) => {
             reason_word = Some(reason(why));
@@ -655,7 +669,7 @@ pub fn event(event: &model::Event) -> EventBody {
         workspace_id: event.ask.workspace.id(),
         file_id: file_id(&event.ask),
         path: path(&event.ask.target.scope),
-        lock_id: event.lock.to_string(),
+        lock_id: if event.lock == LockId::NONE { NO_LOCK.to_owned() } else { event.lock.to_string() },
         acquired_by: event.ask.who.agent.to_string(),
         mode: mode(event.ask.mode),
         fence: event.fence.0,
@@ -664,7 +678,14 @@ pub fn event(event: &model::Event) -> EventBody {
         by,
         note: note.map(str::to_owned),
         former_leader,
+        contention: contention(&event.kind),
     }
+}
+
+fn contention(kind: &EventKind) -> Option<ContentionBody> {
+    let &EventKind::Contention(contended) = kind else { return None };
+    let Contended { refused, queued, over, waiting, longest_wait, left_out } = contended;
+    Some(ContentionBody { failed: refused, queued, over_ms: over, waiting, longest_wait_ms: longest_wait, left_out })
 }
 
 fn wanted(waiter: &model::Waiter) -> Wanted {

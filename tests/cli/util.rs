@@ -139,7 +139,7 @@ impl Ground {
             home: flockd::os::home::Home::at(&self.home),
             launch: Launch::With(FLOCKD.into()),
             agent: Some(agent).filter(|agent| !agent.is_empty()).map(|agent| Agent::new(agent).unwrap()),
-            place: Place { cwd: path(&self.work), workspace: path(&self.work) },
+            place: Place { cwd: path(&self.work), workspace: path(&self.work), config: None },
             session,
         };
         Connection::connect(connect).unwrap()

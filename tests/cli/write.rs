@@ -194,7 +194,7 @@ fn what_cannot_be_replaced_is_refused_by_name_and_stays() {
 fn left_overs_of_the_dead_are_removed_and_those_of_the_living_are_not() {
     let ground = Ground::new();
     for name in [".flockd-dead.tmp", ".flockd-alive.tmp", ".flockd.toml", ".flockd-mine"] {
-        fs::write(ground.work.join(name), "x").unwrap();
+        fs::write(ground.work.join(name), "# x").unwrap();
     }
     let alive = OpenOptions::new().read(true).open(ground.work.join(".flockd-alive.tmp")).unwrap();
     write(&ground, "a", "write data", b"x").gives(0);

@@ -36,7 +36,7 @@ fn ask(ground: &Ground, agent: &str, op: Op, spelling: &Spelling) -> Result<Body
         home: flockd::os::home::Home::at(&ground.home),
         launch: Launch::With(FLOCKD.into()),
         agent: Some(Agent::new(agent).unwrap()),
-        place: Place { cwd: bytes(&spelling.cwd), workspace: bytes(&ground.work) },
+        place: Place { cwd: bytes(&spelling.cwd), workspace: bytes(&ground.work), config: None },
         session: None,
     });
     let wait_ms = matches!(op, Op::Lock | Op::Wait).then_some(0);

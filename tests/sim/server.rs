@@ -136,6 +136,8 @@ pub struct Server {
     dirty: BTreeSet<u64>,
     /// A connection was closed since it was last looked whether all grants are heard of.
     has_closed: bool,
+    /// What everybody's workspace has in its `.flockd.toml`.
+    threshold: Threshold,
     /// It is killed in the next turn, here.
     pub dies: Option<Death>,
     is_dead: bool,
@@ -155,7 +157,7 @@ pub struct Around<'a> {
 
 impl Server {
     /// Goes on with a loaded coordinator; what it restored is watched, and who is dead already is told.
-    pub fn new(coordinator: Coordinator, dead: &BTreeSet<Process>) -> Server {
+    pub fn new(coordinator: Coordinator, dead: &BTreeSet<Process>, threshold: Threshold) -> Server {
         let restored: BTreeSet<Process> = coordinator.table().processes().collect();
         let mut server = Server {
             coordinator,
@@ -166,6 +168,7 @@ impl Server {
             commands: Vec::new(),
             dirty: BTreeSet::new(),
             has_closed: false,
+            threshold,
             dies: None,
             is_dead: false,
         };
@@ -316,6 +319,8 @@ impl Server {
     fn greeting(&mut self, around: &mut Around, conn: u64, agent: Agent, wish: Option<Wish>) {
         let peer = self.peers.get_mut(&conn).expect("it was read from");
         peer.agent = Some(agent.clone());
+        let workspace = Workspace { root: b"/w".as_slice().into() };
+        self.commands.push(Command::Contention { workspace, threshold: self.threshold });
         let (caller, process) = (Caller { conn, id: GREETING }, Some(peer.process));
         let (id, command) = match wish {
             None => {

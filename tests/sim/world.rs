@@ -81,6 +81,8 @@ pub struct World {
     /// No daemon has come up yet, so nobody knows on which boot the journal was made.
     is_fresh: bool,
     segment_max: u64,
+    /// When a scope counts as contended.
+    threshold: Threshold,
 }
 
 impl World {
@@ -129,6 +131,7 @@ impl World {
             next_probe: 0,
             is_fresh: true,
             segment_max: 1024 << random.below(7),
+            threshold: Threshold { requests: 2 + random.below(3) as u32, within: 5_000 << random.below(3) },
             random,
         }
     }
@@ -203,7 +206,7 @@ impl World {
             Ok(coordinator) => {
                 self.auditor.started(self.now.mono, &loaded, self.how);
                 (self.how, self.is_fresh) = (Start::Again, false);
-                self.server = Some(Server::new(coordinator.without_thread(), &self.dead));
+                self.server = Some(Server::new(coordinator.without_thread(), &self.dead, self.threshold));
             }
             Err(error) => self.not_started(&error, had_trouble),
         }

@@ -54,7 +54,8 @@ fn a_hundred_thousand_random_commands_end_as_in_the_naive_model() {
 }
 
 /// Every outcome that a full run must have met, or it proves less than it says.
-const OUTCOMES: [&str; 42] = [
+const OUTCOMES: [&str; 43] = [
+    "contention told",
     "granted",
     "granted later",
     "upgraded",
@@ -216,12 +217,13 @@ enum Kind {
     Reboot,
     JournalFails,
     Resume,
+    Contention,
 }
 
 use Kind::*;
 
 /// The kinds and how often each is drawn at most.
-const KINDS: [(Kind, u32); 32] = [
+const KINDS: [(Kind, u32); 33] = [
     (LockOnce, 30),
     (LockInSession, 40),
     (AskAgain, 8),
@@ -254,6 +256,7 @@ const KINDS: [(Kind, u32); 32] = [
     (Reboot, 1),
     (JournalFails, 3),
     (Resume, 10),
+    (Contention, 3),
 ];
 
 /// One turn before it meets the world: numbers that are read as choices among what is there then. So any part of a
@@ -670,6 +673,13 @@ impl World {
                 self.pass([11 * MINUTE, 61 * MINUTE, limits::NOTICE_KEPT][raw.lease % 3]);
                 Command::Tick
             }
+            Contention => {
+                let threshold = match raw.lease % 4 {
+                    0 => Threshold::default(),
+                    requests => Threshold { requests: requests as u32, within: [1, 10, 3_600][raw.wait % 3] * SECOND },
+                };
+                Command::Contention { workspace: Workspace { root: b"/d"[..].into() }, threshold }
+            }
             Restart | Reboot | JournalFails | Resume => unreachable!("these are no commands"),
         }
     }
@@ -908,6 +918,7 @@ impl World {
             }
         }
         self.same_leaders(&step)?;
+        self.same_contention(&step)?;
         let numbers = self.numbers;
         self.write(&step)?;
         self.past.push(Past { step, naive, rows, numbers });
@@ -915,6 +926,23 @@ impl World {
             self.past.remove(0);
         }
         self.same_rows()
+    }
+
+    fn same_contention(&mut self, step: &Step) -> Result<(), Wrong> {
+        let told = step.records.iter().filter_map(|record| match record {
+            Record::Event(Event { kind: EventKind::Contention(contended), lock, ask, .. }) => {
+                Some((*lock, ask.target.scope.clone(), *contended))
+            }
+            _ => None,
+        });
+        let (by_table, by_model) = (told.collect::<Vec<_>>(), std::mem::take(&mut self.naive.contended));
+        if by_table != by_model {
+            return Err(format!("contention differs\n\ntable:\n{by_table:?}\n\nmodel:\n{by_model:?}"));
+        }
+        *self.seen.entry("contention told").or_default() += by_table.len();
+        *self.seen.entry("contention left out").or_default() +=
+            by_table.iter().filter(|(.., c)| c.left_out > 0).count();
+        Ok(())
     }
 
     fn count_advisory(&mut self, granted: &Granted) {
@@ -1027,8 +1055,11 @@ impl World {
             self.table.undo(past.step);
             // Numbers once given out are not given out again.
             let given = (self.naive.next_fence, self.naive.next_waiter, self.naive.next_commit);
+            // What a workspace says is no step that could fail.
+            let threshold = self.naive.threshold;
             self.naive = past.naive;
             (self.naive.next_fence, self.naive.next_waiter, self.naive.next_commit) = given;
+            self.naive.threshold = threshold;
             (self.rows, self.numbers) = (past.rows, past.numbers);
         }
         self.past.clear();

@@ -2,6 +2,7 @@
 
 mod advisory;
 mod commands;
+mod contention;
 mod deadlock;
 mod families;
 mod flocks;

@@ -189,6 +189,19 @@ pub struct Naive {
     unranked: Vec<Lock>,
     /// Who was told to lead in the latest command, and who did before.
     pub led: Vec<(LockId, Option<Agent>)>,
+    /// Every request that could not have its scope at once, and whether it waits.
+    counted: Vec<(Scope, Moment, bool)>,
+    /// When a scope was told as contended, and how many requests were counted until then; while it is hot.
+    hot: Vec<(Scope, Moment, usize)>,
+    /// When any scope was told.
+    told_at: Vec<Moment>,
+    left_out: u64,
+    /// For how long scopes were held that somebody could not have at once before.
+    holds: Vec<(Scope, u64)>,
+    /// Of the one workspace there is.
+    pub threshold: Threshold,
+    /// What was told of contention since the last look.
+    pub contended: Vec<(LockId, Scope, Contended)>,
     now: Now,
     said: Vec<Outgoing>,
 }
@@ -208,6 +221,13 @@ impl Naive {
             leaders: Vec::new(),
             unranked: Vec::new(),
             led: Vec::new(),
+            counted: Vec::new(),
+            hot: Vec::new(),
+            told_at: Vec::new(),
+            left_out: 0,
+            holds: Vec::new(),
+            threshold: Threshold::default(),
+            contended: Vec::new(),
             now: Now::default(),
             said: Vec::new(),
         }
@@ -285,6 +305,7 @@ impl Naive {
                 }
             }
             Command::Webhook(_) => unreachable!("no lock depends on a webhook; webhooks.rs tells of those"),
+            Command::Contention { threshold, .. } => self.threshold = threshold,
             Command::Os { .. } => unreachable!("nothing here wants a flock; rules.rs tells of those"),
             Command::Tick => {}
         }
@@ -463,8 +484,8 @@ impl Naive {
             Wait::Until(deadline) => Some(deadline),
             _ => None,
         };
-        let Waiter { since, ticket, level, .. } = place;
-        let back = Waiter { since, ticket, level, deadline, ..self.in_line(caller, &ask, true, place.id) };
+        let Waiter { since, ticket, level, is_counted, .. } = place;
+        let back = Waiter { since, ticket, level, is_counted, deadline, ..self.in_line(caller, &ask, true, place.id) };
         for row in &mut self.waiters {
             if row.id == place.id {
                 *row = back.clone();
@@ -476,7 +497,8 @@ impl Naive {
             self.waiters.retain(|other| other.id != place.id);
             let (why, kept) = (RefusedFor::OwnLock, self.kept(&ask));
             let holders = vec![own];
-            let refused = Refused { why, holders, more: 0, foreigner: None, position: 1, ticket: None, kept };
+            let refused =
+                Refused { why, holders, more: 0, foreigner: None, position: 1, ticket: None, kept, retry_after: None };
             self.answer(caller, Reply::Refused(Box::new(refused)), Some((&ask.who, Some(&ask.target))));
         } else if is_blocked && wait == Wait::Try {
             let refused = self.refused(&ask, place.id, RefusedFor::Held);
@@ -559,6 +581,9 @@ impl Naive {
         let own = self.own_obstacle(&ask);
         let would_wait = chance == Chance::Blocked && own.is_none() && wait != Wait::Try;
         if (chance == Chance::Clear || would_wait) && self.closes_a_cycle_by_going_first(caller, &ask, takes, at) {
+            if takes {
+                self.came(&ask, false);
+            }
             return self.refuse(caller, &ask, at, RefusedFor::Deadlock(Vec::new()));
         }
         if chance != Chance::Blocked {
@@ -567,13 +592,18 @@ impl Naive {
         if let Some(own) = own {
             let (why, kept) = (RefusedFor::OwnLock, self.kept(&ask));
             let holders = vec![own];
-            let refused = Refused { why, holders, more: 0, foreigner: None, position: 1, ticket: None, kept };
+            let refused =
+                Refused { why, holders, more: 0, foreigner: None, position: 1, ticket: None, kept, retry_after: None };
             return self.answer(caller, Reply::Refused(Box::new(refused)), Some((&ask.who, Some(&ask.target))));
+        }
+        let is_refused = wait == Wait::Try || self.closes_a_cycle(&ask, at);
+        if is_refused && takes {
+            self.came(&ask, false);
         }
         if wait == Wait::Try {
             return self.refuse(caller, &ask, at, RefusedFor::Held);
         }
-        if self.closes_a_cycle(&ask, at) {
+        if is_refused {
             return self.refuse(caller, &ask, at, RefusedFor::Deadlock(Vec::new()));
         }
         let deadline = match wait {
@@ -581,7 +611,10 @@ impl Naive {
             _ => None,
         };
         self.next_waiter += 1;
-        self.waiters.push(Waiter { deadline, ..self.in_line(caller, &ask, takes, at) });
+        self.waiters.push(Waiter { deadline, is_counted: takes, ..self.in_line(caller, &ask, takes, at) });
+        if takes {
+            self.came(&ask, true);
+        }
         self.withdraw_offers();
     }
 
@@ -598,6 +631,7 @@ impl Naive {
             ticket: None,
             offered_until: None,
             os: OsWait::Idle,
+            is_counted: false,
             level: self.level(ask),
         }
     }
@@ -651,6 +685,71 @@ impl Naive {
         let is_childs = |lock: &Lock| is_above(agent, &lock.ask.who.agent) && lock.ask.mode != Mode::Advisory;
         let is_meant = |lock: &&Lock| is_childs(lock) && overlaps(&lock.ask.target, target);
         self.locks.iter().filter(is_meant).cloned().collect()
+    }
+
+    // ── Contention ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// A request that others keep from its scope. Enough of them within the window are told, and then none for a
+    /// window; what came in that is told with the first one behind it, if the scope is contended still.
+    fn came(&mut self, ask: &Ask, waits: bool) {
+        let (now, scope) = (self.now.mono, &ask.target.scope);
+        let within = |at: Moment, ms: u64| now.0 - at.0 < ms;
+        self.counted.push((scope.clone(), now, waits));
+        let hot = self.hot.iter().position(|(hot, ..)| hot == scope).map(|at| self.hot[at].clone());
+        if hot.as_ref().is_some_and(|(_, at, _)| within(*at, self.threshold.within)) {
+            return;
+        }
+        self.hot.retain(|(hot, ..)| hot != scope);
+        let mine = |counted: &&(Scope, Moment, bool)| counted.0 == *scope;
+        let recent = self.counted.iter().filter(mine).filter(|(_, at, _)| within(*at, self.threshold.within));
+        let recent: Vec<_> = recent.cloned().collect();
+        if recent.len() < self.threshold.requests as usize {
+            return;
+        }
+        let (told, since) = match hot {
+            Some((_, at, counted)) => (self.counted[counted..].iter().filter(mine).cloned().collect(), at),
+            None => (recent.clone(), recent[0].1),
+        };
+        self.hot.push((scope.clone(), now, self.counted.len()));
+        if self.told_at.iter().filter(|at| within(**at, limits::CONTENTION_WITHIN)).count()
+            >= limits::CONTENTION_TOLD_MAX
+        {
+            self.left_out += 1;
+            return;
+        }
+        self.told_at.push(now);
+        let waiting = self
+            .waiters
+            .iter()
+            .filter(|waiter| waiter.takes && waiter.caller.is_some() && overlaps(&waiter.ask.target, &ask.target));
+        let contended = Contended {
+            refused: told.iter().filter(|(.., waits)| !waits).count() as u64,
+            queued: told.iter().filter(|(.., waits)| *waits).count() as u64,
+            over: now.0 - since.0,
+            waiting: waiting.clone().count() as u64,
+            longest_wait: waiting.map(|waiter| now.0 - waiter.since.mono.0).max().unwrap_or(0),
+            left_out: std::mem::take(&mut self.left_out),
+        };
+        let holder = self.holders_against(ask, &ask.target, ask.mode).first().map_or(LockId::NONE, |lock| lock.id);
+        self.contended.push((holder, scope.clone(), contended));
+    }
+
+    /// The median of the latest holds, as often as there are requests to come, or what is left of the first lease.
+    fn retry_after(&self, ask: &Ask, position: usize, holders: &[Lock]) -> Option<u64> {
+        let is_recent = |(scope, at, _): &&(Scope, Moment, bool)| {
+            *scope == ask.target.scope && self.now.mono.0 - at.0 < self.threshold.within
+        };
+        if self.counted.iter().filter(is_recent).count() < self.threshold.requests as usize {
+            return None;
+        }
+        let holds = self.holds.iter().rev().filter(|(scope, _)| *scope == ask.target.scope).map(|(_, ms)| *ms);
+        let mut holds: Vec<u64> = holds.take(limits::CONTENTION_HOLDS).collect();
+        holds.sort_unstable();
+        let after = match holds.get(holds.len() / 2) {
+            Some(median) => median * position as u64,
+            None => holders.first()?.expires?.left(self.now.mono),
+        };
+        Some(after.clamp(limits::RETRY_AFTER_MIN, limits::RETRY_AFTER_MAX))
     }
 
     // ── Upgrades ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -1105,7 +1204,11 @@ impl Naive {
     fn refused(&self, ask: &Ask, at: WaiterId, why: RefusedFor) -> Refused {
         let holders = self.holders_against(ask, &ask.target, ask.mode);
         let position = 1 + self.earlier(ask, at).len();
-        Refused { why, holders, more: 0, foreigner: None, position, ticket: None, kept: self.kept(ask) }
+        let retry_after = match why {
+            RefusedFor::Held | RefusedFor::Timeout => self.retry_after(ask, position, &holders),
+            RefusedFor::OwnLock | RefusedFor::Deadlock(_) => None,
+        };
+        Refused { why, holders, more: 0, foreigner: None, position, ticket: None, kept: self.kept(ask), retry_after }
     }
 
     // ── Deadlock ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -1215,6 +1318,10 @@ impl Naive {
         let lock = self.held(id).expect("it is held").clone();
         self.rank_is_over(&lock);
         self.locks.retain(|other| other.id != id);
+        let excludes = lock.ask.mode != Mode::Advisory;
+        if excludes && self.counted.iter().any(|(scope, ..)| *scope == lock.ask.target.scope) {
+            self.holds.push((lock.ask.target.scope.clone(), self.now.mono.0 - lock.since.mono.0));
+        }
         let ended = Ended { id, ask: lock.ask, fence: lock.fence, why, at: self.now, untold };
         self.ended.push(ended.clone());
         let holders = self.holders_over(&ended.ask.target);
@@ -1856,6 +1963,8 @@ impl Naive {
         self.locks.iter_mut().for_each(|lock| lock.in_flight = None);
         self.next_fence = fences_from;
         self.next_commit = 1;
+        (self.counted, self.hot, self.told_at, self.holds) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        (self.left_out, self.threshold) = (0, Threshold::default());
         self.next_waiter = self.waiters.iter().map(|waiter| waiter.id.0).max().unwrap_or(0) + 1;
         self.paused = false;
     }

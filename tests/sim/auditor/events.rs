@@ -36,6 +36,7 @@ impl Auditor {
         self.top_event = self.top_event.max(newest);
         self.kept = numbers;
         self.without_gaps(&loaded.events);
+        self.asking.is_written(loaded);
         self.stories(&loaded.events);
     }
 

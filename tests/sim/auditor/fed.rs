@@ -20,6 +20,9 @@ impl Auditor {
             self.ended.values_mut().for_each(|end| end.written = true);
         }
         self.trouble = trouble;
+        if !trouble {
+            self.asking.turned(self.last);
+        }
         self.bound_have_ended();
     }
 
@@ -42,12 +45,14 @@ impl Auditor {
     /// From here on events may be missing; the numbers show it.
     pub(super) fn lossy(&mut self) {
         self.epoch += 1;
+        self.asking.lossy();
         let seen = self.kept.last().copied().unwrap_or(0);
         self.gap_from = Some(self.gap_from.map_or(seen, |from| from.min(seen)));
     }
 
     pub fn fed(&mut self, now: Now, command: &Command) {
         self.status = None;
+        self.asking.fed(now, command);
         let is_queue_exact = std::mem::take(&mut self.is_queue_exact);
         // Only a command makes the table look at the clock, and what is taken back is taken back before.
         if !matches!(command, Command::TakeBack { .. }) {

@@ -6,6 +6,7 @@
 
 mod advisory;
 mod bound;
+mod contention;
 mod events;
 mod fed;
 mod flocks;
@@ -172,6 +173,7 @@ counters! {
         advisory_beside_others,
         led,
         led_by_another,
+        contended,
     }
 }
 
@@ -239,6 +241,7 @@ pub struct Auditor {
     is_queue_exact: bool,
     /// A grant that is to outlive a power cut was told since this was last asked.
     told_for_good: bool,
+    asking: contention::Asking,
     /// Locks whose grant has arrived somewhere, or may have before the present daemon.
     heard: BTreeSet<LockId>,
     /// Losses that have arrived.

@@ -8,6 +8,7 @@ impl Auditor {
     pub fn started(&mut self, now: Moment, loaded: &Loaded, how: Start) {
         self.turn += 1;
         self.status = None;
+        self.asking.started(loaded);
         self.sent_away.clear();
         if how == Start::PowerCut {
             self.lossy();

@@ -214,6 +214,7 @@ pub(super) fn caller_of(command: &Command) -> Option<Caller> {
         | Command::Os { .. }
         | Command::CommitDone { .. }
         | Command::Webhook(_)
+        | Command::Contention { .. }
         | Command::Tick => None,
     }
 }

@@ -215,7 +215,8 @@ impl Auditor {
         .into_iter()
         .map(|waiter| (waiter.id.0, waiter))
         .collect();
-        let kept_of = |waiter: &Waiter| Waiter { caller: None, os: OsWait::Idle, level: 0, ..waiter.clone() };
+        let kept_of =
+            |waiter: &Waiter| Waiter { caller: None, os: OsWait::Idle, is_counted: true, level: 0, ..waiter.clone() };
         let waiting = waiters.iter().map(|queued| kept_of(&queued.waiter));
         assert_eq!(
             kept.into_values().collect::<Vec<_>>(),

@@ -40,6 +40,9 @@ impl Auditor {
                 match self.told_events.insert(seq, (**event).clone()) {
                     Some(before) => assert_eq!(before, **event, "two are told of another event {seq}"),
                     None => {
+                        if let EventKind::Contention(contended) = event.kind {
+                            self.counts.contended += u64::from(self.asking.told(event, contended));
+                        }
                         let deaf = self.hearing.iter().find(|(_, hearing)| hearing.must_know(seq));
                         assert!(deaf.is_none(), "{seq} was left out for subscriber {:?}", deaf.map(|(other, _)| other));
                     }

@@ -8,6 +8,7 @@ impl Auditor {
         let open = self.open.remove(&to).unwrap_or_else(|| panic!("{to:?} is answered and did not ask, or twice"));
         self.counts.late += u64::from(open.turn != self.turn);
         self.is_sent_away(to, answer);
+        self.asking.answered(now.mono, to, &open, &answer.reply, open.turn == self.turn && open.at == now.mono);
         self.losses(now, &open, answer);
         self.advisory(&open, answer);
         match &answer.reply {

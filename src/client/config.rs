@@ -1,0 +1,151 @@
+//! `.flockd.toml`: what a workspace says about itself. The client reads it where it stands and tells the daemon, which
+//! touches no file of a workspace for it.
+//!
+//! It is read anew whenever a program looks where it is. One that cannot be read is an error with its place in the
+//! file, and so is a word that nothing is known of: a setting that is silently ignored is worse than none.
+
+use crate::limits;
+use crate::model::{Invalid, Threshold};
+use serde::Deserialize;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::Path;
+use std::time::Duration;
+
+/// Its name, in the root of the workspace.
+pub(super) const NAME: &str = ".flockd.toml";
+
+/// What a workspace says about itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// When a scope counts as contended.
+    pub contention: Threshold,
+}
+
+/// The file, table by table.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Toml {
+    #[serde(default)]
+    contention: Contention,
+    /// This and the next are what hooks go by, which read and judge them themselves.
+    #[serde(rename = "enforcement")]
+    _enforcement: Option<String>,
+    #[serde(rename = "strict")]
+    _strict: Option<bool>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Contention {
+    requests: Option<u32>,
+    within: Option<String>,
+}
+
+impl Config {
+    /// What the file in this directory says; a workspace without one says nothing.
+    ///
+    /// # Errors
+    /// The file cannot be read, or says what makes no sense.
+    pub fn of(root: &Path) -> Result<Config, Invalid> {
+        let path = root.join(NAME);
+        let wrong = |what: String| Invalid(format!("{}: {what}", path.display()));
+        match path.metadata() {
+            Ok(found) if found.is_file() => {}
+            // Opening a pipe would wait for whoever writes to it.
+            Ok(_) => return Err(wrong("it is no file; the settings of the workspace belong there".to_owned())),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Config::default()),
+            Err(error) => return Err(wrong(format!("it cannot be read ({error})"))),
+        }
+        let mut text = String::new();
+        let read = File::open(&path).and_then(|file| file.take(limits::CONFIG_MAX + 1).read_to_string(&mut text));
+        match read {
+            Ok(_) if text.len() as u64 > limits::CONFIG_MAX => {
+                Err(wrong(format!("it is longer than {} bytes", limits::CONFIG_MAX)))
+            }
+            Ok(_) => parse(&text).map_err(wrong),
+            Err(error) => Err(wrong(format!("it cannot be read ({error})"))),
+        }
+    }
+}
+
+fn parse(text: &str) -> Result<Config, String> {
+    let toml: Toml = basic_toml::from_str(text).map_err(|error| error.to_string())?;
+    let usual = Threshold::default();
+    let requests = toml.contention.requests.unwrap_or(usual.requests);
+    let within = match &toml.contention.within {
+        None => usual.within,
+        Some(text) => humantime::parse_duration(text).map(milliseconds).map_err(|error| {
+            format!("contention.within is {text:?}, which is no duration as in `10s` or `2m` ({error})")
+        })?,
+    };
+    let threshold = Threshold { requests, within };
+    threshold.check().map_err(|error| format!("contention: {error}"))?;
+    Ok(Config { contention: threshold })
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::{MINUTE, SECOND};
+    use std::fs;
+
+    fn said(text: &str) -> Result<Threshold, String> {
+        parse(text).map(|config| config.contention)
+    }
+
+    #[test]
+    fn what_is_not_said_is_as_everywhere() {
+        let threshold = |requests, within| Ok(Threshold { requests, within });
+        assert_eq!(said(""), Ok(Threshold::default()));
+        assert_eq!(said("[contention]\nrequests = 3\n"), threshold(3, limits::CONTENTION_WITHIN));
+        assert_eq!(said("[contention]\nwithin = \"2m\"\n"), threshold(limits::CONTENTION_REQUESTS, 2 * MINUTE));
+        assert_eq!(said("enforcement = 'off'\nstrict = true\n"), Ok(Threshold::default()), "that is for hooks");
+        assert_eq!(said("# few\ncontention = { requests = 2, within = '1s' }"), threshold(2, SECOND));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_said_with_its_place_or_its_name() {
+        let cases = [
+            ("[contention", "line 1"),
+            ("a = 1", "unknown field `a`, expected one of `contention`, `enforcement`, `strict`"),
+            ("[contention]\nrequest = 3", "unknown field `request`, expected `requests` or `within`"),
+            ("[contention]\nrequests = \"3\"", "line 2"),
+            ("[contention]\nrequests = -3", "line 2"),
+            ("[contention]\nrequests = 0", "1 to 100 requests"),
+            ("[contention]\nrequests = 101", "1 to 100 requests"),
+            ("[contention]\nwithin = \"soon\"", "contention.within is \"soon\", which is no duration"),
+            ("[contention]\nwithin = \"1ms\"", "from 1s to 1h"),
+            ("[contention]\nwithin = \"3 years\"", "from 1s to 1h"),
+        ];
+        for (text, says) in cases {
+            let error = said(text).unwrap_err();
+            assert!(error.contains(says), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn only_a_file_that_can_be_read_is_one_and_none_is_fine() {
+        let kept = tempfile::tempdir().unwrap();
+        let (root, path) = (kept.path(), kept.path().join(NAME));
+        assert_eq!(Config::of(root), Ok(Config::default()));
+        fs::create_dir(&path).unwrap();
+        let says = |text: &str| {
+            let error = Config::of(root).unwrap_err().0;
+            assert!(error.starts_with(&*path.to_string_lossy()) && error.contains(text), "{error}");
+        };
+        says("it is no file");
+        fs::remove_dir(&path).unwrap();
+        fs::write(&path, b"\xff").unwrap();
+        says("it cannot be read");
+        fs::write(&path, vec![b'\n'; limits::CONFIG_MAX as usize + 1]).unwrap();
+        says("longer than");
+        fs::write(&path, "[contention]\nrequests = 7\n").unwrap();
+        assert_eq!(Config::of(root).unwrap().contention.requests, 7);
+    }
+}
