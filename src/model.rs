@@ -95,6 +95,11 @@ macro_rules! prefixed_id {
 }
 
 prefixed_id!(LockId, "lk_", "Names a lock for life: the number of its first fence, so no home gives it out twice.");
+impl LockId {
+    /// Stands where an event is about no lock: fences begin above it.
+    pub const NONE: LockId = LockId(0);
+}
+
 prefixed_id!(SessionId, "se_", "Names a session; a random number, so that no other home's session is mistaken for it.");
 
 prefixed_id!(WebhookId, "wh_", "Names a webhook; a random number.");
@@ -694,10 +699,27 @@ pub enum EventKind {
     Detached,
     /// The lock is gone.
     Released(EndReason),
+    /// A webhook is sent nothing more until somebody asks for it. This is about no lock: its request stands for the
+    /// webhook, see [`Webhook::as_ask`].
+    WebhookDisabled(Disabled),
+}
+
+/// A webhook that is given up, for the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disabled {
+    /// Which.
+    pub webhook: WebhookId,
+    /// Where it was.
+    pub url: Arc<str>,
+    /// It wants nothing more (410), rather than that nothing arrives.
+    pub is_gone: bool,
+    /// What came of the last attempt, for people.
+    pub why: Arc<str>,
 }
 
 /// The names of all events there are, as [`EventKind::name`] gives them.
-pub const EVENT_NAMES: &[&str] = &["lock.acquired", "lock.waiting", "lock.released", "lock.detached"];
+pub const EVENT_NAMES: &[&str] =
+    &["lock.acquired", "lock.waiting", "lock.released", "lock.detached", "webhook.disabled"];
 
 impl EventKind {
     /// Its name on the wire and in the CLI: one of [`EVENT_NAMES`].
@@ -707,6 +729,7 @@ impl EventKind {
             EventKind::Waiting { .. } => "lock.waiting",
             EventKind::Released(_) => "lock.released",
             EventKind::Detached => "lock.detached",
+            EventKind::WebhookDisabled(_) => "webhook.disabled",
         }
     }
 }
@@ -801,6 +824,25 @@ impl Webhook {
     /// Whether nothing is sent any more, until somebody says so.
     pub fn is_disabled(&self) -> bool {
         self.failing.as_ref().is_some_and(|failing| failing.again.is_none())
+    }
+
+    /// What stands in an event about it in the place of a lock's request: its id as a resource, and who added it. So
+    /// filters by scope and by agent find it.
+    pub fn as_ask(&self) -> Ask {
+        let name = self.id.to_string().into();
+        Ask {
+            target: Target::named(Scope::Resource(name)),
+            mode: Mode::Shared,
+            who: Who { agent: self.agent.clone(), session: None },
+            lease: Lease { ttl: 0, max_hold: None },
+            note: None,
+            process: None,
+            bound: None,
+            request: None,
+            workspace: Workspace { root: b"/".as_slice().into() },
+            os: false,
+            upgrades: None,
+        }
     }
 }
 

@@ -187,7 +187,7 @@ Examples:
 
     /// Tell what happens to locks, as it happens
     #[command(after_long_help = "\
-Events are lock.acquired, lock.waiting, lock.released and lock.detached. The daemon keeps the newest 10,000; what is \
+Events are lock.acquired, lock.waiting, lock.released, lock.detached and webhook.disabled. The daemon keeps the newest 10,000; what is \
 missing, because it is older or was lost in a power cut, is told as such. It goes on when the daemon is restarted, and \
 ends with Ctrl-C or the pipe that it writes to.
 
@@ -202,14 +202,16 @@ Examples:
     #[command(after_long_help = "\
 The command has the event as JSON on its stdin, and in its environment: FLOCKD_EVENT, FLOCKD_FILE_ID, FLOCKD_PATH, \
 FLOCKD_LOCK_ID, FLOCKD_ACQUIRED_BY, FLOCKD_WORKSPACE_ID, FLOCKD_MODE, FLOCKD_FENCE, FLOCKD_EVENT_ID, \
-FLOCKD_EVENT_SEQ, FLOCKD_EVENT_TIME, and where there is something to say FLOCKD_REASON, FLOCKD_WAITER, FLOCKD_NOTE. \
+FLOCKD_EVENT_SEQ, FLOCKD_EVENT_TIME, and where there is something to say FLOCKD_REASON, FLOCKD_WAITER, FLOCKD_NOTE, \
+FLOCKD_WEBHOOK_ID, FLOCKD_URL. \
 While commands run, events wait: about a thousand here, 10,000 in the daemon; what is missing then is said on stderr.
 
 Examples:
   flockd on lock.released data.json -- ./analyze.sh
   flockd on lock.acquired,lock.released src/ --parallel 4 -- sh -c 'echo \"$FLOCKD_EVENT $FLOCKD_FILE_ID\" >> log'
   flockd on lock.released @deploy --once -- make smoke-test
-  flockd on lock.waiting --by claw-1 -- jq -r .waiter")]
+  flockd on lock.waiting --by claw-1 -- jq -r .waiter
+  flockd on webhook.disabled -- jq -r .note               a receiver was given up")]
     On(OnArgs),
 
     /// Take or check locks before an agent's edits: what coding agents call

@@ -121,7 +121,8 @@ pub struct LockEvent {
     pub seq: u64,
     /// Its id, `ev_…`: the same in every telling.
     pub id: String,
-    /// What happened: `lock.acquired`, `lock.waiting`, `lock.released`, `lock.detached`; later versions add others.
+    /// What happened: `lock.acquired`, `lock.waiting`, `lock.released`, `lock.detached`,
+    /// `webhook.disabled`; later versions add others.
     pub event: String,
     /// When: RFC 3339, UTC.
     pub timestamp: String,
@@ -138,14 +139,19 @@ pub struct LockEvent {
     /// Its fencing token at the time.
     pub fence: u64,
     /// How it came to that: `resumed`, `upgraded`, `downgraded`; `released`, `expired`, `session_ended`, `broken`,
-    /// `silent` or `rebooted`.
+    /// `silent` or `rebooted`; with `webhook.disabled` `gone` or `failing`.
     pub reason: Option<String>,
     /// Who waits, with `lock.waiting`.
     pub waiter: Option<String>,
     /// Who broke it.
     pub by: Option<String>,
-    /// Why it was broken, else why it was taken.
+    /// Why it was broken, else why it was taken; with `webhook.disabled` what came of the last attempt.
     pub note: Option<String>,
+    /// Which webhook, `wh_…`, with `webhook.disabled`: this is about no lock then. `file_id` is `@` and the same id,
+    /// `acquired_by` who added it.
+    pub webhook_id: Option<String>,
+    /// Where that webhook was.
+    pub url: Option<String>,
 }
 
 /// Events that cannot be told any more.
@@ -189,6 +195,8 @@ impl From<Heard> for Event {
                 waiter: body.waiter,
                 by: body.by,
                 note: body.note,
+                webhook_id: body.webhook_id,
+                url: body.url,
             })),
         }
     }

@@ -1,7 +1,8 @@
 //! Which events a subscriber wants: by name, scope, agent and workspace.
 
-use crate::model::{Agent, Event, EventKind};
+use crate::model::{Agent, Event, EventKind, WebhookId};
 use crate::pattern::Overlap;
+use crate::planted::{Bug, planted};
 use crate::scope::{Scope, Target};
 
 /// What is wanted. Each list narrows; an empty one does not.
@@ -15,6 +16,8 @@ pub struct Filter {
     pub agents: Vec<Agent>,
     /// Ids of the workspaces in which the lock was asked for, `ws_…`.
     pub workspaces: Vec<String>,
+    /// The webhook that is to hear, if it is one: it does not hear of itself.
+    pub webhook: Option<WebhookId>,
 }
 
 impl Filter {
@@ -22,9 +25,15 @@ impl Filter {
     pub fn wants(&self, event: &Event) -> bool {
         let is_named = self.names.is_empty() || self.names.contains(&event.kind.name());
         is_named
+            && !self.is_about_itself(event)
             && (self.agents.is_empty() || self.agents.iter().any(|agent| concerns(event, agent)))
             && (self.workspaces.is_empty() || self.workspaces.contains(&event.ask.workspace.id()))
             && (self.targets.is_empty() || self.targets.iter().any(|target| overlap(target, &event.ask.target)))
+    }
+
+    fn is_about_itself(&self, event: &Event) -> bool {
+        let EventKind::WebhookDisabled(disabled) = &event.kind else { return false };
+        self.webhook == Some(disabled.webhook) && !planted(Bug::DisabledToldToItself)
     }
 }
 
@@ -65,7 +74,7 @@ fn matches(pattern: &Target, other: &Target) -> bool {
 mod tests {
     use super::super::tests::{event, file};
     use super::*;
-    use crate::model::{EndReason, Workspace, resource};
+    use crate::model::{Disabled, EndReason, Workspace, resource};
     use crate::pattern::Pattern;
     use crate::scope::FileId;
 
@@ -75,6 +84,18 @@ mod tests {
 
     fn targets(scope: Scope) -> Filter {
         Filter { targets: vec![Target::named(scope)], ..Filter::default() }
+    }
+
+    #[test]
+    fn a_webhook_hears_of_others_and_not_of_itself() {
+        let disabled =
+            Disabled { webhook: WebhookId(7), url: "http://localhost/".into(), is_gone: true, why: "".into() };
+        let told = Event { kind: EventKind::WebhookDisabled(disabled), ..event(1, "/w/a") };
+        for (webhook, wants) in [(None, true), (Some(WebhookId(8)), true), (Some(WebhookId(7)), false)] {
+            assert_eq!(Filter { webhook, ..Filter::default() }.wants(&told), wants, "{webhook:?}");
+        }
+        let (itself, names) = (Some(WebhookId(7)), vec!["lock.acquired"]);
+        assert!(Filter { webhook: itself, names, ..Filter::default() }.wants(&event(1, "/w/a")));
     }
 
     #[test]

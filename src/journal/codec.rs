@@ -32,8 +32,8 @@
 //! checksum, size limit, and the rule that a body must be used up to its last byte.
 
 use crate::model::{
-    Acquired, Agent, Ask, Custody, EVENT_NAMES, EndReason, Ended, Event, EventKind, EventSeq, Failing, Fence, Lease,
-    Lock, LockId, Mode, Moment, Now, OsLock, OsWait, Process, Record, RequestId, Secret, Session, SessionId,
+    Acquired, Agent, Ask, Custody, Disabled, EVENT_NAMES, EndReason, Ended, Event, EventKind, EventSeq, Failing, Fence,
+    Lease, Lock, LockId, Mode, Moment, Now, OsLock, OsWait, Process, Record, RequestId, Secret, Session, SessionId,
     SessionKind, Waiter, WaiterId, Wall, Webhook, WebhookId, Who, Workspace,
 };
 use crate::pattern::Pattern;
@@ -340,6 +340,16 @@ enum EventKindV1<'a> {
     Detached,
     #[serde(borrow)]
     Released(EndReasonV1<'a>),
+    #[serde(borrow)]
+    WebhookDisabled(DisabledV1<'a>),
+}
+
+#[derive(Serialize, Deserialize)]
+struct DisabledV1<'a> {
+    webhook: u64,
+    url: &'a str,
+    is_gone: bool,
+    why: &'a str,
 }
 
 // ── From the model ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -442,6 +452,7 @@ impl<'a> From<&'a Event> for EventV1<'a> {
                 EventKind::Waiting { waiter } => EventKindV1::Waiting { waiter: waiter.as_str() },
                 EventKind::Detached => EventKindV1::Detached,
                 EventKind::Released(why) => EventKindV1::Released(why.into()),
+                EventKind::WebhookDisabled(disabled) => EventKindV1::WebhookDisabled(disabled.into()),
             },
             lock: event.lock.0,
             ask: (&*event.ask).into(),
@@ -530,6 +541,13 @@ impl From<Acquired> for AcquiredV1 {
             Acquired::Downgraded => AcquiredV1::Downgraded,
             Acquired::Delegated => AcquiredV1::Delegated,
         }
+    }
+}
+
+impl<'a> From<&'a Disabled> for DisabledV1<'a> {
+    fn from(disabled: &'a Disabled) -> Self {
+        let Disabled { webhook, url, is_gone, why } = disabled;
+        DisabledV1 { webhook: webhook.0, url, is_gone: *is_gone, why }
     }
 }
 
@@ -650,6 +668,7 @@ impl EventV1<'_> {
                 EventKindV1::Waiting { waiter } => EventKind::Waiting { waiter: agent(waiter)? },
                 EventKindV1::Detached => EventKind::Detached,
                 EventKindV1::Released(why) => EventKind::Released(why.into_model()?),
+                EventKindV1::WebhookDisabled(disabled) => EventKind::WebhookDisabled(disabled.into()),
             },
             lock: LockId(self.lock),
             ask: self.ask.into_model()?,
@@ -748,6 +767,13 @@ impl From<AcquiredV1> for Acquired {
             AcquiredV1::Downgraded => Acquired::Downgraded,
             AcquiredV1::Delegated => Acquired::Delegated,
         }
+    }
+}
+
+impl From<DisabledV1<'_>> for Disabled {
+    fn from(disabled: DisabledV1<'_>) -> Self {
+        let DisabledV1 { webhook, url, is_gone, why } = disabled;
+        Disabled { webhook: WebhookId(webhook), url: url.into(), is_gone, why: why.into() }
     }
 }
 
@@ -918,6 +944,10 @@ mod tests {
             agent().prop_map(|waiter| EventKind::Waiting { waiter }),
             Just(EventKind::Detached),
             reason().prop_map(EventKind::Released),
+            any::<(u64, String, bool, String)>().prop_map(|(webhook, url, is_gone, why)| {
+                let (webhook, url, why) = (WebhookId(webhook), url.into(), why.into());
+                EventKind::WebhookDisabled(Disabled { webhook, url, is_gone, why })
+            }),
         ];
         (any::<(u64, u64, u64, u64, Option<u64>)>(), kind, ask()).prop_map(
             |((seq, time, lock, fence, after), kind, ask)| {

@@ -206,15 +206,11 @@ impl LockTable {
     }
 
     fn tell(&mut self, step: &mut Step, kind: EventKind, lock: &Lock) {
-        let event = Event {
-            seq: EventSeq(self.next_event),
-            after: None,
-            time: step.wall,
-            kind,
-            lock: lock.id,
-            ask: lock.ask.clone(),
-            fence: lock.fence,
-        };
+        self.tell_of(step, kind, lock.id, lock.ask.clone(), lock.fence);
+    }
+
+    fn tell_of(&mut self, step: &mut Step, kind: EventKind, lock: LockId, ask: Arc<Ask>, fence: Fence) {
+        let event = Event { seq: EventSeq(self.next_event), after: None, time: step.wall, kind, lock, ask, fence };
         self.next_event += u64::from(!planted(Bug::EventNumberTwice));
         step.records.push(Record::Event(event));
     }

@@ -7,11 +7,15 @@ use super::{
 use super::{EventBody, GapBody, Line, Mode, WireError, escape, sign};
 use crate::events::{Gap, Told};
 use crate::model::{
-    self, Acquired, Custody, EndReason, Ended, EventKind, Fault, Foreigner, Lock, Moment, Now, OsLock, Queued,
+    self, Acquired, Custody, Disabled, EndReason, Ended, EventKind, Fault, Foreigner, Lock, LockId, Moment, Now,
+    OsLock, Queued,
 };
 use crate::model::{Refused, RefusedFor, Reply};
 use crate::scope::Scope;
 use std::time::{Duration, UNIX_EPOCH};
+
+/// What stands for the id of a lock in an event that is about none.
+const NO_LOCK: &str = "none";
 
 /// What stands for the hash of a file that does not exist.
 pub const ABSENT: &str = "absent";
@@ -575,11 +579,16 @@ pub fn told(told: &Told) -> Line {
 pub fn event(event: &model::Event) -> EventBody {
     let name = event.kind.name();
     let (mut reason_word, mut waiter_name, mut by, mut note) = (None, None, None, event.ask.note.as_deref());
+    let (mut webhook_id, mut url) = (None, None);
     match &event.kind {
         EventKind::Acquired(Acquired::Granted) => {}
         EventKind::Acquired(how) => reason_word = Some(how.as_str()),
         EventKind::Waiting { waiter } => waiter_name = Some(waiter.to_string()),
         EventKind::Detached => {}
+        EventKind::WebhookDisabled(Disabled { webhook, url: to, is_gone, why }) => {
+            (webhook_id, url) = (Some(webhook.to_string()), Some(to.to_string()));
+            (reason_word, note) = (Some(if *is_gone { "gone" } else { "failing" }), Some(&**why));
+        }
         EventKind::Released(why) => {
             reason_word = Some(reason(why));
             if let EndReason::Broken { by: who, reason } = why {
@@ -597,7 +606,7 @@ pub fn event(event: &model::Event) -> EventBody {
         workspace_id: event.ask.workspace.id(),
         file_id: file_id(&event.ask),
         path: path(&event.ask.target.scope),
-        lock_id: event.lock.to_string(),
+        lock_id: if event.lock == LockId::NONE { NO_LOCK.to_owned() } else { event.lock.to_string() },
         acquired_by: event.ask.who.agent.to_string(),
         mode: mode(event.ask.mode),
         fence: event.fence.0,
@@ -605,6 +614,8 @@ pub fn event(event: &model::Event) -> EventBody {
         waiter: waiter_name,
         by,
         note: note.map(str::to_owned),
+        webhook_id,
+        url,
     }
 }
 
