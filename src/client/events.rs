@@ -121,7 +121,7 @@ pub struct LockEvent {
     pub seq: u64,
     /// Its id, `ev_…`: the same in every telling.
     pub id: String,
-    /// What happened: `lock.acquired`, `lock.waiting`, `lock.released`, `lock.detached`,
+    /// What happened: `lock.acquired`, `lock.waiting`, `lock.released`, `lock.detached`, `lock.leader`,
     /// `webhook.disabled`; later versions add others.
     pub event: String,
     /// When: RFC 3339, UTC.
@@ -147,6 +147,8 @@ pub struct LockEvent {
     pub by: Option<String>,
     /// Why it was broken, else why it was taken; with `webhook.disabled` what came of the last attempt.
     pub note: Option<String>,
+    /// With `lock.leader`: who had rank 1 before, if anybody had.
+    pub former_leader: Option<String>,
     /// Which webhook, `wh_…`, with `webhook.disabled`: this is about no lock then. `file_id` is `@` and the same id,
     /// `acquired_by` who added it.
     pub webhook_id: Option<String>,
@@ -195,6 +197,7 @@ impl From<Heard> for Event {
                 waiter: body.waiter,
                 by: body.by,
                 note: body.note,
+                former_leader: body.former_leader,
                 webhook_id: body.webhook_id,
                 url: body.url,
             })),
