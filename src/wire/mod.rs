@@ -732,7 +732,7 @@ pub struct SubscribedBody {
     pub seq: u64,
 }
 
-/// Something that happened to a lock, or to a webhook: then `file_id` is `@` and its id, and `acquired_by` who added it.
+/// Something that happened to a lock, or to a webhook: then `file_id` is `@` and its id, `acquired_by` who added it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventBody {
     /// Its number: larger than that of every event before. Numbers are skipped.
