@@ -815,11 +815,34 @@ pub enum EventKind {
     /// Many asked for this scope and could not have it at once. The lock is the oldest that is in the way; its request
     /// stands in the event with the scope that was asked for.
     Contention(Contended),
+    /// A webhook is sent nothing more until somebody asks for it. This is about no lock: its request stands for the
+    /// webhook, see [`Webhook::as_ask`].
+    WebhookDisabled(Disabled),
+}
+
+/// A webhook that is given up, for the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disabled {
+    /// Which.
+    pub webhook: WebhookId,
+    /// Where it was.
+    pub url: Arc<str>,
+    /// It wants nothing more (410), rather than that nothing arrives.
+    pub is_gone: bool,
+    /// What came of the last attempt, for people.
+    pub why: Arc<str>,
 }
 
 /// The names of all events there are, as [`EventKind::name`] gives them.
-pub const EVENT_NAMES: &[&str] =
-    &["lock.acquired", "lock.waiting", "lock.released", "lock.detached", "lock.leader", "lock.contention"];
+pub const EVENT_NAMES: &[&str] = &[
+    "lock.acquired",
+    "lock.waiting",
+    "lock.released",
+    "lock.detached",
+    "lock.leader",
+    "lock.contention",
+    "webhook.disabled",
+];
 
 impl EventKind {
     /// Its name on the wire and in the CLI: one of [`EVENT_NAMES`].
@@ -831,6 +854,7 @@ impl EventKind {
             EventKind::Detached => "lock.detached",
             EventKind::Leader { .. } => "lock.leader",
             EventKind::Contention(_) => "lock.contention",
+            EventKind::WebhookDisabled(_) => "webhook.disabled",
         }
     }
 }
@@ -925,6 +949,25 @@ impl Webhook {
     /// Whether nothing is sent any more, until somebody says so.
     pub fn is_disabled(&self) -> bool {
         self.failing.as_ref().is_some_and(|failing| failing.again.is_none())
+    }
+
+    /// What stands in an event about it in the place of a lock's request: its id as a resource, and who added it. So
+    /// filters by scope and by agent find it.
+    pub fn as_ask(&self) -> Ask {
+        let name = self.id.to_string().into();
+        Ask {
+            target: Target::named(Scope::Resource(name)),
+            mode: Mode::Shared,
+            who: Who { agent: self.agent.clone(), session: None },
+            lease: Lease { ttl: 0, max_hold: None },
+            note: None,
+            process: None,
+            bound: None,
+            request: None,
+            workspace: Workspace { root: b"/".as_slice().into() },
+            os: false,
+            upgrades: None,
+        }
     }
 }
 

@@ -156,6 +156,11 @@ bugs! {
     TornTailAccepted => "journal" "damage::a_torn_tail_is_cut_back_to_a_whole_batch_at_every_length",
     /// A store whose sync has failed is built upon as if all that it shows were on the disk.
     SuspectStoreKept => "journal" "power::after_failed_syncs_kills_and_a_power_cut_the_store_opens",
+    // Webhooks
+    /// A webhook is given up without a word to anybody.
+    DisabledUntold => "table" "webhooks::one_that_is_given_up_is_told_to_the_others_once",
+    /// A webhook is told that it is given up itself.
+    DisabledToldToItself => "lib" "events::filter::tests::a_webhook_hears_of_others_and_not_of_itself",
     // Answers
     /// A grant that nobody has heard of stays when its connection goes.
     UnheardGrantKept => "sim" "whatever_happens_every_promise_is_kept",

@@ -235,6 +235,12 @@ fn kept(held: &Held) -> String {
 
 /// An event as one line.
 pub(super) fn event(event: &EventBody) -> String {
+    if let (Some(webhook), Some(url)) = (&event.webhook_id, &event.url) {
+        let why = event.note.as_ref().map_or_else(String::new, |note| format!(": {}", shown(note)));
+        let (time, word) = (paint(DIM, &event.timestamp), paint(BAD, &event.event));
+        let back = format!("`flockd webhook retry {webhook}` wants it back");
+        return format!("{time} {word} {} {webhook}{why}; {back}\n", name(url));
+    }
     let (file, agent) = (name(&event.path), paint(NAME, &shown(&event.acquired_by)));
     let style = match (event.event.as_str(), event.reason.as_deref()) {
         ("lock.acquired", _) => AnsiColor::Green.on_default(),

@@ -122,7 +122,7 @@ pub struct LockEvent {
     /// Its id, `ev_…`: the same in every telling.
     pub id: String,
     /// What happened: `lock.acquired`, `lock.waiting`, `lock.released`, `lock.detached`, `lock.leader`,
-    /// `lock.contention`; later versions add others.
+    /// `lock.contention`, `webhook.disabled`; later versions add others.
     pub event: String,
     /// When: RFC 3339, UTC.
     pub timestamp: String,
@@ -139,18 +139,23 @@ pub struct LockEvent {
     /// Its fencing token at the time.
     pub fence: u64,
     /// How it came to that: `resumed`, `upgraded`, `downgraded`; `released`, `expired`, `session_ended`, `broken`,
-    /// `silent` or `rebooted`.
+    /// `silent` or `rebooted`; with `webhook.disabled` `gone` or `failing`.
     pub reason: Option<String>,
     /// Who waits, with `lock.waiting`.
     pub waiter: Option<String>,
     /// Who broke it.
     pub by: Option<String>,
-    /// Why it was broken, else why it was taken.
+    /// Why it was broken, else why it was taken; with `webhook.disabled` what came of the last attempt.
     pub note: Option<String>,
     /// With `lock.leader`: who had rank 1 before, if anybody had.
     pub former_leader: Option<String>,
     /// What came together, with `lock.contention`.
     pub contention: Option<Contention>,
+    /// Which webhook, `wh_…`, with `webhook.disabled`: this is about no lock then. `file_id` is `@` and the same id,
+    /// `acquired_by` who added it.
+    pub webhook_id: Option<String>,
+    /// Where that webhook was.
+    pub url: Option<String>,
 }
 
 /// Requests for one scope that could not have it at once.
@@ -227,6 +232,8 @@ impl From<Heard> for Event {
                 note: body.note,
                 former_leader: body.former_leader,
                 contention: body.contention.map(Contention::from),
+                webhook_id: body.webhook_id,
+                url: body.url,
             })),
         }
     }

@@ -1,6 +1,7 @@
 //! Which events a subscriber wants: by name, scope, agent and workspace.
 
-use crate::model::{Agent, Event, EventKind};
+use crate::model::{Agent, Event, EventKind, WebhookId};
+use crate::planted::{Bug, planted};
 use crate::scope::Target;
 
 /// What is wanted. Each list narrows; an empty one does not.
@@ -14,6 +15,8 @@ pub struct Filter {
     pub agents: Vec<Agent>,
     /// Ids of the workspaces in which the lock was asked for, `ws_…`.
     pub workspaces: Vec<String>,
+    /// The webhook that is to hear, if it is one: it does not hear of itself.
+    pub webhook: Option<WebhookId>,
 }
 
 impl Filter {
@@ -21,9 +24,15 @@ impl Filter {
     pub fn wants(&self, event: &Event) -> bool {
         let is_named = self.names.is_empty() || self.names.contains(&event.kind.name());
         is_named
+            && !self.is_about_itself(event)
             && (self.agents.is_empty() || self.agents.iter().any(|agent| concerns(event, agent)))
             && (self.workspaces.is_empty() || self.workspaces.contains(&event.ask.workspace.id()))
             && (self.targets.is_empty() || self.targets.iter().any(|target| target.meets(&event.ask.target)))
+    }
+
+    fn is_about_itself(&self, event: &Event) -> bool {
+        let EventKind::WebhookDisabled(disabled) = &event.kind else { return false };
+        self.webhook == Some(disabled.webhook) && !planted(Bug::DisabledToldToItself)
     }
 }
 
@@ -36,7 +45,7 @@ fn concerns(event: &Event, agent: &Agent) -> bool {
 mod tests {
     use super::super::tests::{event, file};
     use super::*;
-    use crate::model::{EndReason, Workspace, resource};
+    use crate::model::{Disabled, EndReason, Workspace, resource};
     use crate::pattern::Pattern;
     use crate::scope::Scope;
 
@@ -46,6 +55,18 @@ mod tests {
 
     fn targets(scope: Scope) -> Filter {
         Filter { targets: vec![Target::named(scope)], ..Filter::default() }
+    }
+
+    #[test]
+    fn a_webhook_hears_of_others_and_not_of_itself() {
+        let disabled =
+            Disabled { webhook: WebhookId(7), url: "http://localhost/".into(), is_gone: true, why: "".into() };
+        let told = Event { kind: EventKind::WebhookDisabled(disabled), ..event(1, "/w/a") };
+        for (webhook, wants) in [(None, true), (Some(WebhookId(8)), true), (Some(WebhookId(7)), false)] {
+            assert_eq!(Filter { webhook, ..Filter::default() }.wants(&told), wants, "{webhook:?}");
+        }
+        let (itself, names) = (Some(WebhookId(7)), vec!["lock.acquired"]);
+        assert!(Filter { webhook: itself, names, ..Filter::default() }.wants(&event(1, "/w/a")));
     }
 
     #[test]

@@ -32,9 +32,9 @@
 //! checksum, size limit, and the rule that a body must be used up to its last byte.
 
 use crate::model::{
-    Acquired, Agent, Ask, Contended, Custody, EVENT_NAMES, EndReason, Ended, Event, EventKind, EventSeq, Failing,
-    Fence, Lease, Lock, LockId, Mode, Moment, Now, OsLock, OsWait, Process, Record, RequestId, Secret, Session,
-    SessionId, SessionKind, TicketId, Waiter, WaiterId, Wall, Webhook, WebhookId, Who, Workspace,
+    Acquired, Agent, Ask, Contended, Custody, Disabled, EVENT_NAMES, EndReason, Ended, Event, EventKind, EventSeq,
+    Failing, Fence, Lease, Lock, LockId, Mode, Moment, Now, OsLock, OsWait, Process, Record, RequestId, Secret,
+    Session, SessionId, SessionKind, TicketId, Waiter, WaiterId, Wall, Webhook, WebhookId, Who, Workspace,
 };
 use crate::pattern::Pattern;
 use crate::scope::{FileId, Scope, Target};
@@ -348,6 +348,8 @@ enum EventKindV1<'a> {
         former: Option<&'a str>,
     },
     Contention(ContendedV1),
+    #[serde(borrow)]
+    WebhookDisabled(DisabledV1<'a>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -358,6 +360,14 @@ struct ContendedV1 {
     waiting: u64,
     longest_wait: u64,
     left_out: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct DisabledV1<'a> {
+    webhook: u64,
+    url: &'a str,
+    is_gone: bool,
+    why: &'a str,
 }
 
 // ── From the model ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -465,6 +475,7 @@ impl<'a> From<&'a Event> for EventV1<'a> {
                 EventKind::Released(why) => EventKindV1::Released(why.into()),
                 EventKind::Leader { former } => EventKindV1::Leader { former: former.as_ref().map(Agent::as_str) },
                 &EventKind::Contention(contended) => EventKindV1::Contention(contended.into()),
+                EventKind::WebhookDisabled(disabled) => EventKindV1::WebhookDisabled(disabled.into()),
             },
             lock: event.lock.0,
             ask: (&*event.ask).into(),
@@ -561,6 +572,13 @@ impl From<Contended> for ContendedV1 {
     fn from(contended: Contended) -> Self {
         let Contended { refused, queued, over, waiting, longest_wait, left_out } = contended;
         ContendedV1 { refused, queued, over, waiting, longest_wait, left_out }
+    }
+}
+
+impl<'a> From<&'a Disabled> for DisabledV1<'a> {
+    fn from(disabled: &'a Disabled) -> Self {
+        let Disabled { webhook, url, is_gone, why } = disabled;
+        DisabledV1 { webhook: webhook.0, url, is_gone: *is_gone, why }
     }
 }
 
@@ -688,6 +706,7 @@ impl EventV1<'_> {
                 EventKindV1::Released(why) => EventKind::Released(why.into_model()?),
                 EventKindV1::Leader { former } => EventKind::Leader { former: former.map(agent).transpose()? },
                 EventKindV1::Contention(contended) => EventKind::Contention(contended.into()),
+                EventKindV1::WebhookDisabled(disabled) => EventKind::WebhookDisabled(disabled.into()),
             },
             lock: LockId(self.lock),
             ask: self.ask.into_model()?,
@@ -794,6 +813,13 @@ impl From<ContendedV1> for Contended {
     fn from(contended: ContendedV1) -> Self {
         let ContendedV1 { refused, queued, over, waiting, longest_wait, left_out } = contended;
         Contended { refused, queued, over, waiting, longest_wait, left_out }
+    }
+}
+
+impl From<DisabledV1<'_>> for Disabled {
+    fn from(disabled: DisabledV1<'_>) -> Self {
+        let DisabledV1 { webhook, url, is_gone, why } = disabled;
+        Disabled { webhook: WebhookId(webhook), url: url.into(), is_gone, why: why.into() }
     }
 }
 
@@ -978,6 +1004,10 @@ mod tests {
                     EventKind::Contention(Contended { refused, queued, over, waiting, longest_wait, left_out })
                 }
             ),
+            any::<(u64, String, bool, String)>().prop_map(|(webhook, url, is_gone, why)| {
+                let (webhook, url, why) = (WebhookId(webhook), url.into(), why.into());
+                EventKind::WebhookDisabled(Disabled { webhook, url, is_gone, why })
+            }),
         ];
         (any::<(u64, u64, u64, u64, Option<u64>)>(), kind, ask()).prop_map(
             |((seq, time, lock, fence, after), kind, ask)| {

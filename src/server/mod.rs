@@ -9,6 +9,7 @@ mod commits;
 pub mod deliveries;
 pub mod flocks;
 mod peer;
+pub mod postings;
 mod request;
 mod subscribers;
 mod watch;

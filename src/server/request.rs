@@ -117,6 +117,7 @@ pub(super) fn wish(request: &Request, targets: Vec<Target>) -> Result<(u64, Wish
     check_count("workspaces", request.workspaces.len())?;
     let agent = |name: &String| Agent::new(name).map_err(|error| invalid(error.0));
     let filter = Filter {
+        webhook: None,
         names: event_names(&request.events)?,
         targets,
         agents: request.agents.iter().map(agent).collect::<Result<_, _>>()?,

@@ -7,6 +7,8 @@
 use super::{LockTable, Outgoing, Step};
 use crate::limits;
 use crate::model::*;
+use crate::planted::{Bug, planted};
+use std::sync::Arc;
 
 impl LockTable {
     pub(super) fn webhook(&mut self, now: Now, step: &mut Step, command: WebhookCommand) {
@@ -86,6 +88,8 @@ impl LockTable {
     /// What came of an attempt. One that was removed meanwhile is nobody's any more.
     fn posted(&mut self, now: Now, step: &mut Step, id: WebhookId, event: EventSeq, result: PostResult, random: u32) {
         let Some(mut webhook) = self.state.webhooks.get(&id).cloned() else { return };
+        let was_disabled = webhook.is_disabled();
+        let is_gone = result == PostResult::Gone;
         match result {
             PostResult::Delivered { .. } => {
                 assert!(event > webhook.passed, "{event:?} was delivered to {id} before");
@@ -103,7 +107,18 @@ impl LockTable {
                 webhook.failing = Some(failed(webhook.failing, step.now.wall, why, again));
             }
         }
-        self.set(step, Record::Webhook(id, Some(webhook)));
+        self.set(step, Record::Webhook(id, Some(webhook.clone())));
+        if webhook.is_disabled() && !was_disabled && !planted(Bug::DisabledUntold) {
+            self.tell_disabled(step, &webhook, is_gone);
+        }
+    }
+
+    /// Others hear that a webhook is given up. It does not hear of it itself, then or when it is wanted back: what it
+    /// fails to take must not be the next that it is to take.
+    fn tell_disabled(&mut self, step: &mut Step, webhook: &Webhook, is_gone: bool) {
+        let why = webhook.failing.as_ref().map_or_else(|| "".into(), |failing| failing.why.clone());
+        let disabled = Disabled { webhook: webhook.id, url: webhook.url.clone(), is_gone, why };
+        self.tell_of(step, EventKind::WebhookDisabled(disabled), LockId::NONE, Arc::new(webhook.as_ask()), Fence(0));
     }
 
     fn passed(&mut self, step: &mut Step, id: WebhookId, event: EventSeq) {
@@ -134,7 +149,7 @@ impl LockTable {
 }
 
 /// One more attempt in vain.
-fn failed(before: Option<Failing>, wall: Wall, why: std::sync::Arc<str>, again: Option<Moment>) -> Failing {
+fn failed(before: Option<Failing>, wall: Wall, why: Arc<str>, again: Option<Moment>) -> Failing {
     let (attempts, since) = before.map_or((0, wall), |failing| (failing.attempts, failing.since));
     Failing { attempts: attempts + 1, since, why, again }
 }

@@ -771,7 +771,7 @@ pub struct SubscribedBody {
     pub seq: u64,
 }
 
-/// Something that happened to a lock.
+/// Something that happened to a lock, or to a webhook: then `file_id` is `@` and its id, `acquired_by` who added it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventBody {
     /// Its number: larger than that of every event before. Numbers are skipped.
@@ -793,7 +793,7 @@ pub struct EventBody {
     pub file_id: String,
     /// The whole name, escaped: absolute, a subtree ends in `/`, a resource begins with `@`.
     pub path: String,
-    /// `lk_…`
+    /// `lk_…`, or `none` where it is about no lock.
     pub lock_id: String,
     /// Whose lock it is, or was.
     pub acquired_by: String,
@@ -802,7 +802,7 @@ pub struct EventBody {
     /// The fencing token at the time.
     pub fence: u64,
     /// How it came to that, where there is more than one way: `resumed`, `upgraded`, `downgraded`; `released`,
-    /// `expired`, `session_ended`, `broken`, `silent` or `rebooted`.
+    /// `expired`, `session_ended`, `broken`, `silent` or `rebooted`; with `webhook.disabled` `gone` or `failing`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// With `lock.waiting`: who waits.
@@ -811,7 +811,7 @@ pub struct EventBody {
     /// Who broke it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
-    /// Why it was broken, else why it was taken.
+    /// Why it was broken, else why it was taken; with `webhook.disabled` what came of the last attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
     /// With `lock.leader`: who had rank 1 before, if anybody had.
@@ -820,6 +820,12 @@ pub struct EventBody {
     /// With `lock.contention`: what came together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contention: Option<ContentionBody>,
+    /// With `webhook.disabled`: which webhook, `wh_…`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook_id: Option<String>,
+    /// With `webhook.disabled`: where it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
 }
 
 /// Requests for one scope that could not have it at once.

@@ -7,8 +7,8 @@ use super::{
 use super::{ContentionBody, EventBody, GapBody, Line, Mode, WireError, escape, sign};
 use crate::events::{Gap, Told};
 use crate::model::{
-    self, Acquired, Contended, Custody, EndReason, Ended, EventKind, Fault, Foreigner, Lock, LockId, Moment, Now,
-    OsLock, Queued,
+    self, Acquired, Contended, Custody, Disabled, EndReason, Ended, EventKind, Fault, Foreigner, Lock, LockId, Moment,
+    Now, OsLock, Queued,
 };
 use crate::model::{Refused, RefusedFor, Reply};
 use crate::scope::Scope;
@@ -20,6 +20,9 @@ const NO_LOCK: &str = "none";
 
 /// Where the advisory locks stand that an answer names.
 type Standings = BTreeMap<model::LockId, model::Standing>;
+
+/// What stands for the id of a lock in an event that is about none.
+const NO_LOCK: &str = "none";
 
 /// What stands for the hash of a file that does not exist.
 pub const ABSENT: &str = "absent";
@@ -646,12 +649,17 @@ pub fn event(event: &model::Event) -> EventBody {
     let name = event.kind.name();
     let (mut reason_word, mut waiter_name, mut by, mut note) = (None, None, None, event.ask.note.as_deref());
     let mut former_leader = None;
+    let (mut webhook_id, mut url) = (None, None);
     match &event.kind {
         EventKind::Acquired(Acquired::Granted) => {}
         EventKind::Acquired(how) => reason_word = Some(how.as_str()),
         EventKind::Waiting { waiter } => waiter_name = Some(waiter.to_string()),
         EventKind::Detached | EventKind::Contention(_) => {}
         EventKind::Leader { former } => former_leader = former.as_ref().map(ToString::to_string),
+        EventKind::WebhookDisabled(Disabled { webhook, url: to, is_gone, why }) => {
+            (webhook_id, url) = (Some(webhook.to_string()), Some(to.to_string()));
+            (reason_word, note) = (Some(if *is_gone { "gone" } else { "failing" }), Some(&**why));
+        }
         EventKind::Released(why) => {
             reason_word = Some(reason(why));
             if let EndReason::Broken { by: who, reason } = why {
@@ -679,6 +687,8 @@ pub fn event(event: &model::Event) -> EventBody {
         note: note.map(str::to_owned),
         former_leader,
         contention: contention(&event.kind),
+        webhook_id,
+        url,
     }
 }
 

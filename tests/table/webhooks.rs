@@ -260,3 +260,30 @@ fn there_are_bounds_and_none_is_added_while_nothing_can_be_written() {
     bench.table.resume(at(0));
     assert!(matches!(bench.ask(add), Some(Reply::Webhook(_))));
 }
+
+#[test]
+fn one_that_is_given_up_is_told_to_the_others_once() {
+    let mut bench = Bench::with(1, None);
+    let event = bench.event(1);
+    let told = |bench: &mut Bench, result: PostResult| {
+        let command = WebhookCommand::Posted { id: WebhookId(1), event, result, random: 0 };
+        let step = bench.table.apply(at(bench.now), Command::Webhook(command));
+        let of = |record: &Record| if let Record::Event(event) = record { Some(event.clone()) } else { None };
+        step.records.iter().filter_map(of).collect::<Vec<_>>()
+    };
+    let failed = |why: &str| PostResult::Failed { why: why.into(), retry_after: None };
+    for _ in 0..limits::WEBHOOK_PAUSES.len() {
+        assert_eq!(told(&mut bench, failed("it answered 500")), []);
+    }
+    let events = told(&mut bench, failed("it answered 502"));
+    let [Event { kind: EventKind::WebhookDisabled(disabled), lock, ask, .. }] = &events[..] else {
+        panic!("{events:?}")
+    };
+    assert_eq!((disabled.webhook, disabled.is_gone, &*disabled.why), (WebhookId(1), false, "it answered 502"));
+    assert_eq!((*lock, ask.who.agent.as_str()), (LockId::NONE, "claw-1"), "no lock, and whoever added it");
+    bench.table.apply(at(0), Command::Webhook(WebhookCommand::Retry { caller: CALLER, id: WebhookId(1) }));
+    let events = told(&mut bench, PostResult::Gone);
+    let is_gone = |event: &Event| matches!(&event.kind, EventKind::WebhookDisabled(disabled) if disabled.is_gone);
+    assert!(events.len() == 1 && is_gone(&events[0]), "{events:?}");
+    assert_eq!(told(&mut bench, PostResult::Gone), [], "it was given up before");
+}

@@ -109,6 +109,43 @@ fn a_410_ends_it_until_somebody_wants_it_back_and_then_nothing_is_missing() {
 }
 
 #[test]
+fn that_one_is_given_up_is_told_to_all_others_and_not_to_itself() {
+    let (ground, other) = (Ground::new(), Receiver::new());
+    let mut attempts = 0;
+    let receiver = Receiver::answering(move |_| {
+        attempts += 1;
+        if attempts == 1 { "410 Gone".to_owned() } else { "204 No Content".to_owned() }
+    });
+    let script = "cat; echo $FLOCKD_WEBHOOK_ID $FLOCKD_URL";
+    let mut on = ground.command("", &["on", "webhook.disabled", "--once", "--", "sh", "-c", script]);
+    let on = on.stdout(Stdio::piped()).spawn().unwrap();
+    until("it listens", || {
+        // It starts the daemon itself.
+        let status = ground.flockd("", "daemon status --json");
+        (status.code == Some(0) && status.json()["subscribers"] == 1).then_some(())
+    });
+    let webhook = add(&ground, &receiver.url);
+    add(&ground, &format!("{} --event webhook.disabled", other.url));
+    lock_and_unlock(&ground, "a");
+    let told = other.next();
+    let body = told.json();
+    let (file_id, none) = (format!("@{}", id(&webhook)), "none");
+    assert_eq!((body["event"].as_str(), body["type"].as_str()), (Some("webhook.disabled"), Some("webhook.disabled")));
+    assert_eq!((&body["webhook_id"], &body["url"]), (&webhook["webhook_id"], &webhook["url"]));
+    assert_eq!((&body["file_id"], &body["lock_id"], &body["reason"]), (&file_id.into(), &none.into(), &"gone".into()));
+    assert!(body["workspace_id"].is_string() && body["acquired_by"] == webhook["agent"], "{body}");
+    let out = String::from_utf8(on.wait_with_output().unwrap().stdout).unwrap();
+    let (json, variables) = out.split_once('\n').unwrap();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(json).unwrap(), body);
+    assert_eq!(variables.trim(), format!("{} {}", id(&webhook), webhook["url"].as_str().unwrap()));
+    ground.flockd("", &format!("webhook retry {}", id(&webhook))).gives(0);
+    lock_and_unlock(&ground, "b");
+    let heard: Vec<String> = (0..5).map(|_| receiver.next().event()).collect();
+    let pair = ["lock.acquired", "lock.released"];
+    assert_eq!(heard, [&pair[..1], &pair, &pair].concat(), "the first one twice, and nothing about itself");
+}
+
+#[test]
 fn it_goes_with_its_process_also_if_that_ends_while_no_daemon_runs() {
     let (ground, receiver) = (Ground::new(), Receiver::new());
     let sleeper = || Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
