@@ -87,6 +87,9 @@ pub mod events;
 pub mod journal;
 #[doc(hidden)]
 pub mod limits;
+#[cfg(feature = "mcp")]
+#[doc(hidden)]
+pub mod mcp;
 #[doc(hidden)]
 pub mod model;
 #[doc(hidden)]

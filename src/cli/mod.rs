@@ -6,6 +6,8 @@ mod ask;
 mod child;
 mod daemon;
 mod elect;
+#[cfg(feature = "mcp")]
+mod mcp;
 mod on;
 mod print;
 mod run;
@@ -135,6 +137,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Watch(args) => watch::watch(&common, &args)?,
         Verb::On(args) => return on::on(&common, &args),
         Verb::Webhook(args) => webhook::webhook(&common, &args)?,
+        #[cfg(feature = "mcp")]
+        Verb::Mcp(args) => mcp::mcp(&common, &args)?,
         Verb::Daemon(args) => daemon::daemon(&common, &args)?,
         Verb::Completions { shell } => {
             // In memory first: whoever closes the pipe has read enough, and the generator would panic.

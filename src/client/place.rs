@@ -34,6 +34,16 @@ impl Place {
         Place::of(cwd, named)
     }
 
+    /// A directory that is both, so that relative scopes and names begin there.
+    ///
+    /// # Errors
+    /// When it is none.
+    #[cfg(feature = "mcp")]
+    pub fn at(dir: &Path) -> Result<Place, Invalid> {
+        let root = directory(dir)?.into_os_string().into_vec();
+        Ok(Place { cwd: root.clone(), workspace: root })
+    }
+
     fn of(cwd: PathBuf, named: Option<OsString>) -> Result<Place, Invalid> {
         let workspace = match named {
             Some(root) => canonical(&cwd, &root)?,
