@@ -1,8 +1,8 @@
 //! `flockd mcp`: the locks as an MCP server, for whatever agent program starts it.
 
 use super::args::McpArgs;
-use super::{Common, Exit, Failure, agent, launch};
-use crate::client::Place;
+use super::{Common, Exit, Failure, launch};
+use crate::client::{Place, agent};
 use crate::mcp::{Identity, Setup, serve};
 use crate::os::home::Home;
 

@@ -3,7 +3,7 @@
 
 use super::Setup;
 use super::answer::Fault;
-use crate::client::{ClientError, Connect, Connection};
+use crate::client::{ClientError, Connect, Connection, agent};
 use crate::limits;
 use crate::model::Agent;
 use crate::wire::{Code, Loss};
@@ -36,7 +36,7 @@ impl Identity {
         let session = || {
             let is_possible = self.program.as_deref().is_none_or(|program| program == CODEX);
             let session = meta.get(CODEX_TURN)?.get("session_id")?.as_str()?;
-            Agent::new(&format!("{CODEX}-{session}")).ok().filter(|_| is_possible)
+            agent::in_session(CODEX, session).filter(|_| is_possible)
         };
         self.given.clone().or_else(session).or_else(|| self.surrounding.clone())
     }
