@@ -167,7 +167,9 @@ impl Caller {
 
 #[cfg(test)]
 mod tests {
+    use super::super::calls::Calls;
     use super::*;
+    use rmcp::model::RequestId;
     use serde_json::json;
 
     fn agent(name: &str) -> Agent {
@@ -207,5 +209,24 @@ mod tests {
         assert_eq!(says(None, Some("main/7")).as_deref(), Some("main/7"));
         assert_eq!(says(None, None), None);
         assert_eq!(named(None, Some("two words")).unwrap_err().code, Code::Invalid);
+    }
+    #[test]
+    fn a_loss_that_nobody_heard_of_is_told_again_and_one_that_was_told_is_not() {
+        let caller =
+            Arc::new(Caller { agent: Some(agent("claw-1")), link: Mutex::default(), untold: Mutex::default() });
+        let loss = json!({ "lock_id": "lk_1", "workspace_id": "ws_1", "file_id": "x", "path": "/x", "agent": "claw-1",
+            "fence": 1, "reason": "expired", "by": null, "note": null, "at": "1970-01-01T00:00:00Z" });
+        caller.tell_again(vec![serde_json::from_value(loss).unwrap()]);
+        let (calls, id) = (Calls::default(), RequestId::Number(1));
+        calls.begin(id.clone());
+        assert_eq!(calls.tells(&id, &caller).len(), 1);
+        calls.withdraw(&id);
+        assert_eq!(calls.tells(&id, &caller).len(), 0, "nobody will hear it");
+        calls.over(&id);
+        calls.begin(id.clone());
+        assert_eq!(calls.tells(&id, &caller).len(), 1, "again");
+        drop(calls.take(&id));
+        calls.withdraw(&id);
+        assert_eq!(caller.take_losses().len(), 0, "a late cancellation changes nothing");
     }
 }

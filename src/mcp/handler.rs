@@ -6,6 +6,7 @@ use super::calls::Calls;
 use super::resources::{self, Resources};
 use super::tools::{self, Kind};
 use super::work::Work;
+use crate::clock;
 use crate::limits;
 use crate::wire::{self, Body, Op, Request};
 use rmcp::model::{
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::time::sleep;
 
 pub(super) struct Handler {
     agents: Arc<Agents>,
@@ -49,7 +50,7 @@ impl Handler {
             }
         });
         let Ok(Some(message)) = looked.await else { return };
-        let seconds = waiting.since.elapsed().as_secs_f64();
+        let seconds = (clock::monotonic_ns() - waiting.since) as f64 / 1e9;
         let mut told = ProgressNotificationParam::new(waiting.token.clone(), seconds).with_message(message);
         if let Some(total) = waiting.within {
             told = told.with_total(total);
@@ -64,7 +65,8 @@ struct Waiting {
     token: ProgressToken,
     caller: Arc<Caller>,
     scope: String,
-    since: Instant,
+    /// Since when, in nanoseconds of the clock.
+    since: u64,
     within: Option<f64>,
 }
 
@@ -76,7 +78,7 @@ impl Waiting {
         let agent = arguments.get("agent").and_then(|agent| agent.as_str()).filter(|agent| !agent.is_empty());
         let caller = agents.caller(agent, &context.meta).ok()?;
         let within = arguments.get("wait_seconds").map_or(Some(limits::WAIT_DEFAULT as f64 / 1000.0), |it| it.as_f64());
-        Some(Waiting { token, caller, scope, since: Instant::now(), within })
+        Some(Waiting { token, caller, scope, since: clock::monotonic_ns(), within })
     }
 }
 
@@ -145,12 +147,12 @@ impl ServerHandler for Handler {
             work.run()
         });
         let every = Duration::from_millis(limits::MCP_PROGRESS_EVERY);
-        let mut ticks = interval_at(Instant::now() + every / 2, every);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pause = every / 2;
         let done: Result<CallToolResult, _> = loop {
             tokio::select! {
                 done = &mut working => break done,
-                _ = ticks.tick(), if waiting.is_some() => {
+                () = sleep(pause), if waiting.is_some() => {
+                    pause = every;
                     if let Some(waiting) = &waiting {
                         tokio::select! {
                             done = &mut working => break done,

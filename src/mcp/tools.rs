@@ -13,8 +13,8 @@ use std::sync::Arc;
 pub(super) const INSTRUCTIONS: &str = "Several agents work on these files at the same time: call lock_file before you \
                                        change a file, and unlock_file as soon as you are done. If acquired is false, \
                                        another agent has it: do not write, but read holders and advice, do something \
-                                       else first, or call lock_file again. A lock ends by itself after its lease, and \
-                                       whatever you lost meanwhile, or who waits for you, is told with the next answer.";
+                                       else first, or call lock_file again. A lock ends by itself after its lease; the \
+                                       next answer about it tells what you lost, and every answer who waits for you.";
 
 /// A tool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
