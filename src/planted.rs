@@ -58,6 +58,15 @@ bugs! {
     AbsentClosesCycle => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
     /// The search for cycles sees holders and not the requests that come before.
     QueueClosesNoCycle => "table" "deadlock::a_cycle_through_the_queue_is_found",
+    // Sub-agents
+    /// A parent's lock keeps its sub-agents out like anybody.
+    ParentKeepsChildOut => "table" "families::a_sub_agent_takes_what_its_parent_holds_and_strangers_stay_out",
+    /// A parent writes where its sub-agent holds something.
+    ParentWritesOverChild => "table" "families::the_parent_writes_again_when_the_child_has_released",
+    /// A request inside a parent's lock waits behind strangers who wait for the parent.
+    ChildBehindStrangers => "table" "families::a_child_comes_before_strangers_who_wait_for_its_parent",
+    /// Whoever passes others in line closes no cycle of waits.
+    PassedCloseNoCycle => "table" "families::who_passes_others_in_line_closes_no_cycle_of_waits",
     // Holding and ending
     /// A lease runs while its session lives.
     ExpiryWhileAttached => "table" "rules::without_a_lease_the_end_of_the_session_frees_and_with_one_it_detaches",
@@ -69,6 +78,8 @@ bugs! {
     DeadKeepsLock => "table" "rules::a_lock_ends_with_the_process_that_it_is_bound_to_whatever_is_left_of_its_lease",
     /// A process is known by its number alone.
     NumberIsProcess => "lib" "os::process::tests::a_number_with_another_start_is_another_process",
+    /// What was put off is granted for a process that has ended meanwhile.
+    PutOffForDead => "table" "writes::nothing_is_granted_for_a_process_that_ends_while_a_write_holds_its_request_up",
     /// A lock without ttl survives a reboot.
     RebootKeepsAll => "table" "rules::after_a_reboot_what_hung_on_a_process_is_void_and_the_rest_has_its_full_lease",
     /// Any agent releases a lock by naming its scope.
@@ -119,6 +130,8 @@ bugs! {
     EventNumberTwice => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
     /// A batch of the log is believed without its checksum.
     TornTailAccepted => "journal" "damage::a_torn_tail_is_cut_back_to_a_whole_batch_at_every_length",
+    /// A store whose sync has failed is built upon as if all that it shows were on the disk.
+    SuspectStoreKept => "journal" "power::after_failed_syncs_kills_and_a_power_cut_the_store_opens",
     // Answers
     /// A grant that nobody has heard of stays when its connection goes.
     UnheardGrantKept => "sim" "whatever_happens_every_promise_is_kept",

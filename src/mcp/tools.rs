@@ -58,10 +58,10 @@ impl Kind {
         match self {
             Kind::Lock => {
                 "Lock a file or directory before you change it, so that no other agent changes it meanwhile. If others \
-                 hold it, this waits for them up to wait_seconds, first come first served. acquired=false is an answer, \
-                 not an error: holders says who has it, why and until when, advice what to do; do not write then. \
-                 Asking again for what you hold renews it. The lock ends when you call unlock_file, or ttl_seconds \
-                 after your last call about it."
+                 hold it, this waits for them up to wait_seconds, first come first served. acquired=false is an \
+                 answer, not an error: holders says who has it, why and until when, advice what to do; do not write \
+                 then. Asking again for what you hold renews it. The lock ends when you call unlock_file, or \
+                 ttl_seconds after your last call about it."
             }
             Kind::Unlock => {
                 "Release a lock as soon as you are done, so that whoever waits gets it at once. Name it by path as you \

@@ -248,7 +248,7 @@ impl Desk<'_> {
         }
     }
 
-    /// Whether what an answer grants is wanted still. From here on the lock is kept by its lease, not by the connection.
+    /// Whether what an answer grants is wanted still. From here on the connection has nothing to do with the lock.
     fn keeps(&self, connection: &Arc<Connection>, answer: &Answer) -> bool {
         let Some(Body::Lock(body)) = &answer.ok else { return true };
         let Some(lock_id) = body.lock_id.as_deref().filter(|_| body.acquired && !body.already_held) else {

@@ -52,7 +52,8 @@ impl Client {
         let mut client = Client::silent(command, era);
         match era {
             Era::Older => {
-                let greeting = json!({ "protocolVersion": OLDER, "capabilities": {}, "clientInfo": { "name": "t", "version": "1" } });
+                let info = json!({ "name": "t", "version": "1" });
+                let greeting = json!({ "protocolVersion": OLDER, "capabilities": {}, "clientInfo": info });
                 client.ask("initialize", greeting);
                 client.send(&json!({ "jsonrpc": "2.0", "method": "notifications/initialized" }));
             }

@@ -31,7 +31,8 @@ impl Auditor {
             let end = self.ended.get(&id);
             assert!(end.is_none_or(|end| end.turn >= self.turn), "a file was written under {id}, which had ended");
             for claim in self.claims.values().filter(|claim| claim.lock.id != id && claim.told_in < self.turn) {
-                let is_anothers = self.claims.get(&id).is_some_and(|own| clash(&own.lock, &claim.lock));
+                let own = self.claims.get(&id);
+                let is_anothers = own.is_some_and(|own| forbids_writing(&claim.lock, &own.lock, &target));
                 let is_there = overlap(&claim.lock.ask.target, &target) && self.is_live(claim, self.last);
                 assert!(!(is_anothers && is_there), "a file was written under {id} while {} holds it", claim.lock.id);
             }
@@ -215,10 +216,9 @@ impl Auditor {
             self.let_go(lock, now, is_silent);
         }
         for open in self.open.values_mut() {
-            if let Some((who, _)) = who_and_target(&open.command) {
-                open.voided |= who.session == Some(id);
-                open.is_gone |= who.session == Some(id);
-            }
+            let is_its_own = who_asks(&open.command).is_some_and(|who| who.session == Some(id));
+            open.voided |= is_its_own;
+            open.is_gone |= is_its_own;
         }
     }
 
