@@ -142,7 +142,10 @@ fn granted_text(body: &LockBody) -> String {
     let (id, fence) = (body.lock_id.as_deref().unwrap_or_default(), body.fence.unwrap_or_default());
     let left = body.expires_in_ms.map_or_else(String::new, |ms| format!(", {} left", duration(ms)));
     let advice = body.advice.as_deref().map_or_else(String::new, |advice| format!("\n{advice}"));
-    format!("{how}: {path} {mode}, {id}, fence {fence}{left}; unlock_file it as soon as you are done{advice}")
+    let rank = body.rank.map_or_else(String::new, |rank| format!(", rank {rank}"));
+    // With a grant they are in nobody's way, and still good to know of.
+    let others = holder_lines(&body.holders);
+    format!("{how}: {path} {mode}, {id}, fence {fence}{rank}{left}; unlock_file it as soon as you are done{others}{advice}")
 }
 
 fn refused_text(body: &LockBody) -> String {

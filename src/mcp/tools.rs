@@ -210,8 +210,9 @@ fn row(words: &[&'static str], others: Vec<Property>) -> Value {
 }
 
 fn mode() -> Property {
-    let modes = [Mode::Exclusive, Mode::Shared].map(|mode| mode.to_string());
-    let text = "exclusive (default) to change it, shared to read it while nobody changes it.";
+    let modes = [Mode::Exclusive, Mode::Shared, Mode::Advisory].map(|mode| mode.to_string());
+    let text = "exclusive (default) to change it, shared to read it while nobody changes it, advisory to be seen there: \
+                it keeps nobody out and allows no write.";
     ("mode", json!({ "type": "string", "enum": modes, "description": text }))
 }
 
@@ -248,7 +249,9 @@ fn granted(name: &'static str) -> Vec<Property> {
         ("expires_in_ms", described(word("integer"), "What is left of the lease.")),
         ("already_held", boolean("You held it before; its lease has started anew.")),
         ("upgraded", boolean("A shared lock of yours, made exclusive.")),
-        ("holders", described(array(held()), "Who has it.")),
+        ("rank", described(word("integer"), "With advisory: your place among those there; 1 leads.")),
+        ("leader", word("string")),
+        ("holders", described(array(held()), "Who has it, or with a grant who else is there.")),
         ("position", described(word("integer"), "Your place in the queue when the wait ended, from 1.")),
         ("ticket", string("Your place is kept for a while: call again.")),
         ("cycle", described(array(word("string")), "Who waits for whom, if to wait would never end.")),

@@ -102,7 +102,7 @@ fn ttl(seconds: Option<f64>) -> Result<Option<u64>, Fault> {
 fn mode(word: Option<&str>) -> Result<Mode, Fault> {
     let Some(word) = word else { return Ok(Mode::Exclusive) };
     serde_json::from_value(word.into()).map_err(|_| {
-        Fault::invalid(format!("there is no mode {word:?}: say exclusive to change it, shared to read it"))
+        Fault::invalid(format!("there is no mode {word:?}: exclusive to change it, shared to read it, or advisory"))
     })
 }
 

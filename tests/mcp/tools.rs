@@ -78,6 +78,17 @@ fn readers_share_and_one_of_them_can_make_it_exclusive_when_alone() {
 }
 
 #[test]
+fn an_advisory_lock_is_granted_beside_others_and_names_them() {
+    let ground = Ground::new();
+    ground.flockd("b", "lock x --note sorting").gives(0);
+    let mut client = Client::new(&ground, "a", Era::Newer);
+    let (held, text) = client.call("lock_file", json!({ "path": "x", "mode": "advisory" }));
+    assert_eq!((&held["acquired"], &held["rank"], &held["holders"][0]["agent"]), (&json!(true), &json!(1), &json!("b")));
+    assert!(text.contains("rank 1") && text.contains("b holds"), "{text}");
+    assert_eq!(client.call("check_lock_status", json!({ "path": "x" })).0["may_write"], false);
+}
+
+#[test]
 fn a_wait_that_would_never_end_is_refused_with_its_cycle() {
     let ground = Ground::new();
     let (mut a, mut b) = (Client::new(&ground, "a", Era::Newer), Client::new(&ground, "b", Era::Newer));
