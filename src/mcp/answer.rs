@@ -145,7 +145,9 @@ fn granted_text(body: &LockBody) -> String {
     let rank = body.rank.map_or_else(String::new, |rank| format!(", rank {rank}"));
     // With a grant they are in nobody's way, and still good to know of.
     let others = holder_lines(&body.holders);
-    format!("{how}: {path} {mode}, {id}, fence {fence}{rank}{left}; unlock_file it as soon as you are done{others}{advice}")
+    format!(
+        "{how}: {path} {mode}, {id}, fence {fence}{rank}{left}; unlock_file it as soon as you are done{others}{advice}"
+    )
 }
 
 fn refused_text(body: &LockBody) -> String {

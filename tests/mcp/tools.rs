@@ -83,7 +83,10 @@ fn an_advisory_lock_is_granted_beside_others_and_names_them() {
     ground.flockd("b", "lock x --note sorting").gives(0);
     let mut client = Client::new(&ground, "a", Era::Newer);
     let (held, text) = client.call("lock_file", json!({ "path": "x", "mode": "advisory" }));
-    assert_eq!((&held["acquired"], &held["rank"], &held["holders"][0]["agent"]), (&json!(true), &json!(1), &json!("b")));
+    assert_eq!(
+        (&held["acquired"], &held["rank"], &held["holders"][0]["agent"]),
+        (&json!(true), &json!(1), &json!("b"))
+    );
     assert!(text.contains("rank 1") && text.contains("b holds"), "{text}");
     assert_eq!(client.call("check_lock_status", json!({ "path": "x" })).0["may_write"], false);
 }
