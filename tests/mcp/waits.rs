@@ -24,6 +24,23 @@ fn a_call_waits_until_the_lock_is_free() {
 }
 
 #[test]
+fn a_wait_in_vain_keeps_its_place_for_the_next_call() {
+    let ground = Ground::new();
+    ground.flockd("b", "lock x").gives(0);
+    let mut client = Client::new(&ground, "a", Era::Newer);
+    let (refused, text) = client.call("lock_file", json!({ "path": "x", "wait_seconds": 0.05 }));
+    assert_eq!(refused["code"], "timeout");
+    assert!(refused["ticket"].as_str().unwrap().starts_with("tk_") && text.contains("is kept"), "{text}");
+    ground.flockd("b", "unlock x").gives(0);
+    ground.flockd("c", "lock -n x").gives(1);
+    assert_eq!(
+        client.call("lock_file", json!({ "path": "x", "wait_seconds": 0 })).0["acquired"],
+        true,
+        "it came first"
+    );
+}
+
+#[test]
 fn a_call_waits_on_when_the_daemon_was_killed() {
     let ground = Ground::new();
     ground.flockd("b", "lock x").gives(0);
