@@ -89,6 +89,9 @@ mod hooks;
 pub mod journal;
 #[doc(hidden)]
 pub mod limits;
+#[cfg(feature = "mcp")]
+#[doc(hidden)]
+pub mod mcp;
 #[doc(hidden)]
 pub mod model;
 #[doc(hidden)]

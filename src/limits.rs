@@ -249,6 +249,31 @@ pub const WEBHOOK_PAUSES: [u64; 12] = [
     24 * HOUR,
 ];
 
+// ── MCP ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Most calls of tools at once in one server: each has a thread while it waits. Agents call one at a time, or a few.
+pub const MCP_CALLS: usize = 32;
+/// Most threads of a server: a call and what is said meanwhile, stdin and stdout, and some that read resources.
+pub const MCP_THREADS: usize = 2 * MCP_CALLS + 8;
+/// Longest wait of a call. Most clients cut calls at 60 s; those that do not are told to call again all the same.
+pub const MCP_WAIT_MAX: u64 = 10 * MINUTE;
+/// Most agents for whom one server asks at once, each with a connection.
+pub const MCP_AGENTS: usize = 64;
+/// Longest message of a client: the text of a file that is written, escaped.
+pub const MCP_LINE_MAX: usize = 16 * 1024 * 1024;
+/// Most locks and requests that one answer lists: a model reads each. The rest is a count.
+pub const MCP_ROWS: usize = 50;
+/// Most resources that one client subscribes to.
+pub const MCP_SUBSCRIPTIONS: usize = 64;
+/// Events that a subscription may be behind; beyond it, it says that all has changed.
+pub const MCP_EVENTS: usize = 256;
+/// How often a waiting call tells its progress, if the client asked for that.
+pub const MCP_PROGRESS_EVERY: u64 = 2 * SECOND;
+/// How long calls have after the end of stdin until those that wait are withdrawn.
+pub const MCP_END_GRACE: u64 = 250;
+/// How long until the server ends, whatever is still open.
+pub const MCP_END_WITHIN: u64 = 750;
+
 // ── Daemon ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// How long a daemon without locks, waiters and connections stays before it exits.
@@ -291,6 +316,8 @@ pub const SUBSCRIBER_QUEUE: usize = 1_024;
 pub const HOME_LOOK: u64 = SECOND;
 
 const _: () = assert!(TTL_ONE_SHOT <= MAX_HOLD && MAX_HOLD <= TTL_MAX);
+const _: () = assert!(WAIT_DEFAULT <= MCP_WAIT_MAX);
+const _: () = assert!(MCP_END_GRACE < MCP_END_WITHIN && MCP_END_WITHIN < SECOND);
 const _: () = assert!(WAIT_DEFAULT < 60 * SECOND && WAIT_DEFAULT + 2 * HOOK_MARGIN < HOOK_TIMEOUT);
 const _: () = assert!(TTL_ONE_SHOT <= HOOK_MAX_HOLD && HOOK_MAX_HOLD <= MAX_HOLD);
 const _: () = assert!(WAITER_ABSENCE < SESSION_SILENCE);

@@ -86,6 +86,8 @@ const HOMES: &[(&str, &str, &str)] = &[
     ("hmac", "wire/sign.rs", "one file knows how posts are signed"),
     ("sha2", "wire/sign.rs", "one file knows how posts are signed"),
     ("base64", "wire/sign.rs", "one file knows how posts are signed"),
+    ("rmcp", "mcp/", "one part speaks MCP"),
+    ("tokio", "mcp/", "the core has no async runtime"),
     ("fs4", "os/ journal/disk.rs journal/log.rs", "workspace flocks in os/, the home's own lock beside the journal"),
     ("toml_edit", "hooks/", "other programs' settings and what a workspace wants of hooks"),
     ("clap", "cli/ sim/ main.rs", "arguments end at the door"),

@@ -247,6 +247,19 @@ Examples:
     /// Have events sent to a URL, signed, at least once
     Webhook(super::webhook::WebhookArgs),
 
+    /// Serve locks to an agent program by MCP, on stdin and stdout
+    #[cfg(feature = "mcp")]
+    #[command(after_long_help = "\
+An agent program starts this by itself; docs/agents.md has the line for each. It asks in the name of --agent or \
+FLOCKD_AGENT, else of the agent program that started it, which is the name of its shell commands and hooks as well. It \
+ends when its stdin does, and the locks stay until they are released or their leases run out.
+
+Examples:
+  claude mcp add flockd -- flockd mcp
+  codex mcp add flockd -- flockd mcp
+  flockd mcp --agent claw-1 --workspace ~/work/site")]
+    Mcp(McpArgs),
+
     /// Look after the daemon
     Daemon(DaemonArgs),
 
@@ -626,6 +639,14 @@ pub(super) struct OnArgs {
     /// Command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(super) command: Vec<std::ffi::OsString>,
+}
+
+#[cfg(feature = "mcp")]
+#[derive(Debug, Args)]
+pub(super) struct McpArgs {
+    /// Where relative paths begin; without it the working directory
+    #[arg(long, value_name = "DIR")]
+    pub(super) workspace: Option<std::path::PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -6,6 +6,8 @@ mod child;
 mod daemon;
 mod elect;
 mod hook;
+#[cfg(feature = "mcp")]
+mod mcp;
 mod on;
 mod print;
 mod run;
@@ -141,6 +143,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::On(args) => return on::on(&common, &args),
         Verb::Hook(_) => unreachable!("its arguments are read by hand before any others are"),
         Verb::Webhook(args) => webhook::webhook(&common, &args)?,
+        #[cfg(feature = "mcp")]
+        Verb::Mcp(args) => mcp::mcp(&common, &args)?,
         Verb::Daemon(args) => daemon::daemon(&common, &args)?,
         Verb::Completions { shell } => {
             // In memory first: whoever closes the pipe has read enough, and the generator would panic.

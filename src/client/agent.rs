@@ -5,7 +5,7 @@
 //! program starts inherits the variable, other agents included, and those have their own processes to be known by.
 
 use crate::clock;
-use crate::model::{Agent, base32};
+use crate::model::{Agent, Process, base32};
 use crate::os::process::{self, Ancestor};
 use rustix::fd::OwnedFd;
 
@@ -50,13 +50,22 @@ pub(crate) fn in_session(program: &str, session: &str) -> Option<Agent> {
 
 /// A descriptor of the nearest agent process, whatever its agent is called; none if there is none, or it has ended.
 pub(crate) fn process() -> Option<OwnedFd> {
-    let above = process::ancestors();
+    let (_, process) = nearest()?;
+    process::open_process(process).ok().flatten()
+}
+
+/// The program of the nearest agent process.
+#[cfg(feature = "mcp")]
+pub(crate) fn program() -> Option<String> {
+    nearest().map(|(program, _)| program)
+}
+
+fn nearest() -> Option<(String, Process)> {
     let programs = programs(variable(LIST).as_deref());
-    let nearest = above
-        .iter()
-        .take_while(|process| !serves_many(process))
-        .find_map(|process| programs.iter().any(|program| is_program(process, program)).then_some(process.process));
-    process::open_process(nearest?).ok().flatten()
+    let runs = |above: &Ancestor| programs.iter().find(|program| is_program(above, program)).cloned();
+    let above = process::ancestors();
+    let mut above = above.iter().take_while(|above| !serves_many(above));
+    above.find_map(|above| Some((runs(above)?, above.process)))
 }
 
 fn variable(name: &str) -> Option<String> {
@@ -129,7 +138,6 @@ fn stem(script: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Process;
 
     fn process(pid: u32, start: u64, title: &str, args: &str) -> Ancestor {
         let args = args.split_whitespace().map(str::to_owned).collect();

@@ -310,6 +310,21 @@ impl Connection {
         }
     }
 
+    /// Withdraws a request for whose answer another thread waits: it is answered at once, with the word that it was
+    /// withdrawn unless something else was decided before.
+    #[cfg(feature = "mcp")]
+    pub(crate) fn withdraw(&self, id: u64) {
+        let mut state = self.inner.lock();
+        let number = state.take_number();
+        state.send(&Request { id: Some(number), of: Some(id), ..Request::new(Op::Cancel) });
+    }
+
+    /// Gives back what an answer grants, without waiting for the word that it is given back: nobody hears of it.
+    #[cfg(feature = "mcp")]
+    pub(crate) fn decline(&self, answer: &Answer) {
+        self.inner.lock().nobody_waits_for(answer);
+    }
+
     /// Releases a lock without waiting for the word that it is released. If the connection breaks before the daemon
     /// has read it, it is sent again.
     pub fn release_later(&self, lock_id: &str) {

@@ -36,6 +36,16 @@ impl Place {
         Place::of(cwd, named)
     }
 
+    /// A directory that is both, so that relative scopes and names begin there.
+    ///
+    /// # Errors
+    /// When it is none.
+    #[cfg(feature = "mcp")]
+    pub fn at(dir: &Path) -> Result<Place, Invalid> {
+        let root = directory(dir)?.into_os_string().into_vec();
+        Ok(Place { cwd: root.clone(), workspace: root })
+    }
+
     /// The root of the workspace that a directory lies in, if one can be seen there; the directory need not exist, and
     /// the environment is not asked.
     #[cfg(feature = "cli")]

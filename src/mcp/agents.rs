@@ -1,0 +1,232 @@
+//! In whose name a call asks: the server's own agent, one below it, or the session that the client names with each
+//! call.
+
+use super::Setup;
+use super::answer::Fault;
+use crate::client::{ClientError, Connect, Connection, agent};
+use crate::limits;
+use crate::model::Agent;
+use crate::wire::{Code, Loss};
+use rmcp::model::RequestMetaObject;
+use rustix::fd::OwnedFd;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Who the server's agent is, as far as its surroundings tell.
+#[derive(Debug, Default)]
+pub struct Identity {
+    /// The name given by flag or variable. Nothing that a client says changes it.
+    pub given: Option<Agent>,
+    /// The name that the process around makes.
+    pub surrounding: Option<Agent>,
+    /// The agent program around.
+    pub program: Option<String>,
+    /// Its process.
+    pub process: Option<OwnedFd>,
+}
+
+/// The program that names its session with each call, since it hides it from servers and tells it to shell commands.
+const CODEX: &str = "codex";
+/// Where it does.
+const CODEX_TURN: &str = "x-codex-turn-metadata";
+
+impl Identity {
+    /// The name that holds where a call itself says none.
+    fn own(&self, meta: &RequestMetaObject) -> Option<Agent> {
+        let session = || {
+            let is_possible = self.program.as_deref().is_none_or(|program| program == CODEX);
+            let session = meta.get(CODEX_TURN)?.get("session_id")?.as_str()?;
+            agent::in_session(CODEX, session).filter(|_| is_possible)
+        };
+        self.given.clone().or_else(session).or_else(|| self.surrounding.clone())
+    }
+}
+
+/// All in whose names this server asks.
+pub(super) struct Agents {
+    pub(super) setup: Setup,
+    known: Mutex<HashMap<Option<Agent>, Arc<Caller>>>,
+}
+
+impl Agents {
+    pub(super) fn new(setup: Setup) -> Agents {
+        Agents { setup, known: Mutex::default() }
+    }
+
+    /// Whoever a call asks for: `argument` is what it says itself.
+    ///
+    /// # Errors
+    /// When nobody can be told for certain, or somebody else is meant.
+    pub(super) fn caller(&self, argument: Option<&str>, meta: &RequestMetaObject) -> Result<Arc<Caller>, Fault> {
+        let agent = named(self.setup.identity.own(meta), argument)?.ok_or_else(|| {
+            let text = "whose lock? nothing around this server says which agent it serves: start it with --agent NAME \
+                        or FLOCKD_AGENT, one name for each agent";
+            Fault::invalid(text)
+        })?;
+        self.known(Some(agent))
+    }
+
+    /// Whoever only looks, in the name of the agent if there is one.
+    pub(super) fn reader(&self, argument: Option<&str>, meta: &RequestMetaObject) -> Result<Arc<Caller>, Fault> {
+        self.known(named(self.setup.identity.own(meta), argument)?)
+    }
+
+    fn known(&self, agent: Option<Agent>) -> Result<Arc<Caller>, Fault> {
+        let mut known = lock(&self.known);
+        if let Some(caller) = known.get(&agent) {
+            return Ok(caller.clone());
+        }
+        if known.len() >= limits::MCP_AGENTS {
+            // What nobody asks for just now is connected again when somebody does. What is untold is kept.
+            known.retain(|_, caller| Arc::strong_count(caller) > 1 || !lock(&caller.untold).is_empty());
+        }
+        if known.len() >= limits::MCP_AGENTS {
+            let text = format!("this server speaks for {} agents at once already; try again", limits::MCP_AGENTS);
+            return Err(Fault::new(Code::TooMany, text));
+        }
+        let caller = Arc::new(Caller { agent: agent.clone(), link: Mutex::default(), untold: Mutex::default() });
+        known.insert(agent, caller.clone());
+        Ok(caller)
+    }
+}
+
+/// The name that a call means: its own word counts if the server has no name, or for what is below that name.
+fn named(own: Option<Agent>, argument: Option<&str>) -> Result<Option<Agent>, Fault> {
+    let Some(text) = argument else { return Ok(own) };
+    let agent = Agent::new(text).map_err(|error| Fault::invalid(error.0))?;
+    match own {
+        Some(own) if !is_at_or_below(&agent, &own) => {
+            let text = format!("you are {own}, and nobody asks in the name of another: leave `agent` out");
+            Err(Fault::new(Code::Denied, text))
+        }
+        _ => Ok(Some(agent)),
+    }
+}
+
+fn is_at_or_below(agent: &Agent, own: &Agent) -> bool {
+    let rest = agent.as_str().strip_prefix(own.as_str());
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that is done under these locks panics half-way.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One in whose name is asked, with a connection to the daemon that is made when it is needed.
+pub(super) struct Caller {
+    pub(super) agent: Option<Agent>,
+    link: Mutex<Option<Arc<Connection>>>,
+    /// Losses of which the agent has not heard for certain.
+    untold: Mutex<Vec<Loss>>,
+}
+
+impl Caller {
+    /// The connection, made anew if it was given up. May wait for a daemon to start.
+    pub(super) fn connection(&self, setup: &Setup) -> Result<Arc<Connection>, ClientError> {
+        let mut link = lock(&self.link);
+        if let Some(connection) = link.as_ref().filter(|connection| connection.why_over().is_none()) {
+            return Ok(connection.clone());
+        }
+        let connect = Connect {
+            home: setup.home.clone(),
+            launch: setup.launch.clone(),
+            agent: self.agent.clone(),
+            place: setup.place.clone(),
+            session: None,
+        };
+        let process = setup.identity.process.as_ref().filter(|_| self.agent.is_some());
+        let process = process.map(OwnedFd::try_clone).transpose()?;
+        let connection = Arc::new(Connection::connect_from(connect, process)?);
+        *link = Some(connection.clone());
+        Ok(connection)
+    }
+
+    /// The connection, if there is one.
+    pub(super) fn open_connection(&self) -> Option<Arc<Connection>> {
+        lock(&self.link).clone()
+    }
+
+    /// The losses of which the agent has to hear.
+    pub(super) fn take_losses(&self) -> Vec<Loss> {
+        let mut losses = std::mem::take(&mut *lock(&self.untold));
+        if let Some(connection) = self.open_connection() {
+            losses.extend(connection.take_notices());
+        }
+        losses
+    }
+
+    /// The agent did not hear of these.
+    pub(super) fn tell_again(&self, losses: Vec<Loss>) {
+        let mut untold = lock(&self.untold);
+        untold.extend(losses);
+        let over = untold.len().saturating_sub(limits::CLIENT_NOTICES_MAX);
+        untold.drain(..over);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::calls::Calls;
+    use super::*;
+    use rmcp::model::RequestId;
+    use serde_json::json;
+
+    fn agent(name: &str) -> Agent {
+        Agent::new(name).unwrap()
+    }
+
+    fn own(identity: &Identity, meta: serde_json::Value) -> Option<String> {
+        let meta: RequestMetaObject = serde_json::from_value(meta).unwrap();
+        identity.own(&meta).map(|agent| agent.to_string())
+    }
+
+    #[test]
+    fn a_session_that_codex_names_with_each_call_is_its_agent_and_nobody_elses() {
+        let call = json!({ CODEX_TURN: { "session_id": "0dd5", "turn_id": "1" } });
+        let around = |program: Option<&str>, given: Option<&str>| Identity {
+            given: given.map(agent),
+            surrounding: program.map(|program| agent(&format!("{program}-7-x"))),
+            program: program.map(str::to_owned),
+            process: None,
+        };
+        assert_eq!(own(&around(Some("codex"), None), call.clone()).as_deref(), Some("codex-0dd5"));
+        assert_eq!(own(&around(Some("codex"), None), json!({})).as_deref(), Some("codex-7-x"));
+        assert_eq!(own(&around(None, None), call.clone()).as_deref(), Some("codex-0dd5"));
+        assert_eq!(own(&around(Some("gemini"), None), call.clone()).as_deref(), Some("gemini-7-x"), "said by another");
+        assert_eq!(own(&around(Some("codex"), Some("claw-1")), call).as_deref(), Some("claw-1"));
+        assert_eq!(own(&around(None, None), json!({ "session_id": "0dd5" })), None);
+    }
+
+    #[test]
+    fn a_call_speaks_for_the_servers_agent_and_those_below_it_and_for_anybody_where_it_has_none() {
+        let says = |own: Option<&str>, said| named(own.map(agent), said).ok().flatten().map(|agent| agent.to_string());
+        assert_eq!(says(Some("claw-1"), None).as_deref(), Some("claw-1"));
+        assert_eq!(says(Some("claw-1"), Some("claw-1/tests")).as_deref(), Some("claw-1/tests"));
+        for other in ["claw-2", "claw-12", "claw"] {
+            assert_eq!(named(Some(agent("claw-1")), Some(other)).unwrap_err().code, Code::Denied, "{other}");
+        }
+        assert_eq!(says(None, Some("main/7")).as_deref(), Some("main/7"));
+        assert_eq!(says(None, None), None);
+        assert_eq!(named(None, Some("two words")).unwrap_err().code, Code::Invalid);
+    }
+    #[test]
+    fn a_loss_that_nobody_heard_of_is_told_again_and_one_that_was_told_is_not() {
+        let caller =
+            Arc::new(Caller { agent: Some(agent("claw-1")), link: Mutex::default(), untold: Mutex::default() });
+        let loss = json!({ "lock_id": "lk_1", "workspace_id": "ws_1", "file_id": "x", "path": "/x", "agent": "claw-1",
+            "fence": 1, "reason": "expired", "by": null, "note": null, "at": "1970-01-01T00:00:00Z" });
+        caller.tell_again(vec![serde_json::from_value(loss).unwrap()]);
+        let (calls, id) = (Calls::default(), RequestId::Number(1));
+        calls.begin(id.clone());
+        assert_eq!(calls.tells(&id, &caller).len(), 1);
+        calls.withdraw(&id);
+        assert_eq!(calls.tells(&id, &caller).len(), 0, "nobody will hear it");
+        calls.over(&id);
+        calls.begin(id.clone());
+        assert_eq!(calls.tells(&id, &caller).len(), 1, "again");
+        drop(calls.take(&id));
+        calls.withdraw(&id);
+        assert_eq!(caller.take_losses().len(), 0, "a late cancellation changes nothing");
+    }
+}

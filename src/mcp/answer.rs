@@ -1,0 +1,342 @@
+//! What comes of a call: structured, and the same in a few words. What other agents wrote stands in quotes, so that it
+//! is not taken for ours.
+
+use crate::client::ClientError;
+use crate::wire::render::duration;
+use crate::wire::{Code, CommitBody, Held, KeptBy, LockBody, Loss, StatusBody, WaiterBody, Wanted, WireError};
+use rmcp::model::{CallToolResult, ContentBlock};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use std::fmt::Write as _;
+
+/// Why a call makes no sense or came to nothing: the client is told that it is an error.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) code: Code,
+    pub(super) message: String,
+    /// What the daemon said beside.
+    error: Option<Box<WireError>>,
+}
+
+impl Fault {
+    pub(super) fn new(code: Code, message: impl Into<String>) -> Fault {
+        Fault { code, message: message.into(), error: None }
+    }
+
+    pub(super) fn invalid(message: impl Into<String>) -> Fault {
+        Fault::new(Code::Invalid, message)
+    }
+}
+
+impl From<ClientError> for Fault {
+    fn from(error: ClientError) -> Fault {
+        match error {
+            ClientError::Refused(error) => {
+                Fault { code: error.code, message: error.message.clone(), error: Some(error) }
+            }
+            other => Fault::new(Code::Unavailable, other.to_string()),
+        }
+    }
+}
+
+/// An answer in the making.
+#[derive(Debug)]
+pub(super) struct Said {
+    value: Map<String, Value>,
+    text: String,
+    is_error: bool,
+}
+
+impl Said {
+    fn new(value: Value, text: String) -> Said {
+        let value = match value {
+            Value::Object(value) => value,
+            other => unreachable!("answers are objects: {other}"),
+        };
+        Said { value, text, is_error: false }
+    }
+
+    /// Adds what the agent has to hear beside: what it lost, who waits for it, what the daemon warned of.
+    pub(super) fn add(&mut self, lost: &[Loss], wanted: &[Wanted], warning: Option<&str>) {
+        for loss in lost {
+            let _ = write!(self.text, "\nyou lost {}", loss_line(loss));
+        }
+        for wanted in wanted {
+            let (agent, file) = (&wanted.agent, &wanted.path);
+            let why = quoted(wanted.note.as_deref());
+            let _ = write!(self.text, "\n{agent} waits for {file}{why}: unlock_file it as soon as you are done");
+        }
+        if let Some(warning) = warning {
+            let _ = write!(self.text, "\nwarning: {warning}");
+            self.value.insert("warning".to_owned(), warning.into());
+        }
+        if !lost.is_empty() {
+            self.value.insert("lost".to_owned(), plain(&lost));
+        }
+        if !wanted.is_empty() {
+            self.value.insert("wanted".to_owned(), plain(&wanted));
+        }
+    }
+
+    /// As it is sent.
+    pub(super) fn into_result(self) -> CallToolResult {
+        let mut result = CallToolResult::success(vec![ContentBlock::text(self.text)]);
+        result.structured_content = Some(Value::Object(self.value));
+        result.is_error = Some(self.is_error);
+        result
+    }
+}
+
+/// An error. `nothing` is what the tool's answer always has, so that its schema holds here as well.
+pub(super) fn failed(fault: &Fault, nothing: &Value) -> Said {
+    let Fault { code, message, error } = fault;
+    let mut said = Said::new(nothing.clone(), message.clone());
+    said.is_error = true;
+    said.value.insert("code".to_owned(), code.to_string().into());
+    said.value.insert("message".to_owned(), message.as_str().into());
+    if let Some(error) = error.as_deref() {
+        said.text += &holder_lines(&error.holders);
+        if !error.holders.is_empty() {
+            said.value.insert("holders".to_owned(), plain(&error.holders));
+        }
+        if let Some(loss) = &error.loss {
+            said.value.insert("loss".to_owned(), plain(loss));
+        }
+    }
+    said
+}
+
+/// A value without what is null, which some clients take for a value of a wrong type.
+fn plain(value: &impl Serialize) -> Value {
+    let mut value = serde_json::to_value(value).expect("messages have string keys");
+    without_nulls(&mut value);
+    value
+}
+
+fn without_nulls(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, value| !value.is_null());
+            map.values_mut().for_each(without_nulls);
+        }
+        Value::Array(all) => all.iter_mut().for_each(without_nulls),
+        _ => {}
+    }
+}
+
+// ── Locks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// A lock, or why not.
+pub(super) fn lock(body: &LockBody) -> Said {
+    Said::new(plain(body), if body.acquired { granted_text(body) } else { refused_text(body) })
+}
+
+fn granted_text(body: &LockBody) -> String {
+    let how = match (body.already_held, body.resumed, body.upgraded) {
+        (true, ..) => "already yours",
+        (_, true, _) => "yours again",
+        (.., true) => "upgraded",
+        _ => "locked",
+    };
+    let (path, mode) = (&body.path, body.mode);
+    let (id, fence) = (body.lock_id.as_deref().unwrap_or_default(), body.fence.unwrap_or_default());
+    let left = body.expires_in_ms.map_or_else(String::new, |ms| format!(", {} left", duration(ms)));
+    let advice = body.advice.as_deref().map_or_else(String::new, |advice| format!("\n{advice}"));
+    let rank = body.rank.map_or_else(String::new, |rank| format!(", rank {rank}"));
+    // With a grant they are in nobody's way, and still good to know of.
+    let others = holder_lines(&body.holders);
+    format!(
+        "{how}: {path} {mode}, {id}, fence {fence}{rank}{left}; unlock_file it as soon as you are done{others}{advice}"
+    )
+}
+
+fn refused_text(body: &LockBody) -> String {
+    let why = match body.code {
+        Some(Code::Deadlock) if body.lock_id.is_some() => {
+            "somebody who shares it waits to have it alone as well; you share it as before"
+        }
+        _ if body.lock_id.is_some() => "others share it, and you share it as before",
+        Some(Code::Timeout) => "it was not free in time",
+        Some(Code::Deadlock) => "to wait for it would never end, since the holders wait for you",
+        _ => "it is held",
+    };
+    let mut text = format!("not locked: {}: {why}{}", body.path, holder_lines(&body.holders));
+    if body.more_holders > 0 {
+        let _ = write!(text, "\nand {} more", body.more_holders);
+    }
+    for step in &body.cycle {
+        let _ = write!(text, "\n{step}");
+    }
+    if let Some(position) = body.position.filter(|position| *position > 1) {
+        let _ = write!(text, "\n{} asked before you", position - 1);
+    }
+    if let Some(advice) = &body.advice {
+        let _ = write!(text, "\n{advice}");
+    }
+    text
+}
+
+/// What was released.
+pub(super) fn released(locks: &[Held]) -> Said {
+    Said::new(json!({ "released": plain(&locks) }), format!("released{}", names(locks)))
+}
+
+/// What was renewed.
+pub(super) fn renewed(locks: &[Held]) -> Said {
+    let text = format!("renewed{}", holder_lines(locks));
+    Said::new(json!({ "renewed": plain(&locks) }), text)
+}
+
+fn names(locks: &[Held]) -> String {
+    match locks {
+        [] => ": nothing was held".to_owned(),
+        locks => format!(" {}", locks.iter().map(|lock| lock.path.as_str()).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+fn holder_lines(holders: &[Held]) -> String {
+    holders.iter().fold(String::new(), |text, held| text + "\n" + &holder_line(held))
+}
+
+/// A holder in a line.
+pub(super) fn holder_line(held: &Held) -> String {
+    let Held { agent, path, mode, lock_id, since, .. } = held;
+    format!("{agent} holds {path} {mode} ({lock_id}) since {since}, {}{}", kept(held), quoted(held.note.as_deref()))
+}
+
+fn kept(held: &Held) -> String {
+    match (held.expires_in_ms, held.kept_by) {
+        (Some(ms), _) => format!("{} left", duration(ms)),
+        (None, KeptBy::Process) => "while its command runs".to_owned(),
+        (None, KeptBy::Flock) => "by flock(2), not through flockd".to_owned(),
+        (None, _) => "while its session lives".to_owned(),
+    }
+}
+
+/// Somebody's own words.
+fn quoted(note: Option<&str>) -> String {
+    note.map_or_else(String::new, |note| format!(", note: {note:?}"))
+}
+
+fn loss_line(loss: &Loss) -> String {
+    let how = match (loss.reason.as_str(), &loss.by) {
+        ("broken", Some(by)) => format!("{by} broke it{}", quoted(loss.note.as_deref())),
+        ("expired", _) => "its lease ran out".to_owned(),
+        ("rebooted", _) => "the machine was restarted".to_owned(),
+        (reason, _) => reason.replace('_', " "),
+    };
+    let Loss { path, lock_id, at, .. } = loss;
+    format!("{path} ({lock_id}) at {at}: {how}; others may have changed it, read it again")
+}
+
+// ── Status ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Who holds what and who waits; of one scope also what that means for the agent.
+pub(super) fn status(body: &StatusBody, agent: Option<&str>, may_write: Option<bool>) -> Said {
+    let shown = Rows::of(body);
+    let mut value = shown.value();
+    let mut text = String::new();
+    if let Some(may_write) = may_write {
+        let is_mine = |held: &&Held| Some(held.agent.as_str()) == agent;
+        let others = body.locks.iter().filter(|held| !is_mine(held)).count();
+        value.insert("may_write".to_owned(), may_write.into());
+        value.insert("held_by_you".to_owned(), body.locks.iter().any(|held| is_mine(&held)).into());
+        value.insert("held_by_others".to_owned(), (others > 0).into());
+        text = match (may_write, others) {
+            (true, _) => "you hold it exclusively and may write".to_owned(),
+            (false, 0) => "you may not write yet: lock_file it first".to_owned(),
+            (false, _) => "you may not write: others hold it".to_owned(),
+        };
+    } else if body.locks.is_empty() && body.waiters.is_empty() {
+        text = "nothing is locked, nobody waits".to_owned();
+    }
+    text += &shown.text();
+    Said::new(Value::Object(value), text.trim_start().to_owned())
+}
+
+/// As many rows as one answer lists.
+pub(super) struct Rows<'a> {
+    locks: &'a [Held],
+    waiters: &'a [WaiterBody],
+    more_locks: usize,
+    more_waiters: usize,
+}
+
+impl Rows<'_> {
+    pub(super) fn of(body: &StatusBody) -> Rows<'_> {
+        let most = crate::limits::MCP_ROWS;
+        let (locks, waiters) = (&body.locks, &body.waiters);
+        Rows {
+            locks: &locks[..locks.len().min(most)],
+            waiters: &waiters[..waiters.len().min(most)],
+            more_locks: locks.len().saturating_sub(most),
+            more_waiters: waiters.len().saturating_sub(most),
+        }
+    }
+
+    pub(super) fn value(&self) -> Map<String, Value> {
+        let value = json!({
+            "locks": plain(&self.locks),
+            "waiters": plain(&self.waiters),
+            "more_locks": self.more_locks,
+            "more_waiters": self.more_waiters,
+        });
+        match value {
+            Value::Object(value) => value,
+            _ => Map::new(),
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut text = holder_lines(self.locks);
+        for waiter in self.waiters {
+            let WaiterBody { agent, path, mode, position, .. } = waiter;
+            let _ =
+                write!(text, "\n{agent} waits for {path} {mode}, place {position}{}", quoted(waiter.note.as_deref()));
+        }
+        let more = self.more_locks + self.more_waiters;
+        if more > 0 {
+            let _ = write!(text, "\nand {more} more; name a path to see what concerns it");
+        }
+        text
+    }
+}
+
+/// Why a request still waits, in a line; none if it waits no more.
+pub(super) fn waiting(body: &StatusBody, agent: &str) -> Option<String> {
+    let waiter = body.waiters.iter().find(|waiter| waiter.agent == agent)?;
+    let for_whom = waiter.holders.first().map_or_else(
+        || format!("waiting for {}", waiter.path),
+        |held| format!("waiting for {}: {} holds it, {}", waiter.path, held.agent, kept(held)),
+    );
+    let ahead = waiter.position.saturating_sub(1);
+    Some(if ahead == 0 { for_whom } else { format!("{for_whom}; {ahead} ahead of you") })
+}
+
+// ── Writing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// A file that was written.
+pub(super) fn written(body: &CommitBody, hash: &str) -> Said {
+    let mut value = plain(body);
+    value["written"] = true.into();
+    value["hash"] = hash.into();
+    let CommitBody { path, bytes, fence, .. } = body;
+    Said::new(value, format!("wrote {path}: {bytes} bytes, BLAKE3 {hash}, under fence {fence}"))
+}
+
+/// A file that was not written, since others hold it.
+pub(super) fn not_written(body: &LockBody) -> Said {
+    let mut value = plain(body);
+    if let Some(map) = value.as_object_mut() {
+        map.remove("acquired");
+        map.insert("written".to_owned(), false.into());
+    }
+    Said::new(value, format!("nothing was written; {}", refused_text(body)))
+}
+
+/// A file that was not written, since it or its lock is not what it was.
+pub(super) fn outdated(error: &WireError) -> Said {
+    let mut value = plain(error);
+    value["written"] = false.into();
+    Said::new(value, format!("nothing was written: {}{}", error.message, holder_lines(&error.holders)))
+}

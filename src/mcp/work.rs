@@ -1,0 +1,405 @@
+//! What each tool does, on a thread that may wait for the daemon.
+
+use super::agents::{Agents, Caller};
+use super::answer::{self, Fault, Said};
+use super::calls::Calls;
+use super::tools::Kind;
+use crate::client::{ClientError, Connection, Draft, Expected, FilePlace, unexpected};
+use crate::limits;
+use crate::model::Agent;
+use crate::os::process;
+use crate::wire::{self, Answer, Body, Code, LockBody, Mode, Op, Request, Wanted};
+use rmcp::model::{CallToolResult, JsonObject, RequestId, RequestMetaObject};
+use rustix::fd::{AsFd, BorrowedFd};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often a file is written anew when another call of the same agent released the lock under it.
+const WRITE_TRIES: usize = 3;
+
+// ── What is asked ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LockArgs {
+    path: String,
+    mode: Option<String>,
+    wait_seconds: Option<f64>,
+    ttl_seconds: Option<f64>,
+    note: Option<String>,
+    agent: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WhichArgs {
+    path: Option<String>,
+    lock_id: Option<String>,
+    all: Option<bool>,
+    agent: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RenewArgs {
+    path: Option<String>,
+    lock_id: Option<String>,
+    all: Option<bool>,
+    ttl_seconds: Option<f64>,
+    agent: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StatusArgs {
+    path: Option<String>,
+    agent: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WriteArgs {
+    path: String,
+    content: String,
+    if_unchanged: Option<String>,
+    fence: Option<u64>,
+    wait_seconds: Option<f64>,
+    note: Option<String>,
+    agent: Option<String>,
+}
+
+fn parsed<T: DeserializeOwned>(arguments: JsonObject) -> Result<T, Fault> {
+    serde_json::from_value(arguments.into())
+        .map_err(|error| Fault::invalid(format!("the arguments do not fit: {error}")))
+}
+
+/// A path as it goes over the wire.
+fn scope(path: &str) -> String {
+    wire::escape(path.as_bytes())
+}
+
+/// Seconds within bounds, in milliseconds.
+fn milliseconds(what: &str, seconds: f64, from: u64, to: u64) -> Result<u64, Fault> {
+    let ms = Duration::try_from_secs_f64(seconds).ok().and_then(|it| u64::try_from(it.as_millis()).ok());
+    ms.filter(|ms| (from..=to).contains(ms)).ok_or_else(|| {
+        Fault::invalid(format!("{what} is {seconds}, and must be {} to {}", from / limits::SECOND, to / limits::SECOND))
+    })
+}
+
+fn wait(seconds: Option<f64>) -> Result<u64, Fault> {
+    seconds.map_or(Ok(limits::WAIT_DEFAULT), |it| milliseconds("wait_seconds", it, 0, limits::MCP_WAIT_MAX))
+}
+
+fn ttl(seconds: Option<f64>) -> Result<Option<u64>, Fault> {
+    seconds.map(|it| milliseconds("ttl_seconds", it, limits::SECOND, limits::TTL_MAX)).transpose()
+}
+
+fn mode(word: Option<&str>) -> Result<Mode, Fault> {
+    let Some(word) = word else { return Ok(Mode::Exclusive) };
+    serde_json::from_value(word.into()).map_err(|_| {
+        Fault::invalid(format!("there is no mode {word:?}: exclusive to change it, shared to read it, or advisory"))
+    })
+}
+
+/// The request that names what is meant in exactly one way.
+fn which(op: Op, path: Option<&str>, lock_id: Option<String>, all: Option<bool>) -> Result<Request, Fault> {
+    let all = all == Some(true);
+    if usize::from(path.is_some()) + usize::from(lock_id.is_some()) + usize::from(all) != 1 {
+        return Err(Fault::invalid("name what is meant in exactly one way: by path, by lock_id, or all=true"));
+    }
+    Ok(Request { scope: path.map(scope), lock_id, all, ..Request::new(op) })
+}
+
+/// The arguments of a call.
+enum Args {
+    Lock(LockArgs),
+    Unlock(WhichArgs),
+    Status(StatusArgs),
+    Renew(RenewArgs),
+    Write(WriteArgs),
+}
+
+impl Args {
+    fn of(kind: Kind, arguments: JsonObject) -> Result<Args, Fault> {
+        Ok(match kind {
+            Kind::Lock => Args::Lock(parsed(arguments)?),
+            Kind::Unlock => Args::Unlock(parsed(arguments)?),
+            Kind::Status => Args::Status(parsed(arguments)?),
+            Kind::Renew => Args::Renew(parsed(arguments)?),
+            Kind::Write => Args::Write(parsed(arguments)?),
+        })
+    }
+
+    fn agent(&self) -> Option<&str> {
+        let agent = match self {
+            Args::Lock(args) => &args.agent,
+            Args::Unlock(args) => &args.agent,
+            Args::Status(args) => &args.agent,
+            Args::Renew(args) => &args.agent,
+            Args::Write(args) => &args.agent,
+        };
+        // An empty one is what a client makes of an argument that is left out.
+        agent.as_deref().filter(|agent| !agent.is_empty())
+    }
+}
+
+// ── Calls ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// A call of a tool.
+pub(super) struct Work {
+    pub(super) kind: Kind,
+    pub(super) id: RequestId,
+    pub(super) arguments: JsonObject,
+    pub(super) meta: RequestMetaObject,
+    pub(super) agents: Arc<Agents>,
+    pub(super) calls: Arc<Calls>,
+}
+
+impl Work {
+    /// Does it. Waits as long as the call may.
+    pub(super) fn run(self) -> CallToolResult {
+        let Work { kind, id, arguments, meta, agents, calls } = self;
+        let nothing = kind.nothing();
+        let begun = Args::of(kind, arguments).and_then(|args| {
+            let caller = match args {
+                Args::Status(_) => agents.reader(args.agent(), &meta)?,
+                _ => agents.caller(args.agent(), &meta)?,
+            };
+            Ok((args, caller))
+        });
+        let said = match begun {
+            Err(fault) => answer::failed(&fault, &nothing),
+            Ok((args, caller)) => {
+                let mut desk = Desk { agents: &agents, calls: &calls, id: &id, caller, wanted: Vec::new() };
+                let done = desk.carry_out(args);
+                desk.finish(done.unwrap_or_else(|fault| answer::failed(&fault, &nothing)))
+            }
+        };
+        calls.over(&id);
+        said.into_result()
+    }
+}
+
+/// Where one call is worked on.
+struct Desk<'a> {
+    agents: &'a Agents,
+    calls: &'a Calls,
+    id: &'a RequestId,
+    caller: Arc<Caller>,
+    /// Who waits for locks of the agent, as the answers say.
+    wanted: Vec<Wanted>,
+}
+
+impl Desk<'_> {
+    fn carry_out(&mut self, args: Args) -> Result<Said, Fault> {
+        match args {
+            Args::Lock(args) => self.lock(args),
+            Args::Unlock(args) => self.unlock(args),
+            Args::Status(args) => self.status(&args),
+            Args::Renew(args) => self.renew(args),
+            Args::Write(args) => self.write(&args),
+        }
+    }
+
+    /// Adds what the agent has to hear beside.
+    fn finish(self, mut said: Said) -> Said {
+        let warning = self.caller.open_connection().and_then(|connection| connection.take_warning());
+        said.add(&self.calls.tells(self.id, &self.caller), &self.wanted, warning.as_deref());
+        said
+    }
+
+    fn connection(&self) -> Result<Arc<Connection>, Fault> {
+        Ok(self.caller.connection(&self.agents.setup)?)
+    }
+
+    fn ask(&mut self, request: Request) -> Result<Body, Fault> {
+        self.ask_with_fd(request, None)
+    }
+
+    /// Asks. A request that waits can be withdrawn meanwhile, and what it grants is given back if nobody hears of it.
+    fn ask_with_fd(&mut self, request: Request, fd: Option<BorrowedFd<'_>>) -> Result<Body, Fault> {
+        let connection = self.connection()?;
+        let within = Duration::from_millis(request.wait_ms.unwrap_or(0) + limits::ANSWER_WITHIN);
+        let id = match fd {
+            None => connection.begin(request)?,
+            Some(fd) => connection.begin_with_fd(request, fd)?,
+        };
+        self.calls.waits(self.id, Some((&connection, id)));
+        let answer = connection.finish(id, Some(within));
+        self.calls.waits(self.id, None);
+        let Some(answer) = answer? else {
+            connection.abandon(id);
+            return Err(Fault::new(Code::Unavailable, "the daemon does not answer; `flockd daemon status` tells more"));
+        };
+        if !self.keeps(&connection, &answer) {
+            return Err(withdrawn());
+        }
+        let Answer { ok, wanted, .. } = answer;
+        self.wanted = wanted;
+        match ok {
+            Some(Body::Cancelled(_)) => Err(withdrawn()),
+            Some(body) => Ok(body),
+            None => Err(unexpected(None).into()),
+        }
+    }
+
+    /// Whether what an answer grants is wanted still. From here on the connection has nothing to do with the lock.
+    fn keeps(&self, connection: &Arc<Connection>, answer: &Answer) -> bool {
+        let Some(Body::Lock(body)) = &answer.ok else { return true };
+        let Some(lock_id) = body.lock_id.as_deref().filter(|_| body.acquired && !body.already_held) else {
+            return true;
+        };
+        if let Some(loss) = connection.loss(lock_id) {
+            self.caller.tell_again(vec![loss.into()]);
+        }
+        connection.forget(lock_id);
+        self.calls.granted(self.id, connection, answer)
+    }
+
+    fn lock(&mut self, args: LockArgs) -> Result<Said, Fault> {
+        let request = Request {
+            scope: Some(scope(&args.path)),
+            mode: Some(mode(args.mode.as_deref())?),
+            wait_ms: Some(wait(args.wait_seconds)?),
+            ttl_ms: ttl(args.ttl_seconds)?,
+            note: args.note,
+            ..Request::new(Op::Lock)
+        };
+        match self.ask(request)? {
+            Body::Lock(body) => Ok(answer::lock(&body)),
+            other => Err(unexpected(Some(&other)).into()),
+        }
+    }
+
+    fn unlock(&mut self, args: WhichArgs) -> Result<Said, Fault> {
+        match self.ask(which(Op::Unlock, args.path.as_deref(), args.lock_id, args.all)?)? {
+            Body::Released(locks) => Ok(answer::released(&locks)),
+            other => Err(unexpected(Some(&other)).into()),
+        }
+    }
+
+    fn renew(&mut self, args: RenewArgs) -> Result<Said, Fault> {
+        let request = which(Op::Renew, args.path.as_deref(), args.lock_id, args.all)?;
+        match self.ask(Request { ttl_ms: ttl(args.ttl_seconds)?, ..request })? {
+            Body::Renewed(locks) => Ok(answer::renewed(&locks)),
+            other => Err(unexpected(Some(&other)).into()),
+        }
+    }
+
+    fn status(&mut self, args: &StatusArgs) -> Result<Said, Fault> {
+        let scope = args.path.as_deref().map(scope);
+        let agent = self.caller.agent.clone();
+        let may_write = match (&scope, &agent) {
+            (Some(scope), Some(_)) => {
+                match self.ask(Request { scope: Some(scope.clone()), ..Request::new(Op::Check) })? {
+                    Body::Check(body) => Some(body.allowed),
+                    other => return Err(unexpected(Some(&other)).into()),
+                }
+            }
+            _ => None,
+        };
+        match self.ask(Request { scope, ..Request::new(Op::Status) })? {
+            Body::Status(body) => Ok(answer::status(&body, agent.as_ref().map(Agent::as_str), may_write)),
+            other => Err(unexpected(Some(&other)).into()),
+        }
+    }
+}
+
+fn withdrawn() -> Fault {
+    Fault::new(Code::Unavailable, "the call was withdrawn: nothing was locked")
+}
+
+// ── Writing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// What came of putting a file in place.
+enum Put {
+    Done(Said),
+    /// No lock of the agent's covers it.
+    NotHeld(Box<wire::WireError>),
+}
+
+impl Desk<'_> {
+    fn write(&mut self, args: &WriteArgs) -> Result<Said, Fault> {
+        let expected = args.if_unchanged.as_deref().map(expected).transpose()?;
+        let cwd = Path::new(OsStr::from_bytes(&self.agents.setup.place.cwd));
+        let place = FilePlace::of(cwd, Path::new(&args.path))?;
+        let mut draft = Draft::make(place, |out| out.write_all(args.content.as_bytes()))?;
+        let connection = self.connection()?;
+        let wait_ms = wait(args.wait_seconds)?;
+        for _ in 0..WRITE_TRIES {
+            match put(&connection, &mut draft, args.fence, expected.as_ref())? {
+                Put::Done(said) => return Ok(said),
+                Put::NotHeld(error) if args.fence.is_some() => return Ok(answer::outdated(&error)),
+                Put::NotHeld(_) => {}
+            }
+            // Nobody of this agent's holds it: it does for the moment.
+            let body = self.lock_for_now(args, wait_ms)?;
+            if !body.acquired {
+                return Ok(answer::not_written(&body));
+            }
+            let done = put(&connection, &mut draft, body.fence, expected.as_ref());
+            if let Some(lock_id) = body.lock_id.as_deref().filter(|_| !body.already_held) {
+                // It ends with this process in any case.
+                let _ = connection.unlock(lock_id);
+                self.calls.settled(self.id);
+            }
+            match done? {
+                Put::Done(said) => return Ok(said),
+                // Another call of the same agent had locked it for the moment, and is done.
+                Put::NotHeld(_) if body.already_held => {}
+                Put::NotHeld(error) => return Ok(answer::outdated(&error)),
+            }
+        }
+        Err(Fault::new(Code::Unavailable, "other calls of yours release this file again and again; lock_file it first"))
+    }
+
+    /// Takes a lock that ends with this process at the latest.
+    fn lock_for_now(&mut self, args: &WriteArgs, wait_ms: u64) -> Result<LockBody, Fault> {
+        let pidfd = process::pidfd_of_own(std::process::id()).map_err(ClientError::Io)?;
+        let request = Request {
+            scope: Some(scope(&args.path)),
+            mode: Some(Mode::Exclusive),
+            wait_ms: Some(wait_ms),
+            ttl_ms: Some(limits::TTL_SESSION),
+            note: Some(args.note.clone().unwrap_or_else(|| "writing it with write_file".to_owned())),
+            bound: true,
+            ..Request::new(Op::Lock)
+        };
+        match self.ask_with_fd(request, Some(pidfd.as_fd()))? {
+            Body::Lock(body) => Ok(*body),
+            other => Err(unexpected(Some(&other)).into()),
+        }
+    }
+}
+
+fn put(
+    connection: &Connection,
+    draft: &mut Draft,
+    fence: Option<u64>,
+    expected: Option<&Expected>,
+) -> Result<Put, Fault> {
+    match draft.put(connection, None, fence, expected) {
+        Ok(body) => Ok(Put::Done(answer::written(&body, draft.hash()))),
+        Err(ClientError::Refused(error)) => match error.code {
+            Code::NotHolder => Ok(Put::NotHeld(error)),
+            Code::Changed | Code::Lost => Ok(Put::Done(answer::outdated(&error))),
+            _ => Err(ClientError::Refused(error).into()),
+        },
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn expected(text: &str) -> Result<Expected, Fault> {
+    match text {
+        "absent" => Ok(Expected::Absent),
+        hash if hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+            Ok(Expected::Hash(hash.to_owned()))
+        }
+        _ => Err(Fault::invalid("if_unchanged is a BLAKE3 hash of 64 hexadecimal digits, or \"absent\"")),
+    }
+}
