@@ -5,7 +5,10 @@ mod ask;
 mod child;
 mod daemon;
 mod elect;
+mod git;
+mod git_guard;
 mod hook;
+mod install;
 mod on;
 mod print;
 mod run;
@@ -140,6 +143,10 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Watch(args) => watch::watch(&common, &args)?,
         Verb::On(args) => return on::on(&common, &args),
         Verb::Hook(_) => unreachable!("its arguments are read by hand before any others are"),
+        Verb::Install(args) => install::install(&common, &args)?,
+        Verb::Doctor => install::doctor(&common)?,
+        Verb::Git(args) => return git::git(&common, &args),
+        Verb::GitGuard(args) => git_guard::git_guard(&common, &args)?,
         Verb::Webhook(args) => webhook::webhook(&common, &args)?,
         Verb::Daemon(args) => daemon::daemon(&common, &args)?,
         Verb::Completions { shell } => {
