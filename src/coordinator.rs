@@ -513,7 +513,7 @@ struct Written {
 fn names_holders(answer: &Answer) -> bool {
     match &answer.reply {
         Reply::Refused(_) | Reply::Status { .. } | Reply::Checked(_) | Reply::Renewed(_) => true,
-        Reply::Failed(fault) => matches!(fault, Fault::NotHolder(_) | Fault::Lost(..)),
+        Reply::Failed(fault) => matches!(fault, Fault::NotHolder(_) | Fault::Delegated(_) | Fault::Lost(..)),
         _ => !answer.wanted.is_empty(),
     }
 }

@@ -58,6 +58,15 @@ bugs! {
     AbsentClosesCycle => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
     /// The search for cycles sees holders and not the requests that come before.
     QueueClosesNoCycle => "table" "deadlock::a_cycle_through_the_queue_is_found",
+    // Sub-agents
+    /// A parent's lock keeps its sub-agents out like anybody.
+    ParentKeepsChildOut => "table" "families::a_sub_agent_takes_what_its_parent_holds_and_strangers_stay_out",
+    /// A parent writes where its sub-agent holds something.
+    ParentWritesOverChild => "table" "families::the_parent_writes_again_when_the_child_has_released",
+    /// A request inside a parent's lock waits behind strangers who wait for the parent.
+    ChildBehindStrangers => "table" "families::a_child_comes_before_strangers_who_wait_for_its_parent",
+    /// Whoever passes others in line closes no cycle of waits.
+    PassedCloseNoCycle => "table" "families::who_passes_others_in_line_closes_no_cycle_of_waits",
     // Holding and ending
     /// A lease runs while its session lives.
     ExpiryWhileAttached => "table" "rules::without_a_lease_the_end_of_the_session_frees_and_with_one_it_detaches",

@@ -34,7 +34,8 @@ pub(super) struct Cli {
     #[arg(long, global = true)]
     pub(super) json: bool,
 
-    /// In whose name; defaults to the agent around, on a terminal to you, for `run` and `elect` to run-PID
+    /// In whose name, PARENT/NAME for a sub-agent; defaults to the agent around, on a terminal to you, for `run` and
+    /// `elect` to run-PID
     #[arg(long, global = true, env = "FLOCKD_AGENT", value_name = "NAME", hide_env_values = true)]
     pub(super) agent: Option<String>,
 }
@@ -84,8 +85,12 @@ shell puts the names in their place that there are now. * and ? stay within a na
 number of directories, [a-z] is one character, {a,b} either, \\ takes the next sign for itself. A pattern also keeps \
 others from making new files that match.
 
+A sub-agent, claw-1/w1, may take what only claw-1 holds, and gets a lock of its own; claw-1 writes there again when \
+that is released.
+
 Examples:
   flockd lock data.json
+  flockd lock src/a.rs --agent claw-1/w1  a part of what claw-1 holds
   flockd lock -s src/ --wait 2m --note \"reading the parser\"
   flockd lock -n @port-3000 --ttl 1h
   flockd lock 'glob:src/**/*.rs'          every Rust file below src, those to come included

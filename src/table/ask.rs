@@ -6,6 +6,7 @@ use crate::limits;
 use crate::model::*;
 use crate::planted::{Bug, planted};
 use crate::scope::{Scope, Target};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// What a request comes to right now.
@@ -104,10 +105,12 @@ impl LockTable {
             return self.fail(step, *caller, fault);
         }
         let verdict = self.verdict(ask, at);
-        if !matches!(verdict, Verdict::Mine(_))
-            && (matches!(verdict, Verdict::Clear) || self.would_wait(&request))
-            && let Some(cycle) = self.cycle_by_upgrade(now, &request)
-        {
+        let comes_in_line = match verdict {
+            Verdict::Clear => true,
+            Verdict::Blocked => self.would_wait(&request),
+            Verdict::Mine(_) | Verdict::Resume(_) => false,
+        };
+        if comes_in_line && let Some(cycle) = self.cycle_by_going_first(now, &request) {
             return self.refuse_for(step, *caller, ask, at, RefusedFor::Deadlock(cycle));
         }
         match verdict {
@@ -162,11 +165,22 @@ impl LockTable {
     }
 
     /// A detached lock is held already, so nobody can be before its agent in line for it; only fellow sessions' guards
-    /// can be in the way. It comes back in the mode and under the name that it has: the mode may be stronger than the
-    /// one asked for, and what overlaps the one name of a file need not overlap the other.
+    /// can be in the way, and what its sub-agents hold in it is not. It comes back in the mode and under the name that
+    /// it has: the mode may be stronger than the one asked for, and what overlaps the one name of a file need not
+    /// overlap the other.
     fn may_come_back(&self, ask: &Ask, detached: &Ask) -> bool {
-        !self.is_held_against(ask, &ask.target, detached.mode)
-            && !self.is_held_against(ask, &detached.target, detached.mode)
+        let is_free = |target: &Target| {
+            let found = self.state.index.overlapping(target, &mut |_, slot| {
+                let mut locks = slot.holders_against(detached.mode).map(|id| &self.state.locks[&id]);
+                if locks.any(|lock| self.keeps_from_return(ask, lock)) {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            });
+            found.is_continue()
+        };
+        is_free(&ask.target) && is_free(&detached.target)
     }
 
     /// A one-shot's request for what its agent holds is answered by that lock. A session's is not: it wants a guard.
@@ -251,10 +265,12 @@ impl LockTable {
         if custody == Custody::Detached || planted(Bug::ExpiryWhileAttached) {
             lock.expires = Some(lease_end(&lock, now));
         }
+        let how = if self.is_delegated(ask) { Acquired::Delegated } else { Acquired::Granted };
         self.put_lock(step, lock.clone());
-        self.tell(step, EventKind::Acquired(Acquired::Granted), &lock);
+        self.tell(step, EventKind::Acquired(how), &lock);
         // It may answer requests of the same agent that still wait.
         step.eased.push(ask.who.agent.clone());
+        self.let_sub_agents_in(step, ask);
         new_grant(lock)
     }
 
@@ -383,6 +399,7 @@ impl LockTable {
             caller: Some(*caller),
             absent_until: None,
             os: OsWait::Idle,
+            level: self.level(ask),
         }
     }
 

@@ -54,7 +54,8 @@ impl LockTable {
         }
         for id in sorted(self.state.waiters.keys()) {
             let absent_until = Some(now.mono.after(limits::WAITER_ABSENCE));
-            let waiter = Waiter { absent_until, caller: None, ..self.state.waiters[&id].clone() };
+            let old = self.state.waiters[&id].clone();
+            let waiter = Waiter { absent_until, caller: None, level: self.level(&old.ask), ..old };
             // One that takes nothing, or would not wait, has nothing to lose: its client asks anew.
             let kept = Some(waiter).filter(|waiter| waiter.takes && !waiter.at_once);
             self.set(step, Record::Waiter(id, kept));

@@ -142,6 +142,7 @@ counters! {
         resumed,
         upgraded,
         downgraded,
+        delegated,
         refused,
         deadlocks,
         released,
