@@ -55,7 +55,7 @@ Examples:
     /// Refuse if another agent holds a file of what is pushed exclusively; git says on stdin what that is
     #[command(after_long_help = "\
 Examples:
-  echo \"HEAD $(git rev-parse HEAD) refs/heads/main $(git rev-parse origin/main)\" | flockd git-guard pre-push origin url")]
+  echo \"HEAD $(git rev-parse HEAD) x $(git rev-parse origin/main)\" | flockd git-guard pre-push origin url")]
     PrePush {
         /// The remote's name
         #[arg(value_name = "REMOTE")]

@@ -10,21 +10,38 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use util::{Done, Ground};
 
+/// Settings of a person who has a hook of their own.
+const CLAUDE_HOOKS: &str = r#"{
+  "theme": "dark",
+  "hooks": {
+    "Stop": [
+      {
+        "hooks": [
+          {
+            "type": "command",
+            "command": "say done"
+          }
+        ]
+      }
+    ]
+  }
+}
+"#;
+
+/// The same with a server, in an order that is nobody's alphabet, and without a line end.
+const CLAUDE_SERVERS: &str = r#"{
+  "zeta": 1.5,
+  "mcpServers": {
+    "other": {
+      "command": "o"
+    }
+  },
+  "alpha": []
+}"#;
+
 /// The clients, with their settings below the home of a person who has some already.
 const SETTINGS: [(&str, &[(&str, &str)]); 4] = [
-    (
-        "claude-code",
-        &[
-            (
-                ".claude/settings.json",
-                "{\n  \"theme\": \"dark\",\n  \"hooks\": {\n    \"Stop\": [\n      {\n        \"hooks\": [\n          {\n            \"type\": \"command\",\n            \"command\": \"say done\"\n          }\n        ]\n      }\n    ]\n  }\n}\n",
-            ),
-            (
-                ".claude.json",
-                "{\n  \"zeta\": 1.5,\n  \"mcpServers\": {\n    \"other\": {\n      \"command\": \"o\"\n    }\n  },\n  \"alpha\": []\n}",
-            ),
-        ],
-    ),
+    ("claude-code", &[(".claude/settings.json", CLAUDE_HOOKS), (".claude.json", CLAUDE_SERVERS)]),
     ("codex", &[(".codex/config.toml", "# mine\nmodel = \"x\"\n\n[mcp_servers.other]\ncommand = 'o'\n")]),
     ("gemini", &[(".gemini/settings.json", "{\n\t\"ui\": {\n\t\t\"theme\": \"light\"\n\t}\n}\n")]),
     (

@@ -1,5 +1,5 @@
-//! OpenClaw: a plugin that asks before tools run, a skill, and the server in `openclaw.json`. Plugin and skill are files
-//! of ours, which this program carries.
+//! OpenClaw: a plugin that asks before tools run, a skill, and the server in `openclaw.json`. Plugin and skill are
+//! files of ours, which this program carries.
 
 use super::place::{Change, Places};
 use super::{Client, Name, Wish, json, quoted};

@@ -1,4 +1,4 @@
-//! Where settings are, and how one of their files is changed: read as a whole, written as a whole beside it and renamed.
+//! Where settings are, and how a file of them is changed: read as a whole, written as a whole beside it and renamed.
 
 use crate::client::Place;
 use crate::os::paths::{self, Look};
