@@ -47,6 +47,19 @@ bugs! {
     LinkNotFollowed => "lib" "os::paths::tests::links_in_the_middle_and_at_the_end_mean_what_they_lead_to",
     /// A second guard of one agent is let in beside the first.
     SecondSessionLetIn => "table" "rules::two_sessions_of_one_agent_exclude_each_other",
+    // Advisory locks
+    /// An advisory lock keeps an exclusive one waiting.
+    AdvisoryKeepsOut => "table" "advisory::nobody_waits_for_an_advisory_lock",
+    /// An advisory request waits for the holders of other locks.
+    AdvisoryWaits => "table" "advisory::an_advisory_lock_is_granted_at_once_whatever_is_held_and_whoever_waits",
+    /// An advisory request waits until a write of its own agent is over.
+    AdvisoryPutOff => "table" "advisory::an_advisory_request_does_not_wait_for_a_write_of_its_own_agent",
+    /// Whoever takes its advisory lock up again is ranked as if it had just come.
+    RankLostByResume => "table" "advisory::the_rank_is_kept_when_a_new_session_takes_the_lock_up",
+    /// The next leader is not told that it leads.
+    LeaderNotTold => "table" "advisory::whoever_comes_to_lead_is_told_and_nobody_else",
+    /// An advisory grant with a ttl waits for the disk.
+    AdvisorySynced => "table" "advisory::an_advisory_grant_waits_for_no_disk",
     // The queue
     /// Whoever waits behind a lock that ends is not woken.
     WakeUpLost => "table" "rules::first_come_first_served",
@@ -78,6 +91,8 @@ bugs! {
     DeadKeepsLock => "table" "rules::a_lock_ends_with_the_process_that_it_is_bound_to_whatever_is_left_of_its_lease",
     /// A process is known by its number alone.
     NumberIsProcess => "lib" "os::process::tests::a_number_with_another_start_is_another_process",
+    /// What was put off is granted for a process that has ended meanwhile.
+    PutOffForDead => "table" "writes::nothing_is_granted_for_a_process_that_ends_while_a_write_holds_its_request_up",
     /// A lock without ttl survives a reboot.
     RebootKeepsAll => "table" "rules::after_a_reboot_what_hung_on_a_process_is_void_and_the_rest_has_its_full_lease",
     /// Any agent releases a lock by naming its scope.
@@ -128,6 +143,8 @@ bugs! {
     EventNumberTwice => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
     /// A batch of the log is believed without its checksum.
     TornTailAccepted => "journal" "damage::a_torn_tail_is_cut_back_to_a_whole_batch_at_every_length",
+    /// A store whose sync has failed is built upon as if all that it shows were on the disk.
+    SuspectStoreKept => "journal" "power::after_failed_syncs_kills_and_a_power_cut_the_store_opens",
     // Answers
     /// A grant that nobody has heard of stays when its connection goes.
     UnheardGrantKept => "sim" "whatever_happens_every_promise_is_kept",

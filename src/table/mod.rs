@@ -7,6 +7,7 @@
 //! - what sub-agents may take that their parents hold, and their place in line: `family.rs`
 //! - asking: a retry, an own lock, a grant, a place in the queue or a refusal: `ask.rs`
 //! - a shared lock made exclusive, and back: `upgrade.rs`
+//! - advisory locks: their ranks, who leads, and what a grant tells of others: `advisory.rs`
 //! - who is next when something becomes free: `queue.rs`
 //! - who waits for whom, and cycles: `waits.rs`
 //! - how locks and sessions end, and what is told of it: `ending.rs`
@@ -15,6 +16,7 @@
 //! - which webhooks there are, how far each has heard, and when it is tried again: `webhooks.rs`
 //! - what overlaps what: `index.rs`; what a change means to the rows: `state.rs`; after a restart: `restore.rs`
 
+mod advisory;
 mod ask;
 mod commit;
 mod ending;
@@ -98,6 +100,7 @@ impl LockTable {
             Command::Lock { caller, ask, wait } => self.lock(now, step, caller, ask, wait),
             Command::WaitFree { caller, ask, wait } => self.wait_free(now, step, caller, ask, wait),
             Command::Unlock { caller, who, which } => self.unlock(now, step, caller, who, which),
+            Command::FinishUnlock(unlocking) => self.release(now, step, *unlocking),
             Command::Upgrade { caller, who, which, wait, request } => {
                 self.upgrade(now, step, Upgrade { caller, who, which, wait, request })
             }
@@ -259,13 +262,24 @@ impl LockTable {
     }
 
     /// Answers `who` about `target`: what it lost there, and who waits for its locks, is told along with it.
-    fn answer_about(&mut self, step: &mut Step, to: Caller, reply: Reply, who: Option<&Who>, target: Option<&Target>) {
-        let synced = matches!(&reply, Reply::Granted(granted) if granted.lock.ask.lease.ttl > 0);
+    fn answer_about(
+        &mut self,
+        step: &mut Step,
+        to: Caller,
+        mut reply: Reply,
+        who: Option<&Who>,
+        target: Option<&Target>,
+    ) {
+        self.name_company(&mut reply);
+        let outlives =
+            |lock: &Lock| lock.ask.lease.ttl > 0 && (lock.ask.mode != Mode::Advisory || planted(Bug::AdvisorySynced));
+        let synced = matches!(&reply, Reply::Granted(granted) if outlives(&granted.lock));
         let synced = synced && !planted(Bug::AnsweredBeforeSync);
         let lost = who.filter(|_| !planted(Bug::LossNotTold));
         let lost = lost.map(|who| self.losses(who, target)).unwrap_or_default();
         let wanted = who.map(|who| self.wanted(who)).unwrap_or_default();
-        step.replies.push(Outgoing { to, answer: Answer { reply, lost, wanted }, synced });
+        let standings = self.standings(&reply);
+        step.replies.push(Outgoing { to, answer: Answer { reply, lost, wanted, standings }, synced });
     }
 
     fn fail(&mut self, step: &mut Step, to: Caller, fault: Fault) {
@@ -316,7 +330,8 @@ impl LockTable {
     /// be told yet.
     pub fn bring_up_to_date(&self, answer: &mut Answer) {
         let is_held = |lock: &Lock| self.state.locks.contains_key(&lock.id);
-        let has_weakened = |lock: &Lock| self.state.locks.get(&lock.id).is_some_and(|now| now.ask.mode < lock.ask.mode);
+        let has_weakened =
+            |lock: &Lock| self.state.locks.get(&lock.id).is_some_and(|now| now.ask.mode.is_weaker_than(lock.ask.mode));
         match &mut answer.reply {
             Reply::Granted(granted) if !is_held(&granted.lock) => {
                 answer.reply = Reply::Failed(self.what_became_of(granted.lock.id, Vec::new()));
@@ -355,8 +370,10 @@ impl LockTable {
             None => {
                 self.touch_all(now, step, &who, &target);
                 let below = self.in_sub_agents_hands(&who, &target, fence);
-                let in_the_way = if below.is_empty() { self.holders_over(&target) } else { self.named(below) };
-                Reply::Checked(Err(in_the_way.0))
+                Reply::Checked(Err(match below.is_empty() {
+                    true => self.against_writing(&who.agent, &target),
+                    false => self.named(below).0,
+                }))
             }
         };
         self.answer_about(step, caller, reply, Some(&who), Some(&target));
@@ -414,11 +431,25 @@ impl LockTable {
         self.named(ids)
     }
 
-    /// All holders of something that overlaps `target`, as [`LockTable::in_the_way`].
+    /// All who hold something that overlaps `target` and keep others out of it, as [`LockTable::in_the_way`].
     fn holders_over(&self, target: &Target) -> (Vec<Lock>, usize) {
+        self.locks_over(target, |lock| lock.ask.mode != Mode::Advisory)
+    }
+
+    /// The same with those who keep nobody out.
+    fn all_over(&self, target: &Target) -> (Vec<Lock>, usize) {
+        self.locks_over(target, |_| true)
+    }
+
+    /// What is to be said to an agent that may not write to `target`: who keeps others out, and what it has itself.
+    fn against_writing(&self, agent: &Agent, target: &Target) -> Vec<Lock> {
+        self.locks_over(target, |lock| lock.ask.mode != Mode::Advisory || lock.ask.who.agent == *agent).0
+    }
+
+    fn locks_over(&self, target: &Target, is_meant: impl Fn(&Lock) -> bool) -> (Vec<Lock>, usize) {
         let mut ids = Vec::new();
         let _ = self.state.index.overlapping::<()>(target, &mut |_, slot| {
-            ids.extend(slot.holders());
+            ids.extend(slot.holders().filter(|id| is_meant(&self.state.locks[id])));
             ControlFlow::Continue(())
         });
         self.named(ids)

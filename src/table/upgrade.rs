@@ -50,9 +50,8 @@ impl LockTable {
         let lock = &self.state.locks[&id];
         if lock.ask.mode == Mode::Exclusive {
             let granted = Granted { already_held: true, ..new_grant(lock.clone()) };
-            let ask = lock.ask.clone();
-            let ask = Arc::new(Ask { who, ..(*ask).clone() });
-            return self.answer_grant(step, caller, &ask, granted);
+            // Under the name that it was asked by, which may be another of the file: what was lost there is told now.
+            return self.answer_which(step, caller, Reply::Granted(Box::new(granted)), &who, &which);
         }
         // What its name stands for may have changed since it was locked.
         let target = match which {
@@ -132,6 +131,14 @@ impl LockTable {
         }
         let mut ids = self.chosen(who, which)?;
         let first = ids[0];
+        ids.retain(|id| self.state.locks[id].ask.mode != Mode::Advisory);
+        if ids.is_empty() {
+            return Err(Fault::Invalid(format!(
+                "{first} is advisory: it keeps nobody out and becomes neither shared nor exclusive; ask for such a \
+                 lock beside it"
+            )));
+        }
+        let first = ids[0];
         ids.retain(|id| match self.state.locks[id].custody {
             Custody::Detached => true,
             Custody::Session(session) => who.session == Some(session),
@@ -147,7 +154,7 @@ impl LockTable {
     /// any other where the lock has another name or hangs on another process, and where a session holds it.
     pub(super) fn as_upgrade(&self, request: Waiting) -> Waiting {
         let ask = &request.ask;
-        if !request.takes || ask.who.session.is_some() || ask.mode == Mode::Shared || ask.upgrades.is_some() {
+        if !request.takes || ask.who.session.is_some() || ask.mode != Mode::Exclusive || ask.upgrades.is_some() {
             return request;
         }
         if self.already_held(ask).is_some() || !self.state.locks_of_agent.contains_key(&ask.who.agent) {
@@ -156,7 +163,7 @@ impl LockTable {
         let held = self.own_exactly(&ask.who.agent, &ask.target).into_iter().find(|id| {
             let own = &self.state.locks[id];
             let is_same = own.ask.target.scope == ask.target.scope && own.ask.bound == ask.bound;
-            is_same && own.ask.mode < ask.mode && own.custody == Custody::Detached
+            is_same && own.ask.mode.is_weaker_than(ask.mode) && own.custody == Custody::Detached
         });
         let Some(held) = held else { return request };
         // However it is asked for, it is held no longer than it was to be.

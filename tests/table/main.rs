@@ -1,5 +1,6 @@
 //! The lock table beside a naive model, its rules one by one, and its search for deadlocks.
 
+mod advisory;
 mod commands;
 mod deadlock;
 mod families;
@@ -10,6 +11,7 @@ mod rules;
 mod scopes;
 mod upgrade;
 mod webhooks;
+mod writes;
 
 /// How much more, or less, than one CI run's worth the repeated tests do: `FLOCKD_SCALE`, 1 if not set.
 fn scaled(count: usize) -> usize {

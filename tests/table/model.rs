@@ -98,9 +98,24 @@ fn is_here(a: &Target, b: &Target) -> bool {
     is_same_scope(a, b) || (is_path(a) && is_path(b) && is_same_place(a, b))
 }
 
-/// The mode matrix: only shared goes with shared.
+/// The mode matrix: advisory goes with all, and of the others only shared with shared.
 fn modes_clash(a: Mode, b: Mode) -> bool {
-    !(a == Mode::Shared && b == Mode::Shared)
+    a != Mode::Advisory && b != Mode::Advisory && !(a == Mode::Shared && b == Mode::Shared)
+}
+
+/// Whether a lock answers a request of its own agent: an equal or stronger one on all of it, and an advisory one only
+/// another for the same rank.
+fn answers(lock: &Lock, ask: &Ask) -> bool {
+    match (lock.ask.mode, ask.mode) {
+        (Mode::Advisory, Mode::Advisory) => is_same_scope(&lock.ask.target, &ask.target),
+        (Mode::Advisory, _) | (_, Mode::Advisory) | (Mode::Shared, Mode::Exclusive) => false,
+        (Mode::Exclusive, _) | (Mode::Shared, Mode::Shared) => covers(&lock.ask.target, &ask.target),
+    }
+}
+
+/// Whether a lock would have to be upgraded for a request.
+fn is_weaker(lock: &Lock, ask: &Ask) -> bool {
+    (lock.ask.mode, ask.mode) == (Mode::Shared, Mode::Exclusive)
 }
 
 /// Whose lock keeps whom out: everybody else's does, one's own does not, but two guards of one agent do.
@@ -113,7 +128,7 @@ fn is_ending(lock: &Lock) -> bool {
     let ends = |command: &Command| {
         matches!(
             command,
-            Command::Unlock { .. } | Command::Break { .. } | Command::TakeBack { .. } | Command::Downgrade { .. }
+            Command::FinishUnlock(_) | Command::Break { .. } | Command::TakeBack { .. } | Command::Downgrade { .. }
         )
     };
     let in_flight = lock.in_flight.as_ref();
@@ -136,7 +151,8 @@ pub fn is_in_the_way(lock: &Lock, who: &Who, target: &Target, mode: Mode) -> boo
 // ── The model ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 fn grant_of(lock: Lock) -> Granted {
-    Granted { lock, already_held: false, resumed: false, upgraded: false, again: false }
+    let beside = Vec::new();
+    Granted { lock, already_held: false, resumed: false, upgraded: false, again: false, beside, more: 0 }
 }
 
 /// What a request comes to.
@@ -162,6 +178,11 @@ pub struct Naive {
     /// Every wait of one agent for another when a request was refused for a deadlock: any cycle named is made of
     /// these.
     pub waits_then: Vec<Link>,
+    /// Advisory locks that were told to lead, and those that ended of late whose followers were not told yet.
+    pub leaders: Vec<LockId>,
+    unranked: Vec<Lock>,
+    /// Who was told to lead in the latest command, and who did before.
+    pub led: Vec<(LockId, Option<Agent>)>,
     now: Now,
     said: Vec<Outgoing>,
 }
@@ -178,6 +199,9 @@ impl Naive {
             next_commit: 1,
             paused: false,
             waits_then: Vec::new(),
+            leaders: Vec::new(),
+            unranked: Vec::new(),
+            led: Vec::new(),
             now: Now::default(),
             said: Vec::new(),
         }
@@ -187,6 +211,7 @@ impl Naive {
     pub fn apply(&mut self, now: Now, command: &Command) -> Vec<Outgoing> {
         self.now = now;
         self.waits_then.clear();
+        self.led.clear();
         if !matches!(command, Command::TakeBack { .. }) {
             self.do_what_is_due();
         }
@@ -198,6 +223,7 @@ impl Naive {
     pub fn resume(&mut self, now: Now) -> Vec<Outgoing> {
         self.now = now;
         self.waits_then.clear();
+        self.led.clear();
         self.do_what_is_due();
         self.paused = false;
         self.serve();
@@ -212,6 +238,7 @@ impl Naive {
             Command::Lock { caller, ask, wait } => self.lock(caller, ask, wait),
             Command::WaitFree { caller, ask, wait } => self.wait_free(caller, ask, wait),
             Command::Unlock { caller, who, which } => self.unlock(caller, who, which),
+            Command::FinishUnlock(unlocking) => self.release(*unlocking),
             Command::Upgrade { caller, who, which, wait, request } => self.upgrade(caller, who, which, wait, request),
             Command::Downgrade { caller, who, which } => self.downgrade(caller, who, which),
             Command::TakeBack { id, fence, what } => self.take_back(id, fence, what),
@@ -311,7 +338,9 @@ impl Naive {
         }
         // What it asks for comes behind what it has given back, or has lost.
         let is_own = |lock: &&Lock| lock.ask.who.agent == ask.who.agent && overlaps(&lock.ask.target, &ask.target);
-        let mut own: Vec<&Lock> = self.locks.iter().filter(is_own).filter(|lock| is_ending(lock)).collect();
+        let waits = ask.mode != Mode::Advisory;
+        let is_before = |lock: &&Lock| is_ending(lock) && waits;
+        let mut own: Vec<&Lock> = self.locks.iter().filter(is_own).filter(is_before).collect();
         own.sort_by_key(|lock| lock.id);
         if let Some(id) = own.first().map(|lock| lock.id) {
             return self.put_off(id, Command::Lock { caller, ask, wait });
@@ -430,7 +459,8 @@ impl Naive {
     fn level(&self, ask: &Ask) -> u8 {
         let is_inside = |lock: &&Lock| {
             let holder = &lock.ask.who.agent;
-            is_above(holder, &ask.who.agent) && lock.ask.mode >= ask.mode && covers(&lock.ask.target, &ask.target)
+            let has_a_place = ask.mode != Mode::Advisory && is_above(holder, &ask.who.agent);
+            has_a_place && lock.ask.mode.answers(ask.mode) && covers(&lock.ask.target, &ask.target)
         };
         let generation = |lock: &Lock| lock.ask.who.agent.as_str().split('/').count() as u8;
         self.locks.iter().filter(is_inside).map(generation).max().unwrap_or(0)
@@ -468,7 +498,8 @@ impl Naive {
 
     /// What the sub-agents of an agent hold that a write to `target` would disturb.
     fn delegated(&self, agent: &Agent, target: &Target) -> Vec<Lock> {
-        let is_meant = |lock: &&Lock| is_above(agent, &lock.ask.who.agent) && overlaps(&lock.ask.target, target);
+        let is_childs = |lock: &Lock| is_above(agent, &lock.ask.who.agent) && lock.ask.mode != Mode::Advisory;
+        let is_meant = |lock: &&Lock| is_childs(lock) && overlaps(&lock.ask.target, target);
         self.locks.iter().filter(is_meant).cloned().collect()
     }
 
@@ -478,18 +509,14 @@ impl Naive {
     /// is another matter.
     fn as_upgrade(&self, ask: Arc<Ask>) -> Arc<Ask> {
         let covers_it = |own: &&Lock| {
-            own.ask.who.agent == ask.who.agent
-                && own.ask.mode >= ask.mode
-                && own.ask.bound == ask.bound
-                && !is_ending(own)
-                && covers(&own.ask.target, &ask.target)
+            own.ask.who.agent == ask.who.agent && own.ask.bound == ask.bound && !is_ending(own) && answers(own, &ask)
         };
         if ask.who.session.is_some() || ask.upgrades.is_some() || self.locks.iter().any(|own| covers_it(&own)) {
             return ask;
         }
         let shared = self.locks.iter().find(|own| {
             own.ask.who.agent == ask.who.agent
-                && own.ask.mode < ask.mode
+                && is_weaker(own, &ask)
                 && own.custody == Custody::Detached
                 && own.ask.bound == ask.bound
                 && own.ask.target.scope == ask.target.scope
@@ -520,7 +547,7 @@ impl Naive {
                 Which::Scope(target) => id.is_some() && ask.target.scope == target.scope,
                 Which::All => false,
             };
-            if !is_meant || ask.mode == Mode::Shared {
+            if !is_meant || ask.mode != Mode::Exclusive {
                 return self.fail(caller, Fault::Invalid(String::new()));
             }
         }
@@ -549,9 +576,8 @@ impl Naive {
         self.renew_lock(lock.id, None);
         let lock = self.held(lock.id).expect("it is held").clone();
         if lock.ask.mode == Mode::Exclusive {
-            let target = lock.ask.target.clone();
             let granted = Granted { already_held: true, ..grant_of(lock) };
-            return self.answer(caller, Reply::Granted(Box::new(granted)), Some((&who, Some(&target))));
+            return self.answer_which(caller, Reply::Granted(Box::new(granted)), &who, &which);
         }
         let target = match which {
             Which::Scope(target) if target.scope == lock.ask.target.scope => target,
@@ -587,6 +613,7 @@ impl Naive {
             return Err(Fault::Invalid(String::new()));
         }
         let mut locks = self.chosen(who, which)?;
+        locks.retain(|lock| lock.ask.mode != Mode::Advisory);
         locks.retain(|lock| match lock.custody {
             Custody::Detached => true,
             Custody::Session(session) => who.session == Some(session),
@@ -665,14 +692,14 @@ impl Naive {
         }
         // A one-shot is answered by what its agent holds; a session wants a guard of its own.
         for lock in &self.locks {
-            let is_mine = lock.ask.who.agent == ask.who.agent && lock.ask.mode >= ask.mode;
+            let is_mine = lock.ask.who.agent == ask.who.agent && answers(lock, ask);
             let is_mine = is_mine && lock.ask.bound == ask.bound && !is_ending(lock);
-            if ask.who.session.is_none() && is_mine && covers(&lock.ask.target, &ask.target) {
+            if ask.who.session.is_none() && is_mine {
                 return Chance::Mine(lock.id);
             }
         }
         for lock in &self.locks {
-            let is_mine = lock.ask.who.agent == ask.who.agent && lock.ask.mode >= ask.mode;
+            let is_mine = lock.ask.who.agent == ask.who.agent && answers(lock, ask);
             let is_detached = lock.custody == Custody::Detached && is_same_scope(&lock.ask.target, &ask.target);
             if ask.who.session.is_some() && is_mine && is_detached {
                 // It comes back in the mode and under the name that it has. One that cannot, because of a fellow
@@ -726,11 +753,12 @@ impl Naive {
         };
         let lock = self.held(id).expect("it was just granted").clone();
         let upgraded = chance == Chance::Clear && ask.upgrades.is_some();
-        let granted = Granted { lock, already_held, resumed, upgraded, again: false };
+        let granted = Granted { already_held, resumed, upgraded, ..grant_of(lock) };
         self.answer(caller, Reply::Granted(Box::new(granted)), about);
     }
 
     fn grant(&mut self, ask: &Arc<Ask>) -> LockId {
+        self.tell_leaders();
         let fence = self.fresh_fence();
         let hold_until = ask.lease.max_hold.map(|most| self.now.mono.after(most));
         let mut lock = Lock {
@@ -749,8 +777,58 @@ impl Naive {
             None => lock.expires = Some(self.lease_end(&lock)),
         }
         self.locks.push(lock);
+        self.tell_leaders();
         self.let_sub_agents_in(&ask.who.agent);
         LockId(fence.0)
+    }
+
+    // ── Advisory locks ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Where an advisory lock stands among those on its scope: ids grow with the first grant.
+    fn standing(&self, lock: &Lock) -> Option<Standing> {
+        let is_there =
+            |other: &&Lock| other.ask.mode == Mode::Advisory && is_same_scope(&other.ask.target, &lock.ask.target);
+        let older = self.locks.iter().filter(is_there).filter(|other| other.id < lock.id).count();
+        let first = self.locks.iter().filter(is_there).min_by_key(|other| other.id)?;
+        let standing = Standing { rank: older + 1, leader: first.ask.who.agent.clone() };
+        Some(standing).filter(|_| lock.ask.mode == Mode::Advisory)
+    }
+
+    pub fn leads(&self, lock: &Lock) -> bool {
+        self.standing(lock).is_some_and(|standing| standing.rank == 1)
+    }
+
+    fn rank_is_over(&mut self, lock: &Lock) {
+        if lock.ask.mode == Mode::Advisory {
+            self.unranked.push(lock.clone());
+        }
+    }
+
+    /// Whoever leads and has not been told is.
+    fn tell_leaders(&mut self) {
+        self.leaders.retain(|id| self.locks.iter().any(|lock| lock.id == *id));
+        let is_new = |lock: &&Lock| self.leads(lock) && !self.leaders.contains(&lock.id);
+        let new: Vec<Lock> = self.locks.iter().filter(is_new).cloned().collect();
+        for lock in new {
+            let is_before = |ended: &&Lock| ended.id < lock.id && is_same_scope(&ended.ask.target, &lock.ask.target);
+            let former = self.unranked.iter().filter(is_before).min_by_key(|ended| ended.id);
+            self.led.push((lock.id, former.map(|ended| ended.ask.who.agent.clone())));
+            self.leaders.push(lock.id);
+        }
+        self.unranked.clear();
+    }
+
+    /// Others whom an advisory grant, or a grant that meets advisory locks, names.
+    fn beside(&self, own: &Lock) -> Vec<Lock> {
+        let is_named = |other: &&Lock| {
+            let is_advisory = own.ask.mode == Mode::Advisory || other.ask.mode == Mode::Advisory;
+            let mine = own.keeper().is_none() || other.keeper().is_none() || own.keeper() == other.keeper();
+            let is_mine = own.ask.who.agent == other.ask.who.agent && mine;
+            other.id != own.id && is_advisory && !is_mine && overlaps(&own.ask.target, &other.ask.target)
+        };
+        let mut named: Vec<Lock> = self.locks.iter().filter(is_named).cloned().collect();
+        named.sort_by_key(|other| (other.ask.mode == Mode::Advisory, other.id));
+        named
     }
 
     /// Same lock, same scope, same mode; new fence, the session's own terms.
@@ -772,6 +850,7 @@ impl Naive {
 
     /// From the front of the queue, again and again, until nobody more can be served.
     fn serve(&mut self) {
+        self.tell_leaders();
         while !self.paused {
             let mut next = None;
             let mut in_order = self.waiters.clone();
@@ -835,14 +914,19 @@ impl Naive {
             lock.ask.who.agent == ask.who.agent
                 && ask.upgrades.is_none()
                 && !excludes(&lock.ask.who.agent, lock.keeper(), &ask.who)
-                && lock.ask.mode < ask.mode
+                && is_weaker(lock, ask)
                 && is_same_scope(&lock.ask.target, &ask.target)
         });
         itself.or(weaker).cloned()
     }
 
-    fn holders_over(&self, target: &Target) -> Vec<Lock> {
+    fn all_over(&self, target: &Target) -> Vec<Lock> {
         self.locks.iter().filter(|lock| overlaps(&lock.ask.target, target)).cloned().collect()
+    }
+
+    /// Of these, whoever keeps others out.
+    fn holders_over(&self, target: &Target) -> Vec<Lock> {
+        self.all_over(target).into_iter().filter(|lock| lock.ask.mode != Mode::Advisory).collect()
     }
 
     fn refuse(&mut self, caller: Caller, ask: &Ask, at: WaiterId, why: RefusedFor) {
@@ -960,6 +1044,7 @@ impl Naive {
 
     fn end(&mut self, id: LockId, why: EndReason, untold: bool) -> Ended {
         let lock = self.held(id).expect("it is held").clone();
+        self.rank_is_over(&lock);
         self.locks.retain(|other| other.id != id);
         let ended = Ended { id, ask: lock.ask, fence: lock.fence, why, at: self.now, untold };
         self.ended.push(ended.clone());
@@ -975,6 +1060,7 @@ impl Naive {
             return self.put_off(id, Command::TakeBack { id, fence, what });
         }
         if what.is_new {
+            self.rank_is_over(&lock);
             self.locks.retain(|lock| lock.id != id);
             return self.drop_upgrades(id, &Fault::NotFound);
         }
@@ -1056,6 +1142,7 @@ impl Naive {
                 }
             }
         }
+        self.refuse_put_off(process);
         for lock in self.locks.clone() {
             if lock.ask.bound == Some(process) && lock.in_flight.is_some() {
                 self.end_later(lock.id, EndReason::SessionEnded);
@@ -1099,7 +1186,8 @@ impl Naive {
                 {
                     return Err(lost(ended));
                 }
-                let holders = self.holders_over(target);
+                let mut holders = self.all_over(target);
+                holders.truncate(limits::HOLDERS_NAMED);
                 Err(match holders.iter().find(|lock| lock.ask.who.agent == who.agent) {
                     Some(own) => Fault::Invalid(format!(
                         "you hold {} ({id}), not exactly this scope; name the lock itself: `--id {id}`",
@@ -1128,25 +1216,41 @@ impl Naive {
     }
 
     fn unlock(&mut self, caller: Option<Caller>, who: Who, which: Which) {
-        if let Ok(locks) = self.chosen(&who, &which)
-            && let Some(busy) = locks.iter().find(|lock| lock.in_flight.is_some())
-        {
-            return self.put_off(busy.id, Command::Unlock { caller, who, which });
-        }
         let reply = match self.chosen(&who, &which) {
             Err(fault) => Reply::Failed(fault),
             Ok(locks) => {
-                for lock in &locks {
-                    // A guard that is released by anybody but its session has lost its lock.
-                    let over_its_head = lock.keeper().is_some() && lock.keeper() != who.session;
-                    self.end(lock.id, EndReason::Released, over_its_head);
-                }
-                Reply::Released(locks)
+                let left = locks.iter().map(|lock| lock.id).collect();
+                return self.release(Unlocking { caller, who, which, released: Vec::new(), left });
             }
         };
         if let Some(caller) = caller {
             self.answer_which(caller, reply, &who, &which);
         }
+    }
+
+    /// What was meant when it was asked for, each as soon as no file is being put in place under it.
+    fn release(&mut self, mut unlocking: Unlocking) {
+        for id in std::mem::take(&mut unlocking.left) {
+            let Some(lock) = self.held(id).cloned() else { continue };
+            if lock.in_flight.is_some() {
+                unlocking.left.push(id);
+                continue;
+            }
+            // A guard that is released by anybody but its session has lost its lock.
+            let over_its_head = lock.keeper().is_some() && lock.keeper() != unlocking.who.session;
+            self.end(id, EndReason::Released, over_its_head);
+            unlocking.released.push(lock);
+        }
+        if let Some(busy) = unlocking.left.first() {
+            return self.put_off(*busy, Command::FinishUnlock(Box::new(unlocking)));
+        }
+        let Unlocking { caller: Some(caller), who, which, mut released, .. } = unlocking else { return };
+        released.sort_by_key(|lock| lock.id);
+        let reply = match self.chosen(&who, &which) {
+            Err(fault) if released.is_empty() => Reply::Failed(fault),
+            _ => Reply::Released(released),
+        };
+        self.answer_which(caller, reply, &who, &which);
     }
 
     fn renew(&mut self, caller: Caller, who: Who, which: Which, ttl: Option<u64>) {
@@ -1222,7 +1326,10 @@ impl Naive {
             }
             None => {
                 self.touch_all(&who, &target);
-                Reply::Checked(Err(self.holders_over(&target)))
+                let mut there = self.all_over(&target);
+                there.retain(|lock| lock.ask.mode != Mode::Advisory || lock.ask.who.agent == who.agent);
+                there.truncate(limits::HOLDERS_NAMED);
+                Reply::Checked(Err(there))
             }
         };
         self.answer(caller, reply, Some((&who, Some(&target))));
@@ -1278,9 +1385,12 @@ impl Naive {
                     lost.pop()
                 }
             };
-            let fault = match lost {
-                Some(ended) => Fault::Lost(Box::new(ended), holders),
-                None => Fault::NotHolder(holders),
+            let own = self.all_over(&target).into_iter().find(|lock| lock.ask.who.agent == who.agent);
+            let has_other = holders.iter().any(|lock| lock.ask.who.agent == who.agent);
+            let fault = match (lost, own) {
+                (Some(ended), _) => Fault::Lost(Box::new(ended), holders),
+                (None, Some(own)) if !has_other => Fault::OnlyAdvisory(Box::new(own), holders),
+                (None, _) => Fault::NotHolder(holders),
             };
             return self.answer(caller, Reply::Failed(fault), Some((&who, Some(&target))));
         };
@@ -1373,6 +1483,21 @@ impl Naive {
         was_any
     }
 
+    /// Nothing is granted for a process that ended meanwhile.
+    fn refuse_put_off(&mut self, process: Process) {
+        let mut refused = Vec::new();
+        for in_flight in self.locks.iter_mut().filter_map(|lock| lock.in_flight.as_mut()) {
+            in_flight.waiting.retain(|command| match command {
+                Command::Lock { caller, ask, .. } if ask.bound == Some(process) => {
+                    refused.push(*caller);
+                    false
+                }
+                _ => true,
+            });
+        }
+        refused.into_iter().for_each(|caller| self.fail(caller, Fault::Invalid(String::new())));
+    }
+
     fn end_later(&mut self, id: LockId, why: EndReason) {
         let mut lock = self.held(id).expect("it is held").clone();
         lock.in_flight.as_mut().expect("it has something in flight").ending.get_or_insert(why);
@@ -1383,7 +1508,7 @@ impl Naive {
 
     /// Whatever its agent asks about a place renews the agent's leases there.
     fn touch_all(&mut self, who: &Who, target: &Target) {
-        for lock in self.holders_over(target) {
+        for lock in self.all_over(target) {
             if lock.ask.who.agent == who.agent {
                 self.renew_lock(lock.id, None);
             }
@@ -1413,8 +1538,21 @@ impl Naive {
     }
 
     fn answer(&mut self, to: Caller, reply: Reply, about: Option<(&Who, Option<&Target>)>) {
-        let synced = matches!(&reply, Reply::Granted(granted) if granted.lock.ask.lease.ttl > 0);
-        let mut answer = Answer { reply, lost: Vec::new(), wanted: Vec::new() };
+        let outlives = |lock: &Lock| lock.ask.lease.ttl > 0 && lock.ask.mode != Mode::Advisory;
+        let synced = matches!(&reply, Reply::Granted(granted) if outlives(&granted.lock));
+        let mut reply = reply;
+        if let Reply::Granted(granted) = &mut reply {
+            granted.beside = self.beside(&granted.lock);
+            granted.more = granted.beside.len().saturating_sub(limits::HOLDERS_NAMED);
+            granted.beside.truncate(limits::HOLDERS_NAMED);
+        }
+        let named: Vec<&Lock> = match &reply {
+            Reply::Granted(granted) => [&granted.lock].into_iter().chain(&granted.beside).collect(),
+            Reply::Status { locks, .. } => locks.iter().collect(),
+            _ => Vec::new(),
+        };
+        let standings = named.iter().filter_map(|lock| Some((lock.id, self.standing(lock)?))).collect();
+        let mut answer = Answer { standings, ..Answer::bare(reply) };
         if let Some((who, target)) = about {
             answer.lost = self.losses(who, target);
             answer.wanted = self.wanted(who);
@@ -1507,7 +1645,8 @@ impl Naive {
         }
         for mut lock in self.locks.clone() {
             let is_kept_by_process = matches!(lock.custody, Custody::Process(_));
-            if lock.ask.lease.ttl == 0 || is_kept_by_process || lock.ask.bound.is_some() {
+            let is_advisory = lock.ask.mode == Mode::Advisory;
+            if lock.ask.lease.ttl == 0 || is_kept_by_process || lock.ask.bound.is_some() || is_advisory {
                 self.end(lock.id, EndReason::Rebooted, true);
                 continue;
             }
@@ -1519,10 +1658,13 @@ impl Naive {
             lock.expires = Some(self.lease_end(&lock));
             self.put(lock);
         }
+        // No advisory lock is left that could follow another.
+        (self.leaders, self.unranked) = (Vec::new(), Vec::new());
     }
 
     fn begin_anew(&mut self, now: Now, fences_from: u64) {
         self.now = now;
+        self.unranked.clear();
         // What was in flight ended with the daemon.
         self.locks.iter_mut().for_each(|lock| lock.in_flight = None);
         self.next_fence = fences_from;

@@ -216,10 +216,9 @@ impl Auditor {
             self.let_go(lock, now, is_silent);
         }
         for open in self.open.values_mut() {
-            if let Some((who, _)) = who_and_target(&open.command) {
-                open.voided |= who.session == Some(id);
-                open.is_gone |= who.session == Some(id);
-            }
+            let is_its_own = who_asks(&open.command).is_some_and(|who| who.session == Some(id));
+            open.voided |= is_its_own;
+            open.is_gone |= is_its_own;
         }
     }
 
@@ -310,5 +309,9 @@ impl Auditor {
 
 /// No more than that it is shared is promised.
 fn make_shared(claim: &mut Claim) {
+    if claim.lock.ask.mode == Mode::Advisory {
+        // Neither an upgrade nor a downgrade means one.
+        return;
+    }
     claim.lock.ask = Arc::new(Ask { mode: Mode::Shared, ..(*claim.lock.ask).clone() });
 }
