@@ -38,8 +38,8 @@ fn eight_agents_commit_at_once_and_every_commit_is_there() {
 fn the_index_is_held_under_a_name_that_every_worktree_has_for_itself() {
     let ground = Ground::repository();
     ground.git("", "worktree add -q ../linked").gives(0);
-    let dir = ground.work.join(".git").canonicalize().unwrap();
-    let _held = ground.hold("bo", &format!("@git-index:{}", dir.display()));
+    let dir = ground.git("", "rev-parse --absolute-git-dir").gives(0).out;
+    let _held = ground.hold("bo", &format!("@git-index:{}", dir.trim_end()));
     let status = Done::of(ground.with_git("ada", &["git", "--wait", "0", "add", "."]));
     status.gives(1).says(&["git-index", "bo holds"]);
     Done::of(ground.with_git("ada", &["git", "log", "-1"])).gives(0);
