@@ -25,6 +25,12 @@ pub const MAX_HOLD: u64 = 60 * MINUTE;
 pub const SESSION_SILENCE: u64 = 60 * SECOND;
 /// How long a restored waiter keeps its place until its client asks again.
 pub const WAITER_ABSENCE: u64 = 10 * SECOND;
+/// How long a place in the queue is kept for an agent that has waited in vain: it asks again after a thought or another
+/// tool call, and those behind it must not wait much longer for one that never will.
+pub const TICKET_KEPT: u64 = 2 * MINUTE;
+/// How long a kept place whose turn has come keeps the next one waiting. An agent needs some seconds to ask again, and
+/// nobody tells it that it should.
+pub const TICKET_OFFERED: u64 = 30 * SECOND;
 
 // ── Waiting ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -82,6 +88,10 @@ pub const CLIENT_NOTICES_MAX: usize = 256;
 pub const LOCKS_MAX: usize = 200_000;
 /// Most waiting requests in one home.
 pub const WAITERS_MAX: usize = 50_000;
+/// Most places kept in one home for agents that are not there. Half the queue, so that those who wait find room.
+pub const TICKETS_MAX: usize = WAITERS_MAX / 2;
+/// Most places kept for one agent. It will hardly come back for more, and each keeps others waiting.
+pub const TICKETS_OF_AGENT: usize = 64;
 /// Most sessions in one home.
 pub const SESSIONS_MAX: usize = 20_000;
 /// Most holders that one refusal names; the rest is a count.
@@ -254,6 +264,7 @@ const _: () = assert!(TTL_ONE_SHOT <= MAX_HOLD && MAX_HOLD <= TTL_MAX);
 const _: () = assert!(WAIT_DEFAULT < 60 * SECOND && WAIT_DEFAULT + 2 * HOOK_MARGIN < HOOK_TIMEOUT);
 const _: () = assert!(TTL_ONE_SHOT <= HOOK_MAX_HOLD && HOOK_MAX_HOLD <= MAX_HOLD);
 const _: () = assert!(WAITER_ABSENCE < SESSION_SILENCE);
+const _: () = assert!(TICKET_OFFERED < TICKET_KEPT && TICKET_KEPT < ENDED_KEPT);
 const _: () = assert!(3 * 4 * PATH_MAX + 4 * (NOTE_MAX + REQUEST_ID_MAX + AGENT_MAX) < LINE_MAX);
 const _: () = assert!(EVENTS_OUTBOX + LINE_MAX < OUTBOX_MAX / 2);
 const _: () = assert!(LINE_MAX < OUTBOX_MAX && OUTBOX_MAX < ANSWER_MAX);

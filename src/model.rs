@@ -98,6 +98,12 @@ macro_rules! prefixed_id {
 prefixed_id!(LockId, "lk_", "Names a lock for life: the number of its first fence, so no home gives it out twice.");
 prefixed_id!(SessionId, "se_", "Names a session; a random number, so that no other home's session is mistaken for it.");
 
+prefixed_id!(
+    TicketId,
+    "tk_",
+    "Names a kept place in the queue: a number of the fences, so no home gives it out twice."
+);
+
 prefixed_id!(WebhookId, "wh_", "Names a webhook; a random number.");
 
 /// The fencing token: one counter for the whole home, growing with every grant, below 2^53.
@@ -458,6 +464,8 @@ pub struct Lock {
     pub custody: Custody,
     /// When it was first granted.
     pub since: Now,
+    /// The ttl in force, in milliseconds; the one of its request until it is renewed with another.
+    pub ttl: u64,
     /// When its lease runs out; none while something keeps it alive.
     pub expires: Option<Moment>,
     /// When it ends however often it is renewed, unless something keeps it alive.
@@ -604,6 +612,10 @@ pub struct Waiter {
     pub caller: Option<Caller>,
     /// Set while `caller` is none: when the place is given up.
     pub absent_until: Option<Moment>,
+    /// It has waited in vain before: the name under which its place is kept whenever its client is not there.
+    pub ticket: Option<TicketId>,
+    /// Nothing is in the way of a ticket: until when its agent may come for it, else it is the next one's turn.
+    pub offered_until: Option<Moment>,
     /// How far it is with the operating system.
     pub os: OsWait,
     /// How deep in its family the agent is inside whose lock it waits, 0 for nobody's: it comes before all requests of
@@ -618,6 +630,26 @@ impl Waiter {
             OsWait::Busy { by, .. } => Some(by),
             OsWait::Idle | OsWait::Asked { .. } => None,
         }
+    }
+
+    /// Whether this is a place alone, kept for an agent that has waited in vain and may ask again.
+    pub fn is_kept(&self) -> bool {
+        self.ticket.is_some() && self.caller.is_none()
+    }
+
+    /// Until when a place is kept for a client that is not there.
+    pub fn kept_until(&self) -> Option<Moment> {
+        [self.absent_until, self.offered_until].into_iter().flatten().min()
+    }
+
+    /// Whether this place is kept for whoever asks so: the same agent or session, for the same thing.
+    pub fn is_kept_for(&self, ask: &Ask) -> bool {
+        let own = &*self.ask;
+        self.is_kept()
+            && own.who == ask.who
+            && own.target.scope == ask.target.scope
+            && own.mode == ask.mode
+            && own.bound == ask.bound
     }
 }
 
@@ -1127,6 +1159,15 @@ pub enum Command {
         /// The waiting request, by its own caller.
         waiting: Caller,
     },
+    /// The agent does not want its kept place any more.
+    GiveUp {
+        /// Where the answer goes.
+        caller: Caller,
+        /// Whose place it is.
+        who: Who,
+        /// Which.
+        ticket: TicketId,
+    },
     /// The system's answer to [`Effect::WantOs`].
     Os {
         /// The lock, or the lock to be.
@@ -1306,6 +1347,15 @@ pub struct Link {
     pub held: bool,
 }
 
+/// A place in the queue that is kept for an agent which has waited in vain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// Its name.
+    pub id: TicketId,
+    /// Until when.
+    pub until: Moment,
+}
+
 /// A refusal: an answer, not an error. It names everybody in the way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
@@ -1319,6 +1369,8 @@ pub struct Refused {
     pub foreigner: Option<Foreigner>,
     /// Place in the queue that it had or would have had, from 1.
     pub position: usize,
+    /// The place is kept for its agent.
+    pub ticket: Option<Ticket>,
     /// The shared lock that was to be upgraded: it is held as before.
     pub kept: Option<Box<Lock>>,
 }
@@ -1376,7 +1428,7 @@ pub enum Reply {
     Refused(Box<Refused>),
     /// Nothing is in the way.
     Free,
-    /// These were released.
+    /// These were released; none if only a place in the queue was given up.
     Released(Vec<Lock>),
     /// These were renewed.
     Renewed(Vec<Lock>),
@@ -1403,7 +1455,7 @@ pub enum Reply {
     Webhook(Box<Webhook>),
     /// The webhook was removed.
     WebhookRemoved(Box<Webhook>),
-    /// The waiting request is gone, or had been answered before. The request itself is answered with true as well.
+    /// The waiting request or kept place is gone, or was before. The request itself is answered with true as well.
     Cancelled(bool),
     /// It could not be done.
     Failed(Fault),

@@ -69,6 +69,10 @@ bugs! {
     PlaceLostByRestart => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
     /// Whoever is away after a restart counts as waiting: others are refused for a cycle that is none.
     AbsentClosesCycle => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
+    /// Whoever asks again after a wait in vain goes to the end of the line.
+    TicketLosesPlace => "table" "tickets::asking_again_goes_on_in_the_place_that_was_kept",
+    /// A kept place whose turn has come keeps the next one waiting for as long as it is kept.
+    OfferNeverPassedOn => "table" "tickets::an_offer_that_nobody_comes_for_is_passed_on_after_30_seconds",
     /// The search for cycles sees holders and not the requests that come before.
     QueueClosesNoCycle => "table" "deadlock::a_cycle_through_the_queue_is_found",
     // Sub-agents
@@ -105,6 +109,8 @@ bugs! {
     ResumedWithOldFence => "table" "rules::a_new_session_takes_a_detached_lock_up_with_a_new_fence",
     /// A retry of a granted request is granted anew.
     RetryGrantedTwice => "table" "rules::a_retry_gets_the_same_grant_and_other_parameters_are_invalid",
+    /// A retry is held against the ttl that its lock was renewed with.
+    RenewalForgetsRequest => "table" "rules::a_retry_is_held_against_what_was_asked_whatever_the_lock_was_renewed_with",
     /// `check` does not look at the fence.
     CheckIgnoresFence => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
     /// Anybody who knows a session's id returns to it.

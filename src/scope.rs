@@ -3,7 +3,7 @@
 //! A [`Scope`] is a name; a [`Target`] is a scope together with the file identities that its path had when it was
 //! asked for. Nothing here touches a file system: `os/paths.rs` resolves, this file compares.
 
-use crate::pattern::{Overlap, Pattern};
+use crate::pattern::{Overlap, Pattern, Spot};
 use crate::planted::{Bug, planted};
 use std::fmt;
 
@@ -149,6 +149,58 @@ impl Target {
         }
         self.ids.get(self.scope.components().count()).copied()
     }
+
+    /// Whether a lock on the one meets a lock on the other, as each was when it was asked for: the rule of the table's
+    /// index, for two. A name that is taken for a file may come to be a directory, so that it means what lies below it
+    /// as well. What could only be told by more than the steps that a pattern is given counts as met.
+    pub fn meets(&self, other: &Target) -> bool {
+        match (&self.scope, &other.scope) {
+            (Scope::Resource(a), Scope::Resource(b)) => a == b,
+            (Scope::Resource(_), _) | (_, Scope::Resource(_)) => false,
+            (Scope::Pattern(a), Scope::Pattern(b)) => {
+                self.leads_to(other, |way| may_share(a, way, b)) || other.leads_to(self, |way| may_share(b, way, a))
+            }
+            (Scope::Pattern(pattern), _) => other.leads_to(self, |_| true) || self.is_pattern_for(pattern, other),
+            (_, Scope::Pattern(pattern)) => self.leads_to(other, |_| true) || other.is_pattern_for(pattern, self),
+            _ => self.leads_to(other, |_| true) || other.leads_to(self, |_| true),
+        }
+    }
+
+    /// Whether this pattern matches, or could match, something of a file or subtree.
+    fn is_pattern_for(&self, pattern: &Pattern, other: &Target) -> bool {
+        self.leads_to(other, |way| {
+            let spot = down(pattern, way);
+            match other.scope {
+                Scope::File(_) => pattern.matches(spot),
+                _ => pattern.reaches_into(spot),
+            }
+        })
+    }
+
+    /// Whether this place is on the way to that of `other`, and the names that lead on from it are such as `is_way`
+    /// wants. Both ways begin at the root, or where they pass one directory, which a bind mount has under two names.
+    fn leads_to(&self, other: &Target, is_way: impl Fn(&[&[u8]]) -> bool) -> bool {
+        let (upper, lower): (Vec<_>, Vec<_>) = (self.scope.components().collect(), other.scope.components().collect());
+        let passes_both =
+            |i: usize, k: usize| (i == 0 && k == 0) || self.ids.get(i).is_some_and(|id| other.ids.get(k) == Some(id));
+        (0..=upper.len()).any(|i| {
+            (0..=lower.len()).any(|k| {
+                let rest = &upper[i..];
+                passes_both(i, k) && lower[k..].starts_with(rest) && is_way(&lower[k + rest.len()..])
+            })
+        })
+    }
+}
+
+/// Where these names lead a pattern's automaton.
+fn down(pattern: &Pattern, names: &[&[u8]]) -> Spot {
+    names.iter().fold(pattern.start(), |spot, name| pattern.down(spot, name))
+}
+
+/// Whether a pattern could share a path with another whose fixed part lies these names below its own.
+fn may_share(pattern: &Pattern, names: &[&[u8]], other: &Pattern) -> bool {
+    let spot = down(pattern, names);
+    !spot.is_dead() && pattern.overlap(spot, other) != Overlap::No
 }
 
 #[cfg(test)]
@@ -206,6 +258,37 @@ mod tests {
         assert_eq!(example(&pattern("/w", "*.rs"), &file("/w/a.rs")).unwrap(), "/w/a.rs");
         assert_eq!(example(&pattern("/w", "*.rs"), &pattern("/w", "*.md")), None);
         assert_eq!(example(&file("/a"), &file("/a")), None, "no pattern, nothing to explain");
+    }
+
+    fn at(scope: Scope, inodes: &[u64]) -> Target {
+        Target { scope, ids: inodes.iter().map(|&inode| FileId { device: 1, inode, birth: 0 }).collect() }
+    }
+
+    fn meet(a: &Target, b: &Target) -> bool {
+        assert_eq!(a.meets(b), b.meets(a), "{} and {}", a.scope, b.scope);
+        a.meets(b)
+    }
+
+    #[test]
+    fn two_names_of_one_file_or_directory_meet() {
+        assert!(meet(&at(file("/a/x"), &[1, 2, 9]), &at(file("/b/y"), &[1, 3, 9])));
+        assert!(meet(&at(tree("/mnt"), &[1, 2]), &at(file("/w/x"), &[1, 2, 7])));
+        assert!(!meet(&at(file("/a/x"), &[1, 2]), &at(file("/a/y"), &[1, 2])), "neither file exists");
+        assert!(meet(&at(file("/a"), &[1]), &at(file("/a/x"), &[1])), "it may come to be a directory");
+        assert!(!meet(&at(tree("/a"), &[1, 2]), &at(file("/ab"), &[1, 3])));
+    }
+
+    #[test]
+    fn a_pattern_meets_what_it_matches_where_its_directory_is_mounted_too() {
+        let in_w = at(pattern("/w", "**/*.rs"), &[1, 2]);
+        assert!(meet(&in_w, &at(file("/w/a/b.rs"), &[1, 2])) && !meet(&in_w, &at(file("/w/a/b.md"), &[1, 2])));
+        assert!(meet(&in_w, &at(file("/mnt/a/b.rs"), &[1, 2, 3])), "the same directory under another name");
+        assert!(!meet(&in_w, &at(file("/mnt/a/b.md"), &[1, 2, 3])));
+        assert!(meet(&in_w, &at(tree("/mnt/a"), &[1, 2, 3])) && meet(&in_w, &at(tree("/"), &[1])));
+        assert!(meet(&in_w, &at(pattern("/mnt/a", "m*"), &[1, 2, 3])));
+        assert!(!meet(&in_w, &at(pattern("/mnt/a", "*.md"), &[1, 2, 3])));
+        assert!(!meet(&in_w, &at(file("/v/linked.rs"), &[1, 4, 9])), "a hard link from outside has another name");
+        assert!(!meet(&in_w, &Target::named(Scope::Resource("w".into()))));
     }
 
     #[test]

@@ -201,9 +201,8 @@ impl Names {
                 a.iter().zip(b).try_for_each(|(a, b)| self.compare(at, a, b))
             }
             (Value::Number(a), Value::Number(b)) => match key {
-                "fence" | "pid" | "bound_pid" | "expires_in_ms" | "wait_left_ms" | "uptime_ms" | "time" | "took_ms" => {
-                    Ok(())
-                }
+                "fence" | "pid" | "bound_pid" | "expires_in_ms" | "wait_left_ms" | "kept_ms" | "uptime_ms" | "time"
+                | "took_ms" => Ok(()),
                 // The page names events by number as it names locks by id.
                 "seq" => {
                     let known = self.0.entry(a.to_string()).or_insert_with(|| b.to_string());
@@ -213,7 +212,7 @@ impl Names {
                 _ => differ(),
             },
             (Value::String(a), Value::String(b)) => match key {
-                "lock_id" | "webhook_id" | "workspace_id" | "bound" | "id" | "secret" => {
+                "lock_id" | "ticket" | "webhook_id" | "workspace_id" | "bound" | "id" | "secret" => {
                     let known = self.0.entry(a.clone()).or_insert_with(|| b.clone());
                     if known == b { Ok(()) } else { differ() }
                 }
@@ -344,6 +343,7 @@ fn the_page_states_the_bounds_in_force() {
         ("sessions", limits::SESSIONS_MAX as u64),
         ("locks", limits::LOCKS_MAX as u64),
         ("waiting requests", limits::WAITERS_MAX as u64),
+        ("kept places", limits::TICKETS_MAX as u64),
         ("holders named in a refusal", limits::HOLDERS_NAMED as u64),
         ("agent, request id", limits::AGENT_MAX as u64),
         ("parts of an agent's name", limits::AGENT_DEPTH_MAX as u64),
@@ -360,6 +360,8 @@ fn the_page_states_the_bounds_in_force() {
         format!("{} if absent", limits::MAX_HOLD),
         format!("It has {} s for that", limits::SESSION_SILENCE / limits::SECOND),
         format!("keeps its place for {} s", limits::WAITER_ABSENCE / limits::SECOND),
+        format!("of one agent {}", limits::TICKETS_OF_AGENT),
+        format!("`kept_ms` is {} s at most", limits::TICKET_OFFERED / limits::SECOND),
         format!("keeps the newest {} events", limits::EVENTS_KEPT),
         format!("more than {} bytes wait for you", limits::EVENTS_OUTBOX),
         format!("at most {}, as of each", limits::FILTER_MAX),

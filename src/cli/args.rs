@@ -85,6 +85,9 @@ shell puts the names in their place that there are now. * and ? stay within a na
 number of directories, [a-z] is one character, {a,b} either, \\ takes the next sign for itself. A pattern also keeps \
 others from making new files that match.
 
+If it was not free in time, the place in the queue is kept for two minutes: the same command again goes on there. \
+When its turn comes, it is kept for 30 s, then the next one is served. `flockd unlock SCOPE` gives it up.
+
 With --advisory the lock is in nobody's way and nobody is in its way: it is there for agents who trust each other to \
 see. It is granted at once, names who else is there, and protects no write. Those on one scope are ranked by who came \
 first; the first leads, and whoever leads next is told by the event lock.leader.
@@ -94,6 +97,7 @@ that is released.
 
 Examples:
   flockd lock data.json
+  flockd lock data.json || flockd lock data.json --wait 5m
   flockd lock src/a.rs --agent claw-1/w1  a part of what claw-1 holds
   flockd lock -s src/ --wait 2m --note \"reading the parser\"
   flockd lock -n @port-3000 --ttl 1h
@@ -105,6 +109,8 @@ Examples:
 
     /// Release locks
     #[command(after_long_help = "\
+A place in the queue that is kept after a wait in vain is given up as well.
+
 Examples:
   flockd unlock data.json
   flockd unlock --id lk_3g5x

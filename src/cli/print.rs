@@ -302,6 +302,10 @@ fn lock_row(held: &Held) -> [String; 6] {
 fn waiter_row(waiter: &WaiterBody) -> [String; 6] {
     let behind = waiter.holders.first().map(|first| format!("behind {}", shown(&first.agent))).unwrap_or_default();
     let left = match (waiter.absent, waiter.wait_left_ms) {
+        (true, _) if waiter.ticket.is_some() => {
+            let turn = if waiter.offered { "its turn, " } else { "" };
+            format!("{turn}kept {} more", duration(waiter.kept_ms.unwrap_or_default()))
+        }
         (true, _) => "expected back".to_owned(),
         (false, Some(ms)) => format!("waits {} more", duration(ms)),
         (false, None) => "waits for ever".to_owned(),

@@ -117,6 +117,19 @@ impl Session {
         self.here.release(Request { all: true, ..Request::new(Op::Unlock) })
     }
 
+    /// Gives up the place in the queue that was kept for a wait in vain, by its [`ticket`](super::Refusal::ticket), so
+    /// that nobody waits for it; answers whether it was still kept.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn give_up(&self, ticket: &str) -> Result<bool, Error> {
+        let request = Request { ticket: Some(ticket.to_owned()), ..Request::new(Op::Cancel) };
+        match self.here.connection.call(request)?.ok {
+            Some(Body::Cancelled(was_kept)) => Ok(was_kept),
+            other => Err(unexpected(other.as_ref()).into()),
+        }
+    }
+
     /// Subscribes to what happens; see [`Workspace::subscribe`].
     ///
     /// # Errors
@@ -224,7 +237,7 @@ impl Workspace {
     }
 
     /// Releases what the agent holds on exactly this scope, in whatever session, and names it. A guard whose lock is
-    /// released over its head has lost it.
+    /// released over its head has lost it. A place that is kept in the queue there is given up.
     ///
     /// # Errors
     /// [`Error::Rejected`] with code `not_found`, `not_holder` or `lost` if the agent holds nothing there, and others

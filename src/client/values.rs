@@ -114,6 +114,10 @@ pub struct Waiter {
     pub note: Option<String>,
     /// The process that asked.
     pub pid: Option<u32>,
+    /// It is not there: for how long its place is kept. See [`Refusal::ticket`].
+    pub kept: Option<Duration>,
+    /// Its place is kept and its turn has come: it would be granted if it asked again.
+    pub offered: bool,
 }
 
 impl From<wire::WaiterBody> for Waiter {
@@ -129,6 +133,8 @@ impl From<wire::WaiterBody> for Waiter {
             holders: holders(body.holders),
             note: body.note,
             pid: body.pid,
+            kept: body.kept_ms.map(Duration::from_millis),
+            offered: body.offered,
         }
     }
 }
@@ -173,7 +179,8 @@ impl From<wire::CheckBody> for Check {
 
 // ── Refusals ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// Why a lock was not granted: an answer, not an error. Nothing of the request is left behind.
+/// Why a lock was not granted: an answer, not an error. Nothing of the request is left behind but the place of one that
+/// has waited in vain, see [`Refusal::ticket`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Refusal {
@@ -191,6 +198,11 @@ pub struct Refusal {
     pub more_holders: usize,
     /// The place in the queue that the request had or would have had, from 1.
     pub position: Option<usize>,
+    /// With [`Code::Timeout`], the name of the place in the queue that is kept for two minutes, if the lock was asked
+    /// for with a [`ttl`](super::LockRequest::ttl): whoever asks again in the same session goes on there. While it is
+    /// kept, others wait behind it, for 30 s at most when its turn has come.
+    /// [`Session::give_up`](super::Session::give_up) and the end of the session end it.
+    pub ticket: Option<String>,
     /// With [`Code::Deadlock`], the cycle that waiting would have closed: one sentence a step.
     pub cycle: Vec<String>,
     /// What to do, in a sentence or two.
@@ -207,6 +219,7 @@ impl From<LockBody> for Refusal {
             holders: holders(body.holders),
             more_holders: body.more_holders,
             position: body.position,
+            ticket: body.ticket,
             cycle: body.cycle,
             advice: body.advice,
         }

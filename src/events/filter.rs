@@ -1,15 +1,14 @@
 //! Which events a subscriber wants: by name, scope, agent and workspace.
 
 use crate::model::{Agent, Event, EventKind};
-use crate::pattern::Overlap;
-use crate::scope::{Scope, Target};
+use crate::scope::Target;
 
 /// What is wanted. Each list narrows; an empty one does not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Names of events, as [`EventKind::name`] gives them.
     pub names: Vec<&'static str>,
-    /// Scopes with which that of the event must have a file in common.
+    /// Scopes that the lock of the event must meet: the rule by which locks do.
     pub targets: Vec<Target>,
     /// Whose lock it is, or who waits for it.
     pub agents: Vec<Agent>,
@@ -24,7 +23,7 @@ impl Filter {
         is_named
             && (self.agents.is_empty() || self.agents.iter().any(|agent| concerns(event, agent)))
             && (self.workspaces.is_empty() || self.workspaces.contains(&event.ask.workspace.id()))
-            && (self.targets.is_empty() || self.targets.iter().any(|target| overlap(target, &event.ask.target)))
+            && (self.targets.is_empty() || self.targets.iter().any(|target| target.meets(&event.ask.target)))
     }
 }
 
@@ -33,41 +32,13 @@ fn concerns(event: &Event, agent: &Agent) -> bool {
     waits || event.ask.who.agent == *agent
 }
 
-/// Whether two targets have a file in common, as each was when it was asked for: the rule by which locks meet. A name
-/// that is taken for a file may come to be a directory, so that it means what lies below it as well.
-fn overlap(a: &Target, b: &Target) -> bool {
-    let is_same = a.scope == b.scope || (a.own_id().is_some() && a.own_id() == b.own_id());
-    is_same || holds(a, b) || holds(b, a) || matches(a, b) || matches(b, a)
-}
-
-/// Whether `other` lies at or below `root`: by name, or by the identity of a directory on the way, which a bind mount
-/// has under two names.
-fn holds(root: &Target, other: &Target) -> bool {
-    let (Scope::Subtree(path) | Scope::File(path)) = &root.scope else { return false };
-    let is_below = |below| Scope::Subtree(path.clone()).covers(&Scope::File(below));
-    let is_named = other.scope.path().is_some_and(|below| is_below(below.into()));
-    is_named || root.own_id().is_some_and(|id| other.ids.contains(&id))
-}
-
-/// Whether a pattern matches, or could match, something of `other`: by names alone.
-fn matches(pattern: &Target, other: &Target) -> bool {
-    let Scope::Pattern(pattern) = &pattern.scope else { return false };
-    let Some(spot) = other.scope.path().and_then(|path| pattern.spot_of(path)) else { return false };
-    match &other.scope {
-        Scope::File(_) => pattern.matches(spot),
-        Scope::Subtree(_) => pattern.reaches_into(spot),
-        Scope::Pattern(other) => pattern.overlap(spot, other) != Overlap::No,
-        Scope::Resource(_) => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::tests::{event, file};
     use super::*;
     use crate::model::{EndReason, Workspace, resource};
     use crate::pattern::Pattern;
-    use crate::scope::FileId;
+    use crate::scope::Scope;
 
     fn tree(path: &str) -> Scope {
         Scope::Subtree(path.as_bytes().into())
@@ -118,15 +89,5 @@ mod tests {
         for scope in [tree("/w/sr"), file("/w/src/b.rs"), pattern("*.rs"), resource("w").unwrap()] {
             assert!(!targets(scope.clone()).wants(&told), "{scope}");
         }
-    }
-
-    #[test]
-    fn two_names_of_one_file_or_directory_are_one() {
-        let id = |inode| FileId { device: 1, inode, birth: 0 };
-        let target =
-            |scope: Scope, inodes: &[u64]| Target { scope, ids: inodes.iter().map(|&inode| id(inode)).collect() };
-        assert!(overlap(&target(file("/a/x"), &[1, 2, 9]), &target(file("/b/y"), &[1, 3, 9])));
-        assert!(overlap(&target(tree("/mnt"), &[1, 2]), &target(file("/w/x"), &[1, 2, 7])));
-        assert!(!overlap(&target(file("/a/x"), &[1, 2]), &target(file("/a/y"), &[1, 2])), "neither file exists");
     }
 }

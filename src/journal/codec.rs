@@ -34,7 +34,7 @@
 use crate::model::{
     Acquired, Agent, Ask, Custody, EVENT_NAMES, EndReason, Ended, Event, EventKind, EventSeq, Failing, Fence, Lease,
     Lock, LockId, Mode, Moment, Now, OsLock, OsWait, Process, Record, RequestId, Secret, Session, SessionId,
-    SessionKind, Waiter, WaiterId, Wall, Webhook, WebhookId, Who, Workspace,
+    SessionKind, TicketId, Waiter, WaiterId, Wall, Webhook, WebhookId, Who, Workspace,
 };
 use crate::pattern::Pattern;
 use crate::scope::{FileId, Scope, Target};
@@ -179,6 +179,7 @@ struct LockV1<'a> {
     fence: u64,
     custody: CustodyV1,
     since: NowV1,
+    ttl: u64,
     expires: Option<u64>,
     hold_until: Option<u64>,
 }
@@ -192,6 +193,8 @@ struct WaiterV1<'a> {
     since: NowV1,
     deadline: Option<u64>,
     absent_until: Option<u64>,
+    ticket: Option<u64>,
+    offered_until: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -389,6 +392,7 @@ impl<'a> From<&'a Lock> for LockV1<'a> {
                 Custody::Process(process) => CustodyV1::Process(process.into()),
             },
             since: lock.since.into(),
+            ttl: lock.ttl,
             expires: lock.expires.map(|moment| moment.0),
             hold_until: lock.hold_until.map(|moment| moment.0),
         }
@@ -404,6 +408,8 @@ impl<'a> From<&'a Waiter> for WaiterV1<'a> {
             since: waiter.since.into(),
             deadline: waiter.deadline.map(|moment| moment.0),
             absent_until: waiter.absent_until.map(|moment| moment.0),
+            ticket: waiter.ticket.map(|ticket| ticket.0),
+            offered_until: waiter.offered_until.map(|moment| moment.0),
         }
     }
 }
@@ -591,6 +597,7 @@ impl LockV1<'_> {
                 CustodyV1::Process(process) => Custody::Process(process.into()),
             },
             since: self.since.into(),
+            ttl: self.ttl,
             expires: self.expires.map(Moment),
             hold_until: self.hold_until.map(Moment),
             os: OsLock::None,
@@ -611,6 +618,8 @@ impl WaiterV1<'_> {
             deadline: self.deadline.map(Moment),
             caller: None,
             absent_until: self.absent_until.map(Moment),
+            ticket: self.ticket.map(TicketId),
+            offered_until: self.offered_until.map(Moment),
             level: 0,
         })
     }
@@ -858,8 +867,8 @@ mod tests {
     }
 
     fn lock() -> impl Strategy<Value = Record> {
-        (any::<(u64, u64)>(), ask(), custody(), now(), moment(), moment()).prop_map(
-            |((id, fence), ask, custody, since, expires, hold_until)| {
+        (any::<(u64, u64, u64)>(), ask(), custody(), now(), moment(), moment()).prop_map(
+            |((id, fence, ttl), ask, custody, since, expires, hold_until)| {
                 let (id, fence) = (LockId(id), Fence(fence));
                 Record::Lock(
                     id,
@@ -869,6 +878,7 @@ mod tests {
                         fence,
                         custody,
                         since,
+                        ttl,
                         expires,
                         hold_until,
                         os: OsLock::None,
@@ -880,8 +890,8 @@ mod tests {
     }
 
     fn waiter() -> impl Strategy<Value = Record> {
-        (any::<(u64, bool)>(), ask(), now(), moment(), moment()).prop_map(
-            |((id, takes), ask, since, deadline, absent_until)| {
+        (any::<(u64, bool, Option<u64>)>(), ask(), now(), moment(), moment(), moment()).prop_map(
+            |((id, takes, ticket), ask, since, deadline, absent_until, offered_until)| {
                 let id = WaiterId(id);
                 Record::Waiter(
                     id,
@@ -894,6 +904,8 @@ mod tests {
                         deadline,
                         caller: None,
                         absent_until,
+                        ticket: ticket.map(TicketId),
+                        offered_until,
                         os: OsWait::Idle,
                         level: 0,
                     }),

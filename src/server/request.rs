@@ -167,10 +167,7 @@ pub(super) fn command(
         Op::Commit => return commit(request, caller, sender, target),
         Op::Break => Command::Break { caller, who: sender.who()?, id: lock_id(request)?, reason: reason(request)? },
         Op::Status => Command::Status { caller, who: sender.who().ok(), target },
-        Op::Cancel => {
-            let of = request.of.ok_or_else(|| invalid("cancel needs `of`, the id of a waiting request"))?;
-            Command::Cancel { caller, waiting: Caller { conn: caller.conn, id: of } }
-        }
+        Op::Cancel => cancel(request, caller, sender)?,
         Op::Unlock | Op::Bind | Op::Subscribe | Op::Unsubscribe | Op::Daemon | Op::Stop => {
             unreachable!("{:?} is no command of this kind", request.op)
         }
@@ -179,6 +176,17 @@ pub(super) fn command(
         }
     };
     Ok((command, About::Other))
+}
+
+fn cancel(request: &Request, caller: Caller, sender: &Sender) -> Result<Command, Unfit> {
+    match (request.of, &request.ticket) {
+        (Some(of), None) => Ok(Command::Cancel { caller, waiting: Caller { conn: caller.conn, id: of } }),
+        (None, Some(ticket)) => {
+            let ticket = ticket.parse().map_err(|error: model::Invalid| invalid(error.0))?;
+            Ok(Command::GiveUp { caller, who: sender.who()?, ticket })
+        }
+        _ => Err(invalid("cancel needs `of`, the id of a waiting request, or `ticket`, that of a kept place")),
+    }
 }
 
 fn commit(

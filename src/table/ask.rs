@@ -33,8 +33,22 @@ impl LockTable {
         }
         let again = ask.request.clone().and_then(|id| self.state.requests.get(&(ask.who.agent.clone(), id)));
         match again.copied().filter(|_| !planted(Bug::RetryGrantedTwice)) {
-            Some(fate) => self.asked_again(now, step, caller, ask, fate),
-            None => self.ask(now, step, Waiting { caller, ask, wait, takes: true }),
+            Some(fate) => self.asked_again(now, step, Waiting { caller, ask, wait, takes: true }, fate),
+            None => self.ask_anew(now, step, Waiting { caller, ask, wait, takes: true }),
+        }
+    }
+
+    /// A request that was not made before, in a place that is kept for it or in a new one.
+    fn ask_anew(&mut self, now: Now, step: &mut Step, request: Waiting) {
+        let request = self.as_upgrade(request);
+        match self.place_kept_for(&request.ask) {
+            // An upgrade needs no place.
+            Some(place) if request.ask.upgrades.is_some() => {
+                self.take_out(step, place);
+                self.ask(now, step, request);
+            }
+            Some(place) => self.come_for(now, step, place, request),
+            None => self.ask(now, step, request),
         }
     }
 
@@ -258,6 +272,7 @@ impl LockTable {
             fence,
             custody,
             since: now,
+            ttl: ask.lease.ttl,
             expires: None,
             hold_until,
             os,
@@ -270,6 +285,7 @@ impl LockTable {
         self.tell_leaders(step);
         self.put_lock(step, lock.clone());
         self.tell(step, EventKind::Acquired(how), &lock);
+        self.withdraw_offers(step, &lock.ask.target, lock.ask.mode);
         if self.leads(&lock) {
             self.tell(step, EventKind::Leader { former: None }, &lock);
         }
@@ -291,6 +307,7 @@ impl LockTable {
             ask: Arc::new(Ask { mode: old.ask.mode, target: old.ask.target.clone(), ..(**ask).clone() }),
             fence: if planted(Bug::ResumedWithOldFence) { old.fence } else { self.fresh_fence() },
             custody: Custody::Session(session),
+            ttl: ask.lease.ttl,
             expires: None,
             hold_until: None,
             ..old
@@ -310,11 +327,13 @@ impl LockTable {
         self.tell(step, EventKind::Acquired(Acquired::Resumed), &lock);
         let text = "a session has taken the lock up meanwhile; only that session can make it exclusive";
         self.drop_upgrades(step, id, &Fault::Invalid(text.to_owned()));
+        self.withdraw_offers(step, &lock.ask.target, lock.ask.mode);
         Ok(lock)
     }
 
     /// A request whose id is known: the same grant, the same place, or the word that it is over.
-    fn asked_again(&mut self, now: Now, step: &mut Step, caller: Caller, ask: Arc<Ask>, fate: Fate) {
+    fn asked_again(&mut self, now: Now, step: &mut Step, request: Waiting, fate: Fate) {
+        let (caller, ask) = (request.caller, request.ask.clone());
         let before = match fate {
             Fate::Waiting(id) => &self.state.waiters[&id].ask,
             Fate::Holding(id) => &self.state.locks[&id].ask,
@@ -325,6 +344,7 @@ impl LockTable {
             return self.fail(step, caller, Fault::Invalid(text.to_owned()));
         }
         match fate {
+            Fate::Waiting(id) if self.has_given_up(id) => self.ask_anew(now, step, request),
             Fate::Waiting(id) => self.back_in_line(now, step, caller, id),
             Fate::Holding(id) => {
                 let granted = Granted { again: true, ..new_grant(self.state.locks[&id].clone()) };
@@ -351,12 +371,14 @@ impl LockTable {
             let text = "asked again with the same request id; the answer goes to the later request";
             self.fail(step, before, Fault::Invalid(text.to_owned()));
         }
-        let waiter = Waiter { caller: Some(caller), absent_until: None, ..old };
+        let waiter = Waiter { caller: Some(caller), absent_until: None, offered_until: None, ..old };
         let ask = waiter.ask.clone();
         self.set(step, Record::Waiter(id, Some(waiter)));
         if !was_absent {
             return;
         }
+        // What is kept for a session is in its own way only when it is back.
+        self.withdraw_offers(step, &ask.target, ask.mode);
         match self.verdict(&ask, id) {
             Verdict::Blocked => {
                 if let Some(cycle) = self.cycle(&ask, id) {
@@ -382,7 +404,10 @@ impl LockTable {
                 self.tell(step, EventKind::Waiting { waiter: waiter.ask.who.agent.clone() }, &lock);
             }
         }
+        let (target, mode) = (waiter.ask.target.clone(), waiter.ask.mode);
         self.set(step, Record::Waiter(id, Some(waiter)));
+        // An upgrade goes before those who were there.
+        self.withdraw_offers(step, &target, mode);
         id
     }
 
@@ -403,6 +428,8 @@ impl LockTable {
             deadline,
             caller: Some(*caller),
             absent_until: None,
+            ticket: None,
+            offered_until: None,
             os: OsWait::Idle,
             level: self.level(ask),
         }
@@ -418,13 +445,15 @@ impl LockTable {
     pub(super) fn refused_now(&self, ask: &Ask, at: WaiterId) -> Refused {
         let Some(own) = self.own_obstacle(ask) else { return self.refused(ask, at, RefusedFor::Held) };
         let holders = vec![self.state.locks[&own].clone()];
-        Refused { why: RefusedFor::OwnLock, holders, more: 0, foreigner: None, position: 1, kept: self.kept(ask) }
+        let (why, kept) = (RefusedFor::OwnLock, self.kept(ask));
+        Refused { why, holders, more: 0, foreigner: None, position: 1, ticket: None, kept }
     }
 
     /// A refusal that names the holders in the way of a request that stands, or would stand, at `at`.
     pub(super) fn refused(&self, ask: &Ask, at: WaiterId, why: RefusedFor) -> Refused {
         let (holders, more) = self.in_the_way(ask);
-        Refused { why, holders, more, foreigner: None, position: self.position(ask, at), kept: self.kept(ask) }
+        let (position, kept) = (self.position(ask, at), self.kept(ask));
+        Refused { why, holders, more, foreigner: None, position, ticket: None, kept }
     }
 
     pub(super) fn refuse(&mut self, step: &mut Step, to: Caller, ask: &Arc<Ask>, refused: Refused) {
@@ -445,14 +474,16 @@ impl LockTable {
         }
     }
 
-    /// Starts a lease anew, from now and never added up, with a new ttl if one is given.
+    /// Starts a lease anew, from now and never added up, with a new ttl if one is given. What its request asked for is
+    /// remembered as it was, so that a retry is known.
     pub(super) fn renew_lock(&mut self, now: Now, step: &mut Step, id: LockId, ttl: Option<u64>) {
         let mut lock = self.state.locks[&id].clone();
-        if let Some(ttl) = ttl.filter(|ttl| *ttl != lock.ask.lease.ttl && lock.custody == Custody::Detached) {
-            let lease = Lease { ttl, ..lock.ask.lease };
-            lock.ask = Arc::new(Ask { lease, ..(*lock.ask).clone() });
-        }
         if lock.custody == Custody::Detached {
+            lock.ttl = ttl.unwrap_or(lock.ttl);
+            if planted(Bug::RenewalForgetsRequest) {
+                let lease = Lease { ttl: lock.ttl, ..lock.ask.lease };
+                lock.ask = Arc::new(Ask { lease, ..(*lock.ask).clone() });
+            }
             let left = lock.expires.filter(|_| planted(Bug::LeaseAddedUp)).map_or(0, |end| end.left(now.mono));
             lock.expires = Some(lease_end(&lock, now).after(left));
         }
@@ -524,7 +555,7 @@ pub(super) struct Waiting {
 
 /// When the lease of a lock ends if it starts now.
 pub(super) fn lease_end(lock: &Lock, now: Now) -> Moment {
-    let end = now.mono.after(lock.ask.lease.ttl);
+    let end = now.mono.after(lock.ttl);
     lock.hold_until.filter(|_| !planted(Bug::MaxHoldIgnored)).map_or(end, |most| end.min(most))
 }
 

@@ -52,7 +52,10 @@ impl LockTable {
         let flock = lock.ask.os && matches!(lock.ask.target.scope, Scope::File(_));
         let mut in_flight = lock.in_flight.clone().unwrap_or_default();
         in_flight.commits.push(Commit { id: commit, caller: Some(caller), who, target: target.clone() });
+        let (scope, mode) = (lock.ask.target.clone(), lock.ask.mode);
         self.put_lock(step, Lock { in_flight: Some(in_flight), ..lock });
+        // Guards, its own agent's as well, are kept out until it is over.
+        self.withdraw_offers(step, &scope, mode);
         step.effects.push(Effect::Commit { commit, lock: id, target, flock, prepared });
     }
 

@@ -84,10 +84,10 @@ impl LockTable {
     /// What kept this lock alive is gone: its lease runs from now on, or it ends.
     fn let_go(&mut self, now: Now, step: &mut Step, id: LockId, why: &EndReason) {
         let old = self.state.locks[&id].clone();
-        if old.ask.lease.ttl == 0 && old.in_flight.is_some() {
+        if old.ttl == 0 && old.in_flight.is_some() {
             return self.end_later(now, step, old, why);
         }
-        if old.ask.lease.ttl == 0 {
+        if old.ttl == 0 {
             // Whoever is dead needs no notice; whoever was only silent does.
             self.end(now, step, id, why.clone(), *why == EndReason::Silent);
             return;
@@ -197,10 +197,15 @@ impl LockTable {
     // ── Release and break ───────────────────────────────────────────────────────────────────────────────────────────
 
     pub(super) fn unlock(&mut self, now: Now, step: &mut Step, caller: Option<Caller>, who: Who, which: Which) {
+        let places = self.places_given_up(&who, &which);
+        for place in &places {
+            self.take_out(step, *place);
+        }
         match self.chosen(&who, &which) {
             Err(fault) => {
                 if let Some(caller) = caller {
-                    self.answer_which(step, caller, Reply::Failed(fault), &who, &which);
+                    let reply = if places.is_empty() { Reply::Failed(fault) } else { Reply::Released(Vec::new()) };
+                    self.answer_which(step, caller, reply, &who, &which);
                 }
             }
             Ok(left) => self.release(now, step, Unlocking { caller, who, which, released: Vec::new(), left }),

@@ -115,6 +115,7 @@ impl LockTable {
         }
         step.undo.push(before);
         step.records.push(record);
+        self.withdraw_offers(step, &ask.target, ask.mode);
         step.freed.push(ask);
     }
 }

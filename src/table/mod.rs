@@ -10,6 +10,7 @@
 //! - advisory locks: their ranks, who leads, and what a grant tells of others: `advisory.rs`
 //! - who is next when something becomes free: `queue.rs`
 //! - who waits for whom, and cycles: `waits.rs`
+//! - places kept for agents that have waited in vain: `tickets.rs`
 //! - how locks and sessions end, and what is told of it: `ending.rs`
 //! - writing under a lock, and what has to wait for that: `commit.rs`
 //! - what foreign programs that hold a flock mean to ours: `os.rs`
@@ -28,6 +29,7 @@ mod queue;
 mod restore;
 mod state;
 mod step;
+mod tickets;
 mod upgrade;
 mod waits;
 mod webhooks;
@@ -114,6 +116,7 @@ impl LockTable {
             Command::ProcessGone(process) => self.process_gone(now, step, process),
             Command::CallerGone { conn } => self.caller_gone(step, conn),
             Command::Cancel { caller, waiting } => self.cancel(step, caller, waiting),
+            Command::GiveUp { caller, who, ticket } => self.give_up(step, caller, &who, ticket),
             Command::LossesTold(ids) => self.losses_told(step, &ids),
             Command::Os { lock, answer } => self.system_answered(now, step, lock, answer),
             Command::Commit { caller, who, target, fence, prepared } => {
@@ -271,8 +274,7 @@ impl LockTable {
         target: Option<&Target>,
     ) {
         self.name_company(&mut reply);
-        let outlives =
-            |lock: &Lock| lock.ask.lease.ttl > 0 && (lock.ask.mode != Mode::Advisory || planted(Bug::AdvisorySynced));
+        let outlives = |lock: &Lock| lock.ttl > 0 && (lock.ask.mode != Mode::Advisory || planted(Bug::AdvisorySynced));
         let synced = matches!(&reply, Reply::Granted(granted) if outlives(&granted.lock));
         let synced = synced && !planted(Bug::AnsweredBeforeSync);
         let lost = who.filter(|_| !planted(Bug::LossNotTold));

@@ -44,21 +44,25 @@ impl LockTable {
     fn answered_waiter(&mut self, now: Now, step: &mut Step, id: WaiterId, lock: LockId, answer: OsAnswer) {
         let waiter = self.state.waiters[&id].clone();
         let OsWait::Asked { pause, .. } = waiter.os else { unreachable!("the index holds those that have asked") };
-        let Some(caller) = waiter.caller else { unreachable!("who is absent asks for nothing") };
         if let OsAnswer::Busy(by) = answer {
             if waiter.at_once {
                 let refused = self.refused(&waiter.ask, id, RefusedFor::Held);
-                let refused = Refused { foreigner: Some(by), ..refused };
-                self.take_out(step, id);
-                return self.refuse(step, caller, &waiter.ask, refused);
+                return self.turn_away(now, step, id, Refused { foreigner: Some(by), ..refused });
             }
             let pause = (pause * 2).clamp(limits::OS_PAUSE_FIRST, limits::OS_PAUSE_MAX);
             let os = OsWait::Busy { by, again: now.mono.after(pause), pause };
             return self.set(step, Record::Waiter(id, Some(Waiter { os, ..waiter })));
         }
+        let Some(caller) = waiter.caller else {
+            // The foreigner has gone. Nobody is there who could be told of a grant.
+            assert!(waiter.is_kept(), "of those who are absent only a kept place asks for anything");
+            self.go_back(step, waiter);
+            self.offer_if_due(now, step, id);
+            return;
+        };
         if let Some(why) = self.paused.clone() {
             if waiter.at_once {
-                self.take_out(step, id);
+                self.keep_place(now, step, waiter);
                 return self.fail(step, caller, Fault::Unavailable(why));
             }
             return self.go_back(step, waiter);
@@ -68,8 +72,7 @@ impl LockTable {
             // An agent's own locks pass by its queue: something came in between, and the flock is tried anew later.
             Verdict::Blocked if waiter.at_once => {
                 let refused = self.refused_now(&waiter.ask, id);
-                self.take_out(step, id);
-                self.refuse(step, caller, &waiter.ask, refused);
+                self.turn_away(now, step, id, refused);
             }
             Verdict::Blocked => self.go_back(step, waiter),
             Verdict::Clear => {

@@ -108,7 +108,13 @@ impl LockTable {
 
     /// Whether a request must let `waiter` go first, given that it is earlier and scope and mode clash.
     pub(super) fn comes_before(&self, ask: &Ask, waiter: &Waiter) -> bool {
-        waiter.takes && self.kin(ask, &waiter.ask.who.agent, self.guard(&waiter.ask)) != Kin::Own
+        waiter.takes
+            && match self.kin(ask, &waiter.ask.who.agent, self.guard(&waiter.ask)) {
+                Kin::Own => false,
+                // A session's own place that is kept while it waits for nothing there keeps it from nothing.
+                Kin::Itself => !waiter.is_kept(),
+                _ => true,
+            }
     }
 
     /// The agent's own locks that answer a request for `target` in `mode`, by age. An advisory one has its rank on its

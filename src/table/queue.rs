@@ -172,8 +172,10 @@ impl LockTable {
     /// Serves one waiting request if nothing is in its way; answers whether it did.
     fn serve_one(&mut self, now: Now, step: &mut Step, id: WaiterId) -> bool {
         let waiter = &self.state.waiters[&id];
-        // A client that has not come back after a restart keeps its place, but cannot be told of a grant.
-        let Some(caller) = waiter.caller else { return false };
+        // A client that is not there keeps its place, but cannot be told of a grant.
+        let Some(caller) = waiter.caller else {
+            return waiter.is_kept() && self.offer_if_due(now, step, id);
+        };
         let (ask, takes) = (waiter.ask.clone(), waiter.takes);
         match self.verdict(&ask, id) {
             Verdict::Blocked => false,
@@ -196,21 +198,22 @@ impl LockTable {
         }
     }
 
-    /// A request has waited long enough, its client stayed away too long, or its flock is tried again.
+    /// A request has waited long enough, its client or agent stayed away too long, or its flock is tried again.
     pub(super) fn waiter_is_due(&mut self, now: Now, step: &mut Step, id: WaiterId) {
         let waiter = self.state.waiters[&id].clone();
-        let is_over = [waiter.deadline, waiter.absent_until].into_iter().flatten().any(|end| end <= now.mono);
+        let ends = [waiter.deadline, waiter.absent_until, waiter.offered_until];
+        let is_over = ends.into_iter().flatten().any(|end| end <= now.mono);
         if let OsWait::Busy { pause, .. } = waiter.os
             && !is_over
         {
             return self.try_again(step, id, pause);
         }
-        self.take_out(step, id);
-        if let Some(caller) = waiter.caller {
-            let refused = self.refused(&waiter.ask, id, RefusedFor::Timeout);
-            let foreigner = waiter.foreigner().cloned();
-            self.refuse(step, caller, &waiter.ask, Refused { foreigner, ..refused });
+        if waiter.caller.is_none() {
+            return self.take_out(step, id);
         }
+        let refused = self.refused(&waiter.ask, id, RefusedFor::Timeout);
+        let foreigner = waiter.foreigner().cloned();
+        self.turn_away(now, step, id, Refused { foreigner, ..refused });
     }
 
     /// Takes a request out of the queue: nothing of it stays behind.

@@ -53,20 +53,26 @@ impl LockTable {
             self.set(step, Record::Session(id, Some(session)));
         }
         for id in sorted(self.state.waiters.keys()) {
-            let absent_until = Some(now.mono.after(limits::WAITER_ABSENCE));
-            let old = self.state.waiters[&id].clone();
-            let waiter = Waiter { absent_until, caller: None, level: self.level(&old.ask), ..old };
+            let waiter = self.state.waiters[&id].clone();
+            let absent_until = match waiter.absent_until.filter(|_| waiter.ticket.is_some()) {
+                // A kept place keeps what is left of its time.
+                Some(until) => until,
+                None => now.mono.after(limits::WAITER_ABSENCE),
+            };
+            let waiter =
+                Waiter { absent_until: Some(absent_until), caller: None, level: self.level(&waiter.ask), ..waiter };
             // One that takes nothing, or would not wait, has nothing to lose: its client asks anew.
             let kept = Some(waiter).filter(|waiter| waiter.takes && !waiter.at_once);
             self.set(step, Record::Waiter(id, kept));
         }
         for id in sorted(self.state.locks.keys()) {
             let mut lock = self.state.locks[&id].clone();
-            if lock.ask.lease.ttl > 0 && !matches!(lock.custody, Custody::Process(_)) {
+            if lock.ttl > 0 && !matches!(lock.custody, Custody::Process(_)) {
                 lock.expires = Some(lease_end(&lock, now));
                 self.put_lock(step, lock);
             }
         }
+        self.offer_all(now, step);
     }
 
     fn after_reboot(&mut self, now: Now, step: &mut Step) {
@@ -83,7 +89,7 @@ impl LockTable {
         }
         for id in sorted(self.state.locks.keys()) {
             let old = self.state.locks[&id].clone();
-            let is_void = old.ask.lease.ttl == 0 || old.hangs_on().is_some() || old.ask.mode == Mode::Advisory;
+            let is_void = old.ttl == 0 || old.hangs_on().is_some() || old.ask.mode == Mode::Advisory;
             if is_void && !planted(Bug::RebootKeepsAll) {
                 self.end_by_reboot(now, step, id);
                 continue;

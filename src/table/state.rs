@@ -7,6 +7,7 @@
 use super::index::Index;
 use crate::limits;
 use crate::model::*;
+use crate::planted::{Bug, planted};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 
@@ -61,6 +62,11 @@ pub(super) struct State {
     pub(super) waits_of_lock: HashMap<LockId, WaiterId>,
     /// Waiting requests to make a lock exclusive, by that lock.
     pub(super) upgrades_of_lock: HashMap<LockId, BTreeSet<WaiterId>>,
+    /// Places kept for agents that are not there, and how many they are.
+    pub(super) tickets_of_agent: HashMap<Agent, BTreeSet<WaiterId>>,
+    pub(super) tickets: usize,
+    /// Those of them whose turn has come.
+    pub(super) offered: BTreeSet<WaiterId>,
     pub(super) requests: HashMap<(Agent, RequestId), Fate>,
     pub(super) ended_of_agent: HashMap<Agent, BTreeSet<LockId>>,
     pub(super) untold_of_agent: HashMap<Agent, BTreeSet<LockId>>,
@@ -93,6 +99,9 @@ impl State {
             waits_of_caller: BTreeMap::new(),
             waits_of_lock: HashMap::new(),
             upgrades_of_lock: HashMap::new(),
+            tickets_of_agent: HashMap::new(),
+            tickets: 0,
+            offered: BTreeSet::new(),
             requests: HashMap::new(),
             ended_of_agent: HashMap::new(),
             untold_of_agent: HashMap::new(),
@@ -210,6 +219,7 @@ impl State {
 
     fn link_waiter(&mut self, waiter: &Waiter) {
         let who = &waiter.ask.who;
+        assert!(waiter.is_kept() || waiter.offered_until.is_none(), "only a kept place is offered: {waiter:?}");
         self.index.add_waiter(waiter);
         self.enter_family(&who.agent);
         if let Some(lock) = waiter.ask.upgrades {
@@ -231,6 +241,13 @@ impl State {
         }
         if let OsWait::Asked { lock, .. } = waiter.os {
             self.waits_of_lock.insert(lock, waiter.id);
+        }
+        if waiter.is_kept() {
+            self.tickets_of_agent.entry(who.agent.clone()).or_default().insert(waiter.id);
+            self.tickets += 1;
+        }
+        if waiter.offered_until.is_some() {
+            self.offered.insert(waiter.id);
         }
         // One that takes nothing is no request that could be retried.
         if let Some(request) = waiter.ask.request.as_ref().filter(|_| waiter.takes) {
@@ -261,6 +278,11 @@ impl State {
         if let OsWait::Asked { lock, .. } = waiter.os {
             self.waits_of_lock.remove(&lock);
         }
+        if waiter.is_kept() {
+            drop_entry(&mut self.tickets_of_agent, &who.agent, &waiter.id);
+            self.tickets -= 1;
+        }
+        self.offered.remove(&waiter.id);
         self.drop_request(&who.agent, &waiter.ask.request, Fate::Waiting(waiter.id));
     }
 
@@ -374,7 +396,8 @@ fn due_of_waiter(waiter: &Waiter) -> Option<Moment> {
         OsWait::Busy { again, .. } => Some(again),
         OsWait::Idle | OsWait::Asked { .. } => None,
     };
-    [waiter.deadline, waiter.absent_until, again].into_iter().flatten().min()
+    let offered_until = waiter.offered_until.filter(|_| !planted(Bug::OfferNeverPassedOn));
+    [waiter.deadline, waiter.absent_until, offered_until, again].into_iter().flatten().min()
 }
 
 fn due_of_ended(ended: &Ended) -> Moment {

@@ -58,7 +58,9 @@ impl LockTable {
             Which::Scope(target) if target.scope == lock.ask.target.scope => target,
             _ => lock.ask.target.clone(),
         };
-        let ask = Ask { target, mode: Mode::Exclusive, who, request: name, upgrades: Some(id), ..(*lock.ask).clone() };
+        let lease = Lease { ttl: lock.ttl, ..lock.ask.lease };
+        let ask = (*lock.ask).clone();
+        let ask = Ask { target, mode: Mode::Exclusive, who, lease, request: name, upgrades: Some(id), ..ask };
         self.ask(now, step, Waiting { caller, ask: Arc::new(ask), wait, takes: true });
     }
 
@@ -213,12 +215,14 @@ impl LockTable {
             None => {}
         }
         let ask = Arc::new(Ask { who, upgrades: None, ..(**ask).clone() });
-        let mut lock = Lock { ask, fence: self.fresh_fence(), os, ..old.clone() };
+        let ttl = ask.lease.ttl;
+        let mut lock = Lock { ask, fence: self.fresh_fence(), ttl, os, ..old.clone() };
         if lock.custody == Custody::Detached {
             lock.expires = Some(lease_end(&lock, now));
         }
         self.put_lock(step, lock.clone());
         self.tell(step, EventKind::Acquired(Acquired::Upgraded), &lock);
+        self.withdraw_offers(step, &lock.ask.target, lock.ask.mode);
         // Requests of the same agent that still wait have no weaker lock of its own in their way any more; and its old
         // identity may have been in the way of somebody whom the new one lets pass.
         step.freed.push(old.ask);
@@ -235,6 +239,8 @@ impl LockTable {
         }
         self.put_lock(step, lock.clone());
         self.tell(step, EventKind::Acquired(Acquired::Downgraded), &lock);
+        // Nothing is granted beside a weaker lock of one's own.
+        self.withdraw_offers(step, &lock.ask.target, lock.ask.mode);
         step.freed.push(old.ask);
     }
 

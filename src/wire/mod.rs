@@ -129,7 +129,7 @@ pub enum Op {
     Status,
     /// Bind a lock to the process whose pidfd comes with the line: `lock_id`.
     Bind,
-    /// Withdraw a waiting request of this connection: `of`.
+    /// Withdraw a waiting request of this connection, `of`, or give up a kept place, `ticket`.
     Cancel,
     /// Be told what happens: `since`, `events`, `scopes`, `agents`, `workspaces`.
     Subscribe,
@@ -218,6 +218,9 @@ pub struct Request {
     /// The id of the waiting request that is meant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub of: Option<u64>,
+    /// `tk_…`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
     /// The version that takes over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
@@ -275,6 +278,7 @@ impl Request {
             if_unchanged: None,
             reason: None,
             of: None,
+            ticket: None,
             version: None,
             since: None,
             events: Vec::new(),
@@ -381,7 +385,7 @@ pub enum Body {
     Status(StatusBody),
     /// To `bind`: the lock.
     Bound(String),
-    /// To `cancel`: whether the request was still waiting.
+    /// To `cancel`: whether the request was still waiting, or the place still kept.
     Cancelled(bool),
     /// To `subscribe`.
     Subscribed(SubscribedBody),
@@ -581,7 +585,7 @@ pub struct LockBody {
     pub more_holders: usize,
     /// Place in the queue, from 1.
     pub position: Option<usize>,
-    /// Proof of a kept place.
+    /// `tk_…`: the place is kept, and whoever asks again goes on there.
     pub ticket: Option<String>,
     /// The cycle of waits, in words, one a step.
     pub cycle: Vec<String>,
@@ -681,8 +685,17 @@ pub struct WaiterBody {
     pub note: Option<String>,
     /// The process that asked.
     pub pid: Option<u32>,
-    /// Its client has not come back after a restart of the daemon yet.
+    /// Its client has not come back after a restart of the daemon yet, or has waited in vain and may ask again.
     pub absent: bool,
+    /// `tk_…`: it has waited in vain, and its place is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
+    /// For how long the place of one that is absent is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_ms: Option<u64>,
+    /// It is its turn: it would be granted if it asked again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub offered: bool,
 }
 
 /// A lock that ended without its agent's doing.

@@ -165,7 +165,7 @@ fn granted_body(granted: &model::Granted, standings: &Standings, now: Now) -> Lo
         mode: mode(lock.ask.mode),
         agent: lock.ask.who.agent.to_string(),
         fence: Some(lock.fence.0),
-        ttl_ms: Some(lock.ask.lease.ttl),
+        ttl_ms: Some(lock.ttl),
         expires_in_ms: left(lock.expires, now),
         already_held: granted.already_held,
         resumed: granted.resumed,
@@ -211,7 +211,7 @@ fn refused_body(refused: &Refused, about: &About, now: Now) -> LockBody {
         mode: mode(ask.mode),
         agent: ask.who.agent.to_string(),
         fence: kept.map(|lock| lock.fence.0),
-        ttl_ms: kept.map(|lock| lock.ask.lease.ttl),
+        ttl_ms: kept.map(|lock| lock.ttl),
         expires_in_ms: kept.and_then(|lock| left(lock.expires, now)),
         already_held: false,
         resumed: false,
@@ -220,7 +220,7 @@ fn refused_body(refused: &Refused, about: &About, now: Now) -> LockBody {
         holders: in_the_way(&refused.holders, refused.foreigner.as_ref(), ask, now),
         more_holders: refused.more,
         position: Some(refused.position),
-        ticket: None,
+        ticket: refused.ticket.map(|ticket| ticket.id.to_string()),
         cycle: cycle(&refused.why),
         advice: Some(advice(refused, about, now)),
         rank: None,
@@ -265,7 +265,8 @@ fn advice(refused: &Refused, about: &About, now: Now) -> String {
         }
         RefusedFor::Deadlock(_) => "release what you hold, so that the others can go on, then ask again".to_owned(),
         RefusedFor::Held | RefusedFor::Timeout if refused.foreigner.is_some() => {
-            "a program has flocked the file without asking this daemon; wait longer, or see what it does".to_owned()
+            let first = wait_longer(refused, now);
+            format!("a program has flocked the file without asking this daemon; {first}, or see what it does")
         }
         RefusedFor::Held | RefusedFor::Timeout => match refused.holders.first() {
             Some(first) => {
@@ -281,11 +282,19 @@ fn advice(refused: &Refused, about: &About, now: Now) -> String {
                 }
                 let is_lent = refused.holders.iter().any(|holder| agent.is_above(&holder.ask.who.agent));
                 let whole = if is_lent { " and its sub-agents what they hold there" } else { "" };
-                format!("wait longer, do other work first, or ask {agent} to release {}{whole}; {when}{both}", first.id)
+                let what = wait_longer(refused, now);
+                format!("{what}, do other work first, or ask {agent} to release {}{whole}; {when}{both}", first.id)
             }
-            None => "others asked before you; wait longer or do other work first".to_owned(),
+            None => format!("others asked before you; {} or do other work first", wait_longer(refused, now)),
         },
     }
+}
+
+/// What is to be done first about something that is held.
+fn wait_longer(refused: &Refused, now: Now) -> String {
+    let Some(ticket) = &refused.ticket else { return "wait longer".to_owned() };
+    let left = duration(ticket.until.left(now.mono));
+    format!("your place {} in the queue is kept for {left}: ask again", refused.position)
 }
 
 fn asker(about: &About) -> Option<&model::Agent> {
@@ -539,7 +548,7 @@ fn held(lock: &Lock, now: Now) -> Held {
         path: path(&lock.ask.target.scope),
         fence: lock.fence.0,
         since: time(lock.since.wall),
-        ttl_ms: lock.ask.lease.ttl,
+        ttl_ms: lock.ttl,
         expires_in_ms: left(lock.expires, now),
         note: lock.ask.note.as_deref().map(str::to_owned),
         pid: lock.ask.process.map(|process| process.pid),
@@ -574,6 +583,9 @@ fn waiter(queued: &Queued, now: Now) -> WaiterBody {
         note: waiter.ask.note.as_deref().map(str::to_owned),
         pid: waiter.ask.process.map(|process| process.pid),
         absent: waiter.caller.is_none(),
+        ticket: waiter.ticket.map(|ticket| ticket.to_string()),
+        kept_ms: left(waiter.kept_until(), now),
+        offered: waiter.offered_until.is_some(),
     }
 }
 

@@ -14,5 +14,6 @@ mod patterns;
 mod restart;
 mod run;
 mod storm;
+mod tickets;
 mod util;
 mod write;

@@ -61,6 +61,7 @@ pub fn lock(random: &mut Random, id: u64, fence: u64) -> Record {
         since,
         expires,
         hold_until,
+        ttl: 7,
         in_flight: None,
         os: OsLock::None,
     };
@@ -86,6 +87,8 @@ pub fn change(random: &mut Random) -> Record {
                 deadline: None,
                 caller: None,
                 absent_until: Some(Moment(random.next())),
+                ticket: random.chance(50).then(|| TicketId(random.next())),
+                offered_until: random.chance(50).then(|| Moment(random.next())),
             }),
         ),
         2 => Record::Session(

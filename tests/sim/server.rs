@@ -55,6 +55,7 @@ pub enum Op {
     Status(Option<Target>),
     Bind(LockId, Process),
     Cancel(u64),
+    GiveUp(TicketId),
 }
 
 impl Op {
@@ -396,6 +397,7 @@ impl Server {
             Op::Break(id) => Command::Break { caller: always(), who, id, reason: "in the way".into() },
             Op::Status(target) => Command::Status { caller: always(), who: Some(who), target },
             Op::Cancel(of) => Command::Cancel { caller: always(), waiting: Caller { conn, id: of } },
+            Op::GiveUp(ticket) => Command::GiveUp { caller: always(), who, ticket },
             Op::Bind(id, process) => Command::Bind { caller: always(), who, id, process },
         };
         self.commands.push(command);

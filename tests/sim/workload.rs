@@ -52,6 +52,8 @@ pub struct Client {
     held: Vec<Belief>,
     /// Requests with an id of their own, to be asked again now and then.
     asked: VecDeque<Op>,
+    /// The last place that was kept for it.
+    ticket: Option<TicketId>,
     next_id: u64,
 }
 
@@ -69,6 +71,7 @@ impl Client {
             pending: BTreeMap::new(),
             held: Vec::new(),
             asked: VecDeque::new(),
+            ticket: None,
             next_id: 1,
         }
     }
@@ -260,6 +263,17 @@ impl World {
             }
             Reply::Released(locks) => client.held.retain(|belief| locks.iter().all(|lock| lock.id != belief.id)),
             Reply::Refused(refused) => {
+                client.ticket = refused.ticket.map(|ticket| ticket.id).or(client.ticket);
+                if refused.ticket.is_some() && client.asked.len() < 8 {
+                    // It may ask again, as the same request or another one.
+                    let again = asked.map(|op| match op {
+                        Op::Lock { target, mode, lease, wait, bound, os, .. } => {
+                            Op::Lock { target, mode, lease, wait, bound, os, request: None }
+                        }
+                        other => other,
+                    });
+                    client.asked.extend(again);
+                }
                 for holder in &refused.holders {
                     self.rumour(holder.id);
                 }
@@ -396,6 +410,7 @@ impl World {
                 });
             }
             89..=96 => client.asked.get(random.below(8) as usize).cloned()?,
+            98 => Op::GiveUp(client.ticket.take()?),
             97 => {
                 // Done: everything it holds goes with it.
                 client.hang_up(&mut self.pipes);

@@ -1,6 +1,6 @@
 //! The same random commands, crashes and restarts through the table and the naive model, and an auditor after each.
 
-use crate::model::{Naive, is_in_the_way};
+use crate::model::{Naive, is_in_the_way, overlaps};
 use crate::{scaled, seed};
 use flockd::limits::{self, MINUTE, SECOND};
 use flockd::model::*;
@@ -54,7 +54,7 @@ fn a_hundred_thousand_random_commands_end_as_in_the_naive_model() {
 }
 
 /// Every outcome that a full run must have met, or it proves less than it says.
-const OUTCOMES: [&str; 41] = [
+const OUTCOMES: [&str; 42] = [
     "granted",
     "granted later",
     "upgraded",
@@ -69,6 +69,7 @@ const OUTCOMES: [&str; 41] = [
     "held",
     "own lock",
     "timeout",
+    "place kept",
     "deadlock",
     "released",
     "renewed",
@@ -139,6 +140,7 @@ fn outcome(reply: &Reply, later: bool) -> &'static str {
         Reply::Refused(refused) => match refused.why {
             RefusedFor::Held => "held",
             RefusedFor::OwnLock => "own lock",
+            _ if refused.ticket.is_some() => "place kept",
             RefusedFor::Timeout => "timeout",
             RefusedFor::Deadlock(_) => "deadlock",
         },
@@ -185,6 +187,7 @@ enum Kind {
     LockOnce,
     LockInSession,
     AskAgain,
+    ComeBack,
     Upgrade,
     Downgrade,
     WaitFree,
@@ -201,6 +204,7 @@ enum Kind {
     ProcessGone,
     CallerGone,
     Cancel,
+    GiveUp,
     OpenSession,
     EndSession,
     ReturnSession,
@@ -217,7 +221,7 @@ enum Kind {
 use Kind::*;
 
 /// The kinds and how often each is drawn at most.
-const KINDS: [(Kind, u32); 30] = [
+const KINDS: [(Kind, u32); 32] = [
     (LockOnce, 30),
     (LockInSession, 40),
     (AskAgain, 8),
@@ -237,6 +241,8 @@ const KINDS: [(Kind, u32); 30] = [
     (ProcessGone, 3),
     (CallerGone, 4),
     (Cancel, 6),
+    (ComeBack, 12),
+    (GiveUp, 2),
     (OpenSession, 10),
     (EndSession, 6),
     (ReturnSession, 8),
@@ -380,6 +386,27 @@ fn target(place: usize) -> Target {
             Target { scope, ids: ids.iter().map(|inode| id(*inode)).collect() }
         }
     }
+}
+
+/// The same name, for whatever it may stand.
+fn namesake(meant: &Target, from: usize) -> Option<Target> {
+    (0..PLACES.len()).map(|n| target(from + n)).find(|other| other.scope == meant.scope && other.ids != meant.ids)
+}
+
+/// The rule for two, by which events are told, is the one by which locks meet in the table.
+#[test]
+fn two_targets_meet_exactly_if_a_lock_on_one_is_in_the_way_of_the_other() {
+    // Each place as a file and as a directory.
+    let all: Vec<Target> = (0..(PLACES.len() + 2) * 2).map(target).collect();
+    let mut pairs = [0, 0];
+    for (n, a) in all.iter().enumerate() {
+        for b in &all[..=n] {
+            let meet = overlaps(a, b);
+            assert_eq!((a.meets(b), b.meets(a)), (meet, meet), "{a:?}\n{b:?}");
+            pairs[usize::from(meet)] += 1;
+        }
+    }
+    assert!(pairs.iter().all(|count| *count > 300), "{pairs:?}");
 }
 
 fn process(n: usize) -> Process {
@@ -609,6 +636,17 @@ impl World {
             ProcessGone => Command::ProcessGone(process(raw.pick)),
             CallerGone => Command::CallerGone { conn: caller.conn },
             Cancel => Command::Cancel { caller, waiting: self.waiting(raw) },
+            ComeBack => self.come_back(caller, raw),
+            GiveUp => {
+                let kept: Vec<_> = self.naive.waiters.iter().filter(|waiter| waiter.ticket.is_some()).collect();
+                match kept.get(raw.pick % kept.len().max(1)) {
+                    Some(waiter) => {
+                        let who = if raw.odd % 8 == 1 { who } else { waiter.ask.who.clone() };
+                        Command::GiveUp { caller, who, ticket: waiter.ticket.expect("it has one") }
+                    }
+                    None => Command::GiveUp { caller, who, ticket: TicketId(5) },
+                }
+            }
             OpenSession => self.open_session(caller, raw),
             EndSession => Command::EndSession(self.session(raw).map_or(SessionId(0), |session| session.id)),
             ReturnSession => self.return_session(caller, raw),
@@ -792,6 +830,26 @@ impl World {
             3 => ask.who.session = None,
             4 => ask.note = Some("once more".into()),
             _ => {}
+        }
+        Command::Lock { caller, ask: Arc::new(ask), wait: self.wait(raw) }
+    }
+
+    /// Whoever has waited in vain asks again, sometimes for something else or on other terms.
+    fn come_back(&mut self, caller: Caller, raw: &Raw) -> Command {
+        let kept: Vec<_> = self.naive.waiters.iter().filter(|waiter| waiter.is_kept()).collect();
+        let Some(place) = kept.get(raw.pick % kept.len().max(1)) else { return Command::Tick };
+        let mut ask = (*place.ask).clone();
+        match raw.lease {
+            0 => ask.mode = if raw.shared { Mode::Shared } else { Mode::Exclusive },
+            1 => ask.lease.ttl += 1,
+            2 => ask.target = self.target(raw),
+            3 => ask.who = self.who(raw),
+            // Another file under the same name.
+            4..7 => ask.target = namesake(&ask.target, raw.place).unwrap_or(ask.target),
+            _ => {}
+        }
+        if raw.odd % 4 < 3 {
+            ask.request = None;
         }
         Command::Lock { caller, ask: Arc::new(ask), wait: self.wait(raw) }
     }
@@ -1038,7 +1096,8 @@ impl World {
                 return Err(format!("{} is held past its lease", lock.id));
             }
         }
-        for waiter in self.rows.waiters.values().filter(|w| is_due(w.deadline) || is_due(w.absent_until)) {
+        let is_over = |w: &&Waiter| is_due(w.deadline) || is_due(w.absent_until) || is_due(w.offered_until);
+        for waiter in self.rows.waiters.values().filter(is_over) {
             if !is_new(&|record| matches!(record, Record::Waiter(id, Some(_)) if *id == waiter.id)) {
                 return Err(format!("{:?} waits past its deadline", waiter.id));
             }
@@ -1056,6 +1115,13 @@ impl World {
             let own = |lock: &Lock| lock.ask.who.agent == ask.who.agent && lock.ask.mode.is_weaker_than(ask.mode);
             if queued.behind.is_empty() && queued.position == 1 && !locks.iter().any(own) {
                 return Err(format!("{:?} waits for nothing", queued.waiter));
+            }
+        }
+        for queued in waiters.iter().filter(|queued| queued.waiter.is_kept() && !self.naive.paused) {
+            let own = |lock: &Lock| lock.ask.who.agent == queued.waiter.ask.who.agent;
+            let is_free = queued.behind.is_empty() && queued.position == 1;
+            if !locks.iter().any(own) && is_free != queued.waiter.offered_until.is_some() {
+                return Err(format!("{:?} is offered where it is not free, or free and not offered", queued.waiter));
             }
         }
         Ok(())

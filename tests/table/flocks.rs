@@ -98,6 +98,18 @@ impl Desk {
         self.run(Command::Os { lock, answer });
     }
 
+    /// Whether each that waits has a kept place whose turn has come.
+    fn offered(&mut self) -> Vec<bool> {
+        self.calls += 1;
+        self.run(Command::Status { caller: Caller { conn: 1, id: self.calls }, who: None, target: None });
+        match self.replies.last() {
+            Some((_, Reply::Status { waiters, .. })) => {
+                waiters.iter().map(|queued| queued.waiter.offered_until.is_some()).collect()
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn pass(&mut self, ms: u64) {
         self.now.mono = self.now.mono.after(ms);
         self.run(Command::Tick);
@@ -226,6 +238,18 @@ fn a_request_that_waits_in_vain_for_a_foreigner_names_it() {
     desk.pass(10);
     let refused = desk.refused(ada).unwrap();
     assert_eq!((refused.why, refused.foreigner), (RefusedFor::Timeout, Some(foreigner())));
+    // Its place is kept, and it is still looked for whether the foreigner has gone.
+    let ticket = refused.ticket.expect("its place is kept");
+    assert_eq!(ticket.until, desk.now.mono.after(limits::TICKET_KEPT));
+    desk.pass(100);
+    desk.answer(OsAnswer::Busy(foreigner()));
+    assert_eq!(desk.offered(), [false]);
+    desk.pass(200);
+    desk.answer(OsAnswer::Held);
+    // Nobody is there to be told of a grant: the flock is let go, and the agent may come.
+    assert_eq!(desk.offered(), [true]);
+    assert_eq!(desk.dropped.len(), 1);
+    desk.pass(limits::TICKET_OFFERED);
     assert_eq!(desk.table.next_deadline(), None);
 }
 

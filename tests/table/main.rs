@@ -9,6 +9,7 @@ mod model;
 mod patterns;
 mod rules;
 mod scopes;
+mod tickets;
 mod upgrade;
 mod webhooks;
 mod writes;

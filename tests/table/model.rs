@@ -98,6 +98,12 @@ fn is_here(a: &Target, b: &Target) -> bool {
     is_same_scope(a, b) || (is_path(a) && is_path(b) && is_same_place(a, b))
 }
 
+/// Whether both are one name, taken for a file or for a directory.
+fn is_same_name(a: &Scope, b: &Scope) -> bool {
+    let is_path = |scope: &Scope| matches!(scope, Scope::File(_) | Scope::Subtree(_));
+    a == b || (is_path(a) && is_path(b) && a.path() == b.path())
+}
+
 /// The mode matrix: advisory goes with all, and of the others only shared with shared.
 fn modes_clash(a: Mode, b: Mode) -> bool {
     a != Mode::Advisory && b != Mode::Advisory && !(a == Mode::Shared && b == Mode::Shared)
@@ -266,6 +272,13 @@ impl Naive {
                 }
                 self.answer(caller, Reply::Cancelled(was_waiting), None);
             }
+            Command::GiveUp { caller, who, ticket } => {
+                let before = self.waiters.len();
+                let is_it = |waiter: &Waiter| waiter.is_kept() && waiter.ask.who.agent == who.agent;
+                self.waiters.retain(|waiter| !(is_it(waiter) && waiter.ticket == Some(ticket)));
+                let was_kept = self.waiters.len() < before;
+                self.answer(caller, Reply::Cancelled(was_kept), None);
+            }
             Command::LossesTold(ids) => {
                 for ended in self.ended.iter_mut().filter(|ended| ids.contains(&ended.id)) {
                     ended.untold = false;
@@ -294,6 +307,7 @@ impl Naive {
         for waiter in &self.waiters {
             due.extend(waiter.deadline.map(|at| (at, 1, waiter.id.0)));
             due.extend(waiter.absent_until.map(|at| (at, 1, waiter.id.0)));
+            due.extend(waiter.offered_until.map(|at| (at, 1, waiter.id.0)));
         }
         for session in &self.sessions {
             due.extend(session.away_until.map(|at| (at, 2, session.id.0)));
@@ -317,9 +331,12 @@ impl Naive {
 
     fn give_up(&mut self, id: WaiterId) {
         let waiter = self.waiter(id).clone();
-        self.waiters.retain(|other| other.id != id);
-        if let Some(caller) = waiter.caller {
-            self.refuse(caller, &waiter.ask, id, RefusedFor::Timeout);
+        match waiter.caller {
+            Some(_) => {
+                let refused = self.refused(&waiter.ask, id, RefusedFor::Timeout);
+                self.turn_away(waiter, refused);
+            }
+            None => self.waiters.retain(|other| other.id != id),
         }
     }
 
@@ -366,13 +383,140 @@ impl Naive {
         if let Some(lock) = held {
             let granted = Granted { again: true, ..grant_of(lock) };
             self.answer(caller, Reply::Granted(Box::new(granted)), about);
-        } else if let Some(waiter) = waits {
+        } else if let Some(waiter) = waits.filter(|waiter| !waiter.is_kept() || waiter.deadline.is_some()) {
             self.back_in_line(caller, waiter);
         } else if let Some(ended) = ended {
             let holders = self.holders_over(&ask.target);
             self.answer(caller, Reply::Failed(Fault::Lost(Box::new(ended), holders)), about);
         } else {
-            self.ask(caller, ask, wait, true);
+            let ask = self.as_upgrade(ask);
+            match self.kept_for(&ask) {
+                Some(place) if ask.upgrades.is_some() => {
+                    self.waiters.retain(|other| other.id != place.id);
+                    self.ask(caller, ask, wait, true);
+                }
+                Some(place) => self.come_for(place, caller, ask, wait),
+                None => self.ask(caller, ask, wait, true),
+            }
+        }
+    }
+
+    // ── Kept places ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The place that is kept for the same agent or session, for the same thing.
+    fn kept_for(&self, ask: &Ask) -> Option<Waiter> {
+        let is_it = |waiter: &&Waiter| {
+            waiter.is_kept()
+                && waiter.ask.who == ask.who
+                && waiter.ask.target.scope == ask.target.scope
+                && waiter.ask.mode == ask.mode
+                && waiter.ask.bound == ask.bound
+        };
+        self.waiters.iter().find(is_it).cloned()
+    }
+
+    /// A wait in vain: the place is kept if a lock with a lease was waited for, and the agent has not too many.
+    fn turn_away(&mut self, waiter: Waiter, refused: Refused) {
+        let caller = waiter.caller.expect("only who is there is turned away");
+        let other = self.kept_for(&waiter.ask);
+        let name = waiter.ticket.or(other.as_ref().and_then(|other| other.ticket));
+        let of_agent =
+            self.waiters.iter().filter(|other| other.is_kept() && other.ask.who.agent == waiter.ask.who.agent);
+        let has_room = name.is_some() || of_agent.count() < limits::TICKETS_OF_AGENT;
+        let is_kept = waiter.takes && waiter.ask.lease.ttl > 0 && waiter.ask.upgrades.is_none() && has_room;
+        let mut ticket = None;
+        self.waiters.retain(|other| other.id != waiter.id);
+        if is_kept {
+            let mut kept = waiter.clone();
+            match other {
+                Some(other) if other.id < waiter.id => kept = other,
+                _ => {
+                    self.waiters.retain(|row| other.as_ref().is_none_or(|other| row.id != other.id));
+                    kept.ticket = name;
+                }
+            }
+            if kept.ticket.is_none() {
+                kept.ticket = Some(TicketId(self.fresh_fence().0));
+            }
+            (kept.caller, kept.deadline) = (None, None);
+            kept.absent_until = Some(self.now.mono.after(limits::TICKET_KEPT));
+            let id = kept.id;
+            self.waiters.retain(|row| row.id != id);
+            self.waiters.push(kept);
+            self.waiters.sort_by_key(|row| row.id);
+            self.offer_if_due(id);
+            let kept = self.waiters.iter().find(|row| row.id == id);
+            ticket = kept.map(|kept| Ticket {
+                id: kept.ticket.expect("it was just given"),
+                until: kept.absent_until.min(kept.offered_until.or(kept.absent_until)).expect("no place is for ever"),
+            });
+        }
+        let about = Some((&waiter.ask.who, Some(&waiter.ask.target)));
+        self.answer(caller, Reply::Refused(Box::new(Refused { ticket, ..refused })), about);
+    }
+
+    fn come_for(&mut self, place: Waiter, caller: Caller, ask: Arc<Ask>, wait: Wait) {
+        if self.paused {
+            return self.fail(caller, Fault::Unavailable(String::new()));
+        }
+        let deadline = match wait {
+            Wait::Until(deadline) => Some(deadline),
+            _ => None,
+        };
+        let Waiter { since, ticket, level, .. } = place;
+        let back = Waiter { since, ticket, level, deadline, ..self.in_line(caller, &ask, true, place.id) };
+        for row in &mut self.waiters {
+            if row.id == place.id {
+                *row = back.clone();
+            }
+        }
+        let is_blocked = self.chance(&ask, place.id) == Chance::Blocked;
+        let own = self.own_obstacle(&ask).filter(|_| is_blocked);
+        if let Some(own) = own {
+            self.waiters.retain(|other| other.id != place.id);
+            let (why, kept) = (RefusedFor::OwnLock, self.kept(&ask));
+            let holders = vec![own];
+            let refused = Refused { why, holders, more: 0, foreigner: None, position: 1, ticket: None, kept };
+            self.answer(caller, Reply::Refused(Box::new(refused)), Some((&ask.who, Some(&ask.target))));
+        } else if is_blocked && wait == Wait::Try {
+            let refused = self.refused(&ask, place.id, RefusedFor::Held);
+            self.turn_away(back, refused);
+        } else if is_blocked && self.closes_a_cycle(&ask, place.id) {
+            self.waiters.retain(|other| other.id != place.id);
+            self.refuse(caller, &ask, place.id, RefusedFor::Deadlock(Vec::new()));
+        } else if !is_blocked {
+            let chance = self.chance(&ask, place.id);
+            self.waiters.retain(|other| other.id != place.id);
+            self.settle(caller, &ask, true, chance);
+        }
+        self.withdraw_offers();
+    }
+
+    /// A kept place with nothing in its way is offered, or over if its agent holds what it is for.
+    fn offer_if_due(&mut self, id: WaiterId) -> bool {
+        let waiter = self.waiter(id).clone();
+        let until = self.now.mono.after(limits::TICKET_OFFERED);
+        match self.chance(&waiter.ask, id) {
+            Chance::Blocked | Chance::Resume(_) => return false,
+            Chance::Mine(_) => self.waiters.retain(|other| other.id != id),
+            _ if waiter.offered_until.is_some() => return false,
+            _ => {
+                for row in self.waiters.iter_mut().filter(|row| row.id == id) {
+                    row.offered_until = Some(until);
+                }
+            }
+        }
+        true
+    }
+
+    /// Something new is in the way of others: what cannot be had any more is not offered any more.
+    fn withdraw_offers(&mut self) {
+        for waiter in self.waiters.clone() {
+            if waiter.offered_until.is_some() && self.chance(&waiter.ask, waiter.id) == Chance::Blocked {
+                for row in self.waiters.iter_mut().filter(|row| row.id == waiter.id) {
+                    row.offered_until = None;
+                }
+            }
         }
     }
 
@@ -391,9 +535,10 @@ impl Naive {
         for row in &mut self.waiters {
             if row.id == waiter.id {
                 row.caller = Some(caller);
-                row.absent_until = None;
+                (row.absent_until, row.offered_until) = (None, None);
             }
         }
+        self.withdraw_offers();
         let is_blocked = self.chance(&waiter.ask, waiter.id) == Chance::Blocked;
         if waiter.caller.is_none() && is_blocked && self.closes_a_cycle(&waiter.ask, waiter.id) {
             self.waiters.retain(|other| other.id != waiter.id);
@@ -421,7 +566,8 @@ impl Naive {
         }
         if let Some(own) = own {
             let (why, kept) = (RefusedFor::OwnLock, self.kept(&ask));
-            let refused = Refused { why, holders: vec![own], more: 0, foreigner: None, position: 1, kept };
+            let holders = vec![own];
+            let refused = Refused { why, holders, more: 0, foreigner: None, position: 1, ticket: None, kept };
             return self.answer(caller, Reply::Refused(Box::new(refused)), Some((&ask.who, Some(&ask.target))));
         }
         if wait == Wait::Try {
@@ -436,6 +582,7 @@ impl Naive {
         };
         self.next_waiter += 1;
         self.waiters.push(Waiter { deadline, ..self.in_line(caller, &ask, takes, at) });
+        self.withdraw_offers();
     }
 
     fn in_line(&self, caller: Caller, ask: &Arc<Ask>, takes: bool, at: WaiterId) -> Waiter {
@@ -448,6 +595,8 @@ impl Naive {
             deadline: None,
             caller: Some(caller),
             absent_until: None,
+            ticket: None,
+            offered_until: None,
             os: OsWait::Idle,
             level: self.level(ask),
         }
@@ -486,6 +635,7 @@ impl Naive {
                 }
             }
         }
+        self.withdraw_offers();
     }
 
     /// Whether one of the requests of whoever acts here is part of a cycle of waits.
@@ -583,7 +733,9 @@ impl Naive {
             Which::Scope(target) if target.scope == lock.ask.target.scope => target,
             _ => lock.ask.target.clone(),
         };
-        let ask = Ask { target, mode: Mode::Exclusive, who, request, upgrades: Some(lock.id), ..(*lock.ask).clone() };
+        let lease = Lease { ttl: lock.ttl, ..lock.ask.lease };
+        let (ask, upgrades) = ((*lock.ask).clone(), Some(lock.id));
+        let ask = Ask { target, mode: Mode::Exclusive, who, lease, request, upgrades, ..ask };
         self.ask(caller, Arc::new(ask), wait, true);
     }
 
@@ -631,6 +783,7 @@ impl Naive {
             _ => lock.ask.who.clone(),
         };
         lock.ask = Arc::new(Ask { who, upgrades: None, ..ask.clone() });
+        lock.ttl = ask.lease.ttl;
         lock.fence = fence;
         // Whatever flock a commit brought along is not wanted: nothing here wants one.
         lock.os = OsLock::None;
@@ -639,12 +792,14 @@ impl Naive {
         }
         self.put(lock);
         self.let_sub_agents_in(&ask.who.agent);
+        self.withdraw_offers();
     }
 
     fn make_shared(&mut self, id: LockId) {
         let mut lock = self.held(id).expect("it is held").clone();
         lock.ask = Arc::new(Ask { mode: Mode::Shared, ..(*lock.ask).clone() });
         self.put(lock);
+        self.withdraw_offers();
     }
 
     fn kept(&self, ask: &Ask) -> Option<Box<Lock>> {
@@ -741,6 +896,7 @@ impl Naive {
                 }
                 let text = Fault::Invalid(String::new());
                 self.drop_upgrades(id, &text);
+                self.withdraw_offers();
                 (id, false, true)
             }
             Chance::Clear => match ask.upgrades {
@@ -767,6 +923,7 @@ impl Naive {
             fence,
             custody: Custody::Detached,
             since: self.now,
+            ttl: ask.lease.ttl,
             expires: None,
             hold_until,
             os: OsLock::None,
@@ -779,6 +936,7 @@ impl Naive {
         self.locks.push(lock);
         self.tell_leaders();
         self.let_sub_agents_in(&ask.who.agent);
+        self.withdraw_offers();
         LockId(fence.0)
     }
 
@@ -838,6 +996,7 @@ impl Naive {
         let (mode, target) = (lock.ask.mode, lock.ask.target.clone());
         lock.ask = Arc::new(Ask { mode, target, ..ask.clone() });
         lock.fence = fence;
+        lock.ttl = ask.lease.ttl;
         lock.custody = Custody::Session(ask.who.session.expect("only sessions take locks up"));
         lock.expires = None;
         lock.hold_until = None;
@@ -855,10 +1014,15 @@ impl Naive {
             let mut next = None;
             let mut in_order = self.waiters.clone();
             in_order.sort_by_key(|waiter| (std::cmp::Reverse(waiter.level), waiter.id));
-            for waiter in &in_order {
+            for waiter in in_order {
+                if next.is_some() || !self.waiters.iter().any(|row| row.id == waiter.id) {
+                    continue;
+                }
                 let chance = self.chance(&waiter.ask, waiter.id);
-                if next.is_none() && waiter.caller.is_some() && chance != Chance::Blocked {
+                if waiter.caller.is_some() && chance != Chance::Blocked {
                     next = Some((waiter.clone(), chance));
+                } else if waiter.is_kept() {
+                    self.offer_if_due(waiter.id);
                 }
             }
             let Some((waiter, chance)) = next else { return };
@@ -889,12 +1053,16 @@ impl Naive {
     }
 
     fn earlier(&self, ask: &Ask, at: WaiterId) -> Vec<Waiter> {
+        // What is kept for a session keeps that session from nothing.
+        let guard = self.holder_to_be(ask);
+        let is_own_kept = |waiter: &Waiter| waiter.is_kept() && waiter.ask.who == guard;
         let comes_first = |waiter: &&Waiter| {
             self.rank(&waiter.ask, waiter.id) < self.rank(ask, at)
                 && waiter.takes
                 && overlaps(&waiter.ask.target, &ask.target)
                 && modes_clash(waiter.ask.mode, ask.mode)
                 && excludes(&waiter.ask.who.agent, self.holder_to_be(&waiter.ask).session, &self.holder_to_be(ask))
+                && !is_own_kept(waiter)
         };
         self.waiters.iter().filter(comes_first).cloned().collect()
     }
@@ -930,10 +1098,14 @@ impl Naive {
     }
 
     fn refuse(&mut self, caller: Caller, ask: &Ask, at: WaiterId, why: RefusedFor) {
+        let refused = self.refused(ask, at, why);
+        self.answer(caller, Reply::Refused(Box::new(refused)), Some((&ask.who, Some(&ask.target))));
+    }
+
+    fn refused(&self, ask: &Ask, at: WaiterId, why: RefusedFor) -> Refused {
         let holders = self.holders_against(ask, &ask.target, ask.mode);
         let position = 1 + self.earlier(ask, at).len();
-        let refused = Refused { why, holders, more: 0, foreigner: None, position, kept: self.kept(ask) };
-        self.answer(caller, Reply::Refused(Box::new(refused)), Some((&ask.who, Some(&ask.target))));
+        Refused { why, holders, more: 0, foreigner: None, position, ticket: None, kept: self.kept(ask) }
     }
 
     // ── Deadlock ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -1020,7 +1192,7 @@ impl Naive {
     // ── Holding ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     fn lease_end(&self, lock: &Lock) -> Moment {
-        let end = self.now.mono.after(lock.ask.lease.ttl);
+        let end = self.now.mono.after(lock.ttl);
         lock.hold_until.map_or(end, |most| end.min(most))
     }
 
@@ -1029,10 +1201,7 @@ impl Naive {
         if lock.custody != Custody::Detached {
             return;
         }
-        if let Some(ttl) = ttl {
-            let lease = Lease { ttl, ..lock.ask.lease };
-            lock.ask = Arc::new(Ask { lease, ..(*lock.ask).clone() });
-        }
+        lock.ttl = ttl.unwrap_or(lock.ttl);
         lock.expires = Some(self.lease_end(&lock));
         self.put(lock);
     }
@@ -1077,10 +1246,10 @@ impl Naive {
     /// What kept a lock alive is gone.
     fn let_go(&mut self, id: LockId, why: EndReason) {
         let mut lock = self.held(id).expect("it is held").clone();
-        if lock.ask.lease.ttl == 0 && lock.in_flight.is_some() {
+        if lock.ttl == 0 && lock.in_flight.is_some() {
             return self.end_later(id, why);
         }
-        if lock.ask.lease.ttl == 0 {
+        if lock.ttl == 0 {
             let is_silent = why == EndReason::Silent;
             self.end(id, why, is_silent);
             return;
@@ -1216,7 +1385,17 @@ impl Naive {
     }
 
     fn unlock(&mut self, caller: Option<Caller>, who: Who, which: Which) {
-        let reply = match self.chosen(&who, &which) {
+        let (chosen, before) = (self.chosen(&who, &which), self.waiters.len());
+        self.waiters.retain(|waiter| {
+            let is_meant = match &which {
+                Which::All => true,
+                Which::Id(_) => false,
+                Which::Scope(target) => is_same_name(&waiter.ask.target.scope, &target.scope),
+            };
+            !(waiter.is_kept() && waiter.ask.who.agent == who.agent && is_meant)
+        });
+        let reply = match chosen {
+            Err(_) if self.waiters.len() < before => Reply::Released(Vec::new()),
             Err(fault) => Reply::Failed(fault),
             Ok(locks) => {
                 let left = locks.iter().map(|lock| lock.id).collect();
@@ -1416,6 +1595,7 @@ impl Naive {
         let commit = flockd::model::Commit { id, caller: Some(caller), who, target };
         lock.in_flight.get_or_insert_default().commits.push(commit);
         self.put(lock);
+        self.withdraw_offers();
     }
 
     fn commit_done(&mut self, id: CommitId, lock: LockId, answer: CommitAnswer) {
@@ -1538,7 +1718,7 @@ impl Naive {
     }
 
     fn answer(&mut self, to: Caller, reply: Reply, about: Option<(&Who, Option<&Target>)>) {
-        let outlives = |lock: &Lock| lock.ask.lease.ttl > 0 && lock.ask.mode != Mode::Advisory;
+        let outlives = |lock: &Lock| lock.ttl > 0 && lock.ask.mode != Mode::Advisory;
         let synced = matches!(&reply, Reply::Granted(granted) if outlives(&granted.lock));
         let mut reply = reply;
         if let Reply::Granted(granted) = &mut reply {
@@ -1623,15 +1803,22 @@ impl Naive {
         let levels: Vec<u8> = self.waiters.iter().map(|waiter| self.level(&waiter.ask)).collect();
         for (waiter, level) in self.waiters.iter_mut().zip(levels) {
             waiter.level = level;
+            // A kept place keeps what is left of its time.
+            if !waiter.is_kept() {
+                waiter.absent_until = Some(now.mono.after(limits::WAITER_ABSENCE));
+            }
             waiter.caller = None;
-            waiter.absent_until = Some(now.mono.after(limits::WAITER_ABSENCE));
         }
         for mut lock in self.locks.clone() {
             let is_kept_by_process = matches!(lock.custody, Custody::Process(_));
-            if lock.ask.lease.ttl > 0 && !is_kept_by_process {
+            if lock.ttl > 0 && !is_kept_by_process {
                 lock.expires = Some(self.lease_end(&lock));
                 self.put(lock);
             }
+        }
+        self.withdraw_offers();
+        for waiter in self.waiters.clone().into_iter().filter(Waiter::is_kept) {
+            self.offer_if_due(waiter.id);
         }
     }
 
@@ -1646,7 +1833,7 @@ impl Naive {
         for mut lock in self.locks.clone() {
             let is_kept_by_process = matches!(lock.custody, Custody::Process(_));
             let is_advisory = lock.ask.mode == Mode::Advisory;
-            if lock.ask.lease.ttl == 0 || is_kept_by_process || lock.ask.bound.is_some() || is_advisory {
+            if lock.ttl == 0 || is_kept_by_process || lock.ask.bound.is_some() || is_advisory {
                 self.end(lock.id, EndReason::Rebooted, true);
                 continue;
             }

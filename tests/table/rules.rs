@@ -30,6 +30,8 @@ pub struct Desk {
     request: Option<RequestId>,
     bound: Option<Process>,
     pub steps: Vec<Step>,
+    /// Where fences and event numbers begin after the next restart.
+    numbers: u64,
 }
 
 /// The scope in a request's words; every directory and file exists, with an identity made from its name.
@@ -67,6 +69,7 @@ impl Desk {
             request: None,
             bound: None,
             steps: Vec::new(),
+            numbers: 0,
         }
     }
 
@@ -264,6 +267,13 @@ impl Desk {
         self.command(caller, Command::Lock { caller, ask, wait })
     }
 
+    /// Gives a kept place up.
+    pub fn give_up(&mut self, name: &str, ticket: TicketId) -> String {
+        let who = self.who(name);
+        let caller = self.caller(name);
+        self.command(caller, Command::GiveUp { caller, who, ticket })
+    }
+
     pub fn wait_free(&mut self, name: &str, words: &str) -> String {
         let ask = self.request_of(name, words);
         let caller = self.caller(name);
@@ -379,8 +389,9 @@ impl Desk {
         if rebooted {
             self.now.mono = Moment(5);
         }
+        self.numbers += 1 << 30;
         let rows = self.rows.values().filter(|row| is_there(row)).cloned().collect();
-        let (table, step) = LockTable::restore(rows, self.now, rebooted, 1 << 30, 1 << 30);
+        let (table, step) = LockTable::restore(rows, self.now, rebooted, self.numbers, self.numbers);
         self.table = table;
         self.keep(step, None);
         self.steps.clear();
@@ -398,7 +409,7 @@ impl Desk {
         }
     }
 
-    fn refused(&self) -> Refused {
+    pub fn refused(&self) -> Refused {
         match &self.last.as_ref().expect("it was answered").reply {
             Reply::Refused(refused) => (**refused).clone(),
             other => panic!("{other:?}"),
@@ -535,12 +546,12 @@ fn a_reader_does_not_overtake_a_writer_that_waits() {
 fn whoever_passes_its_own_waiting_requests_is_served_behind_them() {
     let mut desk = Desk::new();
     desk.ask("zoe", "s /f");
-    desk.wait_for(SECOND, "bo", "x /f");
+    desk.wait_for(SECOND, "bo#1", "x /f");
     for words in ["x /f", "x /f", "s /f"] {
         assert_eq!(desk.wait("ada", words), "waits");
     }
     desk.pass(SECOND);
-    assert_eq!(desk.news(), ["bo: timeout", "ada: granted"], "ada reads with zoe; its writers wait for zoe");
+    assert_eq!(desk.news(), ["bo#1: timeout", "ada: granted"], "ada reads with zoe; its writers wait for zoe");
 }
 
 #[test]
@@ -572,12 +583,12 @@ fn a_refusal_names_every_holder_and_the_place() {
 fn a_wait_ends_at_its_deadline_and_leaves_nothing() {
     let mut desk = Desk::new();
     desk.ask("ada", "s /f");
-    desk.wait_for(SECOND, "bo", "x /f");
+    desk.wait_for(SECOND, "bo#1", "x /f");
     desk.wait("cy", "s /f");
     desk.pass(SECOND - 1);
     assert_eq!(desk.news(), NOTHING);
     desk.pass(1);
-    assert_eq!(desk.news(), ["bo: timeout", "cy: granted"]);
+    assert_eq!(desk.news(), ["bo#1: timeout", "cy: granted"]);
     assert_eq!(desk.table.waiters(), 0);
 }
 
@@ -1327,4 +1338,17 @@ fn a_lock_whose_resumption_is_taken_back_runs_on_as_a_lease_and_can_be_resumed_a
     assert_eq!(desk.ask("bo", "x /f"), "held by ada", "its lease is promised");
     assert_eq!(desk.ttl(60_000).request("r1").ask("ada#2", "x /f"), "resumed");
     assert!(desk.granted().fence > lock.fence);
+}
+
+#[test]
+fn a_retry_is_held_against_what_was_asked_whatever_the_lock_was_renewed_with() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ttl(MINUTE).request("r").ask("ada", "x /f"), "granted");
+    assert_eq!(desk.renew("ada", "/f", Some(5 * SECOND)), "renewed 1");
+    assert_eq!(desk.ttl(MINUTE).request("r").ask("ada", "x /f"), "granted again");
+    assert_eq!(desk.granted().ttl, 5 * SECOND);
+    assert_eq!(desk.ttl(5 * SECOND).request("r").ask("ada", "x /f"), "invalid");
+    // And so it is while the lock is remembered.
+    desk.pass(5 * SECOND);
+    assert_eq!(desk.ttl(MINUTE).request("r").ask("ada", "x /f"), "lost: Expired");
 }

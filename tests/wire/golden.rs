@@ -25,6 +25,7 @@ const MASKED: &[&str] = &[
     "pid",
     "expires_in_ms",
     "wait_left_ms",
+    "ticket",
     "uptime_ms",
     "home",
     "socket",
@@ -50,7 +51,7 @@ fn masked(line: &str) -> String {
             from = begin;
         }
     }
-    for prefix in ["lk_", "se_", "ev_", "lease has ", " at 20", "newest number is "] {
+    for prefix in ["lk_", "tk_", "se_", "ev_", "lease has ", " at 20", "newest number is "] {
         let mut from = 0;
         while let Some(at) = line[from..].find(prefix) {
             let begin = from + at + prefix.len();

@@ -1,6 +1,7 @@
 //! The socket as any program finds it: raw lines, right ones and wrong ones, and what others notice of it.
 #![cfg(feature = "cli")]
 
+mod cancels;
 mod crowd;
 mod draft;
 mod golden;

@@ -68,7 +68,17 @@ impl Auditor {
                 let open = self.open.iter_mut().filter(|(caller, _)| caller.conn == *conn);
                 open.for_each(|(_, open)| open.is_gone = true);
             }
-            Command::Unlock { who, which, .. } => self.unlock_asked(who, which),
+            Command::Unlock { who, which, .. } => {
+                self.unlock_asked(who, which);
+                self.places_given_up(who, |waiter| match which {
+                    Which::All => true,
+                    Which::Id(_) => false,
+                    Which::Scope(target) => is_here(&waiter.ask.target, target),
+                });
+            }
+            Command::GiveUp { who, ticket, .. } => {
+                self.places_given_up(who, |waiter| waiter.ticket == Some(*ticket));
+            }
             Command::TakeBack { id, fence, what } => self.taken_back(*id, *fence, *what),
             Command::LossesTold(ids) => {
                 for id in ids {
@@ -92,6 +102,13 @@ impl Auditor {
                 self.wishes.insert((ask.who.agent.clone(), ask.target.scope.clone(), ask.mode));
             }
             _ => {}
+        }
+        if let Command::Lock { caller, ask, .. } = command
+            && !self.queue.values().any(|waiter| !waiter.is_kept() && is_named_so(waiter, ask))
+            && let Some(kept) = self.queue.values_mut().find(|waiter| waiter.is_kept_for(ask))
+        {
+            self.counts.came_back += 1;
+            (kept.caller, kept.absent_until, kept.offered_until) = (Some(*caller), None, None);
         }
         let mut is_again = false;
         if let (Some(key), Some(caller)) = (name_of(command), caller_of(command)) {
@@ -154,7 +171,7 @@ impl Auditor {
 
     pub(super) fn may_shorten(&mut self, terms: &Terms) {
         for claim in self.claims.values_mut() {
-            if terms.concern(claim) && claim.keeper == Keeper::Nobody && terms.ttl < claim.lock.ask.lease.ttl {
+            if terms.concern(claim) && claim.keeper == Keeper::Nobody && terms.ttl < claim.lock.ttl {
                 let end = terms.from.after(terms.ttl);
                 claim.until = Some(claim.until.map_or(end, |until| until.min(end)));
                 claim.shortest = claim.shortest.min(terms.ttl);
@@ -179,6 +196,11 @@ impl Auditor {
         if !self.claims.get(&id).is_some_and(is_relied_on) {
             self.void(id);
         }
+    }
+
+    /// An agent wants none of these places any more.
+    fn places_given_up(&mut self, who: &Who, is_meant: impl Fn(&Waiter) -> bool) {
+        self.queue.retain(|_, waiter| !(waiter.is_kept() && waiter.ask.who.agent == who.agent && is_meant(waiter)));
     }
 
     fn unlock_asked(&mut self, who: &Who, which: &Which) {
@@ -243,8 +265,8 @@ impl Auditor {
         let claim = self.claims.get_mut(&id).expect("it was found by its keeper");
         claim.keeper = Keeper::Nobody;
         claim.lock.custody = Custody::Detached;
-        if claim.lock.ask.lease.ttl > 0 {
-            claim.until = claim.until.or(Some(lease_end(claim, claim.lock.ask.lease.ttl, now)));
+        if claim.lock.ttl > 0 {
+            claim.until = claim.until.or(Some(lease_end(claim, claim.lock.ttl, now)));
             // Its agent may take it up just now on terms of which nobody has heard yet.
             let asked: Vec<Terms> = self.open.values().filter_map(Open::terms).collect();
             return asked.iter().for_each(|terms| self.may_shorten(terms));
@@ -268,10 +290,12 @@ impl Auditor {
         for session in silent {
             self.session_over(session, now, true);
         }
-        self.queue.retain(|_, waiter| {
-            let due = [waiter.deadline, waiter.absent_until].into_iter().flatten().min();
-            due.is_none_or(|due| due > now)
+        let mut queue = std::mem::take(&mut self.queue);
+        queue.retain(|_, waiter| {
+            let is_there = waiter.caller.is_some() || self.is_surely_kept(waiter, now);
+            is_there && waiter.deadline.is_none_or(|due| due > now)
         });
+        self.queue = queue;
         let due: Vec<LockId> =
             self.claims.values().filter(|claim| self.has_run_out(claim, now)).map(|c| c.lock.id).collect();
         for id in due {
@@ -314,4 +338,9 @@ fn make_shared(claim: &mut Claim) {
         return;
     }
     claim.lock.ask = Arc::new(Ask { mode: Mode::Shared, ..(*claim.lock.ask).clone() });
+}
+
+/// Whether a waiting request is a retry of this one, or this one of it.
+fn is_named_so(waiter: &Waiter, ask: &Ask) -> bool {
+    ask.request.is_some() && waiter.ask.request == ask.request && waiter.ask.who.agent == ask.who.agent
 }

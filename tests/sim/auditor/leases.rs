@@ -10,7 +10,7 @@ impl Auditor {
             // How long a vague one has is not known well enough to say that it was still there to be renewed.
             let is_running = !claim.over && !claim.is_vague && claim.until.is_some_and(|until| until > at);
             if is_running && claim.keeper == Keeper::Nobody && is_of(claim, who, Some(target)) {
-                let until = Some(lease_end(claim, claim.lock.ask.lease.ttl, at));
+                let until = Some(lease_end(claim, claim.lock.ttl, at));
                 self.counts.renewed += u64::from(claim.until != until);
                 claim.until = until;
             }
@@ -71,7 +71,7 @@ pub(super) fn may_renew(open: &Open, claim: &Claim) -> bool {
 /// A call of its agent at that moment has renewed this lock, if it is on its lease at all.
 pub(super) fn was_renewed(lock: &Lock, at: Moment) {
     if lock.custody == Custody::Detached {
-        let end = at.after(lock.ask.lease.ttl);
+        let end = at.after(lock.ttl);
         let end = lock.hold_until.map_or(end, |most| most.min(end));
         assert_eq!(lock.expires, Some(end), "its agent has asked about {} at {}: {lock:?}", lock.id, at.0);
     }

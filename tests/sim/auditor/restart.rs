@@ -104,7 +104,8 @@ impl Auditor {
         // One that ended while the journal could not be written is back.
         for waiter in rows(loaded, |record| if let Record::Waiter(_, row) = record { row.clone() } else { None }) {
             if waiter.takes && !waiter.at_once {
-                let absent_until = Some(now.after(limits::WAITER_ABSENCE));
+                let kept_until = waiter.absent_until.filter(|_| waiter.ticket.is_some());
+                let absent_until = Some(kept_until.unwrap_or(now.after(limits::WAITER_ABSENCE)));
                 self.queue.insert(waiter.id, Waiter { caller: None, absent_until, ..waiter });
             }
         }
@@ -114,7 +115,7 @@ impl Auditor {
         let away_until = Some(now.after(limits::SESSION_SILENCE));
         self.sessions.values_mut().for_each(|session| session.away_until = away_until);
         for claim in self.claims.values_mut() {
-            let ttl = claim.lock.ask.lease.ttl;
+            let ttl = claim.lock.ttl;
             if ttl > 0 && !matches!(claim.keeper, Keeper::Process(_)) {
                 claim.until = Some(lease_end(claim, ttl.min(claim.shortest.max(1)), now));
                 claim.is_vague |= claim.shortest != ttl;
@@ -141,7 +142,7 @@ impl Auditor {
             }
         }
         for claim in self.claims.values_mut() {
-            let ttl = claim.lock.ask.lease.ttl;
+            let ttl = claim.lock.ttl;
             if is_void_after_reboot(&claim.lock) || matches!(claim.keeper, Keeper::Process(_)) {
                 claim.over = true;
             }

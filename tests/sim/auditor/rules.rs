@@ -108,7 +108,9 @@ pub(super) fn as_holder(waiter: &Waiter, locks: &[Lock]) -> Waiter {
 }
 
 pub(super) fn comes_before(first: &Waiter, ask: &Ask) -> bool {
+    let is_own_kept = first.is_kept() && first.ask.who.session.is_some() && first.ask.who == ask.who;
     first.takes
+        && !is_own_kept
         && first.ask.mode.excludes(ask.mode)
         && strangers(&first.ask.who.agent, first.ask.who.session, &ask.who.agent, ask.who.session)
         && overlap(&first.ask.target, &ask.target)
@@ -125,12 +127,12 @@ pub(super) fn is_own_weaker(lock: &Lock, ask: &Ask) -> bool {
 
 /// Whether a grant is told only when it is synced.
 pub(super) fn outlives_power_cut(lock: &Lock) -> bool {
-    lock.ask.lease.ttl > 0 && lock.ask.mode != Mode::Advisory
+    lock.ttl > 0 && lock.ask.mode != Mode::Advisory
 }
 
 /// Whether a reboot ends it.
 pub(super) fn is_void_after_reboot(lock: &Lock) -> bool {
-    lock.ask.lease.ttl == 0 || lock.hangs_on().is_some() || lock.ask.mode == Mode::Advisory
+    lock.ttl == 0 || lock.hangs_on().is_some() || lock.ask.mode == Mode::Advisory
 }
 
 pub(super) fn keeper_of(lock: &Lock) -> Keeper {
@@ -200,7 +202,8 @@ pub(super) fn caller_of(command: &Command) -> Option<Caller> {
         | Command::Break { caller, .. }
         | Command::Status { caller, .. }
         | Command::Bind { caller, .. }
-        | Command::Cancel { caller, .. } => Some(*caller),
+        | Command::Cancel { caller, .. }
+        | Command::GiveUp { caller, .. } => Some(*caller),
         Command::Unlock { caller, .. } => *caller,
         Command::EndSession(_)
         | Command::FinishUnlock(_)

@@ -63,7 +63,8 @@ impl Auditor {
                 assert!(is_expected, "{} waits for an answer it had, or that nobody hears", waiter.ask.who.agent);
             }
             let before = self.queue.values().find(|before| waiter.caller.is_some() && before.caller == waiter.caller);
-            let is_moved = before.is_some_and(|before| before.id != waiter.id);
+            // Whoever asks for more than it holds by now needs no place that was kept.
+            let is_moved = before.is_some_and(|before| before.id != waiter.id) && waiter.ask.upgrades.is_none();
             assert!(!is_moved, "{} has another place in the queue than before", waiter.ask.who.agent);
             let is_lower = before.is_some_and(|before| before.level > waiter.level);
             assert!(!is_lower, "{} has lost its place before others", waiter.ask.who.agent);
@@ -74,10 +75,12 @@ impl Auditor {
         for absent in self.queue.values().filter(|waiter| waiter.caller.is_none()) {
             // An upgrade ends with the lock that it is about.
             let is_over = absent.ask.upgrades.is_some_and(|id| locks.iter().all(|lock| lock.id != id));
+            let is_over = is_over || is_answered(absent, locks, waiters);
             let is_there = is_over || waiters.iter().any(|queued| queued.waiter.id == absent.id);
             assert!(is_there, "the place of {} was not kept for it", absent.ask.who.agent);
         }
         self.order_kept(waiters);
+        self.counts.offered += waiters.iter().filter(|queued| queued.waiter.offered_until.is_some()).count() as u64;
         self.queue = waiters.iter().map(|queued| (queued.waiter.id, queued.waiter.clone())).collect();
         self.queue_seen = open.at;
         self.status = Some((locks.to_vec(), waiters.to_vec()));
@@ -102,7 +105,9 @@ impl Auditor {
         let mut last = 0;
         for queued in waiters {
             let open = queued.waiter.caller.and_then(|caller| self.open.get(&caller));
-            if let Some(open) = open.filter(|open| !open.is_again && !open.may_be_put_off) {
+            // Whoever has come back to its place stands where it stood.
+            let is_new = queued.waiter.ticket.is_none();
+            if let Some(open) = open.filter(|open| is_new && !open.is_again && !open.may_be_put_off) {
                 assert!(open.order > last, "{} has passed others in the queue", queued.waiter.ask.who.agent);
                 last = open.order;
             }
@@ -229,6 +234,13 @@ fn apart(locks: &[Lock]) {
     }
 }
 
+/// Whether a kept place is over: a lock of its agent answers it, or another place is kept for the same thing.
+fn is_answered(kept: &Waiter, locks: &[Lock], waiters: &[Queued]) -> bool {
+    let is_own = |lock: &Lock| lock.ask.who.agent == kept.ask.who.agent && overlap(&lock.ask.target, &kept.ask.target);
+    let is_twin = |other: &Waiter| other.id != kept.id && other.is_kept_for(&kept.ask);
+    kept.is_kept() && (locks.iter().any(is_own) || waiters.iter().any(|queued| is_twin(&queued.waiter)))
+}
+
 /// A file is on its way into place under a lock: not even a guard of the same agent is granted beside it.
 fn holds_up(lock: &Lock, ask: &Ask) -> bool {
     lock.in_flight.is_some() && lock.ask.mode.excludes(ask.mode) && overlap(&lock.ask.target, &ask.target)
@@ -242,13 +254,22 @@ fn in_line(locks: &[Lock], waiters: &[Queued], now: Moment) {
         let others = waiters.iter().map(|other| as_holder(&other.waiter, locks));
         let earlier = others.filter(|other| place(other) < place(&waiter) && comes_before(other, ask)).count();
         assert_eq!(queued.position, earlier + 1, "the place of {} in the queue", ask.who.agent);
-        for due in [waiter.deadline, waiter.absent_until].into_iter().flatten() {
+        for due in [waiter.deadline, waiter.absent_until, waiter.offered_until].into_iter().flatten() {
             assert!(due > now, "{} waits beyond its time", ask.who.agent);
         }
         assert_eq!(waiter.caller.is_none(), waiter.absent_until.is_some(), "absent or present: {waiter:?}");
         let is_held = locks.iter().any(|lock| blocks(lock, ask) || is_own_weaker(lock, ask) || holds_up(lock, ask));
         let asks_system = waiter.os != OsWait::Idle;
         assert!(!waiter.at_once || asks_system, "{} waits and would not wait", ask.who.agent);
+        let has_more = locks.iter().any(|lock| lock.ask.who.agent == ask.who.agent);
+        if waiter.is_kept() && !has_more && !asks_system {
+            let is_clear = !is_held && earlier == 0;
+            assert_eq!(
+                waiter.offered_until.is_some(),
+                is_clear,
+                "offered if it is its turn, and then only: {waiter:?}"
+            );
+        }
         assert!(
             waiter.caller.is_none() || is_held || earlier > 0 || asks_system,
             "{} waits for {} and nothing is in the way",

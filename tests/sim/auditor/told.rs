@@ -149,7 +149,7 @@ impl Auditor {
         }
         assert!(self.ended.get(&lock.id).is_none_or(|end| end.turn == self.turn), "{} had ended", lock.id);
         let before = self.claims.get(&lock.id);
-        let shortest = before.map_or(lock.ask.lease.ttl, |claim| claim.shortest.min(lock.ask.lease.ttl));
+        let shortest = before.map_or(lock.ttl, |claim| claim.shortest.min(lock.ask.lease.ttl));
         let is_delivered = is_known && before.is_some_and(|claim| claim.is_delivered);
         let keeper = keeper_of(lock);
         let is_gone = matches!(keeper, Keeper::Session(id) if !self.sessions.contains_key(&id));
@@ -203,6 +203,8 @@ impl Auditor {
         for waiter in self.queue.values().filter(|waiter| !is_above(waiter)) {
             let is_earlier = match place {
                 _ if waiter.ask.upgrades.is_some() => true,
+                // A grant that is told late may have been decided before anything was kept.
+                None if waiter.is_kept() => false,
                 Some(place) => waiter.id < place,
                 None => match waiter.caller {
                     Some(of) => self.open.get(&of).is_some_and(|earlier| earlier.order < open.order),
@@ -218,7 +220,8 @@ impl Auditor {
             let may_be_over = waiter.ask.who.session.is_none() && self.queue_seen.after(lease) <= now.mono;
             let is_open = waiter.caller.is_some_and(|of| self.open.get(&of).is_some_and(|open| !open.voided));
             // The system may have said no to one that would not wait, and its refusal is held back.
-            let is_waiting = waiter.caller.is_none() || (is_open && !may_be_over && !waiter.at_once);
+            let is_kept = waiter.caller.is_none() && self.is_surely_kept(waiter, now.mono);
+            let is_waiting = is_kept || (is_open && !may_be_over && !waiter.at_once);
             assert!(
                 !(is_earlier && is_waiting && comes_before(waiter, &lock.ask) && !open.is_again && !open.voided),
                 "at {}: {} is granted to {} while {} waits longer",
@@ -228,6 +231,13 @@ impl Auditor {
                 waiter.ask.who.agent
             );
         }
+    }
+
+    /// Whether a client that is not there still has its place: one that has waited in vain may have been offered it
+    /// since the queue was seen.
+    pub(super) fn is_surely_kept(&self, waiter: &Waiter, now: Moment) -> bool {
+        let may_be_over = waiter.ticket.is_some() && self.queue_seen.after(limits::TICKET_OFFERED) <= now;
+        waiter.kept_until().is_none_or(|until| until > now) && !may_be_over
     }
 
     /// What a sub-agent holds, no parent of it comes to hold.
@@ -273,6 +283,12 @@ impl Auditor {
             let is_over = self.ended.get(&holder.id).is_some_and(|end| end.turn < open.turn);
             assert!(!is_over, "{} is named as a holder and had ended", holder.id);
             self.is_committed(holder);
+        }
+        if let Some(ticket) = &refused.ticket {
+            self.counts.places_kept += 1;
+            let is_fit = matches!(refused.why, RefusedFor::Timeout | RefusedFor::Held);
+            let within = open.at.after(limits::TICKET_KEPT).max(now.mono.after(limits::TICKET_KEPT));
+            assert!(is_fit && ticket.until <= within, "a place is kept for {agent} beyond its time: {ticket:?}");
         }
         match &refused.why {
             RefusedFor::Held => {
@@ -369,7 +385,7 @@ impl Auditor {
         let before = self.ended.get(&lock.id);
         assert!(before.is_none_or(|end| end.turn == self.turn), "{} is renewed and had ended", lock.id);
         let Some(claim) = self.claims.get_mut(&lock.id) else { return };
-        claim.shortest = claim.shortest.min(lock.ask.lease.ttl);
+        claim.shortest = claim.shortest.min(lock.ttl);
         if claim.lock.fence > lock.fence {
             return;
         }
