@@ -37,6 +37,12 @@ bench *ARGS:
 sim *ARGS:
     cargo run --locked --release -- sim {{ ARGS }}
 
+# Claude Code, Codex, Gemini CLI and OpenClaw themselves, with the hooks that `flockd install` writes, against a model in
+# the script that says what it is to. Takes 1.6 GB from npm the first time; `just agents codex` for one of them.
+agents *CLIENTS:
+    cargo build --locked
+    python3 .ci/agents.py target/debug/flockd "${FLOCKD_AGENTS:-target/agents}" {{ CLIENTS }}
+
 # Format and lints, as CI asks for them.
 lint:
     cargo fmt --check

@@ -244,6 +244,45 @@ Examples:
   flockd hook < payload.json; echo $?")]
     Hook(super::hook::HookArgs),
 
+    /// Put hooks and the MCP server into the settings of coding agents
+    #[command(after_long_help = "\
+What is there already keeps its place and form, a second call changes nothing, and --uninstall takes out exactly what \
+was put in. Hooks make every edit take the lock of its file; the server gives agents the same locks as tools.
+
+Examples:
+  flockd install --client claude-code,codex
+  flockd install --client gemini --project --mode check
+  flockd install --client openclaw --dry-run
+  flockd install --client codex --check          try what is installed
+  flockd install --client claude-code --uninstall")]
+    Install(super::install::InstallArgs),
+
+    /// Try whether daemon and installed hooks work
+    #[command(after_long_help = "\
+Each hook in somebody's settings is called as its client would: one agent's edit must be let through and take the \
+lock, another's must be refused, and the end of the session must free it. Fails if something that is there does not \
+work.
+
+Examples:
+  flockd doctor
+  flockd doctor --json | jq -r '.[] | select(.state == \"broken\") | .said'")]
+    Doctor,
+
+    /// Run git while no other agent's git touches the same index
+    #[command(after_long_help = "\
+It holds @git-index:DIR, where DIR is the repository's or the worktree's own, so that agents that add and commit at \
+once take turns instead of failing on index.lock. Commands that only read, such as log and diff, wait for nobody. \
+Git's own exit status is passed through. It waits 25 s.
+
+Examples:
+  flockd git add src/main.rs
+  flockd git commit -m \"the parser\" -- src/main.rs
+  flockd git --wait 2m rebase main")]
+    Git(super::git::GitArgs),
+
+    /// Keep git from committing or pushing what another agent holds
+    GitGuard(super::git_guard::GitGuardArgs),
+
     /// Have events sent to a URL, signed, at least once
     Webhook(super::webhook::WebhookArgs),
 
@@ -320,6 +359,12 @@ pub(super) struct Patience {
 pub(super) struct Wait(Option<u64>);
 
 impl Patience {
+    /// With this wait, in milliseconds, where none is said.
+    pub(super) fn or_wait(&self, ms: u64) -> Patience {
+        let is_said = self.nonblock || self.wait.or(self.seconds).is_some();
+        if is_said { self.clone() } else { Patience { wait: Some(Wait(Some(ms))), ..self.clone() } }
+    }
+
     /// Milliseconds to wait, none for ever.
     pub(super) fn wait_ms(&self, default: Option<u64>) -> Option<u64> {
         match (self.nonblock, self.wait.or(self.seconds)) {
@@ -362,6 +407,10 @@ pub(super) struct RunArgs {
     /// Command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(super) command: Vec<std::ffi::OsString>,
+
+    /// Variables for it, where another command of ours runs it
+    #[arg(skip)]
+    pub(super) environment: Vec<(&'static str, String)>,
 }
 
 #[derive(Debug, Args)]

@@ -5,8 +5,11 @@ mod ask;
 mod child;
 mod daemon;
 mod elect;
+mod git;
+mod git_guard;
 mod hook;
 #[cfg(feature = "mcp")]
+mod install;
 mod mcp;
 mod on;
 mod print;
@@ -142,6 +145,10 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Watch(args) => watch::watch(&common, &args)?,
         Verb::On(args) => return on::on(&common, &args),
         Verb::Hook(_) => unreachable!("its arguments are read by hand before any others are"),
+        Verb::Install(args) => install::install(&common, &args)?,
+        Verb::Doctor => install::doctor(&common)?,
+        Verb::Git(args) => return git::git(&common, &args),
+        Verb::GitGuard(args) => git_guard::git_guard(&common, &args)?,
         Verb::Webhook(args) => webhook::webhook(&common, &args)?,
         #[cfg(feature = "mcp")]
         Verb::Mcp(args) => mcp::mcp(&common, &args)?,

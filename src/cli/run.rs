@@ -93,6 +93,7 @@ fn command(
 ) -> Result<io::Result<ExitStatus>, Failure> {
     let mut command = Command::new(&args.command[0]);
     command.args(&args.command[1..]).env("FLOCKD_AGENT", agent.as_str());
+    command.envs(args.environment.iter().map(|(name, value)| (name, value)));
     let signals = child::signals()?;
     match child::start(command, &[Kept { client, lock_id }])? {
         Ok(child) => wait_for(child, signals).map(Ok),

@@ -8,7 +8,7 @@ const FILE: &str = ".flockd.toml";
 
 /// How locks of others are honoured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Enforcement {
+pub(crate) enum Enforcement {
     /// Not at all.
     Off,
     /// The agent is told.
@@ -20,15 +20,15 @@ pub(super) enum Enforcement {
 
 /// `enforcement = "off" | "warn" | "deny"` and `strict = true | false`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Settings {
-    pub(super) enforcement: Enforcement,
+pub(crate) struct Settings {
+    pub(crate) enforcement: Enforcement,
     /// What fails inside a hook refuses the edit.
-    pub(super) strict: bool,
+    pub(crate) strict: bool,
 }
 
 impl Settings {
     /// Those of the workspace with this root; the usual ones if it says nothing.
-    pub(super) fn of(root: &Path) -> Result<Settings, String> {
+    pub(crate) fn of(root: &Path) -> Result<Settings, String> {
         match std::fs::read_to_string(root.join(FILE)) {
             Ok(text) => Settings::read(&text).map_err(|why| format!("{}: {why}", root.join(FILE).display())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Settings::default()),

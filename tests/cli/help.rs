@@ -4,7 +4,7 @@ use crate::util::Ground;
 
 /// Every command that is built; the contract has more names, and none of those is shown.
 const COMMANDS: &str = "run elect lock unlock upgrade downgrade renew status ls wait check write break watch on \
-                        hook webhook daemon sim completions";
+                        hook install doctor git git-guard webhook daemon sim completions";
 
 #[test]
 fn help_lists_exactly_the_commands_that_are_built() {
@@ -26,7 +26,8 @@ fn every_command_has_examples_and_json() {
     let ground = Ground::new();
     let below = ["daemon run", "daemon start", "daemon stop", "daemon status", "webhook add", "webhook list"];
     let below = below.into_iter().chain(["webhook show", "webhook test", "webhook retry", "webhook rm"]);
-    for command in COMMANDS.split(' ').filter(|name| !["daemon", "webhook"].contains(name)).chain(below) {
+    let below = below.chain(["git-guard install", "git-guard uninstall", "git-guard pre-commit", "git-guard pre-push"]);
+    for command in COMMANDS.split(' ').filter(|name| !["daemon", "webhook", "git-guard"].contains(name)).chain(below) {
         let help = ground.flockd("", &format!("{command} --help")).gives(0).out;
         assert!(help.contains("Examples:"), "{command}: {help}");
         assert!(help.contains("--json"), "{command}: {help}");

@@ -1,0 +1,364 @@
+"""Real coding agents, offline: two of a kind on one file, with the hooks that `flockd install` writes.
+
+    agents.py FLOCKD DIRECTORY [CLIENT...]
+
+DIRECTORY has (or gets, from npm) Claude Code, Codex, Gemini CLI and OpenClaw. Their model is a server in this process
+that says what a script says, so nothing leaves this machine. Ada writes a file; Bo wants to write it within Ada's turn
+and must be refused, told who holds it, and get in when the turn has ended. Python's own library is all it takes.
+"""
+
+import http.server
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+PACKAGES = [
+    "@anthropic-ai/claude-code@2.1.330",
+    "@openai/codex@0.169",
+    "@google/gemini-cli@0.61",
+    "openclaw@2026.9.6",
+]
+CLIENTS = ["claude-code", "codex", "gemini", "openclaw"]
+WITHIN = 180
+
+
+class Run:
+    """One agent's run: what its model says, and what it was told."""
+
+    def __init__(self, steps):
+        self.steps = steps
+        self.told = []
+        self.reached = threading.Condition()
+        self.gates = {}
+
+    def gate(self, step):
+        """The model says this step only when the gate is opened."""
+        return self.gates.setdefault(step, threading.Event())
+
+    def until(self, step):
+        """Waits until the model is asked for this step."""
+        with self.reached:
+            assert self.reached.wait_for(lambda: len(self.told) >= step, WITHIN), f"step {step} never comes: {self.told}"
+
+    def next(self, results):
+        """What the model says after these results; none when it is done."""
+        with self.reached:
+            if len(results) > len(self.told):
+                self.told = list(results)
+            self.reached.notify_all()
+        step = len(results)
+        if step in self.gates:
+            self.gates[step].wait(WITHIN)
+        return self.steps[step] if step < len(self.steps) else None
+
+
+RUNS = {}
+
+
+def flat(value):
+    """All text in a value."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict):
+        return " ".join(flat(v) for v in value.values())
+    if isinstance(value, list):
+        return " ".join(flat(v) for v in value)
+    return ""
+
+
+class Model(http.server.BaseHTTPRequestHandler):
+    """Four wire formats; the first component of the path says whose model this is."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def send(self, body, kind="application/json"):
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        try:
+            self.wfile.write(data)
+        except BrokenPipeError:
+            pass  # It waited at a gate, and the client has asked again meanwhile.
+
+    def events(self, events):
+        lines = []
+        for name, data in events:
+            data = data if isinstance(data, str) else json.dumps(data)
+            lines.append((f"event: {name}\n" if name else "") + f"data: {data}\n\n")
+        self.send("".join(lines).encode(), "text/event-stream")
+
+    def do_HEAD(self):
+        self.send(b"")
+
+    def do_GET(self):
+        self.send({"data": [], "models": []})
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
+        _, run, rest = self.path.split("/", 2)
+        run = RUNS[run]
+        if "count_tokens" in rest or "countTokens" in rest:
+            return self.send({"input_tokens": 1, "totalTokens": 1})
+        if "messages" in rest:
+            return self.say_anthropic(run, body)
+        if "responses" in rest:
+            return self.say_responses(run, body)
+        if "GenerateContent" in rest or "generateContent" in rest:
+            return self.say_gemini(run, body, "stream" in rest)
+        if "completions" in rest:
+            return self.say_chat(run, body)
+        return self.send({})
+
+    def say_anthropic(self, run, body):
+        blocks = [b for m in body["messages"] if isinstance(m["content"], list) for b in m["content"]]
+        results = [flat(b.get("content")) for b in blocks if b.get("type") == "tool_result"]
+        step = run.next(results) if body.get("tools") else None
+        message = {"id": "msg_1", "type": "message", "role": "assistant", "model": body["model"], "content": [],
+                   "stop_reason": None, "stop_sequence": None, "usage": {"input_tokens": 1, "output_tokens": 1}}
+        if step:
+            start = {"type": "tool_use", "id": f"toolu_{len(results)}", "name": step[0], "input": {}}
+            delta = {"type": "input_json_delta", "partial_json": json.dumps(step[1])}
+        else:
+            start, delta = {"type": "text", "text": ""}, {"type": "text_delta", "text": "done"}
+        reason = "tool_use" if step else "end_turn"
+        if not body.get("stream"):
+            content = {**start, **({"input": step[1]} if step else {"text": "done"})}
+            return self.send({**message, "content": [content], "stop_reason": reason})
+        return self.events([
+            ("message_start", {"type": "message_start", "message": message}),
+            ("content_block_start", {"type": "content_block_start", "index": 0, "content_block": start}),
+            ("content_block_delta", {"type": "content_block_delta", "index": 0, "delta": delta}),
+            ("content_block_stop", {"type": "content_block_stop", "index": 0}),
+            ("message_delta", {"type": "message_delta", "delta": {"stop_reason": reason, "stop_sequence": None},
+                               "usage": {"output_tokens": 1}}),
+            ("message_stop", {"type": "message_stop"}),
+        ])
+
+    def say_responses(self, run, body):
+        items = body.get("input") or []
+        results = [flat(i.get("output")) for i in items if str(i.get("type")).endswith("_call_output")]
+        step = run.next(results)
+        if step:
+            item = {"type": "function_call", "id": f"fc_{len(results)}", "call_id": f"call_{len(results)}",
+                    "name": step[0], "arguments": json.dumps(step[1])}
+        else:
+            item = {"type": "message", "id": "m_1", "role": "assistant",
+                    "content": [{"type": "output_text", "text": "done", "annotations": []}]}
+        usage = {"input_tokens": 1, "input_tokens_details": None, "output_tokens": 1,
+                 "output_tokens_details": None, "total_tokens": 2}
+        return self.events([
+            ("response.created", {"type": "response.created", "response": {"id": "r_1"}}),
+            ("response.output_item.done", {"type": "response.output_item.done", "output_index": 0, "item": item}),
+            ("response.completed", {"type": "response.completed", "response": {"id": "r_1", "usage": usage}}),
+        ])
+
+    def say_gemini(self, run, body, streams):
+        parts = [p for c in body.get("contents", []) for p in c.get("parts", [])]
+        results = [flat(p["functionResponse"].get("response")) for p in parts if "functionResponse" in p]
+        step = run.next(results) if body.get("tools") else None
+        part = {"functionCall": {"name": step[0], "args": step[1]}} if step else {"text": "done"}
+        answer = {"candidates": [{"content": {"role": "model", "parts": [part]}, "finishReason": "STOP", "index": 0}],
+                  "usageMetadata": {"promptTokenCount": 1, "candidatesTokenCount": 1, "totalTokenCount": 2}}
+        return self.events([("", answer)]) if streams else self.send(answer)
+
+    def say_chat(self, run, body):
+        results = [flat(m.get("content")) for m in body["messages"] if m["role"] == "tool"]
+        step = run.next(results) if body.get("tools") else None
+        delta = {"role": "assistant", "content": "done"}
+        if step:
+            call = {"index": 0, "id": f"call_{len(results)}", "type": "function",
+                    "function": {"name": step[0], "arguments": json.dumps(step[1])}}
+            delta = {"role": "assistant", "content": None, "tool_calls": [call]}
+        chunk = {"id": "c_1", "object": "chat.completion.chunk", "created": 1, "model": body["model"]}
+        end = {"index": 0, "delta": {}, "finish_reason": "tool_calls" if step else "stop"}
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        return self.events([
+            ("", {**chunk, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}),
+            ("", {**chunk, "choices": [end], "usage": usage}),
+            ("", "[DONE]"),
+        ])
+
+
+class Ground:
+    """A workspace, and for each agent a home with the client's settings."""
+
+    def __init__(self, flockd, programs, client, port):
+        self.flockd, self.programs, self.client, self.port = flockd, programs, client, port
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="flockd-agents-"))
+        self.work = self.dir / "work"
+        self.work.mkdir()
+        (self.work / ".flockd.toml").write_text("")
+        self.file = self.work / "data.txt"
+        self.processes = []
+
+    def environment(self, home):
+        keep = {name: os.environ[name] for name in ["PATH", "LANG", "TERM", "TMPDIR"] if name in os.environ}
+        path = f"{self.programs}/node_modules/.bin:{pathlib.Path(self.flockd).parent}:{keep['PATH']}"
+        return {**keep, "PATH": path, "HOME": str(home), "FLOCKD_HOME": str(self.dir / "flockd"), "CI": "1"}
+
+    def ours(self, *args, home=None):
+        done = subprocess.run([self.flockd, *args], env=self.environment(home or self.dir), cwd=self.work,
+                              capture_output=True, text=True, timeout=WITHIN)
+        assert done.returncode == 0, (args, done)
+        return done.stdout
+
+    def start(self, name, steps):
+        """An agent's process, with a model that says these steps."""
+        run = RUNS[f"{self.client}-{name}"] = Run(steps)
+        home = self.dir / name
+        home.mkdir()
+        url = f"http://127.0.0.1:{self.port}/{self.client}-{name}"
+        environment = self.environment(home)
+        command, more = getattr(self, self.client.replace("-", "_"))(home, url, name)
+        self.ours("install", "--client", self.client, "--no-mcp", home=home)
+        self.hurry(home)
+        log = open(self.dir / f"{name}.log", "w", encoding="utf-8")
+        process = subprocess.Popen(command, env={**environment, **more}, cwd=self.work, stdin=subprocess.DEVNULL,
+                                   stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        self.processes.append(process)
+        return process, run
+
+    def hurry(self, home):
+        """The installed hook, with a wait of a second instead of 25."""
+        for path in home.rglob("*"):
+            if path.suffix == ".json" and path.is_file() and "node_modules" not in path.parts:
+                text = path.read_text()
+                path.write_text(re.sub(r"(hook --client [a-z-]+)", r"\1 --wait 1s", text))
+            if path.name == "index.js" and "flockd" in path.parts:
+                path.write_text(path.read_text().replace('"--mode",', '"--wait", "1s", "--mode",'))
+
+    def claude_code(self, home, url, _name):
+        binary = f"{self.programs}/node_modules/@anthropic-ai/claude-code-linux-x64/claude"
+        command = [binary, "-p", "go", "--allowedTools", "Write,Read,Bash"]
+        return command, {"ANTHROPIC_BASE_URL": url, "ANTHROPIC_API_KEY": "none",
+                         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1"}
+
+    def codex(self, home, url, _name):
+        (home / ".codex").mkdir()
+        (home / ".codex/config.toml").write_text(
+            'model = "fake"\nmodel_provider = "fake"\n\n[model_providers.fake]\nname = "fake"\n'
+            f'base_url = "{url}/v1"\nwire_api = "responses"\n')
+        return ["codex", "exec", "--skip-git-repo-check", "--dangerously-bypass-hook-trust", "-s",
+                "danger-full-access", "go"], {}
+
+    def gemini(self, home, url, _name):
+        (home / ".gemini").mkdir()
+        (home / ".gemini/settings.json").write_text(
+            '{"security": {"auth": {"selectedType": "gemini-api-key"}, "folderTrust": {"enabled": false}}}')
+        return ["gemini", "-m", "gemini-2.5-flash", "--yolo", "-p", "go"], {"GOOGLE_GEMINI_BASE_URL": url, "GEMINI_API_KEY": "none",
+                                                  "GEMINI_CLI_TRUST_WORKSPACE": "true"}
+
+    def openclaw(self, home, url, name):
+        (home / ".openclaw").mkdir()
+        provider = {"baseUrl": f"{url}/v1", "apiKey": "none", "api": "openai-completions",
+                    "models": [{"id": "fake", "name": "fake", "contextWindow": 200000, "maxTokens": 8000}]}
+        config = {"models": {"providers": {"mock": provider}},
+                  "agents": {"defaults": {"model": {"primary": "mock/fake"}, "workspace": str(self.work)}}}
+        (home / ".openclaw/openclaw.json").write_text(json.dumps(config, indent=2))
+        return ["openclaw", "agent", "--local", "--agent", "main", "--session-id", name, "--message", "go",
+                "--json"], {}
+
+    def writes(self, text):
+        """How the client's model writes the file."""
+        path = str(self.file)
+        return {
+            "claude-code": ("Write", {"file_path": path, "content": text}),
+            "codex": ("exec_command", {"cmd": f"echo -n {text} > {path}"}),
+            "gemini": ("write_file", {"file_path": path, "content": text}),
+            "openclaw": ("write", {"path": path, "content": text}),
+        }[self.client]
+
+    def reads(self):
+        path = str(self.file)
+        return {
+            "claude-code": ("Read", {"file_path": path}),
+            "codex": ("exec_command", {"cmd": f"cat {path}"}),
+            "gemini": ("read_file", {"file_path": path}),
+            "openclaw": ("read", {"path": path}),
+        }[self.client]
+
+    def holders(self):
+        return [lock["agent"] for lock in json.loads(self.ours("ls", "--json"))["locks"]]
+
+    def play(self):
+        ada, ada_run = self.start("ada", [self.writes("ada")])
+        ada_may_end = ada_run.gate(1)
+        ada_run.until(1)
+        assert self.file.read_text() == "ada", ada_run.told
+        holders = self.holders()
+        assert len(holders) == 1, holders
+        print(f"  ada has written; {holders[0]} holds the file")
+
+        bo, bo_run = self.start("bo", [self.reads(), self.writes("bo"), self.writes("bo")])
+        bo_may_go_on = bo_run.gate(2)
+        bo_run.until(2)
+        said = bo_run.told[1]
+        assert f"is locked by {holders[0]}" in said, bo_run.told
+        assert self.file.read_text() == "ada", "it was refused and written all the same"
+        print("  bo is refused: " + " ".join(said.split())[:160])
+
+        ada_may_end.set()
+        assert ada.wait(WITHIN) == 0, (self.dir / "ada.log").read_text()
+        assert holders[0] not in self.holders(), "the end of the turn released it"
+        bo_may_go_on.set()
+        assert bo.wait(WITHIN) == 0, (self.dir / "bo.log").read_text()
+        assert self.file.read_text() == "bo", bo_run.told
+        assert self.holders() == []
+        print("  ada's turn has ended; bo is let in, has written, and holds nothing")
+
+    def end(self):
+        """Nothing of it is left, however it ended."""
+        for process in self.processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        subprocess.run([self.flockd, "daemon", "stop"], env=self.environment(self.dir), check=False, timeout=30)
+
+
+def install(directory):
+    """The clients, from npm, with a node that is new enough for all of them."""
+    if (directory / "node_modules/.bin/openclaw").exists():
+        return
+    npm = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(directory)]
+    subprocess.run([*npm, "node@24"], check=True)
+    path = f"{directory}/node_modules/.bin:{os.environ['PATH']}"
+    subprocess.run([*npm, *PACKAGES], check=True, env={**os.environ, "PATH": path})
+
+
+def main():
+    flockd, directory = str(pathlib.Path(sys.argv[1]).resolve()), pathlib.Path(sys.argv[2]).resolve()
+    install(directory)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Model)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    failed = []
+    for client in sys.argv[3:] or CLIENTS:
+        begun = time.monotonic()
+        print(client, flush=True)
+        ground = Ground(flockd, directory, client, server.server_address[1])
+        try:
+            ground.play()
+            print(f"  held in {time.monotonic() - begun:.0f} s", flush=True)
+            shutil.rmtree(ground.dir, ignore_errors=True)
+        except AssertionError as error:
+            failed.append(client)
+            print(f"  FAILED: {error}\n  logs are in {ground.dir}", flush=True)
+        finally:
+            ground.end()
+    sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

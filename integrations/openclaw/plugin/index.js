@@ -1,0 +1,106 @@
+// Tells `flockd hook` what an agent is about to do, and OpenClaw what it says. Plain JavaScript without dependencies.
+//
+// OpenClaw blocks a tool when a handler throws or takes too long, so nothing here throws, and every call ends by
+// itself: what fails lets the tool run, unless flockd, which knows whether the workspace is strict, said otherwise.
+
+import { spawn } from "node:child_process";
+
+// When OpenClaw stops to wait for us; flockd answers a second before, and is ended in between.
+const TIMEOUT_MS = 30_000;
+const GRACE_MS = 500;
+// At shutdown OpenClaw gives all handlers two seconds together.
+const ENDING_MS = 2_500;
+
+// The variable by which commands that an agent starts know whose they are.
+const SESSION = "FLOCKD_OPENCLAW_SESSION";
+
+const WRITERS = ["write", "edit", "apply_patch", "exec"];
+
+function call(command, args, payload, timeout, signal) {
+  return new Promise((resolve) => {
+    let out = "";
+    let child;
+    const end = (answer) => {
+      clearTimeout(timer);
+      signal?.removeEventListener?.("abort", stop);
+      resolve(answer);
+    };
+    const stop = () => child?.kill("SIGKILL");
+    const timer = setTimeout(stop, timeout - GRACE_MS);
+    try {
+      child = spawn(command, [...args, "--timeout", `${timeout}ms`], { stdio: ["pipe", "pipe", "ignore"] });
+    } catch (error) {
+      end({ warn: `flockd cannot be run: ${error.message}` });
+      return;
+    }
+    signal?.addEventListener?.("abort", stop);
+    child.on("error", (error) => end({ warn: `flockd cannot be run: ${error.message}` }));
+    child.stdin.on("error", () => {});
+    child.stdout.on("data", (data) => (out += data));
+    child.on("close", () => {
+      try {
+        end(out.trim() ? JSON.parse(out) : {});
+      } catch {
+        end({ warn: "flockd said something that is no JSON" });
+      }
+    });
+    child.stdin.end(JSON.stringify(payload));
+  });
+}
+
+function register(api) {
+  const settings = api.pluginConfig ?? {};
+  const command = settings.command || "flockd";
+  const args = ["hook", "--client", "openclaw", "--mode", settings.mode || "auto"];
+
+  // Relative paths begin in the agent's own workspace.
+  const cwd = (agentId) => {
+    try {
+      return api.runtime.agent.resolveAgentWorkspaceDir(api.config, agentId || "main");
+    } catch {
+      return process.cwd();
+    }
+  };
+
+  const tell = async (name, event, context, timeout) => {
+    const { abortSignal, agentId, sessionKey, sessionId } = context ?? {};
+    const payload = {
+      openclaw_event: name,
+      sessionKey: event.sessionKey ?? sessionKey ?? "",
+      sessionId: event.sessionId ?? sessionId,
+      agentId,
+      cwd: cwd(agentId),
+      toolName: event.toolName,
+      toolCallId: event.toolCallId,
+      params: event.params,
+    };
+    const answer = await call(command, args, payload, timeout, abortSignal);
+    if (answer.warn) api.logger?.warn?.(answer.warn);
+    if (answer.tell) api.logger?.info?.(answer.tell);
+    return answer;
+  };
+
+  api.on(
+    "before_tool_call",
+    async (event, context) => {
+      const answer = await tell("before_tool_call", event, context, TIMEOUT_MS - 2 * GRACE_MS);
+      return answer.block ? { block: true, blockReason: answer.reason } : undefined;
+    },
+    // Before others, so that nobody approves what is refused; and longer than the 15 s that are usual.
+    { matcher: WRITERS, priority: 50, timeoutMs: TIMEOUT_MS },
+  );
+
+  const observe = (name, timeout, options) =>
+    api.on(name, async (event, context) => void (await tell(name, event, context, timeout)), options);
+  observe("after_tool_call", TIMEOUT_MS, { matcher: WRITERS });
+  observe("agent_end", TIMEOUT_MS - GRACE_MS);
+  observe("session_start", TIMEOUT_MS);
+  observe("session_end", ENDING_MS);
+
+  api.on("resolve_exec_env", (event, context) => {
+    const session = event.sessionKey ?? context?.sessionKey;
+    return session ? { [SESSION]: session } : undefined;
+  });
+}
+
+export default { id: "flockd", name: "flockd", description: "File locks between agents", register };

@@ -1,0 +1,172 @@
+//! `flockd install`: hooks and the MCP server in the settings of coding agents, put in, taken out, and tried.
+//!
+//! Settings are other programs' and people's: what is not ours keeps its place, its order and its form, and what is
+//! ours is known again, so that a second call changes nothing and `--uninstall` leaves nothing.
+
+mod claude_code;
+mod codex;
+mod doctor;
+mod gemini;
+mod json;
+mod openclaw;
+mod place;
+
+pub(super) use doctor::doctor;
+use place::{Change, Places};
+
+use super::{Common, Exit, Failure, print};
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+/// The clients whose settings are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Name {
+    ClaudeCode,
+    Codex,
+    Gemini,
+    Openclaw,
+}
+
+/// How one client is served: what to change, and what a person has to do besides.
+struct Client {
+    name: Name,
+    /// As `flockd hook --client` has it.
+    word: &'static str,
+    /// What has to change so that flockd is in the settings, or out of them.
+    changes: fn(&Places, &Wish) -> Result<Vec<Change>, String>,
+    /// The commands that are in the settings to be called as hooks before a tool; how many are, tells whether any is.
+    hooks: fn(&Places) -> Vec<String>,
+    /// What it takes besides.
+    note: &'static str,
+}
+
+/// A client more is a file and a row.
+const CLIENTS: [Client; 4] = [claude_code::CLIENT, codex::CLIENT, gemini::CLIENT, openclaw::CLIENT];
+
+/// What is to be in the settings.
+struct Wish {
+    /// Whether it is to be there at all.
+    wanted: bool,
+    /// The program, by its absolute path.
+    program: PathBuf,
+    /// `--mode` of the hooks, if it is not the usual one.
+    mode: Option<String>,
+    /// Whether the hooks are wanted, and the server.
+    hooks: bool,
+    server: bool,
+}
+
+impl Wish {
+    /// The command of a hook, for a shell.
+    fn hook(&self, word: &str) -> String {
+        let mode = self.mode.as_ref().map_or_else(String::new, |mode| format!(" --mode {mode}"));
+        format!("{} hook --client {word}{mode}", quoted(&self.program))
+    }
+
+    fn program(&self) -> String {
+        self.program.to_string_lossy().into_owned()
+    }
+}
+
+/// Whether a command in somebody's settings is a hook of ours, whatever path and flags it has.
+fn is_our_hook(command: &str, word: &str) -> bool {
+    command.contains("flockd") && command.contains(&format!(" hook --client {word}"))
+}
+
+/// A path as one word of a shell.
+fn quoted(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    match text.chars().all(|c| c.is_alphanumeric() || "/._-+".contains(c)) {
+        true => text.into_owned(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct InstallArgs {
+    /// Whose settings
+    #[arg(long, value_name = "NAME", required = true, value_delimiter = ',')]
+    client: Vec<Name>,
+
+    /// In the settings of the project around this directory instead of the user's
+    #[arg(long)]
+    project: bool,
+
+    /// How hooks behave: auto, check or warn
+    #[arg(long, value_name = "MODE", value_parser = ["auto", "check", "warn"])]
+    mode: Option<String>,
+
+    /// Leave the hooks out
+    #[arg(long)]
+    no_hooks: bool,
+
+    /// Leave the MCP server out
+    #[arg(long, conflicts_with = "no_hooks")]
+    no_mcp: bool,
+
+    /// Take it out again
+    #[arg(long)]
+    uninstall: bool,
+
+    /// Only show what would change
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Try what is installed instead, as `flockd doctor` does
+    #[arg(long, conflicts_with_all = ["uninstall", "dry_run"])]
+    check: bool,
+}
+
+/// One file, and what became of it.
+#[derive(Serialize)]
+struct Told {
+    client: &'static str,
+    path: String,
+    /// `written`, `unchanged` or `removed`; with `--dry-run` `would_write` and `would_remove`.
+    done: &'static str,
+}
+
+pub(super) fn install(common: &Common, args: &InstallArgs) -> Result<Exit, Failure> {
+    let program = std::env::current_exe()
+        .map_err(|error| Failure::new(Exit::Unavailable, format!("this program's own path is unknown: {error}")))?;
+    let places = Places::here(args.project).map_err(|why| Failure::new(Exit::Usage, why))?;
+    let wish = Wish {
+        wanted: !args.uninstall,
+        program,
+        mode: args.mode.clone().filter(|mode| mode != "auto"),
+        hooks: !args.no_hooks,
+        server: !args.no_mcp,
+    };
+    let clients = CLIENTS.iter().filter(|client| args.client.contains(&client.name));
+    if args.check {
+        return doctor::of(common, &places, clients.collect());
+    }
+    let mut told = Vec::new();
+    for client in clients {
+        // All of a client's files are read and understood before the first of them is written.
+        let changes = (client.changes)(&places, &wish)
+            .map_err(|why| Failure::new(Exit::Unavailable, format!("{}: {why}", client.word)))?;
+        for change in changes {
+            let done = match args.dry_run {
+                true => change.would(),
+                false => change.carry_out().map_err(|why| Failure::new(Exit::Unavailable, why))?,
+            };
+            if args.dry_run && !common.json {
+                print::out(&change.shown());
+            }
+            told.push(Told { client: client.word, path: change.path.display().to_string(), done });
+        }
+        if !common.json && wish.wanted && !args.dry_run && !client.note.is_empty() {
+            print::err(&format!("{}: {}\n", client.word, client.note));
+        }
+    }
+    if common.json {
+        print::json(&told);
+    } else {
+        for Told { path, done, .. } in told {
+            print::out(&format!("{} {path}\n", done.replace('_', " ")));
+        }
+    }
+    Ok(Exit::Yes)
+}

@@ -1,0 +1,142 @@
+//! What another agent is in the middle of is neither committed nor pushed.
+
+use crate::Ground;
+use crate::util::Done;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+fn guarded() -> Ground {
+    let ground = Ground::repository();
+    install(&ground);
+    ground
+}
+
+fn install(ground: &Ground) -> String {
+    Done::of(ground.with_git("", &["git-guard", "install"])).gives(0).out
+}
+
+fn executable(path: &Path, script: &str) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn a_commit_of_what_another_agent_holds_is_refused_and_names_it() {
+    let ground = guarded();
+    ground.staged("a.txt", "1");
+    ground.staged("b.txt", "1");
+    ground.flockd("bo", "lock b.txt").gives(0);
+    let refused = ground.git("ada", "commit -q -m work").gives(1);
+    refused.says(&["flockd: not committed", "bo holds", "b.txt", "flockd wait"]);
+    ground.git("bo", "commit -q -m by-its-holder").gives(0);
+    ground.git("ada", "rm -q b.txt").gives(0);
+    ground.git("ada", "commit -q -m removal").gives(1).says(&["bo holds"]);
+    ground.flockd("bo", "unlock b.txt").gives(0);
+    ground.git("ada", "commit -q -m removal").gives(0);
+}
+
+#[test]
+fn what_is_only_read_elsewhere_or_not_part_of_the_commit_is_no_obstacle() {
+    let ground = guarded();
+    ground.staged("a.txt", "1");
+    ground.flockd("bo", "lock other.txt").gives(0);
+    ground.flockd("bo", "lock -s a.txt").gives(0);
+    ground.git("ada", "commit -q -m work").gives(0);
+    // A directory covers what lies in it.
+    fs::create_dir(ground.work.join("sub")).unwrap();
+    ground.flockd("bo", "lock sub").gives(0);
+    ground.staged("sub/c.txt", "1");
+    ground.git("ada", "commit -q -m work").gives(1).says(&["bo holds"]);
+    ground.git("ada", "commit -q --no-verify -m passed-by").gives(0);
+}
+
+#[test]
+fn what_was_committed_past_the_guard_is_not_pushed() {
+    let ground = guarded();
+    ground.git("", "init -q --bare ../there.git").gives(0);
+    ground.git("", "remote add origin ../there.git").gives(0);
+    ground.git("ada", "push -q origin main").gives(0);
+    ground.staged("a.txt", "1");
+    ground.flockd("bo", "lock a.txt").gives(0);
+    ground.git("ada", "commit -q --no-verify -m work").gives(0);
+    ground.git("ada", "push -q origin main").gives(1).says(&["flockd: not pushed", "bo holds"]);
+    ground.git("ada", "push -q origin main:refs/heads/new").gives(1).says(&["bo holds"]);
+    ground.flockd("bo", "unlock a.txt").gives(0);
+    ground.git("ada", "push -q origin main").gives(0);
+    ground.flockd("bo", "lock a.txt").gives(0);
+    ground.git("ada", "push -q origin main:refs/heads/again").gives(0);
+    ground.git("ada", "push -q origin :refs/heads/again").gives(0);
+}
+
+#[test]
+fn a_hook_that_was_there_runs_first_and_comes_back() {
+    let ground = Ground::repository();
+    let hook = ground.work.join(".git/hooks/pre-commit");
+    executable(&hook, "echo ran >> ran; test ! -e stop");
+    let pushed = ground.work.join(".git/hooks/pre-push");
+    executable(&pushed, "cat > told");
+    assert!(install(&ground).contains("before-flockd"));
+    let again = install(&ground);
+    assert!(again.lines().all(|line| line.starts_with("unchanged")), "{again}");
+    ground.staged("a.txt", "1");
+    ground.git("ada", "commit -q -m one").gives(0);
+    fs::write(ground.work.join("stop"), "").unwrap();
+    ground.git("ada", "commit -q --allow-empty -m two").gives(1);
+    assert_eq!(fs::read_to_string(ground.work.join("ran")).unwrap(), "ran\nran\n");
+    ground.git("", "init -q --bare ../there.git").gives(0);
+    ground.git("ada", "push -q ../there.git main").gives(0);
+    assert!(
+        fs::read_to_string(ground.work.join("told")).unwrap().contains("refs/heads/main"),
+        "it has git's word, too"
+    );
+
+    Done::of(ground.with_git("", &["git-guard", "uninstall"])).gives(0);
+    assert_eq!(fs::read_to_string(&hook).unwrap(), "#!/bin/sh\necho ran >> ran; test ! -e stop\n");
+    assert!(!hook.with_file_name("pre-commit.before-flockd").exists());
+    let nothing = Done::of(ground.with_git("", &["git-guard", "uninstall"])).gives(0).out;
+    assert!(nothing.lines().all(|line| line.starts_with("absent")), "{nothing}");
+}
+
+#[test]
+fn it_stands_where_git_looks_for_hooks() {
+    let ground = Ground::repository();
+    ground.git("", "config core.hooksPath my/hooks").gives(0);
+    install(&ground);
+    assert!(ground.work.join("my/hooks/pre-commit").exists());
+    ground.staged("a.txt", "1");
+    ground.flockd("bo", "lock a.txt").gives(0);
+    ground.git("ada", "commit -q -m work").gives(1).says(&["bo holds"]);
+
+    let ground = guarded();
+    ground.git("", "worktree add -q ../linked").gives(0);
+    let linked = ground.work.join("../linked");
+    fs::write(linked.join("b.txt"), "1").unwrap();
+    ground.git_in(&linked, "ada", &["add", "b.txt"]).gives(0);
+    ground.flockd("bo", "lock ../linked/b.txt").gives(0);
+    ground.git_in(&linked, "ada", &["commit", "-q", "-m", "x"]).gives(1).says(&["bo holds"]);
+}
+
+#[test]
+fn a_guard_that_cannot_ask_stops_nobody_unless_the_workspace_is_strict() {
+    let ground = guarded();
+    ground.staged("a.txt", "1");
+    fs::write(&ground.home, "no home can be made here").unwrap();
+    ground.git("ada", "commit -q -m work").gives(0).says(&["not guarded"]);
+    ground.staged(".flockd.toml", "strict = true\n");
+    assert_ne!(ground.git("ada", "commit -q -m work").code, Some(0));
+    ground.staged(".flockd.toml", "enforcement = 'off'\n");
+    ground.git("ada", "commit -q -m work").gives(0);
+
+    let ground = guarded();
+    ground.staged("a.txt", "1");
+    ground.flockd("bo", "lock a.txt").gives(0);
+    ground.staged(".flockd.toml", "enforcement = 'warn'\n");
+    ground.git("ada", "commit -q -m work").gives(0).says(&["bo holds"]);
+    // A program that was moved away guards nothing, and says so.
+    let hook = ground.work.join(".git/hooks/pre-commit");
+    let text = fs::read_to_string(&hook).unwrap().replace(crate::util::FLOCKD, "/nowhere/flockd");
+    fs::write(&hook, text).unwrap();
+    ground.git("ada", "commit -q --allow-empty -m work").gives(0).says(&["is gone"]);
+}

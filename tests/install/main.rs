@@ -1,0 +1,237 @@
+//! `flockd install` and `flockd doctor`: what they do to people's settings, and whether what is installed works.
+#![cfg(feature = "cli")]
+
+#[path = "../cli/util.rs"]
+#[expect(dead_code, reason = "the tests of the program need more of it")]
+mod util;
+
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use util::{Done, Ground};
+
+/// Settings of a person who has a hook of their own.
+const CLAUDE_HOOKS: &str = r#"{
+  "theme": "dark",
+  "hooks": {
+    "Stop": [
+      {
+        "hooks": [
+          {
+            "type": "command",
+            "command": "say done"
+          }
+        ]
+      }
+    ]
+  }
+}
+"#;
+
+/// The same with a server, in an order that is nobody's alphabet, and without a line end.
+const CLAUDE_SERVERS: &str = r#"{
+  "zeta": 1.5,
+  "mcpServers": {
+    "other": {
+      "command": "o"
+    }
+  },
+  "alpha": []
+}"#;
+
+/// The clients, with their settings below the home of a person who has some already.
+const SETTINGS: [(&str, &[(&str, &str)]); 4] = [
+    ("claude-code", &[(".claude/settings.json", CLAUDE_HOOKS), (".claude.json", CLAUDE_SERVERS)]),
+    ("codex", &[(".codex/config.toml", "# mine\nmodel = \"x\"\n\n[mcp_servers.other]\ncommand = 'o'\n")]),
+    ("gemini", &[(".gemini/settings.json", "{\n\t\"ui\": {\n\t\t\"theme\": \"light\"\n\t}\n}\n")]),
+    (
+        "openclaw",
+        &[(
+            ".openclaw/openclaw.json",
+            "{\n  \"plugins\": {\n    \"allow\": [\n      \"other\"\n    ]\n  },\n  \"agents\": {}\n}\n",
+        )],
+    ),
+];
+
+struct Person {
+    ground: Ground,
+    home: PathBuf,
+}
+
+impl Person {
+    fn new(settings: &[(&str, &str)]) -> Person {
+        let ground = Ground::new();
+        let home = ground.work.join("person");
+        fs::create_dir(&home).unwrap();
+        for (path, text) in settings {
+            fs::create_dir_all(home.join(path).parent().unwrap()).unwrap();
+            fs::write(home.join(path), text).unwrap();
+        }
+        Person { ground, home }
+    }
+
+    fn flockd(&self, args: &str) -> Done {
+        let args: Vec<&str> = args.split_whitespace().collect();
+        let mut command = self.ground.command("", &args);
+        command.env("HOME", &self.home);
+        for name in ["CLAUDE_CONFIG_DIR", "CODEX_HOME", "OPENCLAW_STATE_DIR", "OPENCLAW_CONFIG_PATH"] {
+            command.env_remove(name);
+        }
+        Done::of(command)
+    }
+
+    /// All files below the home, with what is in them.
+    fn files(&self) -> Vec<(PathBuf, String)> {
+        fn look(dir: &Path, found: &mut Vec<(PathBuf, String)>) {
+            for entry in fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                match path.is_dir() {
+                    true => look(&path, found),
+                    false => found.push((path.clone(), fs::read_to_string(&path).unwrap())),
+                }
+            }
+        }
+        let mut found = Vec::new();
+        look(&self.home, &mut found);
+        found.sort();
+        found
+    }
+
+    fn findings(&self, args: &str) -> Vec<Value> {
+        match self.flockd(args).json() {
+            Value::Array(findings) => findings,
+            other => panic!("{other}"),
+        }
+    }
+}
+
+#[test]
+fn what_is_installed_works_and_leaves_nothing_when_it_goes() {
+    for (client, settings) in SETTINGS {
+        let person = Person::new(settings);
+        let before = person.files();
+        person.flockd(&format!("install --client {client}")).gives(0);
+        let installed = person.files();
+        assert_ne!(before, installed);
+        let again = person.flockd(&format!("install --client {client}")).gives(0).out;
+        assert!(again.lines().all(|line| line.starts_with("unchanged ")), "{client}: {again}");
+        assert_eq!(person.files(), installed, "{client}");
+
+        let findings = person.findings("doctor --json");
+        let ours: Vec<_> = findings.iter().filter(|finding| finding["what"] == format!("{client} hook")).collect();
+        assert_eq!(ours.len(), 1, "{client}: {findings:?}");
+        assert_eq!(ours[0]["state"], "works", "{client}: {findings:?}");
+        assert_eq!(findings[0]["state"], "works", "{client}: {findings:?}");
+        assert!(person.ground.status().locks.is_empty(), "{client}: what was tried leaves no locks");
+        person.flockd(&format!("install --client {client} --check")).gives(0);
+
+        person.flockd(&format!("install --client {client} --uninstall")).gives(0);
+        assert_eq!(person.files(), before, "{client}");
+    }
+}
+
+#[test]
+fn where_there_was_nothing_nothing_is_left() {
+    for (client, _) in SETTINGS {
+        let person = Person::new(&[]);
+        person.flockd(&format!("install --client {client} --uninstall")).gives(0);
+        assert_eq!(person.files(), [], "{client}: nothing is taken out of nothing");
+        person.flockd(&format!("install --client {client}")).gives(0);
+        person.flockd(&format!("install --client {client} --uninstall")).gives(0);
+        assert_eq!(person.files(), [], "{client}");
+    }
+}
+
+#[test]
+fn a_dry_run_shows_what_would_change_and_changes_nothing() {
+    for (client, settings) in SETTINGS {
+        let person = Person::new(settings);
+        let before = person.files();
+        let shown = person.flockd(&format!("install --client {client} --dry-run")).gives(0).out;
+        assert!(shown.contains("would write") && shown.contains(util::FLOCKD), "{client}: {shown}");
+        assert_eq!(person.files(), before, "{client}");
+    }
+}
+
+#[test]
+fn hooks_without_the_server_and_the_server_without_hooks() {
+    for (client, settings) in SETTINGS {
+        let person = Person::new(settings);
+        let has = |word: &str| person.files().iter().any(|(_, text)| text.contains(word));
+        person.flockd(&format!("install --client {client} --no-mcp --mode check")).gives(0);
+        assert!(has("check") && !has("\"mcp\"]"), "{client}");
+        person.flockd(&format!("install --client {client} --no-hooks")).gives(0);
+        assert!(!has("hook --client") && !has("allowConversationAccess"), "{client}: a second call says what is there");
+        let state = &person.findings("doctor --json");
+        assert!(state.iter().skip(1).all(|finding| finding["state"] == "absent"), "{client}: {state:?}");
+    }
+}
+
+#[test]
+fn a_hook_that_cannot_be_called_is_found_out() {
+    let hook = |command: &str| {
+        format!("{{\"hooks\":{{\"PreToolUse\":[{{\"hooks\":[{{\"type\":\"command\",\"command\":\"{command}\"}}]}}]}}}}")
+    };
+    for (command, says) in [
+        ("/nowhere/flockd hook --client claude-code", "no such program"),
+        ("false flockd hook --client claude-code", "nothing is guarded"),
+        ("true flockd hook --client claude-code", "was let through"),
+    ] {
+        let person = Person::new(&[(".claude/settings.json", &hook(command))]);
+        let done = person.flockd("doctor").gives(1);
+        assert!(done.out.contains("claude-code hook   broken") && done.out.contains(says), "{done:?}");
+        // Installed again, it works.
+        person.flockd("install --client claude-code --no-mcp").gives(0);
+        person.flockd("doctor").gives(0);
+        assert_eq!(person.files().len(), 1);
+        assert_eq!(person.files()[0].1.matches("hook --client").count(), 6, "the old one is gone");
+    }
+}
+
+#[test]
+fn settings_that_cannot_be_understood_are_left_alone() {
+    for (client, path, text) in [
+        ("claude-code", ".claude/settings.json", "{ // a comment\n}"),
+        ("codex", ".codex/config.toml", "[["),
+        ("codex", ".codex/config.toml", "mcp_servers = 1"),
+        ("gemini", ".gemini/settings.json", "[]"),
+        ("openclaw", ".openclaw/openclaw.json", "{ plugins: {} }"),
+    ] {
+        let person = Person::new(&[(path, text)]);
+        let before = person.files();
+        person.flockd(&format!("install --client {client}")).gives(5).says(&[path, client]);
+        assert_eq!(person.files(), before, "{client}: and no other file of it is written");
+    }
+}
+
+#[test]
+fn a_link_stays_one_and_rights_are_kept() {
+    use std::os::unix::fs::PermissionsExt;
+    let person = Person::new(&[("dotfiles/gemini.json", "{}")]);
+    let (real, link) = (person.home.join("dotfiles/gemini.json"), person.home.join(".gemini/settings.json"));
+    fs::set_permissions(&real, fs::Permissions::from_mode(0o640)).unwrap();
+    fs::create_dir(link.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink("../dotfiles/gemini.json", &link).unwrap();
+    person.flockd("install --client gemini").gives(0);
+    assert!(link.symlink_metadata().unwrap().is_symlink());
+    assert!(fs::read_to_string(&real).unwrap().contains("hook --client gemini"));
+    assert_eq!(real.metadata().unwrap().permissions().mode() & 0o777, 0o640);
+}
+
+#[test]
+fn a_project_has_settings_of_its_own() {
+    for (client, files) in [
+        ("claude-code", &[".claude/settings.json", ".mcp.json"][..]),
+        ("codex", &[".codex/config.toml", ".codex/hooks.json"]),
+        ("gemini", &[".gemini/settings.json"]),
+    ] {
+        let person = Person::new(&[]);
+        person.flockd(&format!("install --client {client} --project")).gives(0);
+        assert_eq!(person.files(), []);
+        assert!(files.iter().all(|file| person.ground.work.join(file).exists()), "{client}");
+        let findings = person.findings("doctor --json");
+        let ours = findings.iter().find(|finding| finding["what"] == format!("{client} hook")).unwrap();
+        assert_eq!(ours["state"], "works", "{client}");
+    }
+    Person::new(&[]).flockd("install --client openclaw --project").gives(5);
+}
