@@ -131,7 +131,7 @@ impl World {
             next_probe: 0,
             is_fresh: true,
             segment_max: 1024 << random.below(7),
-            threshold: Threshold { requests: 2 + random.below(3) as u32, within: 5_000 << random.below(3) },
+            threshold: Threshold { requests: 2 + (seed % 3) as u32, within: 5_000 << (seed % 4) },
             random,
         }
     }
