@@ -8,8 +8,8 @@ mod elect;
 mod git;
 mod git_guard;
 mod hook;
-#[cfg(feature = "mcp")]
 mod install;
+#[cfg(feature = "mcp")]
 mod mcp;
 mod on;
 mod print;

@@ -39,11 +39,13 @@ impl Place {
     /// A directory that is both, so that relative scopes and names begin there.
     ///
     /// # Errors
-    /// When it is none.
+    /// When it is none, or its `.flockd.toml` cannot be understood.
     #[cfg(feature = "mcp")]
     pub fn at(dir: &Path) -> Result<Place, Invalid> {
-        let root = directory(dir)?.into_os_string().into_vec();
-        Ok(Place { cwd: root.clone(), workspace: root })
+        let dir = directory(dir)?;
+        let config = Some(Config::of(&dir)?);
+        let root = dir.into_os_string().into_vec();
+        Ok(Place { cwd: root.clone(), workspace: root, config })
     }
 
     /// The root of the workspace that a directory lies in, if one can be seen there; the directory need not exist, and

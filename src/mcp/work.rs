@@ -255,7 +255,7 @@ impl Desk<'_> {
             return true;
         };
         if let Some(loss) = connection.loss(lock_id) {
-            self.caller.tell_again(vec![loss.into()]);
+            self.caller.tell_again(vec![loss]);
         }
         connection.forget(lock_id);
         self.calls.granted(self.id, connection, answer)

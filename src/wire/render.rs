@@ -15,9 +15,6 @@ use crate::scope::Scope;
 use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
-/// What stands for the id of a lock in an event that is about none.
-const NO_LOCK: &str = "none";
-
 /// Where the advisory locks stand that an answer names.
 type Standings = BTreeMap<model::LockId, model::Standing>;
 
