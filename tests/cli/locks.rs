@@ -215,6 +215,8 @@ fn a_lock_waits_its_time_and_says_that_it_was_in_vain() {
     for flag in ["-n", "--wait 0"] {
         ground.flockd("b", &format!("lock {flag} x")).gives(1).says(&["is held"]);
     }
+    assert_eq!(ground.status().waiters.len(), 1, "one place is kept for it");
+    ground.flockd("b", "unlock x").gives(0);
     assert_eq!(ground.status().waiters, []);
 }
 

@@ -276,6 +276,8 @@ fn who_gives_up_on_a_foreign_program_names_it_and_leaves_nothing_behind() {
         let request = flockd::wire::Request { wait_ms: Some(100), ..exclusive(name, 60_000) };
         let LockBody { acquired: false, holders, .. } = client.lock(request).unwrap() else { panic!("it is held") };
         assert_eq!(holders[0].pid, Some(foreigner.pid()));
+        // The place that is kept for it looks for the foreigner on.
+        ground.flockd("a", &format!("unlock {name}")).gives(0);
         foreigner.let_go();
         assert!(ground.status().waiters.is_empty());
         assert!(program.gets(path, How::Exclusive), "no flock is left behind");
