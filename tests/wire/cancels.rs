@@ -215,12 +215,21 @@ fn at_rest(ground: &Ground) -> (usize, usize) {
         let daemon = ground.daemon_status();
         ((daemon.locks, daemon.waiters, daemon.sessions, daemon.connections) == (0, 0, 0, 1)).then_some(())
     });
-    // The connection that asked may still be closing.
-    let mut last = resources(ground);
+    // The connection that asked is closed when nothing more changes for a while.
+    let (mut last, mut same) = (resources(ground), 0);
     until("its connection is closed", || {
         let now = resources(ground);
-        (std::mem::replace(&mut last, now) == now).then_some(now)
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
+        (same == 30).then_some(now)
     })
+}
+
+/// What the daemon has open, by name.
+fn open_files(ground: &Ground) -> Vec<String> {
+    let entries = fs::read_dir(format!("/proc/{}/fd", ground.daemon_pid())).unwrap().flatten();
+    let link = |entry: fs::DirEntry| fs::read_link(entry.path()).ok().map(|link| link.display().to_string());
+    entries.filter_map(link).collect()
 }
 
 #[test]
@@ -233,6 +242,7 @@ fn ten_thousand_requests_withdrawn_at_random_moments_leave_nothing_behind() {
     // What it makes once and keeps, it has made then.
     many(&ground, 100, &counts);
     let before = at_rest(&ground);
+    let open_before = open_files(&ground);
     let each = scaled(10_000).div_ceil(THREADS);
     many(&ground, each, &counts);
     let after = at_rest(&ground);
@@ -243,7 +253,8 @@ fn ten_thousand_requests_withdrawn_at_random_moments_leave_nothing_behind() {
         "{cancels} withdrawn, {in_time} of them by message and in time, {killed} by kill -9, {kept} places kept, \
          {retried} asked again; threads and descriptors {before:?} before and {after:?} after"
     );
-    assert_eq!(before, after, "threads and descriptors of the daemon, before and after");
+    let open = open_files(&ground);
+    assert_eq!(before, after, "threads and descriptors of the daemon: {open_before:?} before, {open:?} after");
     assert!(cancels >= THREADS * (each + 100));
     assert!(each < 1_000 || [in_time, retried, killed, kept].iter().all(|count| *count > 0));
     assert!(ground.status().locks.is_empty() && ground.status().waiters.is_empty());
