@@ -111,7 +111,8 @@ impl LockTable {
             }
             for agent in step.eased.drain(..) {
                 let own = self.state.waits_of_agent.get(&agent).into_iter().flatten();
-                let own = own.filter(|id| self.own_answers(**id)).map(|id| Turn::of(&self.state.waiters[id]));
+                let is_due = |id: &&WaiterId| self.own_answers(**id) || self.state.waiters[id].is_kept();
+                let own = own.filter(is_due).map(|id| Turn::of(&self.state.waiters[id]));
                 next.extend(own.map(|turn| Reverse((turn, Place::Anywhere))));
             }
             let Some(Reverse((turn, place))) = next.pop() else { return };
