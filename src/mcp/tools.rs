@@ -211,8 +211,8 @@ fn row(words: &[&'static str], others: Vec<Property>) -> Value {
 
 fn mode() -> Property {
     let modes = [Mode::Exclusive, Mode::Shared, Mode::Advisory].map(|mode| mode.to_string());
-    let text = "exclusive (default) to change it, shared to read it while nobody changes it, advisory to be seen there: \
-                it keeps nobody out and allows no write.";
+    let text = "exclusive (default) to change it, shared to read it while nobody changes it, advisory to be seen \
+                there: it keeps nobody out and allows no write.";
     ("mode", json!({ "type": "string", "enum": modes, "description": text }))
 }
 
