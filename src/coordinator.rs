@@ -93,6 +93,8 @@ pub struct Coordinator {
     syncing: Syncing,
     /// Answers that wait for a sync, oldest first.
     held_back: VecDeque<HeldBack>,
+    /// What takes back the rest of sets that could not be announced as held; carried out before the turn is over.
+    taken_back: Vec<Command>,
     /// Set while the journal cannot be written.
     trouble: Option<Trouble>,
 }
@@ -151,7 +153,9 @@ impl Coordinator {
         bus.written(&step.records, 0);
         let syncing = Syncing::new(journal.syncer(), wake);
         let held_back = VecDeque::new();
-        let mut restored = Coordinator { table, journal, bus, os, guard, stopwatch, syncing, held_back, trouble: None };
+        let taken_back = Vec::new();
+        let mut restored =
+            Coordinator { table, journal, bus, os, guard, stopwatch, syncing, held_back, taken_back, trouble: None };
         let mut batch = Batch::default();
         let answers = restored.carry_out(now, std::mem::take(&mut step.effects), &mut batch);
         let replies = restored.turn(now, answers);
@@ -210,7 +214,16 @@ impl Coordinator {
                 self.turn_in_trouble(now, commands, &mut out);
             }
         }
+        self.take_back_the_rest(now, &mut out);
         out
+    }
+
+    /// Of a set that could not be announced as held nothing is held.
+    fn take_back_the_rest(&mut self, now: Now, out: &mut Vec<Addressed>) {
+        if !self.taken_back.is_empty() {
+            let rest = std::mem::take(&mut self.taken_back);
+            out.extend(self.turn(now, rest));
+        }
     }
 
     /// Takes up what the sync thread has done since; to be called when [`Wake`] was.
@@ -227,6 +240,7 @@ impl Coordinator {
             }
         }
         self.ask_for_sync();
+        self.take_back_the_rest(now, &mut out);
         out
     }
 
@@ -364,9 +378,10 @@ impl Coordinator {
     fn is_handed_on(&mut self, command: &Command) -> bool {
         let Command::TakeBack { id, what, .. } = command else { return false };
         for HeldBack { reply, .. } in &mut self.held_back {
-            if let Reply::Granted(granted) = &mut reply.answer.reply
-                && granted.lock.id == *id
-            {
+            // A set of which something has ended will not be told of.
+            let is_whole = reply.answer.reply.grants().iter().all(|granted| self.table.is_held(granted.lock.id));
+            let grants = reply.answer.reply.grants_mut().iter_mut().filter(|_| is_whole);
+            if let Some(granted) = grants.into_iter().find(|granted| granted.lock.id == *id) {
                 (granted.already_held, granted.again) = (false, false);
                 (granted.resumed, granted.upgraded) = (what.resumed && !what.is_new, what.upgraded && !what.is_new);
                 return true;
@@ -380,9 +395,9 @@ impl Coordinator {
     fn note_release(&mut self, reply: &Outgoing) {
         let Reply::Released(locks) = &reply.answer.reply else { return };
         for held in &mut self.held_back {
-            if let Reply::Granted(granted) = &held.reply.answer.reply
-                && held.reply.to.conn == reply.to.conn
-                && locks.iter().any(|lock| lock.id == granted.lock.id)
+            let mut granted = held.reply.answer.reply.grants().iter();
+            if held.reply.to.conn == reply.to.conn
+                && granted.any(|granted| locks.iter().any(|lock| lock.id == granted.lock.id))
             {
                 held.is_released = true;
             }
@@ -401,7 +416,7 @@ impl Coordinator {
         let ready = self.held_back.iter().take_while(|held| held.through <= synced).count();
         for HeldBack { mut reply, is_released, .. } in self.held_back.drain(..ready) {
             if !is_released {
-                self.table.bring_up_to_date(&mut reply.answer);
+                self.taken_back.extend(self.table.bring_up_to_date(&mut reply.answer));
             }
             out.push((reply.to, reply.answer));
         }
@@ -425,10 +440,8 @@ impl Coordinator {
     /// What takes back the webhooks and the grants that are held back, these newest first: whoever took a lock up that
     /// nobody had heard of yet goes with it.
     fn untold_grants(&self) -> Vec<Command> {
-        let grants = self.held_back.iter().rev().filter_map(|held| match &held.reply.answer.reply {
-            Reply::Granted(granted) if granted.is_new() => Some(granted),
-            _ => None,
-        });
+        let grants = self.held_back.iter().rev().flat_map(|held| held.reply.answer.reply.grants().iter().rev());
+        let grants = grants.filter(|granted| granted.is_new());
         let what = |id: LockId| {
             let done = grants.clone().filter(|granted| granted.lock.id == id).map(|granted| granted.unheard());
             done.fold(Unheard::default(), Unheard::and)

@@ -69,6 +69,10 @@ pub const CLIENT_NOTICES_MAX: usize = 256;
 pub const LOCKS_MAX: usize = 200_000;
 /// Most waiting requests in one home.
 pub const WAITERS_MAX: usize = 50_000;
+/// Most scopes that are asked for together. A commit of that many files is a large one; each is a row of its own in
+/// the queue, and whether all are free is looked up for all whenever one of them may be. Whoever wants more takes a
+/// directory.
+pub const SET_MAX: usize = 64;
 /// Most sessions in one home.
 pub const SESSIONS_MAX: usize = 20_000;
 /// Most holders that one refusal names; the rest is a count.

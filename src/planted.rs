@@ -58,6 +58,13 @@ bugs! {
     AbsentClosesCycle => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
     /// The search for cycles sees holders and not the requests that come before.
     QueueClosesNoCycle => "table" "deadlock::a_cycle_through_the_queue_is_found",
+    // Sets
+    /// A set is granted as soon as its first scope is free.
+    SetByItsFirst => "table" "sets::a_set_is_granted_when_all_of_it_is_free_and_not_before",
+    /// One scope of a set that is cancelled stays in line.
+    SetLeavesRow => "table" "sets::a_set_that_goes_leaves_no_row_and_no_flock_behind",
+    /// A set keeps the flocks that it has while a foreign program keeps it waiting for another.
+    SetKeepsFlocks => "table" "flocks::while_a_foreigner_has_one_file_of_a_set_no_flock_of_it_is_kept",
     // Holding and ending
     /// A lease runs while its session lives.
     ExpiryWhileAttached => "table" "rules::without_a_lease_the_end_of_the_session_frees_and_with_one_it_detaches",

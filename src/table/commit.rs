@@ -80,7 +80,7 @@ impl LockTable {
             Some(fence) => self.ended_of(&who.agent).find(|ended| ended.fence == fence).cloned(),
             // Whoever has heard of it may ask anew.
             None => self
-                .losses(who, Some(target))
+                .losses(who, Some(&[target]))
                 .into_iter()
                 .rev()
                 .find(|ended| ended.ask.target.scope.covers(&target.scope) && ended.ask.mode == Mode::Exclusive),
@@ -220,9 +220,10 @@ impl LockTable {
 /// Who wants something by a command that can be withdrawn.
 fn wisher(command: &Command) -> Option<Caller> {
     match command {
-        Command::Lock { caller, .. } | Command::Upgrade { caller, .. } | Command::Commit { caller, .. } => {
-            Some(*caller)
-        }
+        Command::Lock { caller, .. }
+        | Command::LockSet { caller, .. }
+        | Command::Upgrade { caller, .. }
+        | Command::Commit { caller, .. } => Some(*caller),
         _ => None,
     }
 }

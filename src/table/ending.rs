@@ -155,7 +155,8 @@ impl LockTable {
         }
         let waits = self.state.waits_of_process.get(&process).into_iter().flatten().copied().collect::<Vec<_>>();
         for waiter in waits {
-            let caller = self.state.waiters[&waiter].caller;
+            // All of a set goes with its first row.
+            let Some(caller) = self.state.waiters.get(&waiter).map(|row| row.caller) else { continue };
             self.take_out(step, waiter);
             if let Some(caller) = caller {
                 let text = "the process that the lock was to end with has ended; nothing was locked";

@@ -170,6 +170,9 @@ impl LockTable {
         let waiter = &self.state.waiters[&id];
         // A client that has not come back after a restart keeps its place, but cannot be told of a grant.
         let Some(caller) = waiter.caller else { return false };
+        if waiter.ask.set.is_some() {
+            return self.serve_set_of(now, step, id);
+        }
         let (ask, takes) = (waiter.ask.clone(), waiter.takes);
         match self.verdict(&ask, id) {
             Verdict::Blocked => false,
@@ -199,22 +202,36 @@ impl LockTable {
         if let OsWait::Busy { pause, .. } = waiter.os
             && !is_over
         {
-            return self.try_again(step, id, pause);
+            return match waiter.ask.set {
+                Some(_) => self.try_set_again(now, step, id, pause),
+                None => self.try_again(step, id, pause),
+            };
         }
+        let rows = self.set_rows(id);
         self.take_out(step, id);
-        if let Some(caller) = waiter.caller {
+        if let (Some(caller), Some(_)) = (waiter.caller, waiter.ask.set) {
+            let refused = self.refused_set(&rows, RefusedFor::Timeout);
+            let foreigner = rows.iter().find_map(Waiter::foreigner).cloned();
+            self.answer_refused(step, caller, &rows, Refused { foreigner, ..refused });
+        } else if let Some(caller) = waiter.caller {
             let refused = self.refused(&waiter.ask, id, RefusedFor::Timeout);
             let foreigner = waiter.foreigner().cloned();
             self.refuse(step, caller, &waiter.ask, Refused { foreigner, ..refused });
         }
     }
 
-    /// Takes a request out of the queue: nothing of it stays behind.
+    /// Takes a request out of the queue, if it is there: nothing of it stays behind, of a set no row.
     pub(super) fn take_out(&mut self, step: &mut Step, id: WaiterId) {
-        let waiter = self.state.waiters[&id].clone();
-        self.forget_flock(step, &waiter);
-        step.freed.push(waiter.ask);
-        self.set(step, Record::Waiter(id, None));
+        let Some(waiter) = self.state.waiters.get(&id) else { return };
+        for id in waiter.rows() {
+            let row = self.state.waiters[&id].clone();
+            if planted(Bug::SetLeavesRow) && row.ask.set.is_some_and(|member| member.index + 1 == member.of) {
+                continue;
+            }
+            self.forget_flock(step, &row);
+            step.freed.push(row.ask);
+            self.set(step, Record::Waiter(id, None));
+        }
     }
 
     pub(super) fn cancel(&mut self, step: &mut Step, caller: Caller, waiting: Caller) {

@@ -32,3 +32,37 @@ pub struct Step {
     /// Agents with a new lock that may answer waiting requests of their own.
     pub(super) eased: Vec<Agent>,
 }
+
+/// How far a step was at some point; see [`super::LockTable::back_to`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    records: usize,
+    replies: usize,
+    effects: usize,
+    undo: usize,
+    freed: usize,
+    eased: usize,
+}
+
+impl Step {
+    pub(super) fn mark(&self) -> Mark {
+        Mark {
+            records: self.records.len(),
+            replies: self.replies.len(),
+            effects: self.effects.len(),
+            undo: self.undo.len(),
+            freed: self.freed.len(),
+            eased: self.eased.len(),
+        }
+    }
+
+    /// Forgets what came behind a mark; answers with what takes the changes back, newest last.
+    pub(super) fn cut(&mut self, mark: Mark) -> Vec<Record> {
+        self.records.truncate(mark.records);
+        self.replies.truncate(mark.replies);
+        self.effects.truncate(mark.effects);
+        self.freed.truncate(mark.freed);
+        self.eased.truncate(mark.eased);
+        self.undo.split_off(mark.undo)
+    }
+}

@@ -2,7 +2,7 @@
 
 use super::webhooks::{self, WebhookBody};
 use super::{
-    Answer, Body, CheckBody, Code, CommitBody, Held, KeptBy, LockBody, Loss, StatusBody, WaitBody, WaiterBody, Wanted,
+    Answer, Body, CheckBody, Code, CommitBody, Held, KeptBy, LockBody, LocksBody, Loss, SetBody, StatusBody, WaitBody, WaiterBody, Wanted,
 };
 use super::{EventBody, GapBody, Line, Mode, WireError, escape, sign};
 use crate::events::{Gap, Told};
@@ -26,6 +26,8 @@ pub enum About {
         /// Whether it takes the lock.
         takes: bool,
     },
+    /// A request for a set of locks, by what it asks for.
+    Set(Vec<std::sync::Arc<model::Ask>>),
     /// A file that is written.
     Write {
         /// Which.
@@ -73,6 +75,10 @@ fn body(reply: &Reply, about: &About, now: Now) -> Result<Body, WireError> {
     let takes = !matches!(about, About::Ask { takes: false, .. });
     Ok(match reply {
         Reply::Granted(granted) => Body::Lock(Box::new(granted_body(granted, now))),
+        Reply::GrantedSet(all) => Body::Locks(Box::new(granted_set_body(all, about, now))),
+        Reply::Refused(refused) if matches!(about, About::Set(_)) => {
+            Body::Locks(Box::new(refused_set_body(refused, about, now)))
+        }
         Reply::Refused(refused) if takes => Body::Lock(Box::new(refused_body(refused, about, now))),
         Reply::Refused(refused) => Body::Wait(WaitBody {
             free: false,
@@ -171,7 +177,7 @@ fn refused_body(refused: &Refused, about: &About, now: Now) -> LockBody {
     let ask = match (kept, about) {
         (Some(lock), _) => &lock.ask,
         (None, About::Ask { ask, .. }) => ask,
-        (None, About::Write { .. } | About::Webhook { .. } | About::Other) => {
+        (None, About::Set(_) | About::Write { .. } | About::Webhook { .. } | About::Other) => {
             unreachable!("only requests for locks are refused")
         }
     };
@@ -197,6 +203,43 @@ fn refused_body(refused: &Refused, about: &About, now: Now) -> LockBody {
         ticket: None,
         cycle: cycle(&refused.why),
         advice: Some(advice(refused, about, now)),
+    }
+}
+
+fn granted_set_body(all: &[model::Granted], about: &About, now: Now) -> LocksBody {
+    let locks = all.iter().map(|granted| granted_body(granted, now)).collect();
+    LocksBody { acquired: true, locks, ..set_body(about) }
+}
+
+fn refused_set_body(refused: &Refused, about: &About, now: Now) -> LocksBody {
+    let About::Set(asks) = about else { unreachable!("only a request for a set is answered so") };
+    LocksBody {
+        code: Some(code_of(&refused.why)),
+        holders: in_the_way(&refused.holders, refused.foreigner.as_ref(), &asks[0], now),
+        more_holders: refused.more,
+        position: Some(refused.position),
+        cycle: cycle(&refused.why),
+        advice: Some(advice(refused, about, now)),
+        ..set_body(about)
+    }
+}
+
+fn set_body(about: &About) -> LocksBody {
+    let About::Set(asks) = about else { unreachable!("only a request for a set is answered so") };
+    LocksBody {
+        acquired: false,
+        code: None,
+        locks: Vec::new(),
+        workspace_id: asks[0].workspace.id(),
+        file_ids: asks.iter().map(|ask| file_id(ask)).collect(),
+        mode: mode(asks[0].mode),
+        agent: asks[0].who.agent.to_string(),
+        holders: Vec::new(),
+        more_holders: 0,
+        position: None,
+        ticket: None,
+        cycle: Vec::new(),
+        advice: None,
     }
 }
 
@@ -478,6 +521,7 @@ fn waiter(queued: &Queued, now: Now) -> WaiterBody {
         note: waiter.ask.note.as_deref().map(str::to_owned),
         pid: waiter.ask.process.map(|process| process.pid),
         absent: waiter.caller.is_none(),
+        set: waiter.ask.set.map(|member| SetBody { number: member.index + 1, of: member.of }),
     }
 }
 

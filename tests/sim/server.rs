@@ -379,6 +379,7 @@ impl Server {
                     workspace,
                     os: false,
                     upgrades: None,
+                    set: None,
                 };
                 Command::WaitFree { caller: always(), ask: Arc::new(ask), wait: waits(wait) }
             }

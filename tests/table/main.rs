@@ -7,6 +7,7 @@ mod model;
 mod patterns;
 mod rules;
 mod scopes;
+mod sets;
 mod upgrade;
 mod webhooks;
 

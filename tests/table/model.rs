@@ -133,6 +133,35 @@ fn grant_of(lock: Lock) -> Granted {
     Granted { lock, already_held: false, resumed: false, upgraded: false, again: false }
 }
 
+/// What is known of the request id of a set.
+enum SetAgain {
+    /// Nothing, or not enough to answer with.
+    New,
+    /// It was used for something else.
+    Other,
+    Waiting(Vec<Waiter>),
+    Lost(Ended),
+    /// Each lock, and whether it was held before.
+    Held(Vec<(LockId, bool)>),
+}
+
+/// Whether a retry asks for the same.
+fn is_same_ask(before: &Ask, now: &Ask) -> bool {
+    before.target.scope == now.target.scope
+        && before.mode == now.mode
+        && before.who == now.who
+        && before.lease.ttl == now.lease.ttl
+        && before.bound == now.bound
+}
+
+/// The first row of the request that a row is part of.
+pub fn first_row(row: &Waiter) -> WaiterId {
+    match row.ask.set {
+        Some(member) => WaiterId(row.id.0 - u64::from(member.index)),
+        None => row.id,
+    }
+}
+
 /// What a request comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Chance {
@@ -204,6 +233,7 @@ impl Naive {
             Command::ReturnSession { caller, id, secret, process } => self.come_back(caller, id, secret, process),
             Command::EndSession(id) => self.end_session(id, EndReason::SessionEnded),
             Command::Lock { caller, ask, wait } => self.lock(caller, ask, wait),
+            Command::LockSet { caller, asks, wait } => self.lock_set(caller, asks, wait),
             Command::WaitFree { caller, ask, wait } => self.wait_free(caller, ask, wait),
             Command::Unlock { caller, who, which } => self.unlock(caller, who, which),
             Command::Upgrade { caller, who, which, wait, request } => self.upgrade(caller, who, which, wait, request),
@@ -284,9 +314,11 @@ impl Naive {
 
     fn give_up(&mut self, id: WaiterId) {
         let waiter = self.waiter(id).clone();
-        self.waiters.retain(|other| other.id != id);
-        if let Some(caller) = waiter.caller {
-            self.refuse(caller, &waiter.ask, id, RefusedFor::Timeout);
+        let rows = self.remove_rows(&waiter);
+        match waiter.caller {
+            Some(caller) if waiter.ask.set.is_some() => self.refuse_set(caller, &rows, RefusedFor::Timeout),
+            Some(caller) => self.refuse(caller, &waiter.ask, id, RefusedFor::Timeout),
+            None => {}
         }
     }
 
@@ -312,13 +344,10 @@ impl Naive {
         }
         let is_it =
             |other: &Ask| ask.request.is_some() && other.request == ask.request && other.who.agent == ask.who.agent;
-        let same = |other: &Ask| {
-            other.target.scope == ask.target.scope
-                && other.mode == ask.mode
-                && other.who == ask.who
-                && other.lease.ttl == ask.lease.ttl
-                && other.bound == ask.bound
-        };
+        let same = |other: &Ask| is_same_ask(other, &ask);
+        if self.names_a_set(&is_it) {
+            return self.fail(caller, Fault::Invalid(String::new()));
+        }
         let held = self.locks.iter().find(|lock| is_it(&lock.ask)).cloned();
         let waits = self.waiters.iter().find(|waiter| waiter.takes && is_it(&waiter.ask)).cloned();
         let ended = self.ended.iter().find(|ended| is_it(&ended.ask)).cloned();
@@ -339,6 +368,259 @@ impl Naive {
         } else {
             self.ask(caller, ask, wait, true);
         }
+    }
+
+    // ── Sets ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn lock_set(&mut self, caller: Caller, asks: Vec<Arc<Ask>>, wait: Wait) {
+        let who = asks[0].who.clone();
+        if who.session.is_some_and(|id| !self.has_session(id)) {
+            return self.fail(caller, Fault::UnknownSession);
+        }
+        let has_session = who.session.is_some();
+        let (ttl, bound) = (asks[0].lease.ttl, asks[0].bound);
+        let is_unsound = (!has_session && ttl == 0) || (has_session && bound.is_some()) || ttl > limits::TTL_MAX;
+        let meet = |n: usize, ask: &Arc<Ask>| asks[..n].iter().any(|other| overlaps(&other.target, &ask.target));
+        if is_unsound || asks.iter().enumerate().any(|(n, ask)| meet(n, ask)) {
+            return self.fail(caller, Fault::Invalid(String::new()));
+        }
+        for ask in &asks {
+            let is_own = |lock: &&Lock| lock.ask.who.agent == who.agent && overlaps(&lock.ask.target, &ask.target);
+            let own = self.locks.iter().filter(is_own).filter(|lock| is_ending(lock)).map(|lock| lock.id).min();
+            if let Some(id) = own {
+                return self.put_off(id, Command::LockSet { caller, asks, wait });
+            }
+        }
+        match self.set_again(&asks) {
+            SetAgain::New => self.ask_set(caller, &asks, wait),
+            SetAgain::Other => self.fail(caller, Fault::Invalid(String::new())),
+            SetAgain::Waiting(rows) => self.set_back_in_line(caller, &rows),
+            SetAgain::Lost(ended) => {
+                let holders = self.holders_over(&ended.ask.target);
+                self.answer_set(caller, Reply::Failed(Fault::Lost(Box::new(ended), holders)), &asks);
+            }
+            SetAgain::Held(held) => {
+                let mut all = Vec::new();
+                for ((id, already_held), ask) in held.into_iter().zip(&asks) {
+                    if already_held {
+                        self.renew_lock(id, Some(ask.lease.ttl));
+                    }
+                    let lock = self.held(id).expect("it is held").clone();
+                    all.push(Granted { already_held, again: !already_held, ..grant_of(lock) });
+                }
+                self.answer_set(caller, Reply::GrantedSet(all), &asks);
+            }
+        }
+    }
+
+    /// What is known of the request that a set names.
+    fn set_again(&self, asks: &[Arc<Ask>]) -> SetAgain {
+        let (agent, request) = (&asks[0].who.agent, &asks[0].request);
+        if request.is_none() {
+            return SetAgain::New;
+        }
+        let is_it = |ask: &Ask| ask.request == *request && ask.who.agent == *agent;
+        let rows: Vec<Waiter> = self.waiters.iter().filter(|row| row.takes && is_it(&row.ask)).cloned().collect();
+        let held: Vec<&Lock> = self.locks.iter().filter(|lock| is_it(&lock.ask)).collect();
+        let ended: Vec<&Ended> = self.ended.iter().filter(|ended| is_it(&ended.ask)).collect();
+        let known = rows.iter().map(|row| &row.ask).chain(held.iter().map(|lock| &lock.ask));
+        let known: Vec<&Arc<Ask>> = known.chain(ended.iter().map(|ended| &ended.ask)).collect();
+        if known.is_empty() {
+            return SetAgain::New;
+        }
+        let is_same = |known: &Ask| {
+            let Some(SetMember { index, of }) = known.set else { return false };
+            let ask = &asks[usize::from(index).min(asks.len() - 1)];
+            usize::from(of) == asks.len() && is_same_ask(known, ask)
+        };
+        if !known.iter().all(|known| is_same(known)) {
+            return SetAgain::Other;
+        }
+        if !rows.is_empty() {
+            return SetAgain::Waiting(rows);
+        }
+        if let Some(ended) = ended.iter().min_by_key(|ended| ended.ask.set) {
+            return SetAgain::Lost((**ended).clone());
+        }
+        let mut all = Vec::new();
+        for (index, ask) in (0..).zip(asks) {
+            let granted = held.iter().find(|lock| lock.ask.set.is_some_and(|member| member.index == index));
+            match granted {
+                Some(lock) => all.push((lock.id, false)),
+                None => match self.chance(ask, WaiterId(self.next_waiter)) {
+                    Chance::Mine(id) => all.push((id, true)),
+                    _ => return SetAgain::New,
+                },
+            }
+        }
+        SetAgain::Held(all)
+    }
+
+    fn ask_set(&mut self, caller: Caller, asks: &[Arc<Ask>], wait: Wait) {
+        if self.paused {
+            return self.fail(caller, Fault::Unavailable(String::new()));
+        }
+        let deadline = match wait {
+            Wait::Until(deadline) => Some(deadline),
+            _ => None,
+        };
+        let mut rows = Vec::new();
+        for (at, ask) in (self.next_waiter..).zip(asks) {
+            let ask = self.as_upgrade(ask.clone());
+            rows.push(Waiter { deadline, ..self.in_line(caller, &ask, true, WaiterId(at)) });
+        }
+        let own = rows.iter().find_map(|row| self.own_obstacle(&row.ask));
+        let is_clear = rows.iter().all(|row| self.chance(&row.ask, row.id) != Chance::Blocked);
+        let would_wait = !is_clear && own.is_none() && wait != Wait::Try;
+        let upgrades = rows.iter().any(|row| row.ask.upgrades.is_some());
+        if ((is_clear && upgrades) || would_wait) && self.set_closes_a_cycle(&rows) {
+            return self.refuse_set(caller, &rows, RefusedFor::Deadlock(Vec::new()));
+        }
+        if is_clear {
+            return self.settle_set(caller, &rows);
+        }
+        match own {
+            Some(own) => self.refuse_set_for_own(caller, &rows, own.id),
+            None if wait == Wait::Try => self.refuse_set(caller, &rows, RefusedFor::Held),
+            None => {
+                self.next_waiter += rows.len() as u64;
+                self.waiters.extend(rows);
+            }
+        }
+    }
+
+    /// Whether somebody waits for itself as soon as all of a set stands in the queue.
+    fn set_closes_a_cycle(&mut self, rows: &[Waiter]) -> bool {
+        self.waiters.extend(rows.to_vec());
+        let actor = self.actor(&rows[0].ask.who.agent, rows[0].ask.who.session);
+        let is_mine = |w: &&Waiter| self.actor(&w.ask.who.agent, w.ask.who.session) == actor && w.caller.is_some();
+        let mine: Vec<Waiter> = self.waiters.iter().filter(is_mine).cloned().collect();
+        let closes = mine.iter().any(|waiter| self.closes_a_cycle(&waiter.ask, waiter.id));
+        self.waiters.retain(|waiter| rows.iter().all(|row| row.id != waiter.id));
+        closes
+    }
+
+    fn set_back_in_line(&mut self, caller: Caller, rows: &[Waiter]) {
+        if let Some(before) = rows[0].caller {
+            self.fail(before, Fault::Invalid(String::new()));
+        }
+        for row in self.waiters.iter_mut().filter(|row| rows.iter().any(|other| other.id == row.id)) {
+            (row.caller, row.absent_until) = (Some(caller), None);
+        }
+        let is_blocked = rows.iter().any(|row| self.chance(&row.ask, row.id) == Chance::Blocked);
+        let was_absent = rows[0].caller.is_none();
+        if was_absent && is_blocked && rows.iter().any(|row| self.closes_a_cycle(&row.ask, row.id)) {
+            self.remove_rows(&rows[0]);
+            self.refuse_set(caller, rows, RefusedFor::Deadlock(Vec::new()));
+        }
+    }
+
+    /// Grants all of a set, one after the other; if one of its locks turns out to be in the way of another, or to close
+    /// a cycle, nothing of it has been, but that fences are used up.
+    fn settle_set(&mut self, caller: Caller, rows: &[Waiter]) {
+        let before = self.clone();
+        let nothing = |model: &mut Naive| {
+            let (fence, waits) = (model.next_fence, std::mem::take(&mut model.waits_then));
+            *model = before.clone();
+            (model.next_fence, model.waits_then) = (fence, waits);
+        };
+        let mut all = Vec::new();
+        for row in rows {
+            let ask = &row.ask;
+            let chance = self.chance(ask, row.id);
+            let id = match chance {
+                Chance::Blocked => {
+                    let own = self.own_obstacle(ask).expect("only its own can have come in the way").id;
+                    nothing(self);
+                    return self.refuse_set_for_own(caller, rows, own);
+                }
+                Chance::Mine(id) => {
+                    self.renew_lock(id, Some(ask.lease.ttl));
+                    id
+                }
+                Chance::Resume(id) => {
+                    self.take_up(id, ask);
+                    let actor = self.actor(&ask.who.agent, ask.who.session);
+                    let is_mine =
+                        |w: &&Waiter| self.actor(&w.ask.who.agent, w.ask.who.session) == actor && w.caller.is_some();
+                    let mine: Vec<Waiter> = self.waiters.iter().filter(is_mine).cloned().collect();
+                    if mine.iter().any(|waiter| self.closes_a_cycle(&waiter.ask, waiter.id)) {
+                        nothing(self);
+                        return self.refuse_set(caller, rows, RefusedFor::Deadlock(Vec::new()));
+                    }
+                    self.drop_upgrades(id, &Fault::Invalid(String::new()));
+                    id
+                }
+                Chance::Clear => match ask.upgrades {
+                    Some(id) => {
+                        self.make_exclusive(id, ask);
+                        id
+                    }
+                    None => self.grant(ask),
+                },
+            };
+            all.push(Granted {
+                lock: self.held(id).expect("it was just granted").clone(),
+                already_held: matches!(chance, Chance::Mine(_)),
+                resumed: matches!(chance, Chance::Resume(_)),
+                upgraded: chance == Chance::Clear && ask.upgrades.is_some(),
+                again: false,
+            });
+        }
+        let asks: Vec<Arc<Ask>> = rows.iter().map(|row| row.ask.clone()).collect();
+        self.answer_set(caller, Reply::GrantedSet(all), &asks);
+    }
+
+    fn refuse_set(&mut self, caller: Caller, rows: &[Waiter], why: RefusedFor) {
+        let mut holders: Vec<Lock> = Vec::new();
+        for row in rows {
+            holders.extend(self.holders_against(&row.ask, &row.ask.target, row.ask.mode));
+        }
+        holders.sort_by_key(|lock| lock.id);
+        holders.dedup_by_key(|lock| lock.id);
+        let position = self.position(rows.iter().map(|row| (&*row.ask, row.id)));
+        self.say_refused(caller, rows, Refused { why, holders, more: 0, foreigner: None, position, kept: None });
+    }
+
+    fn refuse_set_for_own(&mut self, caller: Caller, rows: &[Waiter], own: LockId) {
+        let holders = self.held(own).cloned().into_iter().collect();
+        let why = RefusedFor::OwnLock;
+        self.say_refused(caller, rows, Refused { why, holders, more: 0, foreigner: None, position: 1, kept: None });
+    }
+
+    fn say_refused(&mut self, caller: Caller, rows: &[Waiter], refused: Refused) {
+        let asks: Vec<Arc<Ask>> = rows.iter().map(|row| row.ask.clone()).collect();
+        self.answer_set(caller, Reply::Refused(Box::new(refused)), &asks);
+    }
+
+    fn answer_set(&mut self, to: Caller, reply: Reply, asks: &[Arc<Ask>]) {
+        self.answer(to, reply, None);
+        let who = &asks[0].who;
+        let mut lost: Vec<Ended> = asks.iter().flat_map(|ask| self.losses(who, Some(&ask.target))).collect();
+        lost.sort_by_key(|ended| ended.id);
+        lost.dedup_by_key(|ended| ended.id);
+        let wanted = self.wanted(who);
+        let said = self.said.last_mut().expect("it was just said");
+        (said.answer.lost, said.answer.wanted) = (lost, wanted);
+    }
+
+    /// Takes all rows of a waiting request out of the queue.
+    fn remove_rows(&mut self, of: &Waiter) -> Vec<Waiter> {
+        let is_one = |row: &Waiter| first_row(row) == first_row(of);
+        let rows = self.waiters.iter().filter(|row| is_one(row)).cloned().collect();
+        self.waiters.retain(|row| !is_one(row));
+        rows
+    }
+
+    /// One more than the requests that come before any of these rows.
+    fn position<'a>(&self, rows: impl Iterator<Item = (&'a Ask, WaiterId)>) -> usize {
+        let mut before: Vec<WaiterId> = Vec::new();
+        for (ask, at) in rows {
+            before.extend(self.earlier(ask, at).iter().map(first_row));
+        }
+        before.sort_unstable();
+        before.dedup();
+        1 + before.len()
     }
 
     fn wait_free(&mut self, caller: Caller, ask: Arc<Ask>, wait: Wait) {
@@ -450,6 +732,9 @@ impl Naive {
             return self.fail(caller, Fault::UnknownSession);
         }
         let is_it = |ask: &Ask| request.is_some() && ask.request == request && ask.who.agent == who.agent;
+        if self.names_a_set(&is_it) {
+            return self.fail(caller, Fault::Invalid(String::new()));
+        }
         let held = self.locks.iter().find(|lock| is_it(&lock.ask)).cloned();
         if let Some(ending) = held.as_ref().filter(|lock| is_ending(lock)) {
             return self.put_off(ending.id, Command::Upgrade { caller, who, which, wait, request });
@@ -502,7 +787,8 @@ impl Naive {
             Which::Scope(target) if target.scope == lock.ask.target.scope => target,
             _ => lock.ask.target.clone(),
         };
-        let ask = Ask { target, mode: Mode::Exclusive, who, request, upgrades: Some(lock.id), ..(*lock.ask).clone() };
+        let before = Ask { set: None, ..(*lock.ask).clone() };
+        let ask = Ask { target, mode: Mode::Exclusive, who, request, upgrades: Some(lock.id), ..before };
         self.ask(caller, Arc::new(ask), wait, true);
     }
 
@@ -572,10 +858,10 @@ impl Naive {
     fn drop_upgrades(&mut self, id: LockId, fault: &Fault) {
         for waiter in self.waiters.clone() {
             if waiter.ask.upgrades == Some(id) {
-                self.waiters.retain(|other| other.id != waiter.id);
-                if let Some(caller) = waiter.caller {
-                    let about = Some((&waiter.ask.who, Some(&waiter.ask.target)));
-                    self.answer(caller, Reply::Failed(fault.clone()), about);
+                let rows = self.remove_rows(&waiter);
+                if let Some(caller) = waiter.caller.filter(|_| !rows.is_empty()) {
+                    let asks: Vec<Arc<Ask>> = rows.iter().map(|row| row.ask.clone()).collect();
+                    self.answer_set(caller, Reply::Failed(fault.clone()), &asks);
                 }
             }
         }
@@ -724,13 +1010,20 @@ impl Naive {
             let mut next = None;
             for waiter in &self.waiters {
                 let chance = self.chance(&waiter.ask, waiter.id);
-                if next.is_none() && waiter.caller.is_some() && chance != Chance::Blocked {
+                // All of a set can be had, or nothing of it is.
+                let rows = self.waiters.iter().filter(|row| first_row(row) == first_row(waiter));
+                let is_blocked = rows.into_iter().any(|row| self.chance(&row.ask, row.id) == Chance::Blocked);
+                if next.is_none() && waiter.caller.is_some() && !is_blocked {
                     next = Some((waiter.clone(), chance));
                 }
             }
             let Some((waiter, chance)) = next else { return };
-            self.waiters.retain(|other| other.id != waiter.id);
-            self.settle(waiter.caller.expect("only those who listen are served"), &waiter.ask, waiter.takes, chance);
+            let caller = waiter.caller.expect("only those who listen are served");
+            let rows = self.remove_rows(&waiter);
+            match waiter.ask.set {
+                Some(_) => self.settle_set(caller, &rows),
+                None => self.settle(caller, &waiter.ask, waiter.takes, chance),
+            }
         }
     }
 
@@ -795,7 +1088,7 @@ impl Naive {
 
     fn refuse(&mut self, caller: Caller, ask: &Ask, at: WaiterId, why: RefusedFor) {
         let holders = self.holders_against(ask, &ask.target, ask.mode);
-        let position = 1 + self.earlier(ask, at).len();
+        let position = self.position(std::iter::once((ask, at)));
         let refused = Refused { why, holders, more: 0, foreigner: None, position, kept: self.kept(ask) };
         self.answer(caller, Reply::Refused(Box::new(refused)), Some((&ask.who, Some(&ask.target))));
     }
@@ -998,8 +1291,8 @@ impl Naive {
         }
         for waiter in self.waiters.clone() {
             if waiter.ask.bound == Some(process) {
-                self.waiters.retain(|other| other.id != waiter.id);
-                if let Some(caller) = waiter.caller {
+                let rows = self.remove_rows(&waiter);
+                if let Some(caller) = waiter.caller.filter(|_| !rows.is_empty()) {
                     self.fail(caller, Fault::Invalid(String::new()));
                 }
             }
@@ -1295,9 +1588,10 @@ impl Naive {
     /// What is wanted and not looked at yet goes with whoever wants it.
     fn forget_put_off(&mut self, is_meant: impl Fn(Caller) -> bool) -> bool {
         let stays = |command: &Command| match command {
-            Command::Lock { caller, .. } | Command::Upgrade { caller, .. } | Command::Commit { caller, .. } => {
-                !is_meant(*caller)
-            }
+            Command::Lock { caller, .. }
+            | Command::LockSet { caller, .. }
+            | Command::Upgrade { caller, .. }
+            | Command::Commit { caller, .. } => !is_meant(*caller),
             _ => true,
         };
         let mut was_any = false;
@@ -1334,7 +1628,7 @@ impl Naive {
         let waiters = self.waiters.iter().filter(|waiter| is_meant(&waiter.ask.target));
         let waiters = waiters.map(|waiter| Queued {
             waiter: waiter.clone(),
-            position: 1 + self.earlier(&waiter.ask, waiter.id).len(),
+            position: self.position(std::iter::once((&*waiter.ask, waiter.id))),
             behind: self.holders_against(&waiter.ask, &waiter.ask.target, waiter.ask.mode),
         });
         let reply = Reply::Status { locks, waiters: waiters.collect() };
@@ -1348,7 +1642,7 @@ impl Naive {
     }
 
     fn answer(&mut self, to: Caller, reply: Reply, about: Option<(&Who, Option<&Target>)>) {
-        let synced = matches!(&reply, Reply::Granted(granted) if granted.lock.ask.lease.ttl > 0);
+        let synced = reply.grants().iter().any(|granted| granted.lock.ask.lease.ttl > 0);
         let mut answer = Answer { reply, lost: Vec::new(), wanted: Vec::new() };
         if let Some((who, target)) = about {
             answer.lost = self.losses(who, target);
@@ -1393,6 +1687,14 @@ impl Naive {
         wanted.sort_by_key(|waiter| waiter.id);
         wanted.dedup_by_key(|waiter| waiter.id);
         wanted
+    }
+
+    /// Whether a request id belongs to a set.
+    fn names_a_set(&self, is_it: &impl Fn(&Ask) -> bool) -> bool {
+        let is_member = |ask: &Ask| is_it(ask) && ask.set.is_some();
+        self.locks.iter().any(|lock| is_member(&lock.ask))
+            || self.waiters.iter().any(|waiter| is_member(&waiter.ask))
+            || self.ended.iter().any(|ended| is_member(&ended.ask))
     }
 
     fn held(&self, id: LockId) -> Option<&Lock> {
