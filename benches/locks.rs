@@ -9,6 +9,7 @@ mod support;
 use flockd::clock::monotonic_ns;
 use flockd::{Client, EventFilter};
 use serde_json::Value;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use support::figures::{Round, Side, Target, Unit, run};
@@ -68,6 +69,7 @@ const GROUPS: &[Group] = &[
     ("kill", kill),
     ("start", start),
     ("command", commands),
+    ("hook", hooks),
     ("write", write),
     ("memory", memory),
     ("subscribers", subscribers),
@@ -508,6 +510,49 @@ fn commands(wishes: &mut Wishes) {
         Side::ours("flockd ls", "true", NONE, || repeated(&|| timed(&mut flockd(&home, &["ls"])))),
     ];
     wishes.run("a command as a whole process", Unit::Time, sides);
+}
+
+fn hooks(wishes: &mut Wishes) {
+    let ground = Ground::new(1);
+    let home = ground.path("home");
+    let _daemon = daemon(&home);
+    let event = |name: &str, more: &str| {
+        let work = ground.word("w");
+        format!(r#"{{"session_id":"ada","cwd":"{work}","hook_event_name":"{name}"{more}}}"#)
+    };
+    let edit = event("PreToolUse", r#","tool_name":"Edit","tool_input":{"file_path":"f0"}"#);
+    let read = event("PreToolUse", r#","tool_name":"Bash","tool_input":{"command":"cat f0 | sort"}"#);
+    let end = event("Stop", "");
+    let call = |input: &str| {
+        let mut hook = flockd(&home, &["hook", "--client", "claude-code"]);
+        hook.stdin(Stdio::piped()).stdout(Stdio::null());
+        let begun = monotonic_ns();
+        let mut running = hook.spawn().expect("the program that is measured");
+        running.stdin.take().expect("it is piped").write_all(input.as_bytes()).expect("it reads its input");
+        assert!(running.wait().expect("our own process").success(), "a hook lets its agent's own edit pass");
+        monotonic_ns() - begun
+    };
+    let count = wishes.extent.events;
+    let repeated = |once: &dyn Fn() -> u64| Round::from((0..count).map(|_| once()).collect::<Vec<_>>());
+    // The whole call stays below what a person or a model would notice between two edits.
+    let target = Target { p50: Some(5_000.0), ..NONE };
+    let first = || {
+        let took = call(&edit);
+        call(&end);
+        took
+    };
+    let last = || {
+        call(&edit);
+        call(&end)
+    };
+    let sides = vec![
+        Side::floor("true", || repeated(&|| timed(&mut Command::new("true")))),
+        Side::ours("before an edit, the lock taken", "true", target, || repeated(&first)),
+        Side::ours("before an edit, held already", "true", target, || repeated(&|| call(&edit))),
+        Side::ours("before a command that writes nothing", "true", target, || repeated(&|| call(&read))),
+        Side::ours("at the end of a turn", "true", target, || repeated(&last)),
+    ];
+    wishes.run("a hook as a whole process", Unit::Time, sides);
 }
 
 /// What a process has in memory, in KiB: with its share of what others have, too, or only what is its own.

@@ -83,6 +83,8 @@ pub mod daemon;
 mod embedded;
 #[doc(hidden)]
 pub mod events;
+#[cfg(feature = "cli")]
+mod hooks;
 #[doc(hidden)]
 pub mod journal;
 #[doc(hidden)]

@@ -48,6 +48,19 @@ pub const ELECT_UNSURE: u64 = READY_WITHIN;
 /// How long a command that does not lead any more has between SIGTERM and SIGKILL, as containers have.
 pub const ELECT_GRACE: u64 = 10 * SECOND;
 
+// ── Hooks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Longest time that a lock taken by a hook is held: its agent did not ask for it, and a turn that takes longer has
+/// touched its files again, or is stuck.
+pub const HOOK_MAX_HOLD: u64 = 30 * MINUTE;
+/// When a client stops to listen to a hook that does not say otherwise; `flockd install` writes the same into the
+/// client's settings.
+pub const HOOK_TIMEOUT: u64 = 30 * SECOND;
+/// How long before that a hook answers: a late answer is none, and most clients let the tool run then.
+pub const HOOK_MARGIN: u64 = SECOND;
+/// Most bytes that are read of what a client says: whole new files come along.
+pub const HOOK_INPUT_MAX: u64 = 64 * 1024 * 1024;
+
 // ── Memory of what ended ────────────────────────────────────────────────────────────────────────────────────────────
 
 /// How long an ended lock is remembered: retries of its request are recognised, and a late release is answered
@@ -239,7 +252,8 @@ pub const SUBSCRIBER_QUEUE: usize = 1_024;
 pub const HOME_LOOK: u64 = SECOND;
 
 const _: () = assert!(TTL_ONE_SHOT <= MAX_HOLD && MAX_HOLD <= TTL_MAX);
-const _: () = assert!(WAIT_DEFAULT < 60 * SECOND);
+const _: () = assert!(WAIT_DEFAULT < 60 * SECOND && WAIT_DEFAULT + 2 * HOOK_MARGIN < HOOK_TIMEOUT);
+const _: () = assert!(TTL_ONE_SHOT <= HOOK_MAX_HOLD && HOOK_MAX_HOLD <= MAX_HOLD);
 const _: () = assert!(WAITER_ABSENCE < SESSION_SILENCE);
 const _: () = assert!(3 * 4 * PATH_MAX + 4 * (NOTE_MAX + REQUEST_ID_MAX + AGENT_MAX) < LINE_MAX);
 const _: () = assert!(EVENTS_OUTBOX + LINE_MAX < OUTBOX_MAX / 2);

@@ -131,6 +131,20 @@ bugs! {
     UnheardGrantKept => "sim" "whatever_happens_every_promise_is_kept",
     /// A loss counts as told when it is put on its way.
     LossToldTooEarly => "sim" "whatever_happens_every_promise_is_kept",
+    // Hooks
+    /// A hook answers when the client has stopped to listen.
+    HookAnswersLate => "hooks" "failures::a_daemon_that_hangs_is_answered_for_before_the_clients_time_is_up",
+    /// What fails inside a hook lets the edit pass in a strict workspace as well.
+    StrictnessForgotten => "hooks" "failures::without_a_daemon_the_tool_runs_and_it_is_told",
+    /// What a hook took stays when the turn ends.
+    TurnEndsNothing => "hooks"
+        "turns::an_edit_takes_the_lock_and_another_agents_edit_is_refused_until_the_turn_ends",
+    /// What was taken for an edit that does not happen is kept.
+    HalfAnEditKept => "hooks" "turns::a_patch_is_granted_as_a_whole_or_not_at_all",
+    /// Who lost the lock of what it is going to write is not kept from it.
+    StaleEditPasses => "hooks" "turns::a_lost_lock_is_told_before_the_next_write",
+    /// Sub-agents go by their parent's name.
+    SubagentIsParent => "hooks" "turns::a_subagent_ends_with_its_own_locks_and_a_session_with_all",
 }
 
 /// Whether this fault is planted: in an ordinary build none is.

@@ -207,6 +207,22 @@ Examples:
   flockd on lock.waiting --by claw-1 -- jq -r .waiter")]
     On(OnArgs),
 
+    /// Take or check locks before an agent's edits: what coding agents call
+    #[command(after_long_help = "\
+What happens comes on stdin as the client tells it, and is answered in the client's own form and exit status. It is \
+installed as a hook of the tools that write files, and of the ends of turns, sub-agents and sessions; then every edit \
+locks its file until the end of the turn, and an edit of what somebody else holds is refused, naming the holder. Of \
+shell commands only plain redirections and the usual commands with literal names are understood.
+
+A workspace says in .flockd.toml what it wants: enforcement = \"off\", \"warn\" or \"deny\" (the default). Whatever \
+fails, such as a daemon that does not start, lets the edit pass with a warning, unless it says strict = true.
+
+Examples:
+  flockd hook --client claude-code
+  flockd hook --client gemini --mode check
+  flockd hook < payload.json; echo $?")]
+    Hook(super::hook::HookArgs),
+
     /// Have events sent to a URL, signed, at least once
     Webhook(super::webhook::WebhookArgs),
 
@@ -664,7 +680,7 @@ fn expected(text: &str) -> Result<crate::client::Expected, String> {
 // ── Durations ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// Reads a duration: `30s`, `5m`, `1h30m`; a bare number is seconds. Milliseconds.
-fn duration(text: &str) -> Result<u64, String> {
+pub(super) fn duration(text: &str) -> Result<u64, String> {
     let seconds = text.parse::<f64>().ok();
     let parsed = match seconds {
         Some(seconds) if seconds.is_nan() => return Err("not a number is no duration".to_owned()),

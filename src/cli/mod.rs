@@ -1,11 +1,11 @@
 //! The program: one function a command, and the exit statuses in one place.
 
-mod agent;
 mod args;
 mod ask;
 mod child;
 mod daemon;
 mod elect;
+mod hook;
 mod on;
 mod print;
 mod run;
@@ -13,7 +13,7 @@ mod watch;
 mod webhook;
 mod write;
 
-use crate::client::{ClientError, Connect, Connection, Custodian, Launch, Place};
+use crate::client::{ClientError, Connect, Connection, Custodian, Launch, Place, agent};
 use crate::model::{Agent, Invalid};
 use crate::os::home::Home;
 use crate::wire::Code;
@@ -102,7 +102,12 @@ impl From<Invalid> for Failure {
 
 /// The whole program.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let args: Vec<_> = std::env::args_os().skip(1).collect();
+    let cli = match hook::is_called(&args) {
+        Some(args) if hook::wants_help(&args) => Cli::parse_from(["flockd", "hook", "--help"]),
+        Some(args) => return hook::hook(&args),
+        None => Cli::parse(),
+    };
     let json = cli.json;
     match dispatch(cli) {
         Ok(_) if print::is_cut_off() => Exit::Unavailable.into(),
@@ -134,6 +139,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Break(args) => ask::break_lock(&common, &args)?,
         Verb::Watch(args) => watch::watch(&common, &args)?,
         Verb::On(args) => return on::on(&common, &args),
+        Verb::Hook(_) => unreachable!("its arguments are read by hand before any others are"),
         Verb::Webhook(args) => webhook::webhook(&common, &args)?,
         Verb::Daemon(args) => daemon::daemon(&common, &args)?,
         Verb::Completions { shell } => {

@@ -9,6 +9,8 @@
 //! session has one more thread, which sleeps until the connection breaks and then makes a new one, so that the
 //! daemon does not take the holder of a lock for gone.
 
+#[cfg(feature = "cli")]
+pub(crate) mod agent;
 mod events;
 mod guard;
 mod handle;

@@ -34,10 +34,17 @@ impl Place {
         Place::of(cwd, named)
     }
 
+    /// The root of the workspace that a directory lies in, if one can be seen there; the directory need not exist, and
+    /// the environment is not asked.
+    #[cfg(feature = "cli")]
+    pub(crate) fn root_above(dir: &Path) -> Option<&Path> {
+        find_root(dir)
+    }
+
     fn of(cwd: PathBuf, named: Option<OsString>) -> Result<Place, Invalid> {
         let workspace = match named {
             Some(root) => canonical(&cwd, &root)?,
-            None => find_root(&cwd).as_os_str().as_bytes().to_vec(),
+            None => find_root(&cwd).unwrap_or(&cwd).as_os_str().as_bytes().to_vec(),
         };
         Ok(Place { cwd: cwd.into_os_string().into_vec(), workspace })
     }
@@ -71,9 +78,9 @@ pub(super) fn directory(path: &Path) -> Result<PathBuf, Invalid> {
     }
 }
 
-fn find_root(cwd: &Path) -> &Path {
+fn find_root(cwd: &Path) -> Option<&Path> {
     let with = |name: &str| cwd.ancestors().find(|dir| dir.join(name).symlink_metadata().is_ok());
-    with(CONFIG).or_else(|| with(GIT)).unwrap_or(cwd)
+    with(CONFIG).or_else(|| with(GIT))
 }
 
 #[cfg(test)]

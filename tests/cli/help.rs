@@ -4,7 +4,7 @@ use crate::util::Ground;
 
 /// Every command that is built; the contract has more names, and none of those is shown.
 const COMMANDS: &str = "run elect lock unlock upgrade downgrade renew status ls wait check write break watch on \
-                        webhook daemon sim completions";
+                        hook webhook daemon sim completions";
 
 #[test]
 fn help_lists_exactly_the_commands_that_are_built() {

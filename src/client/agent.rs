@@ -18,10 +18,11 @@ const PROGRAMS: &[(&str, Option<&str>)] = &[
     ("qwen", Some("QWEN_CODE_SESSION_ID")),
     ("copilot", Some("COPILOT_AGENT_SESSION_ID")),
     ("opencode", None),
-    ("openclaw", None),
+    // It names none itself; our plugin gives this one to the commands of each of its agents.
+    ("openclaw", Some("FLOCKD_OPENCLAW_SESSION")),
 ];
 
-/// A process of this program with this word among its arguments serves many agents: it names none of them.
+/// A process of this program with this word among its arguments serves many agents: only the variable tells which.
 const SERVES_MANY: (&str, &str) = ("openclaw", "gateway");
 
 /// Programs whose first argument that is no flag is the program that people mean.
@@ -31,13 +32,24 @@ const INTERPRETERS: &[&str] = &["node", "nodejs", "bun", "deno", "python", "pyth
 const LIST: &str = "FLOCKD_AGENT_PROGRAMS";
 
 /// The agent that this process works for, if that can be told for certain.
-pub(super) fn surrounding() -> Option<Agent> {
+pub(crate) fn surrounding() -> Option<Agent> {
     let boot = clock::boot_id().ok()?;
     named_by(&process::ancestors(), variable, boot)
 }
 
+/// The agent that works in this session of a program, where somebody who knows says both: the name that the program's
+/// commands have by its session variable. A program without such a variable is named by its process, as there.
+pub(crate) fn in_session(program: &str, session: &str) -> Option<Agent> {
+    let has_variable = PROGRAMS.iter().any(|(known, variable)| *known == program && variable.is_some());
+    if has_variable {
+        return by_session(program, session);
+    }
+    let is_its = |agent: &Agent| agent.as_str().strip_prefix(program).is_some_and(|rest| rest.starts_with('-'));
+    surrounding().filter(is_its).or_else(|| by_session(program, session))
+}
+
 /// A descriptor of the nearest agent process, whatever its agent is called; none if there is none, or it has ended.
-pub(super) fn process() -> Option<OwnedFd> {
+pub(crate) fn process() -> Option<OwnedFd> {
     let above = process::ancestors();
     let programs = programs(variable(LIST).as_deref());
     let nearest = above
@@ -64,12 +76,11 @@ fn named_by(above: &[Ancestor], variable: impl Fn(&str) -> Option<String>, boot:
     let programs = programs(variable(LIST).as_deref());
     let session_of = |program: &str| {
         let (_, name) = PROGRAMS.iter().find(|(known, _)| *known == program)?;
-        let session = variable((*name)?).filter(|session| !session.is_empty())?;
-        Agent::new(&format!("{program}-{session}")).ok()
+        by_session(program, &variable((*name)?)?)
     };
     for process in above {
         if serves_many(process) {
-            return None;
+            return session_of(SERVES_MANY.0);
         }
         if let Some(program) = programs.iter().find(|program| is_program(process, program)) {
             return session_of(program).or_else(|| by_process(program, process, boot));
@@ -78,6 +89,10 @@ fn named_by(above: &[Ancestor], variable: impl Fn(&str) -> Option<String>, boot:
     // An agent whose process is not known as one: its session is, unless another could have handed it down.
     let mut sessions = PROGRAMS.iter().filter_map(|(program, _)| session_of(program));
     sessions.next().filter(|_| sessions.next().is_none())
+}
+
+fn by_session(program: &str, session: &str) -> Option<Agent> {
+    if session.is_empty() { None } else { Agent::new(&format!("{program}-{session}")).ok() }
 }
 
 /// Number and start are one process's own within a boot; the boot's number keeps them apart from those of others.
@@ -171,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_of_many_agents_names_none_of_them() {
+    fn a_gateway_of_many_agents_names_none_of_them_itself() {
         let claude = process(30, 300, "claude", "claude");
         let one = process(40, 400, "openclaw", "openclaw agent --local");
         assert!(name(&[one, claude.clone()], &[]).is_some_and(|name| name.starts_with("openclaw-40-")));
@@ -179,7 +194,10 @@ mod tests {
             process(40, 400, "openclaw-gatewa", "openclaw-gateway"),
             process(40, 400, "node", "node /usr/bin/openclaw gateway run"),
         ] {
-            assert_eq!(name(&[shell(), gateway, claude.clone()], &[]), None);
+            let above = [shell(), gateway, claude.clone()];
+            assert_eq!(name(&above, &[]), None);
+            let session = [("FLOCKD_OPENCLAW_SESSION", "agent:main:s")];
+            assert_eq!(name(&above, &session).as_deref(), Some("openclaw-agent:main:s"), "our plugin says which");
         }
     }
 

@@ -1,0 +1,139 @@
+//! `flockd hook`, read by hand: to several clients a status of 2 means no, so a flag that is mistyped in somebody's
+//! settings must not end in the usage error that every other command ends in.
+
+use super::print;
+use crate::hooks::{self, Answer, Call, Client, Mode};
+use crate::limits;
+use crate::model::Agent;
+use clap::Args;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// The flags, as `--help` shows them; [`call`] reads them.
+#[derive(Debug, Args)]
+pub(super) struct HookArgs {
+    /// The program that calls: claude-code, codex, gemini, openclaw, or auto to tell by what it says
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    client: String,
+
+    /// auto takes the lock before an edit and keeps it to the end of the turn, check only refuses what others hold,
+    /// warn only tells
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    mode: String,
+
+    /// How long an edit waits for whoever holds the file
+    #[arg(long, value_name = "DURATION", default_value = "25s")]
+    wait: String,
+
+    /// When the client stops to listen; it is answered a second before
+    #[arg(long, value_name = "DURATION", default_value = "30s")]
+    timeout: String,
+}
+
+/// The arguments behind `hook`, if that is the command. Flags before it may be mistyped as well.
+pub(super) fn is_called(args: &[OsString]) -> Option<Vec<String>> {
+    let text = |arg: &OsString| arg.to_string_lossy().into_owned();
+    let mut before = Vec::new();
+    let mut rest = args.iter();
+    while let Some(arg) = rest.next().map(text) {
+        match arg.as_str() {
+            "hook" => return Some(before.into_iter().chain(rest.map(text)).collect()),
+            "--agent" => before.extend([arg, rest.next().map(text).unwrap_or_default()]),
+            flag if flag.starts_with('-') => before.push(arg),
+            _ => return None,
+        }
+    }
+    None
+}
+
+/// Whether somebody wants to read about it instead.
+pub(super) fn wants_help(args: &[String]) -> bool {
+    args.iter().any(|arg| matches!(arg.as_str(), "-h" | "--help"))
+}
+
+/// Does the whole of it.
+pub(super) fn hook(args: &[String]) -> ExitCode {
+    let Answer { out, err, status } = hooks::run(call(args), std::io::stdin());
+    if !err.is_empty() {
+        print::err(&err);
+    }
+    if !out.is_empty() {
+        print::out(&out);
+    }
+    ExitCode::from(status)
+}
+
+/// Reads the flags. What makes no sense is left at its default and complained of.
+fn call(args: &[String]) -> Call {
+    let mut call = Call {
+        client: None,
+        mode: Mode::Auto,
+        agent: None,
+        timeout: limits::HOOK_TIMEOUT,
+        wait: limits::WAIT_DEFAULT,
+        complaint: None,
+    };
+    let mut agent = std::env::var("FLOCKD_AGENT").ok();
+    let mut rest = args.iter();
+    while let Some(arg) = rest.next() {
+        let (flag, value) = match arg.split_once('=') {
+            Some((flag, value)) => (flag, Some(value.to_owned())),
+            None => (arg.as_str(), None),
+        };
+        let mut value = || value.clone().or_else(|| rest.next().cloned()).unwrap_or_default();
+        let wrong = match flag {
+            "--json" => None,
+            "--client" => {
+                let name = value();
+                call.client = Client::named(&name);
+                let is_known = call.client.is_some() || name == "auto";
+                let known = || Client::names().collect::<Vec<_>>().join(", ");
+                (!is_known).then(|| format!("there is no client {name}; there are {} and auto", known()))
+            }
+            "--mode" => {
+                let name = value();
+                call.mode = Mode::named(&name).unwrap_or_default();
+                Mode::named(&name).is_none().then(|| format!("there is no mode {name}; there are auto, check, warn"))
+            }
+            "--wait" => super::args::duration(&value()).map(|ms| call.wait = ms.min(limits::WAIT_MAX)).err(),
+            "--timeout" => super::args::duration(&value()).map(|ms| call.timeout = ms.min(limits::WAIT_MAX)).err(),
+            "--agent" => {
+                agent = Some(value());
+                None
+            }
+            _ => Some(format!("it has no {arg}")),
+        };
+        call.complaint = wrong.map(|wrong| format!("`flockd hook` was called wrongly: {wrong}")).or(call.complaint);
+    }
+    match agent.filter(|name| !name.is_empty()).map(|name| Agent::new(&name)).transpose() {
+        Ok(agent) => call.agent = agent,
+        Err(error) => call.complaint = Some(error.0),
+    }
+    call
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_command_is_found_behind_whatever_flags() {
+        let called = |text: &str| is_called(&words(text).into_iter().map(OsString::from).collect::<Vec<_>>());
+        assert_eq!(called("hook --client codex"), Some(words("--client codex")));
+        assert_eq!(called("--agent hook --jsn hook --x"), Some(words("--agent hook --jsn --x")));
+        assert_eq!(called("lock hook"), None);
+        assert_eq!(called("--agent hook lock f"), None);
+    }
+
+    #[test]
+    fn what_is_mistyped_is_complained_of_and_the_rest_counts() {
+        let call = call(&words("--clint codex --mode=check --wait 3 --timeout 10s"));
+        assert_eq!((call.mode, call.wait, call.timeout), (Mode::Check, 3_000, 10_000));
+        assert!(call.client.is_none());
+        assert!(call.complaint.is_some_and(|complaint| complaint.contains("codex") || complaint.contains("--clint")));
+    }
+}

@@ -1,0 +1,335 @@
+//! Hooks of coding agents: a program tells what it is about to do, and hears whether it may.
+//!
+//! Each client has a file that turns its payload into an [`Event`] and a [`Verdict`] into its answer; the rest is the
+//! same for all. A hook is a door and a client of the daemon like any other. Two rules are its own: it answers a second
+//! before the client would stop to listen, since most clients let a tool run then; and whatever fails in here, the
+//! person's work goes on and the person is told, unless the workspace is strict.
+
+mod claude_code;
+mod codex;
+mod event;
+mod gemini;
+mod locks;
+mod openclaw;
+mod patch;
+mod settings;
+mod shell;
+mod text;
+
+pub(crate) use event::Answer;
+use event::{Event, Phase, Verdict};
+use settings::{Enforcement, Settings};
+
+use crate::client::{Place, agent};
+use crate::limits;
+use crate::model::Agent;
+use crate::planted::{Bug, planted};
+use serde_json::Value;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// What a hook does about an edit that locks allow or forbid.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// It takes the lock and keeps it to the end of the turn.
+    #[default]
+    Auto,
+    /// It refuses what others hold and takes nothing.
+    Check,
+    /// It says what others hold.
+    Warn,
+}
+
+impl Mode {
+    /// By the name that the flag has for it.
+    pub(crate) fn named(name: &str) -> Option<Mode> {
+        [("auto", Mode::Auto), ("check", Mode::Check), ("warn", Mode::Warn)]
+            .into_iter()
+            .find_map(|(known, mode)| (known == name).then_some(mode))
+    }
+}
+
+/// One client: how it is understood and answered.
+pub(crate) struct Client {
+    /// What `--client` says.
+    name: &'static str,
+    /// The program, as its processes and agents are called.
+    program: &'static str,
+    read: fn(&Value) -> Option<Event>,
+    answer: fn(&Verdict, Option<&Event>) -> Answer,
+}
+
+const CLAUDE_CODE: Client =
+    Client { name: "claude-code", program: "claude", read: claude_code::read, answer: claude_code::answer };
+const CODEX: Client = Client { name: "codex", program: "codex", read: codex::read, answer: codex::answer };
+const GEMINI: Client = Client { name: "gemini", program: "gemini", read: gemini::read, answer: gemini::answer };
+const OPENCLAW: Client =
+    Client { name: "openclaw", program: "openclaw", read: openclaw::read, answer: openclaw::answer };
+
+/// A new client is a file and a row.
+const CLIENTS: [&Client; 4] = [&CLAUDE_CODE, &CODEX, &GEMINI, &OPENCLAW];
+
+impl Client {
+    /// The client of this name; none for `auto` and for names that nobody has.
+    pub(crate) fn named(name: &str) -> Option<&'static Client> {
+        CLIENTS.into_iter().find(|client| client.name == name)
+    }
+
+    /// The names that there are.
+    pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+        CLIENTS.iter().map(|client| client.name)
+    }
+
+    /// The client that a payload comes from, by its shape.
+    fn of(input: &Value) -> &'static Client {
+        let name = event::text(input, "hook_event_name").unwrap_or_default();
+        match input {
+            _ if input.get("openclaw_event").is_some() => &OPENCLAW,
+            _ if gemini::is_its_own(name) => &GEMINI,
+            // Both have sessions that start and end; only Gemini stamps them.
+            _ if input.get("timestamp").is_some() => &GEMINI,
+            _ if input.get("turn_id").is_some() => &CODEX,
+            _ if event::text(input, "transcript_path").is_some_and(|path| path.contains("/.codex/")) => &CODEX,
+            _ => &CLAUDE_CODE,
+        }
+    }
+}
+
+/// How a hook was called.
+pub(crate) struct Call {
+    /// None: told by the payload.
+    pub(crate) client: Option<&'static Client>,
+    pub(crate) mode: Mode,
+    /// The agent's name, where it was given.
+    pub(crate) agent: Option<Agent>,
+    /// When the client stops to listen, in milliseconds.
+    pub(crate) timeout: u64,
+    /// How long to wait for a lock at most, in milliseconds.
+    pub(crate) wait: u64,
+    /// What was wrong with the call, if something was.
+    pub(crate) complaint: Option<String>,
+}
+
+/// What the thread that does the work has found out so far.
+enum Progress {
+    Understood(&'static Client, Box<Event>),
+    /// Where the workspace says so, failure means no.
+    Strict,
+    Done(Verdict),
+    Failed(String),
+}
+
+/// Reads what happens, does what it means to locks, and answers in the client's form. Never later than a second before
+/// the client's time is up, never with a status that the client has not given a meaning.
+pub(crate) fn run(call: Call, input: impl Read + Send + 'static) -> Answer {
+    let deadline = crate::clock::monotonic_ns() + 1_000_000 * call.timeout.saturating_sub(limits::HOOK_MARGIN);
+    let (client, complaint) = (call.client, call.complaint.clone());
+    let (tell, told) = mpsc::channel();
+    let work = std::thread::Builder::new().name("flockd-hook".into()).spawn(move || {
+        // Nobody listens any more once the time is up.
+        let _ = tell.send(match judge(&call, deadline, input, &tell) {
+            Ok(verdict) => Progress::Done(verdict),
+            Err(why) => Progress::Failed(why),
+        });
+    });
+    let mut found = Found { client, event: None, strict: false };
+    let verdict = match work {
+        Ok(_) => found.follow(&told, deadline),
+        Err(error) => Err(format!("no thread can be had: {error}")),
+    };
+    let verdict = verdict.unwrap_or_else(|why| found.failure(&why));
+    found.answer(match (verdict, complaint) {
+        (Verdict::Silence, Some(complaint)) => Verdict::Warn(format!("flockd: {complaint}")),
+        (verdict, _) => verdict,
+    })
+}
+
+/// What is known when it is answered.
+struct Found {
+    client: Option<&'static Client>,
+    event: Option<Box<Event>>,
+    strict: bool,
+}
+
+impl Found {
+    fn follow(&mut self, told: &mpsc::Receiver<Progress>, deadline: u64) -> Result<Verdict, String> {
+        loop {
+            let left = deadline.saturating_sub(crate::clock::monotonic_ns());
+            let left = if planted(Bug::HookAnswersLate) { u64::from(u32::MAX) * 1_000 } else { left };
+            match told.recv_timeout(Duration::from_nanos(left)) {
+                Ok(Progress::Understood(client, event)) => {
+                    self.client = Some(client);
+                    self.event = Some(event);
+                }
+                Ok(Progress::Strict) => self.strict = true,
+                Ok(Progress::Done(verdict)) => return Ok(verdict),
+                Ok(Progress::Failed(why)) => return Err(why),
+                Err(mpsc::RecvTimeoutError::Timeout) => return Err("there was no answer in time".to_owned()),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Err("the hook itself failed".to_owned()),
+            }
+        }
+    }
+
+    /// What a failure in here means: that the person is told, or where so much was wanted, that nothing happens.
+    fn failure(&self, why: &str) -> Verdict {
+        let is_judged = self.event.as_ref().is_none_or(|event| event.is_judged());
+        match self.strict && is_judged && !planted(Bug::StrictnessForgotten) {
+            true => Verdict::Deny(text::refused_by_strictness(why)),
+            false => Verdict::Warn(text::unprotected(why)),
+        }
+    }
+
+    fn answer(&self, verdict: Verdict) -> Answer {
+        let event = self.event.as_deref();
+        match self.client {
+            Some(client) => (client.answer)(&verdict, event),
+            // Nobody's form is known, so only what all take in the same way: stderr, and 2 for no.
+            None => match verdict {
+                Verdict::Silence => Answer::default(),
+                Verdict::Deny(why) => Answer { err: why + "\n", status: 2, ..Answer::default() },
+                Verdict::Tell(what) | Verdict::Warn(what) => Answer { err: what + "\n", ..Answer::default() },
+            },
+        }
+    }
+}
+
+/// Understands what happens and does what it means to locks.
+fn judge(call: &Call, deadline: u64, input: impl Read, tell: &mpsc::Sender<Progress>) -> Result<Verdict, String> {
+    let strict = || drop(tell.send(Progress::Strict));
+    // Before anything is understood, the workspace around this process is the one that is meant.
+    let around = std::env::current_dir().map(|cwd| Settings::of(&root_at(&cwd, &cwd)));
+    if matches!(around, Ok(Ok(Settings { strict: true, .. }))) {
+        strict();
+    }
+    let mut bytes = Vec::new();
+    input.take(limits::HOOK_INPUT_MAX).read_to_end(&mut bytes).map_err(|error| format!("stdin: {error}"))?;
+    let value: Value = serde_json::from_slice(&bytes).map_err(|error| format!("no JSON came on stdin: {error}"))?;
+    let client = call.client.unwrap_or_else(|| Client::of(&value));
+    let event = (client.read)(&value).ok_or("what came on stdin is no event of this client")?;
+    let _ = tell.send(Progress::Understood(client, Box::new(event.clone())));
+    let caller = Caller { call, client, event: &event, deadline };
+    match event.phase {
+        Phase::BeforeTool => caller.before_tool(&strict),
+        Phase::AfterTool => caller.after_tool(),
+        Phase::SessionStart => caller.begin(true),
+        Phase::TurnStart => caller.begin(false),
+        Phase::TurnEnd => caller.end(false),
+        Phase::SubagentEnd if event.subagent.is_none() => Ok(Verdict::Silence),
+        Phase::SubagentEnd | Phase::SessionEnd => caller.end(true),
+        Phase::Other => Ok(Verdict::Silence),
+    }
+}
+
+/// Who calls about what.
+struct Caller<'a> {
+    call: &'a Call,
+    client: &'static Client,
+    event: &'a Event,
+    deadline: u64,
+}
+
+/// A file that is to be written, and what its workspace wants.
+struct Target {
+    path: PathBuf,
+    root: PathBuf,
+    mode: Mode,
+}
+
+impl Caller<'_> {
+    /// The agent that acts: as all its commands are named, and in a sub-agent one below it.
+    fn agent(&self) -> Result<Agent, String> {
+        let named = self.call.agent.clone().or_else(|| agent::in_session(self.client.program, &self.event.session));
+        let named = named.or_else(agent::surrounding).ok_or("whose edit it is cannot be told: set FLOCKD_AGENT")?;
+        match &self.event.subagent {
+            Some(below) if !planted(Bug::SubagentIsParent) => {
+                Agent::new(&format!("{named}/{below}")).map_err(|error| error.0)
+            }
+            _ => Ok(named),
+        }
+    }
+
+    fn before_tool(&self, strict: &dyn Fn()) -> Result<Verdict, String> {
+        let mut targets = Vec::new();
+        for path in self.event.absolute_targets() {
+            let root = root_of(&path, &self.event.cwd);
+            let settings = Settings::of(&root)?;
+            if settings.strict {
+                strict();
+            }
+            let mode = match settings.enforcement {
+                Enforcement::Off => continue,
+                Enforcement::Warn => Mode::Warn,
+                Enforcement::Deny => self.call.mode,
+            };
+            targets.push(Target { path, root, mode });
+        }
+        match targets.is_empty() {
+            true => Ok(Verdict::Silence),
+            false => locks::before(&self.agent()?, &self.event.cwd, &targets, self.patience()),
+        }
+    }
+
+    /// How long there is to wait for locks, in milliseconds.
+    fn patience(&self) -> u64 {
+        let left = self.deadline.saturating_sub(crate::clock::monotonic_ns()) / 1_000_000;
+        // What is asked afterwards needs a moment as well.
+        self.call.wait.min(left.saturating_sub(limits::HOOK_MARGIN))
+    }
+
+    /// The lease of what the tool wrote begins anew.
+    fn after_tool(&self) -> Result<Verdict, String> {
+        match (self.call.mode, self.event.absolute_targets()) {
+            (Mode::Auto, targets) if !targets.is_empty() => locks::after(&self.agent()?, &self.event.cwd, &targets),
+            _ => Ok(Verdict::Silence),
+        }
+    }
+
+    fn begin(&self, is_new: bool) -> Result<Verdict, String> {
+        let root = root_at(&self.event.cwd, &self.event.cwd);
+        if Settings::of(&root)?.enforcement == Enforcement::Off {
+            return Ok(Verdict::Silence);
+        }
+        let mut lines = locks::losses(&self.agent()?, &self.event.cwd)?;
+        if is_new && self.call.mode == Mode::Auto {
+            lines.insert(0, text::WELCOME.to_owned());
+        }
+        Ok(if lines.is_empty() { Verdict::Silence } else { Verdict::Tell(lines.join("\n")) })
+    }
+
+    fn end(&self, also_below: bool) -> Result<Verdict, String> {
+        locks::end_turn(&self.agent()?, also_below, &self.event.cwd)?;
+        Ok(Verdict::Silence)
+    }
+}
+
+/// The workspace that a file belongs to: that of its own place, not of whoever writes it.
+fn root_of(path: &Path, cwd: &Path) -> PathBuf {
+    root_at(path.parent().unwrap_or(path), cwd)
+}
+
+/// The workspace of a directory. Where none can be seen it is the directory that is worked in, or else that one.
+fn root_at(dir: &Path, cwd: &Path) -> PathBuf {
+    let named = std::env::var_os("FLOCKD_WORKSPACE").filter(|named| !named.is_empty()).map(PathBuf::from);
+    let is_around = |root: &&Path| dir.starts_with(root);
+    let named = named.as_deref().filter(is_around);
+    named.or_else(|| Place::root_above(dir)).or(Some(cwd).filter(is_around)).unwrap_or(dir).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_payload_tells_which_client_it_comes_from() {
+        let of = |value: Value| Client::of(&value).name;
+        assert_eq!(of(json!({"hook_event_name": "PreToolUse", "session_id": "s"})), "claude-code");
+        assert_eq!(of(json!({"hook_event_name": "PreToolUse", "session_id": "s", "turn_id": "t"})), "codex");
+        assert_eq!(of(json!({"hook_event_name": "Stop", "transcript_path": "/h/.codex/sessions/x"})), "codex");
+        assert_eq!(of(json!({"hook_event_name": "BeforeTool"})), "gemini");
+        assert_eq!(of(json!({"hook_event_name": "SessionEnd", "timestamp": "2026"})), "gemini");
+        assert_eq!(of(json!({"openclaw_event": "before_tool_call"})), "openclaw");
+    }
+}

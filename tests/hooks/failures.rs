@@ -1,0 +1,135 @@
+//! Whatever fails, the person's work goes on and the person is told, in time and in the client's form; in a strict
+//! workspace nothing is written instead.
+
+use crate::client::{CLIENTS, Outcome, payload};
+use crate::util::{Ground, signal};
+use rustix::process::Signal;
+use std::fs;
+use std::io::Write;
+use std::time::Instant;
+
+fn make_strict(ground: &Ground) {
+    fs::write(ground.work.join(".flockd.toml"), "strict = true\n").unwrap();
+}
+
+/// The two verdicts on a failure.
+#[track_caller]
+fn passes_or_not(ground: &Ground, what: &str, mut call: impl FnMut() -> Outcome) {
+    let passed = call();
+    assert!(matches!(passed, Outcome::RunsAndTellsPerson(_)), "{what}: {passed:?}");
+    let told = passed.told();
+    assert!(told.contains("without a lock: "), "{what}: {told}");
+    make_strict(ground);
+    let why = call().refused();
+    assert!(why.contains("strict") && why.contains("flockd doctor"), "{what}: {why}");
+}
+
+#[test]
+fn garbage_on_stdin_lets_the_tool_run_and_is_told() {
+    for client in CLIENTS {
+        for garbage in ["", "not json", "{\"hook_event_name\":", "[1,2]", "{}", "null", "{\"hook_event_name\":7}"] {
+            let ground = Ground::new();
+            passes_or_not(&ground, &format!("{client}: {garbage}"), || {
+                Outcome::of(client, &ground.hook_says(client, "", garbage))
+            });
+        }
+    }
+}
+
+#[test]
+fn without_a_daemon_the_tool_runs_and_it_is_told() {
+    for client in CLIENTS {
+        let ground = Ground::new();
+        // No home can be made here.
+        fs::write(&ground.home, "a file").unwrap();
+        passes_or_not(&ground, client, || ground.hook(client, "", "before_edit", "ada"));
+        for name in ["turn_end", "session_end"] {
+            let outcome = ground.hook(client, "", name, "ada");
+            assert!(matches!(outcome, Outcome::Runs | Outcome::RunsAndTellsPerson(_)), "{client} {name}: {outcome:?}");
+        }
+    }
+}
+
+#[test]
+fn a_turn_that_ends_where_nothing_is_held_starts_no_daemon() {
+    for client in CLIENTS {
+        let ground = Ground::new();
+        assert_eq!(ground.hook(client, "", "turn_end", "ada"), Outcome::Runs);
+        assert_eq!(ground.hook(client, "", "session_end", "ada"), Outcome::Runs);
+        assert!(!ground.home.join("sock").exists(), "{client}");
+    }
+}
+
+/// The clients let a tool run when their time is up, without a word; so the answer comes before.
+#[test]
+fn a_daemon_that_hangs_is_answered_for_before_the_clients_time_is_up() {
+    for client in CLIENTS {
+        let ground = Ground::new();
+        ground.flockd("bo", "lock elsewhere").gives(0);
+        signal(ground.daemon_pid(), Signal::STOP);
+        passes_or_not(&ground, client, || {
+            let begun = Instant::now();
+            let outcome = ground.hook(client, "--timeout 2s", "before_edit", "ada");
+            // Not before the second that it has, and a loaded machine may take its time.
+            assert!(begun.elapsed().as_millis() >= 900, "{client}: it gave up at once");
+            outcome
+        });
+        signal(ground.daemon_pid(), Signal::CONT);
+    }
+}
+
+#[test]
+fn a_client_that_never_ends_its_input_is_answered_in_time() {
+    for client in CLIENTS {
+        let ground = Ground::new();
+        let mut hook = ground.hook_started(client, "--timeout 1500ms");
+        let mut stdin = hook.stdin.take().unwrap();
+        stdin.write_all(b"{\"hook_event_name\":").unwrap();
+        let output = hook.wait_with_output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        let done = crate::util::Done { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) };
+        assert!(Outcome::of(client, &done).told().contains("in time"), "{done:?}");
+        drop(stdin);
+    }
+}
+
+/// Nothing in a hook's command line can stop an edit: a status of 2 is no usage error there.
+#[test]
+fn wrong_flags_stop_nobody_and_are_told() {
+    let ground = Ground::new();
+    for client in CLIENTS {
+        let too_long = format!("--agent {}", "a".repeat(200));
+        for flags in ["--clint x", "--mode sometimes", "--wait never", "--timeout -1", "extra", &too_long] {
+            let outcome = ground.hook(client, flags, "before_edit", "ada");
+            let told = outcome.told();
+            assert!(told.starts_with("flockd: "), "{client} {flags}: {told}");
+        }
+        ground.hook(client, "", "turn_end", "ada");
+    }
+    // Also before the word, and where no client is named.
+    let input = payload("claude-code", "before_edit", &ground.work, "ada");
+    for args in [&["--jsn", "hook", "--client", "claude-code"][..], &["hook", "--client", "cursor"], &["hook", "-x"]] {
+        let mut command = ground.command("", args);
+        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+        command.stderr(std::process::Stdio::piped());
+        let done = crate::client::fed(command, &input);
+        assert!(Outcome::of("claude-code", &done).told().contains("called wrongly"), "{args:?}: {done:?}");
+    }
+    ground.flockd("", "hook --help --bogus").gives(0);
+}
+
+#[test]
+fn nonsense_in_the_workspaces_file_is_a_failure_like_any_other() {
+    let ground = Ground::new();
+    fs::write(ground.work.join(".flockd.toml"), "enforcement = 'sometimes'\n").unwrap();
+    let told = ground.hook("claude-code", "", "before_edit", "ada").told();
+    assert!(told.contains(".flockd.toml") && told.contains("\"warn\""), "{told}");
+}
+
+#[test]
+fn an_agent_without_a_name_is_let_through_and_told_how_to_get_one() {
+    let ground = Ground::new();
+    let input = payload("claude-code", "before_edit", &ground.work, "");
+    let told = Outcome::of("claude-code", &ground.hook_says("claude-code", "", &input)).told();
+    assert!(told.contains("FLOCKD_AGENT"), "{told}");
+}

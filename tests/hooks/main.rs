@@ -1,0 +1,10 @@
+//! `flockd hook` as coding agents call it: their payloads on stdin, their answers and exit statuses, a real daemon.
+#![cfg(feature = "cli")]
+
+mod client;
+mod failures;
+mod identity;
+mod turns;
+#[path = "../cli/util.rs"]
+#[expect(dead_code, reason = "the tests of the program need more of it")]
+mod util;

@@ -1,0 +1,200 @@
+//! From the first edit to the end of the turn: who gets the file, who is refused, and when it is free again.
+
+use crate::client::{CLIENTS, Outcome, WITH_SUBAGENTS, agent, payload};
+use crate::util::Ground;
+use std::fs;
+
+fn file_of(held: &[(String, String)]) -> Vec<&str> {
+    held.iter().map(|(_, file)| file.as_str()).collect()
+}
+
+#[test]
+fn an_edit_takes_the_lock_and_another_agents_edit_is_refused_until_the_turn_ends() {
+    for client in CLIENTS {
+        let ground = Ground::new();
+        fs::write(ground.work.join("data.json"), "1").unwrap();
+        for name in ["before_read", "before_edit", "before_edit", "before_shell"] {
+            assert_eq!(ground.hook(client, "", name, "ada"), Outcome::Runs, "{client} {name}");
+        }
+        let ada = agent(client, "ada");
+        assert_eq!(ground.held(), [(ada.clone(), "data.json".to_owned())], "{client}");
+        for name in ["before_edit", "before_shell"] {
+            let why = ground.hook(client, "--wait 0", name, "bo").refused();
+            assert!(why.contains(&format!("data.json is locked by {ada} (exclusive since ")), "{client}: {why}");
+            assert!(why.contains("flockd wait "), "{client}: {why}");
+            assert!(why.lines().count() <= 2 && why.len() < 500, "{client}: {why}");
+        }
+        assert_eq!(ground.hook(client, "", "before_read", "bo"), Outcome::Runs, "{client}: reading is free");
+        assert_eq!(ground.hook(client, "", "turn_end", "bo"), Outcome::Runs, "{client}");
+        assert_eq!(ground.held().len(), 1, "{client}: nobody ends another's turn");
+        assert_eq!(ground.hook(client, "", "turn_end", "ada"), Outcome::Runs, "{client}");
+        assert_eq!(ground.hook(client, "--wait 0", "before_edit", "bo"), Outcome::Runs, "{client}");
+        assert_eq!(ground.hook(client, "", "session_end", "bo"), Outcome::Runs, "{client}");
+        assert!(ground.held().is_empty(), "{client}");
+    }
+}
+
+#[test]
+fn every_client_is_known_by_what_it_says() {
+    for client in CLIENTS {
+        let ground = Ground::new();
+        let input = |session| payload(client, "before_edit", &ground.work, session);
+        let free = ground.hook_says("auto", "", &input("ada"));
+        assert_eq!(Outcome::of(client, &free), Outcome::Runs, "{client}");
+        assert_eq!(ground.held()[0].0, agent(client, "ada"));
+        Outcome::of(client, &ground.hook_says("auto", "--wait 0", &input("bo"))).refused();
+    }
+}
+
+#[test]
+fn whoever_waits_gets_the_file_when_the_turn_before_ends() {
+    let ground = Ground::new();
+    assert_eq!(ground.hook("claude-code", "", "before_edit", "ada"), Outcome::Runs);
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| ground.hook("codex", "--wait 100s --timeout 110s", "before_edit", "bo"));
+        ground.until_waiting(&["codex-bo"]);
+        // Whoever is waited for is told, and how to let go.
+        let told = ground.hook("claude-code", "", "before_edit", "ada").told();
+        assert!(told.contains("codex-bo waits for data.json") && told.contains("flockd unlock "), "{told}");
+        assert_eq!(ground.hook("claude-code", "", "turn_end", "ada"), Outcome::Runs);
+        assert_eq!(waits.join().unwrap(), Outcome::Runs);
+    });
+    assert_eq!(ground.held()[0].0, "codex-bo");
+}
+
+#[test]
+fn what_an_agent_locked_by_itself_outlives_its_turn() {
+    let ground = Ground::new();
+    ground.flockd("claude-ada", "lock data.json").gives(0);
+    assert_eq!(ground.hook("claude-code", "", "before_edit", "ada"), Outcome::Runs);
+    assert_eq!(ground.hook("claude-code", "", "session_end", "ada"), Outcome::Runs);
+    assert_eq!(ground.held(), [("claude-ada".to_owned(), "data.json".to_owned())]);
+}
+
+#[test]
+fn a_patch_is_granted_as_a_whole_or_not_at_all() {
+    let ground = Ground::new();
+    ground.flockd("bo", "lock sub/b.txt").gives(0);
+    let patch = "*** Begin Patch\\n*** Add File: a.txt\\n+x\\n*** Delete File: sub/b.txt\\n*** End Patch";
+    let input = payload("codex", "before_edit", &ground.work, "ada");
+    let (before, after) = input.split_once("*** Begin").unwrap();
+    let input = format!("{before}{patch}{}", &after[after.find("End Patch\\n").unwrap() + "End Patch".len()..]);
+    let why = Outcome::of("codex", &ground.hook_says("codex", "--wait 0", &input)).refused();
+    assert!(why.contains("sub/b.txt is locked by bo"), "{why}");
+    assert_eq!(file_of(&ground.held()), ["sub/b.txt"], "what was taken for it went back");
+    ground.flockd("bo", "unlock sub/b.txt").gives(0);
+    assert_eq!(Outcome::of("codex", &ground.hook_says("codex", "--wait 0", &input)), Outcome::Runs);
+    assert_eq!(file_of(&ground.held()), ["a.txt", "sub/b.txt"]);
+}
+
+#[test]
+fn modes_and_workspaces_say_how_much_a_hook_does() {
+    let ground = Ground::new();
+    let both = |flags: &str| {
+        let free = ground.hook("claude-code", flags, "before_edit", "ada");
+        let took = !ground.held().is_empty();
+        ground.flockd("", "lock --agent bo data.json -n");
+        let held = ground.hook("claude-code", flags, "before_edit", "ada");
+        ground.flockd("bo", "unlock --all");
+        ground.flockd("claude-ada", "unlock --all");
+        (free, took, held)
+    };
+    let (free, took, held) = both("--mode check");
+    assert_eq!((free, took), (Outcome::Runs, false));
+    assert!(held.refused().contains("data.json is locked by bo"));
+    let (free, took, held) = both("--mode warn");
+    assert_eq!((free, took), (Outcome::Runs, false));
+    assert!(held.told().contains("data.json is locked by bo"));
+
+    let config = ground.work.join(".flockd.toml");
+    fs::write(&config, "enforcement = 'warn'\n").unwrap();
+    assert!(matches!(both(""), (Outcome::Runs, false, Outcome::RunsAndTellsModel(_))));
+    fs::write(&config, "enforcement = 'off'\n").unwrap();
+    assert_eq!(both(""), (Outcome::Runs, false, Outcome::Runs));
+    fs::write(&config, "enforcement = 'deny'\n").unwrap();
+    assert!(matches!(both("--wait 0"), (Outcome::Runs, true, _)));
+}
+
+#[test]
+fn the_place_of_the_file_counts_and_not_that_of_its_writer() {
+    let ground = Ground::new();
+    let other = ground.work.join("other");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join(".flockd.toml"), "enforcement = 'off'\n").unwrap();
+    // From the one into the other, both ways.
+    let from = |cwd: &std::path::Path, file: &std::path::Path| {
+        let input = payload("claude-code", "before_edit", &ground.work, "ada");
+        let mut input: serde_json::Value = serde_json::from_str(&input).unwrap();
+        input["cwd"] = cwd.to_str().into();
+        input["tool_input"]["file_path"] = file.to_str().into();
+        Outcome::of("claude-code", &ground.hook_says("claude-code", "--wait 0", &input.to_string()))
+    };
+    ground.flockd("bo", "lock other/f").gives(0);
+    ground.flockd("bo", "lock f").gives(0);
+    assert_eq!(from(&ground.work, &other.join("f")), Outcome::Runs, "over there nobody asks for locks");
+    from(&other, &ground.work.join("f")).refused();
+}
+
+#[test]
+fn a_lost_lock_is_told_before_the_next_write() {
+    let ground = Ground::new();
+    assert_eq!(ground.hook("claude-code", "", "before_edit", "ada"), Outcome::Runs);
+    let id = ground.status().locks[0].lock_id.clone();
+    let mut breaks = ground.command("bo", &["break", &id, "--reason", "it hangs"]);
+    assert!(breaks.status().unwrap().success());
+    let why = ground.hook("claude-code", "", "before_edit", "ada").refused();
+    assert!(why.contains("your lock on data.json ended at ") && why.contains("by bo: it hangs"), "{why}");
+    assert_eq!(ground.hook("claude-code", "", "before_edit", "ada"), Outcome::Runs, "it is told once, and locked");
+
+    // Whoever has nothing to write just now is told when a turn begins.
+    let id = ground.status().locks[0].lock_id.clone();
+    ground.command("bo", &["break", &id, "--reason", "again"]).status().unwrap();
+    assert_eq!(ground.hook("claude-code", "", "turn_end", "ada"), Outcome::Runs, "nobody listens there");
+    let told = ground.hook("claude-code", "", "turn_start", "ada").told();
+    assert!(told.contains("read it again before you write"), "{told}");
+    assert_eq!(ground.hook("claude-code", "", "turn_start", "ada"), Outcome::Runs);
+}
+
+#[test]
+fn two_agents_that_wait_for_each_other_are_told_the_cycle() {
+    let ground = Ground::new();
+    for (name, file) in [("claude-ada", "data.json"), ("bo", "other.json")] {
+        ground.flockd(name, &format!("lock {file}")).gives(0);
+    }
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| ground.flockd("claude-ada", "lock other.json --wait 100s"));
+        ground.until_waiting(&["claude-ada"]);
+        let input = payload("claude-code", "before_edit", &ground.work, "x");
+        let mut command = ground.hook_command("claude-code", "");
+        command.env("FLOCKD_AGENT", "bo");
+        let why = Outcome::of("claude-code", &crate::client::fed(command, &input)).refused();
+        assert!(why.contains("would never end") && why.contains("flockd unlock"), "{why}");
+        ground.flockd("bo", "unlock --all").gives(0);
+        waits.join().unwrap().gives(0);
+    });
+}
+
+#[test]
+fn a_subagent_ends_with_its_own_locks_and_a_session_with_all() {
+    for client in WITH_SUBAGENTS {
+        let ground = Ground::new();
+        assert_eq!(ground.hook(client, "", "before_edit_of_subagent", "ada"), Outcome::Runs, "{client}");
+        let below = format!("{}/a1b2c3", agent(client, "ada"));
+        assert_eq!(ground.held(), [(below, "data.json".to_owned())], "{client}");
+        assert_eq!(ground.hook(client, "", "turn_end", "ada"), Outcome::Runs);
+        assert_eq!(ground.held().len(), 1, "{client}: it may work on in the background");
+        assert_eq!(ground.hook(client, "", "subagent_end", "ada"), Outcome::Runs);
+        assert!(ground.held().is_empty(), "{client}");
+        assert_eq!(ground.hook(client, "", "before_edit_of_subagent", "ada"), Outcome::Runs, "{client}");
+        assert_eq!(ground.hook(client, "", "session_end", "ada"), Outcome::Runs);
+        assert!(ground.held().is_empty(), "{client}");
+    }
+}
+
+#[test]
+fn a_new_session_hears_how_it_works() {
+    for client in CLIENTS {
+        let told = Ground::new().hook(client, "", "session_start", "ada").told();
+        assert!(told.contains("flockd lock PATH"), "{client}: {told}");
+    }
+}
