@@ -376,18 +376,10 @@ impl Coordinator {
     /// Whether a grant is to be taken back that an answer held back promises as well: that one is the first to tell of
     /// it from now on, and whoever fails to hear it takes the grant back.
     fn is_handed_on(&mut self, command: &Command) -> bool {
-        let Command::TakeBack { id, what, .. } = command else { return false };
-        for HeldBack { reply, .. } in &mut self.held_back {
-            // A set of which something has ended will not be told of.
-            let is_whole = reply.answer.reply.grants().iter().all(|granted| self.table.is_held(granted.lock.id));
-            let grants = reply.answer.reply.grants_mut().iter_mut().filter(|_| is_whole);
-            if let Some(granted) = grants.into_iter().find(|granted| granted.lock.id == *id) {
-                (granted.already_held, granted.again) = (false, false);
-                (granted.resumed, granted.upgraded) = (what.resumed && !what.is_new, what.upgraded && !what.is_new);
-                return true;
-            }
-        }
-        false
+        // A set of which something has ended will not be told of.
+        let is_whole = |reply: &Reply| reply.grants().iter().all(|granted| self.table.is_held(granted.lock.id));
+        let held_back = self.held_back.iter_mut().map(|held| &mut held.reply.answer.reply);
+        is_told_by(command, held_back.filter(|reply| is_whole(reply)))
     }
 
     /// A lock and its release may be sent together. Each is answered as it was done, though the first answer comes
@@ -414,12 +406,17 @@ impl Coordinator {
         let synced = self.journal.synced();
         self.bus.durable(synced);
         let ready = self.held_back.iter().take_while(|held| held.through <= synced).count();
+        let (mut told, mut rest) = (Vec::with_capacity(ready), Vec::new());
         for HeldBack { mut reply, is_released, .. } in self.held_back.drain(..ready) {
             if !is_released {
-                self.taken_back.extend(self.table.bring_up_to_date(&mut reply.answer));
+                rest.extend(self.table.bring_up_to_date(&mut reply.answer));
             }
-            out.push((reply.to, reply.answer));
+            told.push((reply.to, reply.answer));
         }
+        // Unless somebody else is told of it just now.
+        rest.retain(|command| !is_told_by(command, told.iter_mut().map(|(_, answer)| &mut answer.reply)));
+        self.taken_back.extend(rest);
+        out.extend(told);
     }
 
     // ── Trouble ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -521,6 +518,17 @@ impl Coordinator {
 struct Written {
     through: u64,
     synced: u64,
+}
+
+/// Whether one of these answers promises the grant that is to be taken back: the first that does is the first to tell of
+/// it then.
+fn is_told_by<'a>(command: &Command, replies: impl Iterator<Item = &'a mut Reply>) -> bool {
+    let Command::TakeBack { id, what, .. } = command else { return false };
+    let grants = replies.flat_map(|reply| reply.grants_mut());
+    let Some(granted) = grants.into_iter().find(|granted| granted.lock.id == *id) else { return false };
+    (granted.already_held, granted.again) = (false, false);
+    (granted.resumed, granted.upgraded) = (what.resumed && !what.is_new, what.upgraded && !what.is_new);
+    true
 }
 
 fn names_holders(answer: &Answer) -> bool {

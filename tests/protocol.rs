@@ -343,6 +343,7 @@ fn the_page_states_the_bounds_in_force() {
         ("connections", limits::CONNECTIONS_MAX as u64),
         ("sessions", limits::SESSIONS_MAX as u64),
         ("locks", limits::LOCKS_MAX as u64),
+        ("scopes in one `lock`", limits::SET_MAX as u64),
         ("waiting requests", limits::WAITERS_MAX as u64),
         ("holders named in a refusal", limits::HOLDERS_NAMED as u64),
         ("agent, request id", limits::AGENT_MAX as u64),
@@ -362,6 +363,7 @@ fn the_page_states_the_bounds_in_force() {
         format!("keeps the newest {} events", limits::EVENTS_KEPT),
         format!("more than {} bytes wait for you", limits::EVENTS_OUTBOX),
         format!("at most {}, as of each", limits::FILTER_MAX),
+        format!("at most {} may be named", limits::SET_MAX),
         format!("| `protocol` | {}. ", wire::PROTOCOL),
     ] {
         assert!(page.contains(&text), "the page does not say: {text}");

@@ -13,6 +13,7 @@
 pub(crate) mod agent;
 mod events;
 mod guard;
+mod guards;
 mod handle;
 mod launch;
 mod ledger;
@@ -23,6 +24,7 @@ mod write;
 
 pub use events::{Event, EventFilter, Gap, Heard, LockEvent, Subscription};
 pub use guard::{LockGuard, LockRequest, NotKept};
+pub use guards::{LockAllRequest, LockGuards};
 pub use handle::{Client, ClientBuilder};
 pub use launch::Launch;
 pub use place::Place;
@@ -36,7 +38,9 @@ use crate::limits;
 use crate::model::Agent;
 use crate::os;
 use crate::os::home::Home;
-use crate::wire::{self, Answer, Code, Hello, Line, LockBody, Op, Request, SessionProof, SessionWish, WireError};
+use crate::wire::{
+    self, Answer, Code, Hello, Line, LockBody, LocksBody, Op, Request, SessionProof, SessionWish, WireError,
+};
 use launch::{connect, is_broken, read_line};
 use ledger::Ledger;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
@@ -388,6 +392,17 @@ impl Connection {
     pub fn lock(&self, request: Request) -> Result<LockBody, ClientError> {
         match self.call(Request { op: Op::Lock, ..request })?.ok {
             Some(wire::Body::Lock(body)) => Ok(*body),
+            other => Err(unexpected(other.as_ref())),
+        }
+    }
+
+    /// Asks for the locks of several scopes, all or none. A refusal is an answer.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn lock_all(&self, request: Request) -> Result<LocksBody, ClientError> {
+        match self.call(Request { op: Op::Lock, ..request })?.ok {
+            Some(wire::Body::Locks(body)) => Ok(*body),
             other => Err(unexpected(other.as_ref())),
         }
     }
@@ -759,17 +774,17 @@ impl State {
         Err(ClientError::Refused(Box::new(error)))
     }
 
-    /// A lock that came too late goes back.
+    /// What came too late goes back.
     fn nobody_waits_for(&mut self, answer: &Answer) {
-        match (ledger::granted(answer), ledger::is_upgrade(answer)) {
-            (Some(lock_id), false) => self.give_back(lock_id),
-            // What was shared before is shared again.
-            (Some(lock_id), true) => {
+        for (lock_id, is_upgrade) in ledger::granted(answer) {
+            if is_upgrade {
+                // What was shared before is shared again.
                 let number = self.take_number();
                 let lock_id = Some(lock_id.to_owned());
                 self.send(&Request { id: Some(number), lock_id, ..Request::new(Op::Downgrade) });
+            } else {
+                self.give_back(lock_id);
             }
-            (None, _) => {}
         }
     }
 }

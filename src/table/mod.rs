@@ -207,8 +207,14 @@ impl LockTable {
         step.records.push(record);
     }
 
-    /// Takes back what this step did since it was marked, as if it had not been. Numbers stay given out.
+    fn mark(&self, step: &Step) -> step::Mark {
+        step.mark(self.next_fence, self.next_event)
+    }
+
+    /// Takes back what this step did since it was marked, as if it had not been. The numbers that it took are free
+    /// again: nobody has seen them, nor has the journal.
     fn back_to(&mut self, step: &mut Step, mark: step::Mark) {
+        (self.next_fence, self.next_event) = mark.numbers();
         for record in step.cut(mark).into_iter().rev() {
             self.state.fold(record);
         }
@@ -306,8 +312,8 @@ impl LockTable {
         let is_meant = |ended: &&Ended| {
             let guard = ended.ask.who.session.filter(|session| self.state.sessions.contains_key(session));
             let (lost, names) = (&ended.ask.target.scope, targets.unwrap_or_default());
-            let is_named = targets.is_none()
-                || names.iter().any(|target| target.scope.covers(lost) || lost.covers(&target.scope));
+            let is_named =
+                targets.is_none() || names.iter().any(|target| target.scope.covers(lost) || lost.covers(&target.scope));
             guard.map_or(is_named, |guard| who.session == Some(guard))
         };
         untold.iter().map(|id| &self.state.ended[id]).filter(is_meant).cloned().collect()

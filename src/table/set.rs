@@ -288,7 +288,7 @@ impl LockTable {
     /// Grants all of a set that is clear and in no queue, and answers. Where one of its scopes takes up a lock that is
     /// in the way of another, nothing of it is granted: this is looked at here, since only here it can be seen.
     fn grant_set(&mut self, now: Now, step: &mut Step, caller: Caller, rows: &[Waiter]) {
-        let mark = step.mark();
+        let mark = self.mark(step);
         let mut all = Vec::with_capacity(rows.len());
         for row in rows {
             match self.grant_member(now, step, row) {

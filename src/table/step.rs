@@ -36,6 +36,8 @@ pub struct Step {
 /// How far a step was at some point; see [`super::LockTable::back_to`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark {
+    next_fence: u64,
+    next_event: u64,
     records: usize,
     replies: usize,
     effects: usize,
@@ -44,9 +46,18 @@ pub(super) struct Mark {
     eased: usize,
 }
 
+impl Mark {
+    /// The next fence and the next event number, as they were.
+    pub(super) fn numbers(&self) -> (u64, u64) {
+        (self.next_fence, self.next_event)
+    }
+}
+
 impl Step {
-    pub(super) fn mark(&self) -> Mark {
+    pub(super) fn mark(&self, next_fence: u64, next_event: u64) -> Mark {
         Mark {
+            next_fence,
+            next_event,
             records: self.records.len(),
             replies: self.replies.len(),
             effects: self.effects.len(),

@@ -2,7 +2,8 @@
 
 use super::webhooks::{self, WebhookBody};
 use super::{
-    Answer, Body, CheckBody, Code, CommitBody, Held, KeptBy, LockBody, LocksBody, Loss, SetBody, StatusBody, WaitBody, WaiterBody, Wanted,
+    Answer, Body, CheckBody, Code, CommitBody, Held, KeptBy, LockBody, LocksBody, Loss, SetBody, StatusBody, WaitBody,
+    WaiterBody, Wanted,
 };
 use super::{EventBody, GapBody, Line, Mode, WireError, escape, sign};
 use crate::events::{Gap, Told};

@@ -11,6 +11,7 @@ mod locks;
 mod patterns;
 mod restart;
 mod run;
+mod sets;
 mod storm;
 mod util;
 mod write;

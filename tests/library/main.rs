@@ -7,5 +7,6 @@ mod events;
 mod guards;
 mod losses;
 mod sessions;
+mod sets;
 mod upgrades;
 mod util;

@@ -247,12 +247,14 @@ impl World {
         let asked = client.pending.remove(&id);
         client.held.retain(|belief| answer.lost.iter().all(|ended| ended.id != belief.id));
         match answer.reply {
-            Reply::Granted(granted) => {
-                let lock = granted.lock;
-                client.held.retain(|belief| belief.id != lock.id);
-                let belief = Belief { id: lock.id, target: lock.ask.target.clone(), fence: lock.fence };
-                client.held.push(belief);
-                self.rumour(lock.id);
+            Reply::Granted(_) | Reply::GrantedSet(_) => {
+                for lock in answer.reply.grants().iter().map(|granted| &granted.lock) {
+                    let client = &mut self.clients[at];
+                    client.held.retain(|belief| belief.id != lock.id);
+                    let belief = Belief { id: lock.id, target: lock.ask.target.clone(), fence: lock.fence };
+                    client.held.push(belief);
+                    self.rumour(lock.id);
+                }
             }
             Reply::Released(locks) => client.held.retain(|belief| locks.iter().all(|lock| lock.id != belief.id)),
             Reply::Refused(refused) => {
@@ -260,7 +262,9 @@ impl World {
                     self.rumour(holder.id);
                 }
             }
-            Reply::Failed(Fault::Unavailable(_)) if matches!(asked, Some(Op::Lock { .. } | Op::Upgrade { .. })) => {
+            Reply::Failed(Fault::Unavailable(_))
+                if matches!(asked, Some(Op::Lock { .. } | Op::LockSet { .. } | Op::Upgrade { .. })) =>
+            {
                 if let Some(op) = asked.filter(|_| client.asked.len() < 8) {
                     client.asked.push_back(op);
                 }
@@ -292,7 +296,12 @@ impl World {
         if is_numbered {
             client.pending.insert(id, op.clone());
         }
-        let is_named = matches!(&op, Op::Lock { request: Some(_), .. } | Op::Upgrade { request: Some(_), .. });
+        let is_named = matches!(
+            &op,
+            Op::Lock { request: Some(_), .. }
+                | Op::LockSet { request: Some(_), .. }
+                | Op::Upgrade { request: Some(_), .. }
+        );
         if is_named && self.random.chance(40) {
             client.asked.push_back(op.clone());
             if client.asked.len() > 8 {
@@ -350,7 +359,19 @@ impl World {
                     .then(|| RequestId::new(&format!("r{}", self.next_request)).expect("it is short"));
                 let (mode, lease) = (mode(random), lease(random, client.kind));
                 self.seen.bound_asked += u64::from(bound.is_some());
-                Op::Lock { target, mode, lease, wait: wait(random), bound, request, os: random.chance(70) }
+                let (wait, os) = (wait(random), random.chance(70));
+                if random.chance(70) {
+                    return Some((Op::Lock { target, mode, lease, wait, bound, request, os }, true));
+                }
+                // Two or three at once, now and then some with something in common.
+                let mut targets = vec![target];
+                for _ in 0..1 + random.below(2) {
+                    let other = choose(random, &self.targets)?;
+                    if targets.iter().all(|target| target.scope != other.scope) {
+                        targets.push(other.clone());
+                    }
+                }
+                Op::LockSet { targets, mode, lease, wait, bound, request, os }
             }
             41..=60 => {
                 let belief = belief?;
@@ -372,10 +393,9 @@ impl World {
             71..=75 => Op::Status(random.chance(70).then_some(place)),
             76..=79 => Op::WaitFree { target: place, mode: mode(random), wait: wait(random) },
             80..=82 => {
-                let waiting = client
-                    .pending
-                    .iter()
-                    .find(|(_, op)| matches!(op, Op::Lock { .. } | Op::Upgrade { .. } | Op::WaitFree { .. }));
+                let waiting = client.pending.iter().find(|(_, op)| {
+                    matches!(op, Op::Lock { .. } | Op::LockSet { .. } | Op::Upgrade { .. } | Op::WaitFree { .. })
+                });
                 Op::Cancel(*waiting?.0)
             }
             83 => Op::Break(*choose(random, self.rumours.make_contiguous())?),

@@ -516,13 +516,12 @@ impl Naive {
     }
 
     /// Grants all of a set, one after the other; if one of its locks turns out to be in the way of another, or to close
-    /// a cycle, nothing of it has been, but that fences are used up.
+    /// a cycle, nothing of it has been.
     fn settle_set(&mut self, caller: Caller, rows: &[Waiter]) {
         let before = self.clone();
         let nothing = |model: &mut Naive| {
-            let (fence, waits) = (model.next_fence, std::mem::take(&mut model.waits_then));
-            *model = before.clone();
-            (model.next_fence, model.waits_then) = (fence, waits);
+            let waits = std::mem::take(&mut model.waits_then);
+            *model = Naive { waits_then: waits, ..before.clone() };
         };
         let mut all = Vec::new();
         for row in rows {

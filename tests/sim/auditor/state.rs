@@ -63,7 +63,7 @@ impl Auditor {
                 assert!(is_expected, "{} waits for an answer it had, or that nobody hears", waiter.ask.who.agent);
             }
             let before = self.queue.values().find(|before| waiter.caller.is_some() && before.caller == waiter.caller);
-            let is_moved = before.is_some_and(|before| before.id != waiter.id);
+            let is_moved = before.is_some_and(|before| first_row(before) != first_row(waiter));
             assert!(!is_moved, "{} has another place in the queue than before", waiter.ask.who.agent);
             if let Some(session) = waiter.ask.who.session {
                 assert!(self.sessions.contains_key(&session), "a request of an ended session waits");
@@ -100,7 +100,8 @@ impl Auditor {
         let mut last = 0;
         for queued in waiters {
             let open = queued.waiter.caller.and_then(|caller| self.open.get(&caller));
-            if let Some(open) = open.filter(|open| !open.is_again && !open.may_be_put_off) {
+            let is_first = first_row(&queued.waiter) == queued.waiter.id;
+            if let Some(open) = open.filter(|open| is_first && !open.is_again && !open.may_be_put_off) {
                 assert!(open.order > last, "{} has passed others in the queue", queued.waiter.ask.who.agent);
                 last = open.order;
             }
@@ -119,6 +120,7 @@ impl Auditor {
         });
         apart(&locks);
         self.heard_is_written(loaded, is_cut);
+        self.sets_are_whole(loaded);
         assert!(loaded.fences_from > self.top_fence, "fences would start again below {}", self.top_fence);
         assert!(loaded.events_from > self.top_event, "event numbers would start again below {}", self.top_event);
         if is_cut {
@@ -236,17 +238,25 @@ fn in_line(locks: &[Lock], waiters: &[Queued], now: Moment) {
         let waiter = as_holder(&queued.waiter, locks);
         let ask = &waiter.ask;
         let others = waiters.iter().map(|other| as_holder(&other.waiter, locks));
-        let earlier = others.filter(|other| place(other) < place(&waiter) && comes_before(other, ask)).count();
+        let earlier = others.filter(|other| place(other) < place(&waiter) && comes_before(other, ask));
+        let earlier = earlier.map(|other| first_row(&other)).collect::<BTreeSet<_>>().len();
         assert_eq!(queued.position, earlier + 1, "the place of {} in the queue", ask.who.agent);
         for due in [waiter.deadline, waiter.absent_until].into_iter().flatten() {
             assert!(due > now, "{} waits beyond its time", ask.who.agent);
         }
         assert_eq!(waiter.caller.is_none(), waiter.absent_until.is_some(), "absent or present: {waiter:?}");
-        let is_held = locks.iter().any(|lock| blocks(lock, ask) || is_own_weaker(lock, ask) || holds_up(lock, ask));
-        let asks_system = waiter.os != OsWait::Idle;
+        // Of a set it is enough that one row cannot be had.
+        let rows = waiters.iter().filter(|other| first_row(&other.waiter) == first_row(&waiter));
+        let asks_system = rows.clone().any(|row| row.waiter.os != OsWait::Idle);
+        let is_stuck = |row: &Queued| {
+            let ask = &as_holder(&row.waiter, locks).ask;
+            let is_held = |lock: &Lock| blocks(lock, ask) || is_own_weaker(lock, ask) || holds_up(lock, ask);
+            row.position > 1 || locks.iter().any(is_held)
+        };
+        let is_stuck = rows.clone().any(is_stuck);
         assert!(!waiter.at_once || asks_system, "{} waits and would not wait", ask.who.agent);
         assert!(
-            waiter.caller.is_none() || is_held || earlier > 0 || asks_system,
+            waiter.caller.is_none() || is_stuck || asks_system,
             "{} waits for {} and nothing is in the way",
             ask.who.agent,
             ask.target.scope
