@@ -520,8 +520,8 @@ struct Written {
     synced: u64,
 }
 
-/// Whether one of these answers promises the grant that is to be taken back: the first that does is the first to tell of
-/// it then.
+/// Whether one of these answers promises the grant that is to be taken back: the first that does is the first to tell
+/// of it then.
 fn is_told_by<'a>(command: &Command, replies: impl Iterator<Item = &'a mut Reply>) -> bool {
     let Command::TakeBack { id, what, .. } = command else { return false };
     let grants = replies.flat_map(|reply| reply.grants_mut());

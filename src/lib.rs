@@ -34,7 +34,8 @@
 //! - [`Client`]: the daemon of a home, found or started; or [`Coordinator`]: the same inside this process.
 //! - [`Session`]: one agent's connection, which keeps its locks. Two sessions exclude each other.
 //! - [`Workspace`]: a session that looks from a certain directory.
-//! - [`LockRequest`] and [`LockGuard`]: asking and holding; [`LockAllRequest`] and [`LockGuards`]: many at once, or none.
+//! - [`LockRequest`] and [`LockGuard`]: asking and holding.
+//! - [`LockAllRequest`] and [`LockGuards`]: several at once, all or none.
 //!
 //! Everything blocks, is `Send + Sync`, and goes on by itself when the daemon was restarted. Without the feature
 //! `cli`, which is on by default, the program is left out and with it most dependencies.
