@@ -452,7 +452,7 @@ impl Coordinator {
             }
             _ => None,
         });
-        webhooks.chain(grants.clone().map(|granted| take_back(granted))).collect()
+        webhooks.chain(grants.clone().map(take_back)).collect()
     }
 
     /// Releases go on in memory. A crash now would bring a released lock back: held for too long, never twice.

@@ -19,7 +19,7 @@ fn take_and_give(ground: &Ground, slot: usize, mut random: Random, stop: &Atomic
     while !stop.load(Ordering::Relaxed) {
         let mut command = ground.command(&agent, &["lock", one, two, three, "--ttl", "60s", "--wait", "60s"]);
         let mut lock = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        if random.below(3) == 0 {
+        if random.below(6) == 0 {
             for _ in 0..random.below(3_000) {
                 std::thread::yield_now();
             }
@@ -59,7 +59,8 @@ fn whoever_is_killed_all_of_a_set_is_held_or_nothing() {
     }
     ground.flockd("", "daemon start").gives(0);
     let (stop, held, looks) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
-    let kills = scaled(40);
+    // Few: the place of whoever is killed along with the daemon is kept for ten seconds.
+    let kills = scaled(8);
     std::thread::scope(|scope| {
         let ended = StopAtEnd(&stop);
         for slot in 0..SETS.len() {
@@ -77,7 +78,7 @@ fn whoever_is_killed_all_of_a_set_is_held_or_nothing() {
         });
         for _ in 0..kills {
             // At a moment of its own, after somebody has got on.
-            let (before, more) = (held.load(Ordering::Relaxed), random.below(3));
+            let (before, more) = (held.load(Ordering::Relaxed), random.below(12));
             until("somebody gets on", || {
                 (stop.load(Ordering::Relaxed) || held.load(Ordering::Relaxed) >= before + more).then_some(())
             });
