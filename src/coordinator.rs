@@ -534,7 +534,7 @@ fn is_told_by<'a>(command: &Command, replies: impl Iterator<Item = &'a mut Reply
 fn names_holders(answer: &Answer) -> bool {
     match &answer.reply {
         Reply::Refused(_) | Reply::Status { .. } | Reply::Checked(_) | Reply::Renewed(_) => true,
-        Reply::Failed(fault) => matches!(fault, Fault::NotHolder(_) | Fault::Lost(..)),
+        Reply::Failed(fault) => matches!(fault, Fault::NotHolder(_) | Fault::Delegated(_) | Fault::Lost(..)),
         _ => !answer.wanted.is_empty(),
     }
 }

@@ -107,6 +107,9 @@ pub const EVENTS_KEPT: u64 = 10_000;
 
 /// Longest agent name: it stands in every row, refusal and event.
 pub const AGENT_MAX: usize = 128;
+/// Most parts of an agent name, `claw-456/worker-1` has two. Agents start agents that start agents, each level a
+/// program with a task of its own; what is deeper is a loop.
+pub const AGENT_DEPTH_MAX: usize = 8;
 /// Longest note ("why"): one sentence for whoever waits.
 pub const NOTE_MAX: usize = 500;
 /// Longest request id.

@@ -4,6 +4,7 @@
 
 use crate::limits;
 use crate::scope::{Scope, Target};
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -141,18 +142,46 @@ fn word(what: &str, text: &str, max: usize) -> Result<Arc<str>, Invalid> {
     Ok(text.into())
 }
 
-/// An actor's name, `claw-456`.
+/// An actor's name, `claw-456`; that of a sub-agent says whose it is: `claw-456/worker-1`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Agent(Arc<str>);
 
 impl Agent {
-    /// Checks and takes a name: 1 to 128 bytes, no spaces, no control characters.
+    /// Checks and takes a name: 1 to 128 bytes, no spaces, no control characters, at most 8 parts between slashes and
+    /// none of them empty.
     pub fn new(name: &str) -> Result<Agent, Invalid> {
-        word("agent name", name, limits::AGENT_MAX).map(Agent)
+        let agent = word("agent name", name, limits::AGENT_MAX).map(Agent)?;
+        if name.split('/').any(str::is_empty) {
+            return Err(Invalid(format!(
+                "the agent name {name:?} has an empty part: a sub-agent is named after its parent, `claw-456/worker-1`"
+            )));
+        }
+        if name.split('/').count() > limits::AGENT_DEPTH_MAX {
+            let most = limits::AGENT_DEPTH_MAX;
+            return Err(Invalid(format!("the agent name {name:?} has more than {most} parts between slashes")));
+        }
+        Ok(agent)
     }
 
     /// The name.
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether `other` is a sub-agent of this one, or one of a sub-agent's.
+    pub fn is_above(&self, other: &Agent) -> bool {
+        other.0.strip_prefix(&*self.0).is_some_and(|rest| rest.starts_with('/'))
+    }
+
+    /// How many agents there are from the one that has no parent down to this one: 1 for that one.
+    pub fn depth(&self) -> u8 {
+        self.0.split('/').count() as u8
+    }
+}
+
+/// As a key of maps: looked up by its name.
+impl Borrow<str> for Agent {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }
@@ -575,6 +604,9 @@ pub struct Waiter {
     pub absent_until: Option<Moment>,
     /// How far it is with the operating system.
     pub os: OsWait,
+    /// How deep in its family the agent is inside whose lock it waits, 0 for nobody's: it comes before all requests of
+    /// a lower level. Not kept in the journal: a restart sees it anew.
+    pub level: u8,
 }
 
 impl Waiter {
@@ -661,6 +693,8 @@ pub enum Acquired {
     Upgraded,
     /// An exclusive lock became shared. That is no new right: it keeps its fence.
     Downgraded,
+    /// A new lock of a sub-agent, where its parent, or a parent of that, holds one that keeps others out.
+    Delegated,
 }
 
 impl Acquired {
@@ -671,6 +705,7 @@ impl Acquired {
             Acquired::Resumed => "resumed",
             Acquired::Upgraded => "upgraded",
             Acquired::Downgraded => "downgraded",
+            Acquired::Delegated => "delegated",
         }
     }
 }
@@ -1301,6 +1336,8 @@ pub enum Fault {
     NoWebhook(WebhookId),
     /// It exists and belongs to others.
     NotHolder(Vec<Lock>),
+    /// The agent holds it, but its sub-agents hold these in it.
+    Delegated(Vec<Lock>),
     /// It was lost or had ended before.
     Lost(Box<Ended>, Vec<Lock>),
     /// What was given does not fit.
@@ -1413,11 +1450,26 @@ mod tests {
     #[test]
     fn names_with_spaces_or_too_long_are_refused_by_name() {
         assert!(Agent::new("claw-456/worker-1").is_ok());
+        assert!(Agent::new("1/2/3/4/5/6/7/8").is_ok());
+        for bad in ["/", "a/", "/a", "a//b", "1/2/3/4/5/6/7/8/9"] {
+            assert!(Agent::new(bad).unwrap_err().0.contains("part"), "{bad}");
+        }
         for bad in ["", "two words", "tab\t", &"x".repeat(129)] {
             assert!(Agent::new(bad).unwrap_err().0.contains("agent name"), "{bad}");
         }
         assert!(note("why, in a sentence").is_ok());
         assert!(note("two\nlines").is_err());
+    }
+
+    #[test]
+    fn a_family_is_told_by_whole_parts_of_names() {
+        let agent = |name| Agent::new(name).unwrap();
+        assert!(agent("a").is_above(&agent("a/x")) && agent("a").is_above(&agent("a/x/p")));
+        assert!(agent("a/x").is_above(&agent("a/x/p")));
+        for (one, other) in [("a", "a"), ("a/x", "a"), ("a", "ab"), ("a", "ab/x"), ("a/x", "a/y"), ("a/x", "a/xy")] {
+            assert!(!agent(one).is_above(&agent(other)), "{one} {other}");
+        }
+        assert_eq!((agent("a").depth(), agent("a/x/p").depth()), (1, 3));
     }
 
     #[test]

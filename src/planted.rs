@@ -65,6 +65,15 @@ bugs! {
     SetLeavesRow => "table" "sets::a_set_that_goes_leaves_no_row_and_no_flock_behind",
     /// A set keeps the flocks that it has while a foreign program keeps it waiting for another.
     SetKeepsFlocks => "table" "flocks::while_a_foreigner_has_one_file_of_a_set_no_flock_of_it_is_kept",
+    // Sub-agents
+    /// A parent's lock keeps its sub-agents out like anybody.
+    ParentKeepsChildOut => "table" "families::a_sub_agent_takes_what_its_parent_holds_and_strangers_stay_out",
+    /// A parent writes where its sub-agent holds something.
+    ParentWritesOverChild => "table" "families::the_parent_writes_again_when_the_child_has_released",
+    /// A request inside a parent's lock waits behind strangers who wait for the parent.
+    ChildBehindStrangers => "table" "families::a_child_comes_before_strangers_who_wait_for_its_parent",
+    /// Whoever passes others in line closes no cycle of waits.
+    PassedCloseNoCycle => "table" "families::who_passes_others_in_line_closes_no_cycle_of_waits",
     // Holding and ending
     /// A lease runs while its session lives.
     ExpiryWhileAttached => "table" "rules::without_a_lease_the_end_of_the_session_frees_and_with_one_it_detaches",

@@ -347,6 +347,7 @@ fn the_page_states_the_bounds_in_force() {
         ("waiting requests", limits::WAITERS_MAX as u64),
         ("holders named in a refusal", limits::HOLDERS_NAMED as u64),
         ("agent, request id", limits::AGENT_MAX as u64),
+        ("parts of an agent's name", limits::AGENT_DEPTH_MAX as u64),
         ("note, reason", limits::NOTE_MAX as u64),
         ("resource name", limits::RESOURCE_MAX as u64),
         ("path", limits::PATH_MAX as u64),

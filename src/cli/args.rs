@@ -34,7 +34,8 @@ pub(super) struct Cli {
     #[arg(long, global = true)]
     pub(super) json: bool,
 
-    /// In whose name; defaults to the agent around, on a terminal to you, for `run` and `elect` to run-PID
+    /// In whose name, PARENT/NAME for a sub-agent; defaults to the agent around, on a terminal to you, for `run` and
+    /// `elect` to run-PID
     #[arg(long, global = true, env = "FLOCKD_AGENT", value_name = "NAME", hide_env_values = true)]
     pub(super) agent: Option<String>,
 }
@@ -89,9 +90,13 @@ Several scopes, up to 64, are locked in one step: all or none, waiting as one re
 has one and wants the other. They must have nothing in common: a directory covers what is in it. --json has one object \
 with `acquired` and `locks` then.
 
+A sub-agent, claw-1/w1, may take what only claw-1 holds, and gets a lock of its own; claw-1 writes there again when \
+that is released.
+
 Examples:
   flockd lock data.json
   flockd lock schema.sql src/models/      both or none
+  flockd lock src/a.rs --agent claw-1/w1  a part of what claw-1 holds
   flockd lock -s src/ --wait 2m --note \"reading the parser\"
   flockd lock -n @port-3000 --ttl 1h
   flockd lock 'glob:src/**/*.rs'          every Rust file below src, those to come included

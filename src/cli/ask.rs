@@ -293,6 +293,9 @@ pub(super) fn check(common: &Common, args: &CheckArgs) -> Result<Exit, Failure> 
                 for holder in &body.holders {
                     print::err(&format!("  {}\n", print::holder_line(holder)));
                 }
+                if let Some(advice) = &body.advice {
+                    print::err(&format!("  {advice}\n"));
+                }
                 let agent = client.agent().map(Agent::as_str);
                 if body.holders.iter().any(|holder| Some(holder.agent.as_str()) == agent) {
                     print::err(MINE_DOES_NOT_DO);

@@ -212,11 +212,11 @@ fn launch() -> Result<Launch, Failure> {
     Ok(Launch::With(program))
 }
 
-/// A person at a terminal: `ada@pts/3`.
+/// A person at a terminal: `ada@pts-3`, without the slash that would make a sub-agent of it.
 fn person() -> Option<Agent> {
     let tty = crate::os::process::terminal()?;
     let user =
         ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
     let user = user.unwrap_or_else(|| format!("uid{}", crate::os::own_uid()));
-    Agent::new(&format!("{user}@{tty}")).ok()
+    Agent::new(&format!("{user}@{tty}").replace('/', "-")).ok()
 }

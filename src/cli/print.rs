@@ -8,6 +8,7 @@ use crate::wire::{
 };
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Write as _};
@@ -297,9 +298,21 @@ pub(super) fn status(body: &StatusBody, scope: Option<&OsStr>) -> String {
         };
     }
     let mut rows: Vec<[String; 6]> = vec![["SCOPE", "MODE", "AGENT", "LOCK", "LEASE", "NOTE"].map(str::to_owned)];
-    rows.extend(body.locks.iter().map(lock_row));
+    rows.extend(by_family(&body.locks).into_iter().map(lock_row));
     rows.extend(body.waiters.iter().map(waiter_row));
     columns(&rows)
+}
+
+/// Each family together, parents before their sub-agents, families by their oldest lock.
+fn by_family(locks: &[Held]) -> Vec<&Held> {
+    let family = |held: &Held| held.agent.split('/').next().unwrap_or_default().to_owned();
+    let mut oldest: HashMap<String, usize> = HashMap::new();
+    for (age, held) in locks.iter().enumerate() {
+        oldest.entry(family(held)).or_insert(age);
+    }
+    let mut rows: Vec<&Held> = locks.iter().collect();
+    rows.sort_by_key(|held| (oldest[&family(held)], &held.agent));
+    rows
 }
 
 fn lock_row(held: &Held) -> [String; 6] {

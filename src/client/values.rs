@@ -154,11 +154,14 @@ pub struct Check {
     pub lock: Option<Holder>,
     /// Who holds something of the scope otherwise.
     pub holders: Vec<Holder>,
+    /// What to do, where that is not plain: a sub-agent has to release first, or a parent's lock is not one's own.
+    pub advice: Option<String>,
 }
 
 impl From<wire::CheckBody> for Check {
     fn from(body: wire::CheckBody) -> Check {
-        Check { allowed: body.allowed, lock: body.lock.map(Holder::from), holders: holders(body.holders) }
+        let (lock, holders) = (body.lock.map(Holder::from), holders(body.holders));
+        Check { allowed: body.allowed, lock, holders, advice: body.advice }
     }
 }
 

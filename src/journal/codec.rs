@@ -330,6 +330,7 @@ enum AcquiredV1 {
     Resumed,
     Upgraded,
     Downgraded,
+    Delegated,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -530,6 +531,7 @@ impl From<Acquired> for AcquiredV1 {
             Acquired::Resumed => AcquiredV1::Resumed,
             Acquired::Upgraded => AcquiredV1::Upgraded,
             Acquired::Downgraded => AcquiredV1::Downgraded,
+            Acquired::Delegated => AcquiredV1::Delegated,
         }
     }
 }
@@ -606,6 +608,7 @@ impl WaiterV1<'_> {
             deadline: self.deadline.map(Moment),
             caller: None,
             absent_until: self.absent_until.map(Moment),
+            level: 0,
         })
     }
 }
@@ -747,6 +750,7 @@ impl From<AcquiredV1> for Acquired {
             AcquiredV1::Resumed => Acquired::Resumed,
             AcquiredV1::Upgraded => Acquired::Upgraded,
             AcquiredV1::Downgraded => Acquired::Downgraded,
+            AcquiredV1::Delegated => Acquired::Delegated,
         }
     }
 }
@@ -794,7 +798,7 @@ mod tests {
     }
 
     fn agent() -> impl Strategy<Value = Agent> {
-        "[a-zé/]{1,9}".prop_map(|name| Agent::new(&name).unwrap())
+        "[a-zé]{1,5}(/[a-zé]{1,3}){0,2}".prop_map(|name| Agent::new(&name).unwrap())
     }
 
     fn process() -> impl Strategy<Value = Process> {
@@ -891,6 +895,7 @@ mod tests {
                         caller: None,
                         absent_until,
                         os: OsWait::Idle,
+                        level: 0,
                     }),
                 )
             },
@@ -915,8 +920,8 @@ mod tests {
     }
 
     fn acquired() -> impl Strategy<Value = Acquired> {
-        let all = [Acquired::Granted, Acquired::Resumed, Acquired::Upgraded, Acquired::Downgraded];
-        proptest::sample::select(all.to_vec())
+        use Acquired::{Delegated, Downgraded, Granted, Resumed, Upgraded};
+        proptest::sample::select(vec![Granted, Resumed, Upgraded, Downgraded, Delegated])
     }
 
     fn event() -> impl Strategy<Value = Record> {

@@ -172,12 +172,12 @@ pub(super) fn command(
         },
         Op::Downgrade => Command::Downgrade { caller, who: sender.who()?, which: which(request, target)? },
         Op::Renew => Command::Renew { caller, who: sender.who()?, which: which(request, target)?, ttl: request.ttl_ms },
-        Op::Check => Command::Check {
-            caller,
-            who: sender.who()?,
-            target: target.ok_or_else(|| invalid("check needs a scope"))?,
-            fence: request.fence.map(Fence),
-        },
+        Op::Check => {
+            let (who, fence) = (sender.who()?, request.fence.map(Fence));
+            let target = target.ok_or_else(|| invalid("check needs a scope"))?;
+            let about = About::Check { agent: who.agent.clone() };
+            return Ok((Command::Check { caller, who, target, fence }, about));
+        }
         Op::Commit => return commit(request, caller, sender, target),
         Op::Break => Command::Break { caller, who: sender.who()?, id: lock_id(request)?, reason: reason(request)? },
         Op::Status => Command::Status { caller, who: sender.who().ok(), target },
@@ -211,8 +211,9 @@ fn commit(
         numbers.ok_or_else(|| invalid("which file was prepared is said as `st_dev:st_ino`, in decimal"))?;
     let unchanged = request.if_unchanged.as_deref().map(unchanged).transpose()?;
     let prepared = Arc::new(Prepared { name: name.into(), device, inode, unchanged });
-    let about = About::Write { target: target.clone(), workspace: sender.info.workspace.clone() };
     let who = sender.who()?;
+    let (workspace, agent) = (sender.info.workspace.clone(), who.agent.clone());
+    let about = About::Write { target: target.clone(), workspace, agent };
     Ok((Command::Commit { caller, who, target, fence: request.fence.map(Fence), prepared }, about))
 }
 

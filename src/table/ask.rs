@@ -1,11 +1,13 @@
 //! Asking for a lock: a retry of what was granted, a lock of one's own, a grant, a place in the queue, or a refusal.
 
+use super::index::Rank;
 use super::state::Fate;
 use super::{LockTable, Step, os, with_session};
 use crate::limits;
 use crate::model::*;
 use crate::planted::{Bug, planted};
 use crate::scope::{Scope, Target};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// What a request comes to right now.
@@ -117,10 +119,12 @@ impl LockTable {
             return self.fail(step, *caller, fault);
         }
         let verdict = self.verdict(ask, at);
-        if !matches!(verdict, Verdict::Mine(_))
-            && (matches!(verdict, Verdict::Clear) || self.would_wait(&request))
-            && let Some(cycle) = self.cycle_by_upgrade(now, &request)
-        {
+        let comes_in_line = match verdict {
+            Verdict::Clear => true,
+            Verdict::Blocked => self.would_wait(&request),
+            Verdict::Mine(_) | Verdict::Resume(_) => false,
+        };
+        if comes_in_line && let Some(cycle) = self.cycle_by_going_first(now, &request) {
             return self.refuse_for(step, *caller, ask, at, RefusedFor::Deadlock(cycle));
         }
         match verdict {
@@ -156,6 +160,11 @@ impl LockTable {
 
     /// Whether a request can be granted, by what, if it stands at `at` in the order of arrival.
     pub(super) fn verdict(&self, ask: &Ask, at: WaiterId) -> Verdict {
+        self.verdict_by(ask, self.rank(ask, at))
+    }
+
+    /// The same for a request of this rank.
+    pub(super) fn verdict_by(&self, ask: &Ask, rank: Rank) -> Verdict {
         if let Some(mine) = self.already_held(ask) {
             return Verdict::Mine(mine);
         }
@@ -166,7 +175,7 @@ impl LockTable {
         }
         // A weaker lock of one's own on the same scope is upgraded or released: nothing is granted beside it.
         if self.is_held_against(ask, &ask.target, ask.mode)
-            || self.has_earlier(ask, at)
+            || self.has_earlier(ask, rank)
             || self.own_obstacle(ask).is_some()
         {
             return Verdict::Blocked;
@@ -175,11 +184,22 @@ impl LockTable {
     }
 
     /// A detached lock is held already, so nobody can be before its agent in line for it; only fellow sessions' guards
-    /// can be in the way. It comes back in the mode and under the name that it has: the mode may be stronger than the
-    /// one asked for, and what overlaps the one name of a file need not overlap the other.
+    /// can be in the way, and what its sub-agents hold in it is not. It comes back in the mode and under the name that
+    /// it has: the mode may be stronger than the one asked for, and what overlaps the one name of a file need not
+    /// overlap the other.
     fn may_come_back(&self, ask: &Ask, detached: &Ask) -> bool {
-        !self.is_held_against(ask, &ask.target, detached.mode)
-            && !self.is_held_against(ask, &detached.target, detached.mode)
+        let is_free = |target: &Target| {
+            let found = self.state.index.overlapping(target, &mut |_, slot| {
+                let mut locks = slot.holders_against(detached.mode).map(|id| &self.state.locks[&id]);
+                if locks.any(|lock| self.keeps_from_return(ask, lock)) {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            });
+            found.is_continue()
+        };
+        is_free(&ask.target) && is_free(&detached.target)
     }
 
     /// A one-shot's request for what its agent holds is answered by that lock. A session's is not: it wants a guard.
@@ -264,10 +284,12 @@ impl LockTable {
         if custody == Custody::Detached || planted(Bug::ExpiryWhileAttached) {
             lock.expires = Some(lease_end(&lock, now));
         }
+        let how = if self.is_delegated(ask) { Acquired::Delegated } else { Acquired::Granted };
         self.put_lock(step, lock.clone());
-        self.tell(step, EventKind::Acquired(Acquired::Granted), &lock);
+        self.tell(step, EventKind::Acquired(how), &lock);
         // It may answer requests of the same agent that still wait.
         step.eased.push(ask.who.agent.clone());
+        self.let_sub_agents_in(step, ask);
         new_grant(lock)
     }
 
@@ -401,6 +423,7 @@ impl LockTable {
             caller: Some(*caller),
             absent_until: None,
             os: OsWait::Idle,
+            level: self.level(ask),
         }
     }
 

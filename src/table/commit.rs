@@ -75,6 +75,10 @@ impl LockTable {
 
     /// Why an agent may not write: the lock that it means was lost, or others hold it, or it never asked.
     fn why_not_written(&self, who: &Who, target: &Target, fence: Option<Fence>) -> Fault {
+        let below = self.in_sub_agents_hands(who, target, fence);
+        if !below.is_empty() {
+            return Fault::Delegated(self.named(below).0);
+        }
         let holders = self.holders_over(target).0;
         let meant = match fence {
             Some(fence) => self.ended_of(&who.agent).find(|ended| ended.fence == fence).cloned(),

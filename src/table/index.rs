@@ -16,6 +16,7 @@ use crate::model::{Ask, LockId, Mode, Waiter, WaiterId};
 use crate::pattern::{Overlap, Pattern, Spot};
 use crate::planted::{Bug, planted};
 use crate::scope::{FileId, Scope, Target};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 
@@ -32,10 +33,28 @@ const RESOURCES: NodeId = 1;
 pub(super) struct Slot {
     shared: BTreeSet<LockId>,
     exclusive: BTreeSet<LockId>,
-    queued_shared: BTreeSet<WaiterId>,
-    queued_exclusive: BTreeSet<WaiterId>,
-    upgrading: BTreeSet<WaiterId>,
-    watching: BTreeSet<WaiterId>,
+    queued_shared: BTreeSet<Turn>,
+    queued_exclusive: BTreeSet<Turn>,
+    upgrading: BTreeSet<Turn>,
+    watching: BTreeSet<Turn>,
+}
+
+/// Where a request stands in its line: those inside a lock of their own family first, else by arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Turn {
+    level: Reverse<u8>,
+    pub(super) at: WaiterId,
+}
+
+impl Turn {
+    pub(super) fn of(waiter: &Waiter) -> Turn {
+        Turn { level: Reverse(waiter.level), at: waiter.id }
+    }
+
+    /// The first turn and the last one that a level could have.
+    fn ends_of(level: Reverse<u8>) -> (Turn, Turn) {
+        (Turn { level, at: WaiterId(0) }, Turn { level, at: WaiterId(u64::MAX) })
+    }
 }
 
 /// One of the queues of a slot.
@@ -62,16 +81,17 @@ impl Line {
     }
 }
 
-/// Where a request stands in the order of service: upgrades before all others, else by arrival.
+/// Where a request stands among all that it could be in the way of: as its turn says, but on each level the upgrades
+/// before all others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rank {
     is_upgrade: bool,
-    at: WaiterId,
+    pub(super) turn: Turn,
 }
 
 impl Rank {
-    pub(super) fn of(ask: &Ask, at: WaiterId) -> Rank {
-        Rank { is_upgrade: ask.upgrades.is_some(), at }
+    pub(super) fn of(ask: &Ask, level: u8, at: WaiterId) -> Rank {
+        Rank { is_upgrade: ask.upgrades.is_some(), turn: Turn { level: Reverse(level), at } }
     }
 }
 
@@ -83,7 +103,7 @@ impl Slot {
         }
     }
 
-    pub(super) fn line(&self, line: Line) -> &BTreeSet<WaiterId> {
+    pub(super) fn line(&self, line: Line) -> &BTreeSet<Turn> {
         match line {
             Line::Shared => &self.queued_shared,
             Line::Exclusive => &self.queued_exclusive,
@@ -92,7 +112,7 @@ impl Slot {
         }
     }
 
-    fn line_mut(&mut self, line: Line) -> &mut BTreeSet<WaiterId> {
+    fn line_mut(&mut self, line: Line) -> &mut BTreeSet<Turn> {
         match line {
             Line::Shared => &mut self.queued_shared,
             Line::Exclusive => &mut self.queued_exclusive,
@@ -113,17 +133,16 @@ impl Slot {
     }
 
     /// The waiting requests here that come before one of this rank and whose mode excludes `mode`.
-    pub(super) fn queued_against(&self, mode: Mode, rank: Rank) -> impl Iterator<Item = WaiterId> + '_ {
-        let others = !rank.is_upgrade;
-        let shared = (others && mode == Mode::Exclusive).then_some(&self.queued_shared);
-        let exclusive = others.then_some(&self.queued_exclusive);
-        let upgrades = if others { WaiterId(u64::MAX) } else { rank.at };
-        let by_arrival = shared.into_iter().chain(exclusive).flat_map(move |line| line.range(..rank.at));
-        by_arrival.chain(self.upgrading.range(..upgrades)).copied()
+    pub(super) fn queued_against(&self, mode: Mode, rank: Rank) -> impl Iterator<Item = Turn> + '_ {
+        let (first, last) = Turn::ends_of(rank.turn.level);
+        let (others, upgrades) = if rank.is_upgrade { (first, rank.turn) } else { (rank.turn, last) };
+        let shared = (mode == Mode::Exclusive).then_some(&self.queued_shared);
+        let lines = shared.into_iter().chain([&self.queued_exclusive]);
+        lines.flat_map(move |line| line.range(..others)).chain(self.upgrading.range(..upgrades)).copied()
     }
 
-    /// The queues here whose mode excludes `mode`, each by arrival.
-    pub(super) fn queues_for(&self, mode: Mode) -> impl Iterator<Item = impl Iterator<Item = WaiterId> + '_> + '_ {
+    /// The queues here whose mode excludes `mode`, each in its order.
+    pub(super) fn queues_for(&self, mode: Mode) -> impl Iterator<Item = impl Iterator<Item = Turn> + '_> + '_ {
         let shared = if mode == Mode::Exclusive { Some(&self.queued_shared) } else { None };
         [&self.queued_exclusive, &self.upgrading].into_iter().chain(shared).map(|line| line.iter().copied())
     }
@@ -245,13 +264,13 @@ impl Index {
         self.leave(target, |slot| slot.held_mut(mode).remove(&lock));
     }
 
-    pub(super) fn add_waiter(&mut self, target: &Target, line: Line, waiter: WaiterId) {
-        let new = self.enter(target).line_mut(line).insert(waiter);
-        assert!(new, "{waiter:?} was indexed twice");
+    pub(super) fn add_waiter(&mut self, waiter: &Waiter) {
+        let new = self.enter(&waiter.ask.target).line_mut(Line::of(waiter)).insert(Turn::of(waiter));
+        assert!(new, "{:?} was indexed twice", waiter.id);
     }
 
-    pub(super) fn remove_waiter(&mut self, target: &Target, line: Line, waiter: WaiterId) {
-        self.leave(target, |slot| slot.line_mut(line).remove(&waiter));
+    pub(super) fn remove_waiter(&mut self, waiter: &Waiter) {
+        self.leave(&waiter.ask.target, |slot| slot.line_mut(Line::of(waiter)).remove(&Turn::of(waiter)));
     }
 
     /// The slot of a target, made if need be, with one entry more counted along the path.

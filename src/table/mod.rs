@@ -4,6 +4,7 @@
 //!
 //! The rules, each in one place:
 //! - who excludes whom, and what an agent's own locks mean to it: `own.rs`
+//! - what sub-agents may take that their parents hold, and their place in line: `family.rs`
 //! - asking: a retry, an own lock, a grant, a place in the queue or a refusal: `ask.rs`
 //! - many scopes at once, or none: `set.rs`
 //! - a shared lock made exclusive, and back: `upgrade.rs`
@@ -18,6 +19,7 @@
 mod ask;
 mod commit;
 mod ending;
+mod family;
 mod index;
 mod os;
 mod own;
@@ -36,6 +38,7 @@ use crate::limits;
 use crate::model::*;
 use crate::planted::{Bug, planted};
 use crate::scope::Target;
+use index::{Rank, Turn};
 use state::{State, Timer};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -327,15 +330,15 @@ impl LockTable {
         let mut wanted: Vec<WaiterId> = Vec::new();
         let ids = self.state.locks_of_agent.get(&who.agent).into_iter().flatten().take(limits::WANTED_LOOKED_AT);
         for lock in ids.map(|id| &self.state.locks[id]) {
-            let mut first: Option<WaiterId> = None;
+            let mut first: Option<Turn> = None;
             let _ = self.state.index.overlapping::<()>(&lock.ask.target, &mut |_, slot| {
                 for mut line in slot.queues_for(lock.ask.mode) {
-                    let found = line.find(|id| self.keeps_out(&self.state.waiters[id].ask, lock));
+                    let found = line.find(|turn| self.keeps_out(&self.state.waiters[&turn.at].ask, lock));
                     first = [first, found].into_iter().flatten().min();
                 }
                 ControlFlow::Continue(())
             });
-            wanted.extend(first);
+            wanted.extend(first.map(|turn| turn.at));
         }
         wanted.sort_unstable();
         wanted.dedup();
@@ -392,7 +395,9 @@ impl LockTable {
             }
             None => {
                 self.touch_all(now, step, &who, &target);
-                Reply::Checked(Err(self.holders_over(&target).0))
+                let below = self.in_sub_agents_hands(&who, &target, fence);
+                let in_the_way = if below.is_empty() { self.holders_over(&target) } else { self.named(below) };
+                Reply::Checked(Err(in_the_way.0))
             }
         };
         self.answer_about(step, caller, reply, Some(&who), Some(&target));
@@ -412,7 +417,7 @@ impl LockTable {
                 let _ = self.state.index.overlapping::<()>(target, &mut |_, slot| {
                     locks.extend(slot.holders());
                     for line in index::Line::ALL {
-                        waiters.extend(slot.line(line));
+                        waiters.extend(slot.line(line).iter().map(|turn| turn.at));
                     }
                     ControlFlow::Continue(())
                 });
@@ -436,12 +441,12 @@ impl LockTable {
 
     /// The place in the queue of a request that stands, or would stand, at `at`.
     fn position(&self, ask: &Ask, at: WaiterId) -> usize {
-        self.place_behind(std::iter::once((ask, at)))
+        self.place_behind(std::iter::once((ask, self.rank(ask, at))))
     }
 
     /// The same for all rows of a request: one more than the earlier requests, sets counted once.
-    fn place_behind<'a>(&self, rows: impl Iterator<Item = (&'a Ask, WaiterId)>) -> usize {
-        let rows = rows.flat_map(|(ask, at)| self.earlier(ask, at));
+    fn place_behind<'a>(&self, rows: impl Iterator<Item = (&'a Ask, Rank)>) -> usize {
+        let rows = rows.flat_map(|(ask, rank)| self.earlier(ask, rank));
         1 + rows.map(|id| self.state.waiters[&id].first()).collect::<BTreeSet<_>>().len()
     }
 
@@ -473,7 +478,7 @@ impl LockTable {
         self.named(ids)
     }
 
-    fn named(&self, mut ids: Vec<LockId>) -> (Vec<Lock>, usize) {
+    pub(super) fn named(&self, mut ids: Vec<LockId>) -> (Vec<Lock>, usize) {
         ids.sort_unstable();
         ids.dedup();
         let more = ids.len().saturating_sub(limits::HOLDERS_NAMED);

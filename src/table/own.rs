@@ -2,7 +2,7 @@
 //!
 //! Locks are owned by the agent; a session is custody. What an agent holds never stands in its own way, with one
 //! exception: two sessions of one agent both hold guards, and guards exclude each other, or two threads would both
-//! believe that they hold the lock.
+//! believe that they hold the lock. What a parent holds does not stand in the way of its sub-agents (`family.rs`).
 
 use super::LockTable;
 use crate::model::*;
@@ -15,6 +15,10 @@ use std::ops::ControlFlow;
 enum Kin {
     /// Another agent's, or another session's guard: excluded by mode.
     Stranger,
+    /// That of an agent above the one that asks: what it holds is no obstacle, but its requests have their place.
+    Above,
+    /// A sub-agent's: what it holds is an obstacle to what is asked for anew.
+    Below,
     /// The same agent's, and not two guards: no obstacle.
     Own,
     /// The very same session's.
@@ -32,6 +36,8 @@ impl LockTable {
 
     fn kin(&self, ask: &Ask, agent: &Agent, session: Option<SessionId>) -> Kin {
         match (self.guard(ask), session) {
+            _ if agent.is_above(&ask.who.agent) && !planted(Bug::ParentKeepsChildOut) => Kin::Above,
+            _ if ask.who.agent.is_above(agent) => Kin::Below,
             _ if ask.who.agent != *agent => Kin::Stranger,
             (Some(a), Some(b)) if a == b => Kin::Itself,
             (Some(_), Some(_)) if !planted(Bug::SecondSessionLetIn) => Kin::Stranger,
@@ -52,13 +58,24 @@ impl LockTable {
 
     /// The same, but for what passes by itself: this alone counts as a wait in the search for cycles.
     pub(super) fn keeps_out(&self, ask: &Ask, lock: &Lock) -> bool {
-        ask.upgrades != Some(lock.id) && self.kin(ask, &lock.ask.who.agent, lock.keeper()) != Kin::Own
+        let kin = self.kin(ask, &lock.ask.who.agent, lock.keeper());
+        ask.upgrades != Some(lock.id) && !matches!(kin, Kin::Own | Kin::Above)
+    }
+
+    /// The same for a detached lock that its agent takes up again: what its sub-agents hold in it stays where it is.
+    pub(super) fn keeps_from_return(&self, ask: &Ask, lock: &Lock) -> bool {
+        let kin = self.kin(ask, &lock.ask.who.agent, lock.keeper());
+        self.stands_in_the_way(ask, lock) && kin != Kin::Below
     }
 
     /// The lock under which `who` may write to all of `target` now, if there is one: the one rule for `check` and for
     /// writing through the daemon. Sessions and one-shots of an agent may write under each other's locks; a fence must
-    /// be that very one.
+    /// be that very one. Where a sub-agent holds something, its parents do not write.
     pub(super) fn may_write(&self, who: &Who, target: &Target, fence: Option<Fence>) -> Option<LockId> {
+        self.would_write(who, target, fence).filter(|_| self.delegated(&who.agent, target).is_empty())
+    }
+
+    fn would_write(&self, who: &Who, target: &Target, fence: Option<Fence>) -> Option<LockId> {
         let own = self.own_covering(&who.agent, target, Mode::Exclusive);
         let is_under =
             |fence: Fence, id: &LockId| fence == self.state.locks[id].fence || planted(Bug::CheckIgnoresFence);
@@ -68,8 +85,11 @@ impl LockTable {
     /// The same for a write: without a fence a session does not write under a fellow session's guard, for those two
     /// exclude each other.
     pub(super) fn may_commit(&self, who: &Who, target: &Target, fence: Option<Fence>) -> Option<LockId> {
+        if !self.delegated(&who.agent, target).is_empty() {
+            return None;
+        }
         if fence.is_some() && !planted(Bug::CommitIgnoresFence) {
-            return self.may_write(who, target, fence);
+            return self.would_write(who, target, fence);
         }
         let is_fellows = |keeper: Option<SessionId>| match (who.session, keeper) {
             (Some(own), Some(other)) => own != other,
@@ -77,6 +97,13 @@ impl LockTable {
         };
         let own = self.own_covering(&who.agent, target, Mode::Exclusive);
         own.into_iter().find(|id| !is_fellows(self.state.locks[id].keeper()))
+    }
+
+    /// What sub-agents hold that keeps their parents from writing to `target`, by age; none where the agent itself may
+    /// not write there either.
+    pub(super) fn in_sub_agents_hands(&self, who: &Who, target: &Target, fence: Option<Fence>) -> Vec<LockId> {
+        let own = self.would_write(who, target, fence);
+        own.map(|_| self.delegated(&who.agent, target)).unwrap_or_default()
     }
 
     /// Whether a request must let `waiter` go first, given that it is earlier and scope and mode clash.

@@ -1,10 +1,11 @@
-//! Who is next: requests are served in the order of arrival, and each as soon as nothing is in its way.
+//! Who is next: requests are served in the order of arrival, those inside a lock of their own family first, and each as
+//! soon as nothing is in its way.
 //!
 //! A request waits for the holders in its way and for the earlier requests in its way, so neither readers nor writers
 //! starve, neighbouring readers are granted together, and exactly those who can hold now are woken.
 
 use super::ask::Verdict;
-use super::index::{Line, Rank, SlotId};
+use super::index::{Line, Rank, SlotId, Turn};
 use super::{LockTable, Step, os};
 use crate::model::*;
 use crate::planted::{Bug, planted};
@@ -44,14 +45,13 @@ impl LockTable {
         found.is_break()
     }
 
-    /// Whether a request that comes first is in the way of one at `at`.
-    pub(super) fn has_earlier(&self, ask: &Ask, at: WaiterId) -> bool {
-        let rank = Rank::of(ask, at);
+    /// Whether a request that comes first is in the way of one of this rank.
+    pub(super) fn has_earlier(&self, ask: &Ask, rank: Rank) -> bool {
         if planted(Bug::ReadersBarge) && ask.mode == Mode::Shared {
             return false;
         }
         let found = self.state.index.overlapping(&ask.target, &mut |_, slot| {
-            let mut waiters = slot.queued_against(ask.mode, rank).map(|id| &self.state.waiters[&id]);
+            let mut waiters = slot.queued_against(ask.mode, rank).map(|turn| &self.state.waiters[&turn.at]);
             if waiters.any(|waiter| self.comes_before(ask, waiter)) {
                 ControlFlow::Break(())
             } else {
@@ -61,12 +61,11 @@ impl LockTable {
         found.is_break()
     }
 
-    /// The requests that come first and are in the way of one at `at`, by arrival.
-    pub(super) fn earlier(&self, ask: &Ask, at: WaiterId) -> Vec<WaiterId> {
-        let rank = Rank::of(ask, at);
+    /// The requests that come first and are in the way of one of this rank, by arrival.
+    pub(super) fn earlier(&self, ask: &Ask, rank: Rank) -> Vec<WaiterId> {
         let mut ids = Vec::new();
         let _ = self.state.index.overlapping::<()>(&ask.target, &mut |_, slot| {
-            let waiters = slot.queued_against(ask.mode, rank).map(|id| &self.state.waiters[&id]);
+            let waiters = slot.queued_against(ask.mode, rank).map(|turn| &self.state.waiters[&turn.at]);
             ids.extend(waiters.filter(|waiter| self.comes_before(ask, waiter)).map(|waiter| waiter.id));
             ControlFlow::Continue(())
         });
@@ -88,13 +87,13 @@ impl LockTable {
 
     /// Serves everybody who can be served, after grants had stopped.
     pub(super) fn serve_all(&mut self, now: Now, step: &mut Step) {
-        let next = self.state.waiters.keys().map(|&id| Reverse((id, Place::Anywhere))).collect();
+        let next = self.state.waiters.values().map(|waiter| Reverse((Turn::of(waiter), Place::Anywhere))).collect();
         self.serve_in_order(now, step, next);
     }
 
-    /// Serves by order of arrival: those in `next`, those behind what was freed, and those whom a lock of their own
-    /// agent may answer now. A grant opens no other door.
-    fn serve_in_order(&mut self, now: Now, step: &mut Step, mut next: BinaryHeap<Reverse<(WaiterId, Place)>>) {
+    /// Serves in order: those in `next`, those behind what was freed, and those whom a lock of their own agent may
+    /// answer now. A grant opens no other door than to sub-agents, which tell of it as of something freed.
+    fn serve_in_order(&mut self, now: Now, step: &mut Step, mut next: BinaryHeap<Reverse<(Turn, Place)>>) {
         let mut barriers: HashMap<SlotId, Barrier> = HashMap::new();
         loop {
             step.eased.extend(step.freed.iter().map(|ask| ask.who.agent.clone()));
@@ -104,22 +103,24 @@ impl LockTable {
             for slot in slots {
                 barriers.remove(&slot);
                 for line in Line::ALL {
-                    next.extend(self.next_in(slot, line, None).map(|id| Reverse((id, Place::Queue(slot, line)))));
+                    next.extend(self.next_in(slot, line, None).map(|turn| Reverse((turn, Place::Queue(slot, line)))));
                 }
             }
             for agent in step.eased.drain(..) {
                 let own = self.state.waits_of_agent.get(&agent).into_iter().flatten();
-                next.extend(own.filter(|id| self.own_answers(**id)).map(|&id| Reverse((id, Place::Anywhere))));
+                let own = own.filter(|id| self.own_answers(**id)).map(|id| Turn::of(&self.state.waiters[id]));
+                next.extend(own.map(|turn| Reverse((turn, Place::Anywhere))));
             }
-            let Some(Reverse((id, place))) = next.pop() else { return };
+            let Some(Reverse((turn, place))) = next.pop() else { return };
+            let id = turn.at;
             let still_waits = self.state.waiters.contains_key(&id);
             match place {
                 Place::Anywhere if still_waits => drop(self.serve_one(now, step, id)),
                 Place::Anywhere => {}
                 Place::Queue(slot, line) => {
                     if !still_waits || self.serve_in_queue(now, step, id, slot, line, &mut barriers) {
-                        let after = self.next_in(slot, line, Some(id));
-                        next.extend(after.map(|id| Reverse((id, Place::Queue(slot, line)))));
+                        let after = self.next_in(slot, line, Some(turn));
+                        next.extend(after.map(|turn| Reverse((turn, Place::Queue(slot, line)))));
                     }
                 }
             }
@@ -160,7 +161,7 @@ impl LockTable {
         self.already_held(ask).is_some() || self.own_detached(ask).is_some()
     }
 
-    fn next_in(&self, slot: SlotId, line: Line, after: Option<WaiterId>) -> Option<WaiterId> {
+    fn next_in(&self, slot: SlotId, line: Line, after: Option<Turn>) -> Option<Turn> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.state.index.slot(slot).line(line).range((from, Bound::Unbounded)).next().copied()
     }

@@ -54,7 +54,10 @@ impl LockTable {
         }
         for id in sorted(self.state.waiters.keys()) {
             let absent_until = Some(now.mono.after(limits::WAITER_ABSENCE));
-            let waiter = Waiter { absent_until, caller: None, ..self.state.waiters[&id].clone() };
+            let old = self.state.waiters[&id].clone();
+            let rows = old.rows().filter_map(|id| self.state.waiters.get(&id));
+            let level = rows.map(|row| self.level(&row.ask)).max().unwrap_or(0);
+            let waiter = Waiter { absent_until, caller: None, level, ..old };
             // One that takes nothing, or would not wait, has nothing to lose: its client asks anew.
             let kept = Some(waiter).filter(|waiter| waiter.takes && !waiter.at_once);
             self.set(step, Record::Waiter(id, kept));

@@ -9,7 +9,7 @@
 //! flocks of all others are let go until that one is tried again: nothing is held there while something is waited for.
 
 use super::ask::{Verdict, Waiting, is_same_request, new_grant};
-use super::index::{Index, Line};
+use super::index::{Index, Rank};
 use super::state::Fate;
 use super::step::Mark;
 use super::{LockTable, Step, os};
@@ -92,9 +92,9 @@ impl LockTable {
         let rows = self.set_in_line(now, caller, asks, wait);
         let is_clear = !self.is_set_blocked(&rows);
         let would_wait = wait != Wait::Try && self.own_obstacle_of_set(&rows).is_none();
-        // An upgrade among them closes a cycle by being granted as well; see `cycle_by_upgrade`.
-        let is_upgrade = rows.iter().any(|row| row.ask.upgrades.is_some());
-        if (if is_clear { is_upgrade } else { would_wait })
+        // What goes before others closes a cycle by being granted as well; see `cycle_by_going_first`.
+        let goes_first = rows.iter().any(|row| row.ask.upgrades.is_some() || row.level > 0);
+        if (if is_clear { goes_first } else { would_wait })
             && let Some(cycle) = self.cycle_with(&rows)
         {
             return self.refuse_set(step, caller, &rows, RefusedFor::Deadlock(cycle));
@@ -120,14 +120,18 @@ impl LockTable {
         }
     }
 
-    /// A set as its rows would stand in the queue.
+    /// A set as its rows would stand in the queue. It waits as one, so all of it is as far in front as the row that is
+    /// most so: whoever waits for a lock of an ancestor must not keep a row out that this lock lets in.
     fn set_in_line(&self, now: Now, caller: Caller, asks: &[Arc<Ask>], wait: Wait) -> Vec<Waiter> {
         let row = |(index, ask): (usize, &Arc<Ask>)| {
             let request = self.as_upgrade(Waiting { caller, ask: ask.clone(), wait, takes: true });
             let row = self.next_in_line(now, &request);
             Waiter { id: WaiterId(row.id.0 + index as u64), ..row }
         };
-        asks.iter().enumerate().map(row).collect()
+        let mut rows: Vec<Waiter> = asks.iter().enumerate().map(row).collect();
+        let level = rows.iter().map(|row| row.level).max().unwrap_or(0);
+        rows.iter_mut().for_each(|row| row.level = level);
+        rows
     }
 
     fn enqueue_set(&mut self, step: &mut Step, rows: Vec<Waiter>) {
@@ -232,14 +236,19 @@ impl LockTable {
         self.state.waiters[&id].rows().map(|id| self.state.waiters[&id].clone()).collect()
     }
 
+    /// What one row comes to, given where the whole set stands.
+    fn verdict_of(&self, row: &Waiter) -> Verdict {
+        self.verdict_by(&row.ask, rank_of(row))
+    }
+
     fn is_set_blocked(&self, rows: &[Waiter]) -> bool {
         let rows = if planted(Bug::SetByItsFirst) { &rows[..1] } else { rows };
-        rows.iter().any(|row| matches!(self.verdict(&row.ask, row.id), Verdict::Blocked))
+        rows.iter().any(|row| matches!(self.verdict_of(row), Verdict::Blocked))
     }
 
     /// Whether a row waits for its flock, given that the set is clear: what its agent holds already needs none.
     fn wants_flock_now(&self, row: &Waiter) -> bool {
-        os::wants_flock(&row.ask) && matches!(self.verdict(&row.ask, row.id), Verdict::Clear)
+        os::wants_flock(&row.ask) && matches!(self.verdict_of(row), Verdict::Clear)
     }
 
     /// Serves a waiting set if all of it can be; answers whether it did.
@@ -274,7 +283,7 @@ impl LockTable {
         }
         for row in &rows {
             // What it waited for may not be all under the name of the lock that answers it.
-            if !matches!(self.verdict(&row.ask, row.id), Verdict::Clear) {
+            if !matches!(self.verdict_of(row), Verdict::Clear) {
                 step.freed.push(row.ask.clone());
             }
         }
@@ -301,7 +310,7 @@ impl LockTable {
 
     fn grant_member(&mut self, now: Now, step: &mut Step, row: &Waiter) -> Result<Granted, Unfit> {
         let ask = &row.ask;
-        let verdict = self.verdict(ask, row.id);
+        let verdict = self.verdict_of(row);
         let flock = match (&verdict, &row.os) {
             (Verdict::Clear, OsWait::Had { lock, held }) => Some((*lock, *held)),
             _ => None,
@@ -419,8 +428,7 @@ impl LockTable {
 
     /// Why no more locks may be held, if these would be too many.
     fn no_room_to_hold(&self, rows: &[Waiter]) -> Option<Fault> {
-        let is_new =
-            |row: &&Waiter| row.ask.upgrades.is_none() && matches!(self.verdict(&row.ask, row.id), Verdict::Clear);
+        let is_new = |row: &&Waiter| row.ask.upgrades.is_none() && matches!(self.verdict_of(row), Verdict::Clear);
         let new = rows.iter().filter(is_new).count();
         (self.state.locks.len() + new > limits::LOCKS_MAX).then(|| {
             let (held, most) = (self.state.locks.len(), limits::LOCKS_MAX);
@@ -431,7 +439,7 @@ impl LockTable {
     /// A refusal that names the holders in the way of any row, each once.
     pub(super) fn refused_set(&self, rows: &[Waiter], why: RefusedFor) -> Refused {
         let (holders, more) = self.in_the_way_of(rows.iter().map(|row| &*row.ask));
-        let position = self.place_behind(rows.iter().map(|row| (&*row.ask, row.id)));
+        let position = self.place_behind(rows.iter().map(|row| (&*row.ask, rank_of(row))));
         Refused { why, holders, more, foreigner: None, position, kept: None }
     }
 
@@ -468,6 +476,10 @@ impl LockTable {
     }
 }
 
+fn rank_of(row: &Waiter) -> Rank {
+    Rank::of(&row.ask, row.level, row.id)
+}
+
 fn refused_for_own(holders: Vec<Lock>) -> Refused {
     Refused { why: RefusedFor::OwnLock, holders, more: 0, foreigner: None, position: 1, kept: None }
 }
@@ -481,14 +493,15 @@ fn are_apart(asks: &[Arc<Ask>]) -> Result<(), Fault> {
             let text = format!("whether {} and {other} could match the same file takes too long", ask.target.scope);
             return Err(Fault::Invalid(text + " to find out; lock the directory, or one after the other"));
         }
-        let met = index.overlapping(&ask.target, &mut |_, slot| match slot.line(Line::Exclusive).first() {
+        let met = index.overlapping(&ask.target, &mut |_, slot| match slot.holders().next() {
             Some(other) => ControlFlow::Break(other.0 as usize),
             None => ControlFlow::Continue(()),
         });
         if let ControlFlow::Break(other) = met {
             return Err(Fault::Invalid(in_common(&asks[other].target.scope, &ask.target.scope)));
         }
-        index.add_waiter(&ask.target, Line::Exclusive, WaiterId(n as u64));
+        // In an index of its own: the number stands for a lock there.
+        index.add_lock(&ask.target, Mode::Exclusive, LockId(n as u64));
     }
     Ok(())
 }

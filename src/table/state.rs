@@ -4,10 +4,11 @@
 //! with the record that would undo it. So loading a journal, applying a command and taking a failed batch back are
 //! the same code, and no index can be forgotten in one of them.
 
-use super::index::{Index, Line};
+use super::index::Index;
 use crate::limits;
 use crate::model::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 
 /// What becomes due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,6 +47,8 @@ pub(super) struct State {
     pub(super) timers: BTreeSet<(Moment, Timer)>,
     pub(super) locks_of_agent: HashMap<Agent, BTreeSet<LockId>>,
     pub(super) waits_of_agent: HashMap<Agent, BTreeSet<WaiterId>>,
+    /// The sub-agents that hold something or wait, in the order of their names, and how many rows each has.
+    sub_agents: BTreeMap<Agent, usize>,
     pub(super) locks_of_session: HashMap<SessionId, BTreeSet<LockId>>,
     pub(super) waits_of_session: HashMap<SessionId, BTreeSet<WaiterId>>,
     pub(super) locks_of_process: HashMap<Process, BTreeSet<LockId>>,
@@ -80,6 +83,7 @@ impl State {
             timers: BTreeSet::new(),
             locks_of_agent: HashMap::new(),
             waits_of_agent: HashMap::new(),
+            sub_agents: BTreeMap::new(),
             locks_of_session: HashMap::new(),
             waits_of_session: HashMap::new(),
             locks_of_process: HashMap::new(),
@@ -168,6 +172,7 @@ impl State {
             self.in_flight.insert(lock.id);
         }
         self.index.add_lock(&lock.ask.target, lock.ask.mode, lock.id);
+        self.enter_family(agent);
         self.locks_of_agent.entry(agent.clone()).or_default().insert(lock.id);
         if let Custody::Session(session) = lock.custody {
             self.locks_of_session.entry(session).or_default().insert(lock.id);
@@ -185,6 +190,7 @@ impl State {
         let agent = &lock.ask.who.agent;
         self.in_flight.remove(&lock.id);
         self.index.remove_lock(&lock.ask.target, lock.ask.mode, lock.id);
+        self.leave_family(agent);
         drop_entry(&mut self.locks_of_agent, agent, &lock.id);
         if let Custody::Session(session) = lock.custody {
             drop_entry(&mut self.locks_of_session, &session, &lock.id);
@@ -200,7 +206,8 @@ impl State {
 
     fn link_waiter(&mut self, waiter: &Waiter) {
         let who = &waiter.ask.who;
-        self.index.add_waiter(&waiter.ask.target, Line::of(waiter), waiter.id);
+        self.index.add_waiter(waiter);
+        self.enter_family(&who.agent);
         if let Some(lock) = waiter.ask.upgrades {
             self.upgrades_of_lock.entry(lock).or_default().insert(waiter.id);
         }
@@ -230,7 +237,8 @@ impl State {
 
     fn unlink_waiter(&mut self, waiter: &Waiter) {
         let who = &waiter.ask.who;
-        self.index.remove_waiter(&waiter.ask.target, Line::of(waiter), waiter.id);
+        self.index.remove_waiter(waiter);
+        self.leave_family(&who.agent);
         if let Some(lock) = waiter.ask.upgrades {
             drop_entry(&mut self.upgrades_of_lock, &lock, &waiter.id);
         }
@@ -252,6 +260,32 @@ impl State {
             self.waits_of_lock.remove(&lock);
         }
         self.drop_request(&waiter.ask, Fate::Waiting(waiter.id));
+    }
+
+    fn enter_family(&mut self, agent: &Agent) {
+        if agent.depth() > 1 {
+            *self.sub_agents.entry(agent.clone()).or_default() += 1;
+        }
+    }
+
+    fn leave_family(&mut self, agent: &Agent) {
+        if agent.depth() > 1 {
+            let rows = self.sub_agents.get_mut(agent).expect("what was linked is found again");
+            *rows -= 1;
+            if *rows == 0 {
+                self.sub_agents.remove(agent);
+            }
+        }
+    }
+
+    /// The sub-agents of an agent, and theirs, that hold something or wait, by name.
+    pub(super) fn sub_agents_of(&self, agent: &Agent) -> impl Iterator<Item = &Agent> {
+        // In the order of bytes, `0` comes right behind the slash.
+        let [first, end] =
+            ['/', '0'].map(|last| if self.sub_agents.is_empty() { String::new() } else { format!("{agent}{last}") });
+        let range = (Bound::Included(&*first), Bound::Excluded(&*end));
+        let names = if first.is_empty() { None } else { Some(self.sub_agents.range::<str, _>(range)) };
+        names.into_iter().flatten().map(|(name, _)| name)
     }
 
     fn link_session(&mut self, session: &Session) {

@@ -8,6 +8,7 @@ use super::ask::{Waiting, lease_end, new_grant};
 use super::state::Fate;
 use super::{LockTable, Step};
 use crate::model::*;
+use crate::planted::{Bug, planted};
 use std::sync::Arc;
 
 /// A request to make a shared lock exclusive, as it comes in.
@@ -169,11 +170,14 @@ impl LockTable {
         Waiting { ask, ..request }
     }
 
-    /// The cycle that an upgrade closes by waiting, or by being granted: it goes before others who wait, and they wait
-    /// for it from then on. So it is looked for as if it stood in the queue already.
-    pub(super) fn cycle_by_upgrade(&mut self, now: Now, request: &Waiting) -> Option<Vec<Link>> {
-        request.ask.upgrades?;
+    /// The cycle that an upgrade, or a request inside an ancestor's lock, closes by waiting, or by being granted: it
+    /// goes before others who wait, and they wait for it from then on. So it is looked for as if it stood in the queue
+    /// already.
+    pub(super) fn cycle_by_going_first(&mut self, now: Now, request: &Waiting) -> Option<Vec<Link>> {
         let waiter = self.next_in_line(now, request);
+        if request.ask.upgrades.is_none() && waiter.level == 0 || planted(Bug::PassedCloseNoCycle) {
+            return None;
+        }
         self.cycle_with(&[waiter])
     }
 
@@ -222,6 +226,7 @@ impl LockTable {
         // Requests of the same agent that still wait have no weaker lock of its own in their way any more; and its old
         // identity may have been in the way of somebody whom the new one lets pass.
         step.freed.push(old.ask);
+        self.let_sub_agents_in(step, &lock.ask);
         Granted { upgraded: true, ..new_grant(lock) }
     }
 

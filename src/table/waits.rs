@@ -5,7 +5,7 @@
 //! come back after a restart waits for nobody, since nobody knows whether it still wants anything.
 
 use super::LockTable;
-use super::index::{Rank, SlotId};
+use super::index::{SlotId, Turn};
 use crate::model::*;
 use crate::planted::{Bug, planted};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -28,7 +28,7 @@ struct Search<'a> {
     frontier: VecDeque<(Actor, Agent)>,
     /// Up to where a queue was looked through for requests against a mode: its earlier part need not be seen twice,
     /// so a search costs the number of waiting requests and not its square.
-    seen: HashMap<(SlotId, Mode), WaiterId>,
+    seen: HashMap<(SlotId, Mode), Turn>,
     /// Slots whose holders were looked through against a mode.
     seen_holders: HashSet<(SlotId, Mode)>,
 }
@@ -154,6 +154,7 @@ impl Search<'_> {
     fn edges(&mut self, from: &Actor, ask: &Ask, at: WaiterId) -> Vec<Edge> {
         let (table, state) = (self.table, &self.table.state);
         let (mut holders, mut earlier) = (Vec::new(), Vec::new());
+        let rank = table.rank(ask, at);
         let _ = state.index.overlapping::<()>(&ask.target, &mut |slot_id, slot| {
             let key = (slot_id, ask.mode);
             // An upgrade does not look at what others have to look at.
@@ -166,18 +167,17 @@ impl Search<'_> {
                 }
             }
             let seen_to = self.seen.get(&key).copied();
-            for id in
-                slot.queued_against(ask.mode, Rank::of(ask, at)).filter(|id| seen_to.is_none_or(|seen| *id >= seen))
-            {
-                let before = table.comes_before(ask, &state.waiters[&id]) && !planted(Bug::QueueClosesNoCycle);
+            let queued = slot.queued_against(ask.mode, rank);
+            for turn in queued.filter(|turn| seen_to.is_none_or(|seen| *turn >= seen)) {
+                let before = table.comes_before(ask, &state.waiters[&turn.at]) && !planted(Bug::QueueClosesNoCycle);
                 passed_over |= !before;
-                earlier.extend(before.then_some(id));
+                earlier.extend(before.then_some(turn.at));
             }
             // What this request may pass over can still stand in another's way, so only a complete look counts.
             if !passed_over {
                 self.seen_holders.insert(key);
-                let seen = self.seen.entry(key).or_insert(at);
-                *seen = (*seen).max(at);
+                let seen = self.seen.entry(key).or_insert(rank.turn);
+                *seen = (*seen).max(rank.turn);
             }
             ControlFlow::Continue(())
         });

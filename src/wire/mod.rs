@@ -624,6 +624,9 @@ pub struct CheckBody {
     pub lock: Option<Held>,
     /// Who holds it otherwise.
     pub holders: Vec<Held>,
+    /// What to do, where that is not plain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
 }
 
 /// The answer to `commit`: the file is in place.

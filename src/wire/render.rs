@@ -35,6 +35,13 @@ pub enum About {
         target: crate::scope::Target,
         /// What names it in the answer.
         workspace: model::Workspace,
+        /// Who writes.
+        agent: model::Agent,
+    },
+    /// Whether this agent may write.
+    Check {
+        /// Who asks.
+        agent: model::Agent,
     },
     /// Webhooks.
     Webhook {
@@ -104,13 +111,16 @@ fn body(reply: &Reply, about: &About, now: Now) -> Result<Body, WireError> {
         Reply::Released(locks) => Body::Released(held_all(locks, now)),
         Reply::Renewed(locks) => Body::Renewed(held_all(locks, now)),
         Reply::Checked(Ok(lock)) => {
-            Body::Check(CheckBody { allowed: true, lock: Some(held(lock, now)), holders: Vec::new() })
+            Body::Check(CheckBody { allowed: true, lock: Some(held(lock, now)), holders: Vec::new(), advice: None })
         }
-        Reply::Checked(Err(holders)) => {
-            Body::Check(CheckBody { allowed: false, lock: None, holders: held_all(holders, now) })
-        }
+        Reply::Checked(Err(holders)) => Body::Check(CheckBody {
+            allowed: false,
+            lock: None,
+            holders: held_all(holders, now),
+            advice: within_family(holders, about),
+        }),
         Reply::Committed(lock, placed) => {
-            let About::Write { target, workspace } = about else { unreachable!("only a commit is answered so") };
+            let About::Write { target, workspace, .. } = about else { unreachable!("only a commit is answered so") };
             Body::Committed(CommitBody {
                 workspace_id: workspace.id(),
                 file_id: name_within(&target.scope, workspace),
@@ -134,7 +144,7 @@ fn body(reply: &Reply, about: &About, now: Now) -> Result<Body, WireError> {
         Reply::WebhookRemoved(webhook) => Body::WebhookRemoved(Box::new(webhook_body(webhook, about, now))),
         Reply::Cancelled(was_waiting) => Body::Cancelled(*was_waiting),
         Reply::SessionOpen(id) => unreachable!("{id} is answered by the greeting"),
-        Reply::Failed(fault) => return Err(error(fault, now)),
+        Reply::Failed(fault) => return Err(error(fault, about, now)),
     })
 }
 
@@ -178,7 +188,7 @@ fn refused_body(refused: &Refused, about: &About, now: Now) -> LockBody {
     let ask = match (kept, about) {
         (Some(lock), _) => &lock.ask,
         (None, About::Ask { ask, .. }) => ask,
-        (None, About::Set(_) | About::Write { .. } | About::Webhook { .. } | About::Other) => {
+        (None, About::Set(_) | About::Write { .. } | About::Check { .. } | About::Webhook { .. } | About::Other) => {
             unreachable!("only requests for locks are refused")
         }
     };
@@ -290,12 +300,25 @@ fn advice(refused: &Refused, about: &About, now: Now) -> String {
                     (None, Custody::Process(_)) => "it is kept while its command runs".to_owned(),
                     (None, _) => "it is kept while its session lives".to_owned(),
                 };
-                let agent = &first.ask.who.agent;
-                let both = in_common(first, about);
-                format!("wait longer, do other work first, or ask {agent} to release {}; {when}{both}", first.id)
+                let (agent, both) = (&first.ask.who.agent, in_common(first, about));
+                let asker = refused.kept.as_ref().map(|kept| &kept.ask.who.agent).or_else(|| asker(about));
+                if asker.is_some_and(|asker| asker.is_above(agent)) {
+                    return format!("{}, or wait longer; {when}{both}", sub_agents_hold(first, 0));
+                }
+                let is_lent = refused.holders.iter().any(|holder| agent.is_above(&holder.ask.who.agent));
+                let whole = if is_lent { " and its sub-agents what they hold there" } else { "" };
+                format!("wait longer, do other work first, or ask {agent} to release {}{whole}; {when}{both}", first.id)
             }
             None => "others asked before you; wait longer or do other work first".to_owned(),
         },
+    }
+}
+
+fn asker(about: &About) -> Option<&model::Agent> {
+    match about {
+        About::Ask { ask, .. } => Some(&ask.who.agent),
+        About::Write { agent, .. } | About::Check { agent } => Some(agent),
+        About::Webhook { .. } | About::Other => None,
     }
 }
 
@@ -307,13 +330,16 @@ fn in_common(first: &Lock, about: &About) -> String {
     format!("; both match {}", name_within(&Scope::File(path.into()), &ask.workspace))
 }
 
-fn error(fault: &Fault, now: Now) -> WireError {
+fn error(fault: &Fault, about: &About, now: Now) -> WireError {
     let plain = WireError::new;
     match fault {
         Fault::NotFound => plain(Code::NotFound, "no such lock is held; `flockd ls` shows what is".to_owned()),
-        Fault::NotHolder(holders) => WireError {
-            holders: held_all(holders, now),
-            ..plain(Code::NotHolder, format!("you do not hold it; {}", who_holds(holders)))
+        Fault::NotHolder(holders) => {
+            WireError { holders: held_all(holders, now), ..plain(Code::NotHolder, not_holder(holders, about)) }
+        }
+        Fault::Delegated(locks) => WireError {
+            holders: held_all(locks, now),
+            ..plain(Code::Held, format!("{}; nothing was written", sub_agents_hold(&locks[0], locks.len() - 1)))
         },
         Fault::Lost(ended, holders) => WireError {
             holders: held_all(holders, now),
@@ -351,6 +377,32 @@ fn error(fault: &Fault, now: Now) -> WireError {
             )
         },
     }
+}
+
+/// What whoever asks is told about its own family among the holders, if there is anything to be said.
+fn within_family(holders: &[Lock], about: &About) -> Option<String> {
+    let agent = asker(about)?;
+    let mut below = holders.iter().filter(|lock| agent.is_above(&lock.ask.who.agent));
+    if let Some(first) = below.next() {
+        return Some(sub_agents_hold(first, below.count()));
+    }
+    holders.iter().any(|lock| lock.ask.who.agent.is_above(agent)).then(|| PARENTS_DOES_NOT_DO.to_owned())
+}
+
+/// Said to a sub-agent that would write under a parent's lock.
+const PARENTS_DOES_NOT_DO: &str =
+    "a parent's lock lets you in and is not yours; take one of your own inside it with `flockd lock`";
+
+/// What a parent is told that waits for its sub-agents.
+fn sub_agents_hold(first: &Lock, more: usize) -> String {
+    let more = if more == 0 { String::new() } else { format!(", and {more} more are in your sub-agents' hands") };
+    let Lock { id, ask, .. } = first;
+    format!("your sub-agent {} holds {} ({id}){more}; it must release first", ask.who.agent, file_id(ask))
+}
+
+fn not_holder(holders: &[Lock], about: &About) -> String {
+    let family = within_family(holders, about).map_or_else(String::new, |text| format!("; {text}"));
+    format!("you do not hold it; {}{family}", who_holds(holders))
 }
 
 fn who_holds(holders: &[Lock]) -> String {

@@ -6,6 +6,7 @@ mod deadlock;
 mod elect;
 mod errors;
 mod events;
+mod families;
 mod help;
 mod locks;
 mod patterns;

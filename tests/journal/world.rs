@@ -79,6 +79,7 @@ pub fn change(random: &mut Random) -> Record {
             (!gone).then(|| Waiter {
                 at_once: false,
                 os: OsWait::Idle,
+                level: 0,
                 id: WaiterId(id),
                 ask: ask(random),
                 takes: random.chance(90),

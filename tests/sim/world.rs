@@ -86,12 +86,13 @@ pub struct World {
 impl World {
     pub fn new(seed: u64, aloud: bool) -> World {
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9).wrapping_add(1));
-        let agents = ["ann", "bob", "cyd", "dot"].map(|name| Agent::new(name).expect("it is short"));
+        let agents =
+            ["ann", "bob", "ann/x", "ann/y", "cyd", "ann/x/p"].map(|name| Agent::new(name).expect("it is short"));
         let kinds =
             [Kind::Session(SessionKind::Library), Kind::Session(SessionKind::Command), Kind::OneShot, Kind::OneShot];
         let count = 3 + random.below(5);
         let clients = (0..count).map(|at| {
-            let agent = agents[random.below(4) as usize].clone();
+            let agent = agents[random.below(agents.len() as u64) as usize].clone();
             let process = Process { pid: 100 + at as u32, start: 1 };
             Client::new(agent, kinds[random.below(4) as usize], process)
         });

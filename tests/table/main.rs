@@ -2,6 +2,7 @@
 
 mod commands;
 mod deadlock;
+mod families;
 mod flocks;
 mod model;
 mod patterns;

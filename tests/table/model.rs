@@ -120,11 +120,17 @@ fn is_ending(lock: &Lock) -> bool {
     in_flight.is_some_and(|in_flight| in_flight.ending.is_some() || in_flight.waiting.iter().any(ends))
 }
 
-/// Whether `who` cannot have `target` in `mode` while `lock` is held.
+/// Whether `parent` is above `child` in a family: its name and a slash begin the other's.
+pub fn is_above(parent: &Agent, child: &Agent) -> bool {
+    child.as_str().starts_with(&format!("{parent}/"))
+}
+
+/// Whether `who` cannot have `target` in `mode` while `lock` is held. What an agent above holds is in nobody's way.
 pub fn is_in_the_way(lock: &Lock, who: &Who, target: &Target, mode: Mode) -> bool {
     overlaps(&lock.ask.target, target)
         && modes_clash(lock.ask.mode, mode)
         && excludes(&lock.ask.who.agent, lock.keeper(), who)
+        && !is_above(&lock.ask.who.agent, &who.agent)
 }
 
 // ── The model ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -152,6 +158,13 @@ fn is_same_ask(before: &Ask, now: &Ask) -> bool {
         && before.who == now.who
         && before.lease.ttl == now.lease.ttl
         && before.bound == now.bound
+}
+
+/// Where a request stands: inside locks of deeper ancestors first, then upgrades, then by arrival.
+type Rank = (std::cmp::Reverse<u8>, bool, WaiterId);
+
+fn rank_of(row: &Waiter) -> Rank {
+    (std::cmp::Reverse(row.level), row.ask.upgrades.is_none(), row.id)
 }
 
 /// The first row of the request that a row is part of.
@@ -469,11 +482,14 @@ impl Naive {
             let ask = self.as_upgrade(ask.clone());
             rows.push(Waiter { deadline, ..self.in_line(caller, &ask, true, WaiterId(at)) });
         }
+        // As far in front as the row that is most so.
+        let level = rows.iter().map(|row| row.level).max().unwrap_or(0);
+        rows.iter_mut().for_each(|row| row.level = level);
         let own = rows.iter().find_map(|row| self.own_obstacle(&row.ask));
-        let is_clear = rows.iter().all(|row| self.chance(&row.ask, row.id) != Chance::Blocked);
+        let is_clear = rows.iter().all(|row| self.chance_of(row) != Chance::Blocked);
         let would_wait = !is_clear && own.is_none() && wait != Wait::Try;
-        let upgrades = rows.iter().any(|row| row.ask.upgrades.is_some());
-        if ((is_clear && upgrades) || would_wait) && self.set_closes_a_cycle(&rows) {
+        let goes_first = level > 0 || rows.iter().any(|row| row.ask.upgrades.is_some());
+        if ((is_clear && goes_first) || would_wait) && self.set_closes_a_cycle(&rows) {
             return self.refuse_set(caller, &rows, RefusedFor::Deadlock(Vec::new()));
         }
         if is_clear {
@@ -526,7 +542,7 @@ impl Naive {
         let mut all = Vec::new();
         for row in rows {
             let ask = &row.ask;
-            let chance = self.chance(ask, row.id);
+            let chance = self.chance_of(row);
             let id = match chance {
                 Chance::Blocked => {
                     let own = self.own_obstacle(ask).expect("only its own can have come in the way").id;
@@ -577,7 +593,7 @@ impl Naive {
         }
         holders.sort_by_key(|lock| lock.id);
         holders.dedup_by_key(|lock| lock.id);
-        let position = self.position(rows.iter().map(|row| (&*row.ask, row.id)));
+        let position = self.position(rows.iter().map(|row| (&*row.ask, rank_of(row))));
         self.say_refused(caller, rows, Refused { why, holders, more: 0, foreigner: None, position, kept: None });
     }
 
@@ -612,10 +628,10 @@ impl Naive {
     }
 
     /// One more than the requests that come before any of these rows.
-    fn position<'a>(&self, rows: impl Iterator<Item = (&'a Ask, WaiterId)>) -> usize {
+    fn position<'a>(&self, rows: impl Iterator<Item = (&'a Ask, Rank)>) -> usize {
         let mut before: Vec<WaiterId> = Vec::new();
-        for (ask, at) in rows {
-            before.extend(self.earlier(ask, at).iter().map(first_row));
+        for (ask, rank) in rows {
+            before.extend(self.earlier_by(ask, rank).iter().map(first_row));
         }
         before.sort_unstable();
         before.dedup();
@@ -659,7 +675,7 @@ impl Naive {
         let chance = self.chance(&ask, at);
         let own = self.own_obstacle(&ask);
         let would_wait = chance == Chance::Blocked && own.is_none() && wait != Wait::Try;
-        if (chance == Chance::Clear || would_wait) && self.closes_a_cycle_by_upgrade(caller, &ask, at) {
+        if (chance == Chance::Clear || would_wait) && self.closes_a_cycle_by_going_first(caller, &ask, takes, at) {
             return self.refuse(caller, &ask, at, RefusedFor::Deadlock(Vec::new()));
         }
         if chance != Chance::Blocked {
@@ -695,7 +711,58 @@ impl Naive {
             caller: Some(caller),
             absent_until: None,
             os: OsWait::Idle,
+            level: self.level(ask),
         }
+    }
+
+    // ── Families ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The generation of the deepest ancestor that holds all that is asked for, in an equal or stronger mode.
+    fn level(&self, ask: &Ask) -> u8 {
+        let is_inside = |lock: &&Lock| {
+            let holder = &lock.ask.who.agent;
+            is_above(holder, &ask.who.agent) && lock.ask.mode >= ask.mode && covers(&lock.ask.target, &ask.target)
+        };
+        let generation = |lock: &Lock| lock.ask.who.agent.as_str().split('/').count() as u8;
+        self.locks.iter().filter(is_inside).map(generation).max().unwrap_or(0)
+    }
+
+    /// Where a request stands: inside locks of deeper ancestors first, then upgrades, then by arrival.
+    fn rank(&self, ask: &Ask, at: WaiterId) -> Rank {
+        let waiting = self.waiters.iter().find(|waiter| waiter.id == at);
+        let level = waiting.map_or_else(|| self.level(ask), |waiter| waiter.level);
+        (std::cmp::Reverse(level), ask.upgrades.is_none(), at)
+    }
+
+    /// Somebody holds more than before: requests of its sub-agents that are inside that now go before others, unless
+    /// somebody would wait for itself then.
+    fn let_sub_agents_in(&mut self, agent: &Agent) {
+        for waiter in self.waiters.clone() {
+            let level = self.level(&waiter.ask);
+            if is_above(agent, &waiter.ask.who.agent) && level > self.waiter(waiter.id).level {
+                let before = self.waiters.clone();
+                // All of a set, which waits as one.
+                let rows = self.waiters.iter_mut().filter(|row| first_row(row) == first_row(&waiter));
+                rows.for_each(|row| row.level = level);
+                if self.waits_for_itself(&waiter.ask.who) {
+                    self.waiters = before;
+                }
+            }
+        }
+    }
+
+    /// Whether one of the requests of whoever acts here is part of a cycle of waits.
+    fn waits_for_itself(&mut self, who: &Who) -> bool {
+        let actor = self.actor(&who.agent, who.session);
+        let is_mine = |w: &&Waiter| self.actor(&w.ask.who.agent, w.ask.who.session) == actor && w.caller.is_some();
+        let mine: Vec<Waiter> = self.waiters.iter().filter(is_mine).cloned().collect();
+        mine.iter().any(|waiter| self.closes_a_cycle(&waiter.ask, waiter.id))
+    }
+
+    /// What the sub-agents of an agent hold that a write to `target` would disturb.
+    fn delegated(&self, agent: &Agent, target: &Target) -> Vec<Lock> {
+        let is_meant = |lock: &&Lock| is_above(agent, &lock.ask.who.agent) && overlaps(&lock.ask.target, target);
+        self.locks.iter().filter(is_meant).cloned().collect()
     }
 
     // ── Upgrades ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -841,6 +908,7 @@ impl Naive {
             lock.expires = Some(self.lease_end(&lock));
         }
         self.put(lock);
+        self.let_sub_agents_in(&ask.who.agent);
     }
 
     fn make_shared(&mut self, id: LockId) {
@@ -866,27 +934,34 @@ impl Naive {
         }
     }
 
-    /// An upgrade goes before others, who wait for it from then on: whether somebody waits for itself when it does.
-    fn closes_a_cycle_by_upgrade(&mut self, caller: Caller, ask: &Arc<Ask>, at: WaiterId) -> bool {
-        if ask.upgrades.is_none() {
+    /// An upgrade goes before others, and so does what is inside an ancestor's lock; they wait for it from then on:
+    /// whether somebody waits for itself when it does.
+    fn closes_a_cycle_by_going_first(&mut self, caller: Caller, ask: &Arc<Ask>, takes: bool, at: WaiterId) -> bool {
+        if ask.upgrades.is_none() && self.level(ask) == 0 {
             return false;
         }
-        let waiter = self.in_line(caller, ask, true, at);
+        let waiter = self.in_line(caller, ask, takes, at);
         self.waiters.push(waiter);
-        let actor = self.actor(&ask.who.agent, ask.who.session);
-        let is_mine = |w: &&Waiter| self.actor(&w.ask.who.agent, w.ask.who.session) == actor && w.caller.is_some();
-        let mine: Vec<Waiter> = self.waiters.iter().filter(is_mine).cloned().collect();
-        let closes = mine.iter().any(|waiter| self.closes_a_cycle(&waiter.ask, waiter.id));
+        let closes = self.waits_for_itself(&ask.who);
         self.waiters.retain(|waiter| waiter.id != at);
         closes
     }
 
     /// What a request at `at` in the order of arrival comes to right now.
     pub fn chance(&self, ask: &Ask, at: WaiterId) -> Chance {
+        self.chance_by(ask, self.rank(ask, at))
+    }
+
+    /// What a row of a set comes to: it is as far in front as the whole set is.
+    fn chance_of(&self, row: &Waiter) -> Chance {
+        self.chance_by(&row.ask, rank_of(row))
+    }
+
+    fn chance_by(&self, ask: &Ask, rank: Rank) -> Chance {
         if let Some(id) = ask.upgrades {
             let is_done = self.held(id).expect("its upgrades end with it").ask.mode == Mode::Exclusive;
             let is_blocked = !self.holders_against(ask, &ask.target, ask.mode).is_empty()
-                || !self.earlier(ask, at).is_empty()
+                || !self.earlier_by(ask, rank).is_empty()
                 || self.own_obstacle(ask).is_some();
             return match (is_done, is_blocked) {
                 (true, _) => Chance::Mine(id),
@@ -907,17 +982,18 @@ impl Naive {
             let is_detached = lock.custody == Custody::Detached && is_same_scope(&lock.ask.target, &ask.target);
             if ask.who.session.is_some() && is_mine && is_detached {
                 // It comes back in the mode and under the name that it has. One that cannot, because of a fellow
-                // session's guard, is in nobody's way here: it is one's own.
-                let as_asked = self.holders_against(ask, &ask.target, lock.ask.mode);
-                let as_held = self.holders_against(ask, &lock.ask.target, lock.ask.mode);
-                if as_asked.is_empty() && as_held.is_empty() {
+                // session's guard, is in nobody's way here: it is one's own. What sub-agents hold in it stays.
+                let mut others = self.holders_against(ask, &ask.target, lock.ask.mode);
+                others.extend(self.holders_against(ask, &lock.ask.target, lock.ask.mode));
+                others.retain(|other| !is_above(&ask.who.agent, &other.ask.who.agent));
+                if others.is_empty() {
                     return Chance::Resume(lock.id);
                 }
                 break;
             }
         }
         let is_blocked = !self.holders_against(ask, &ask.target, ask.mode).is_empty()
-            || !self.earlier(ask, at).is_empty()
+            || !self.earlier_by(ask, rank).is_empty()
             || self.own_obstacle(ask).is_some();
         if is_blocked { Chance::Blocked } else { Chance::Clear }
     }
@@ -936,12 +1012,8 @@ impl Naive {
             Chance::Resume(id) => {
                 let before = self.held(id).expect("it is held").clone();
                 self.take_up(id, ask);
-                let actor = self.actor(&ask.who.agent, ask.who.session);
-                let is_mine =
-                    |w: &&Waiter| self.actor(&w.ask.who.agent, w.ask.who.session) == actor && w.caller.is_some();
-                let mine: Vec<Waiter> = self.waiters.iter().filter(is_mine).cloned().collect();
                 // Those who wait for the lock wait for this session now.
-                if mine.iter().any(|waiter| self.closes_a_cycle(&waiter.ask, waiter.id)) {
+                if self.waits_for_itself(&ask.who) {
                     self.put(before);
                     let at = WaiterId(self.next_waiter);
                     return self.refuse(caller, ask, at, RefusedFor::Deadlock(Vec::new()));
@@ -983,6 +1055,7 @@ impl Naive {
             None => lock.expires = Some(self.lease_end(&lock)),
         }
         self.locks.push(lock);
+        self.let_sub_agents_in(&ask.who.agent);
         LockId(fence.0)
     }
 
@@ -1007,7 +1080,9 @@ impl Naive {
     fn serve(&mut self) {
         while !self.paused {
             let mut next = None;
-            for waiter in &self.waiters {
+            let mut in_order = self.waiters.clone();
+            in_order.sort_by_key(|waiter| (std::cmp::Reverse(waiter.level), waiter.id));
+            for waiter in &in_order {
                 let chance = self.chance(&waiter.ask, waiter.id);
                 // All of a set can be had, or nothing of it is.
                 let rows = self.waiters.iter().filter(|row| first_row(row) == first_row(waiter));
@@ -1048,10 +1123,12 @@ impl Naive {
     }
 
     fn earlier(&self, ask: &Ask, at: WaiterId) -> Vec<Waiter> {
-        // Upgrades before all others.
-        let place = |ask: &Ask, id: WaiterId| (ask.upgrades.is_none(), id);
+        self.earlier_by(ask, self.rank(ask, at))
+    }
+
+    fn earlier_by(&self, ask: &Ask, rank: Rank) -> Vec<Waiter> {
         let comes_first = |waiter: &&Waiter| {
-            place(&waiter.ask, waiter.id) < place(ask, at)
+            rank_of(waiter) < rank
                 && waiter.takes
                 && overlaps(&waiter.ask.target, &ask.target)
                 && modes_clash(waiter.ask.mode, ask.mode)
@@ -1087,7 +1164,7 @@ impl Naive {
 
     fn refuse(&mut self, caller: Caller, ask: &Ask, at: WaiterId, why: RefusedFor) {
         let holders = self.holders_against(ask, &ask.target, ask.mode);
-        let position = self.position(std::iter::once((ask, at)));
+        let position = self.position(std::iter::once((ask, self.rank(ask, at))));
         let refused = Refused { why, holders, more: 0, foreigner: None, position, kept: self.kept(ask) };
         self.answer(caller, Reply::Refused(Box::new(refused)), Some((&ask.who, Some(&ask.target))));
     }
@@ -1450,10 +1527,15 @@ impl Naive {
                 && fence.is_none_or(|fence| fence == lock.fence)
         };
         let mine = self.locks.iter().find(may_write).map(|lock| lock.id);
+        let below = self.delegated(&who.agent, &target);
         let reply = match mine {
-            Some(id) => {
+            Some(id) if below.is_empty() => {
                 self.renew_lock(id, None);
                 Reply::Checked(Ok(Box::new(self.held(id).expect("it is held").clone())))
+            }
+            Some(_) => {
+                self.touch_all(&who, &target);
+                Reply::Checked(Err(below))
             }
             None => {
                 self.touch_all(&who, &target);
@@ -1490,7 +1572,15 @@ impl Naive {
             Some(fence) => lock.fence == fence,
             None => who.session.is_none() || lock.keeper().is_none() || lock.keeper() == who.session,
         };
-        let Some(lock) = self.locks.iter().filter(covers_it).find(allows).cloned() else {
+        let below = self.delegated(&who.agent, &target);
+        let would_write = |lock: &Lock| fence.is_none_or(|fence| lock.fence == fence);
+        if !below.is_empty() && self.locks.iter().filter(covers_it).any(would_write) {
+            self.touch_all(&who, &target);
+            let reply = Reply::Failed(Fault::Delegated(below));
+            return self.answer(caller, reply, Some((&who, Some(&target))));
+        }
+        let allowing = self.locks.iter().filter(covers_it).find(allows).cloned();
+        let Some(lock) = allowing.filter(|_| below.is_empty()) else {
             self.touch_all(&who, &target);
             let holders = self.holders_over(&target);
             let lost = match fence {
@@ -1627,7 +1717,7 @@ impl Naive {
         let waiters = self.waiters.iter().filter(|waiter| is_meant(&waiter.ask.target));
         let waiters = waiters.map(|waiter| Queued {
             waiter: waiter.clone(),
-            position: self.position(std::iter::once((&*waiter.ask, waiter.id))),
+            position: self.position(std::iter::once((&*waiter.ask, rank_of(waiter)))),
             behind: self.holders_against(&waiter.ask, &waiter.ask.target, waiter.ask.mode),
         });
         let reply = Reply::Status { locks, waiters: waiters.collect() };
@@ -1681,7 +1771,8 @@ impl Naive {
                     && waiter.ask.upgrades != Some(lock.id)
                     && is_in_the_way(lock, &self.holder_to_be(&waiter.ask), &waiter.ask.target, waiter.ask.mode)
             };
-            wanted.extend(self.waiters.iter().find(is_behind).cloned());
+            let behind = self.waiters.iter().filter(is_behind);
+            wanted.extend(behind.min_by_key(|waiter| (std::cmp::Reverse(waiter.level), waiter.id)).cloned());
         }
         wanted.sort_by_key(|waiter| waiter.id);
         wanted.dedup_by_key(|waiter| waiter.id);
@@ -1717,7 +1808,13 @@ impl Naive {
             session.away_until = Some(now.mono.after(limits::SESSION_SILENCE));
         }
         self.waiters.retain(|waiter| waiter.takes);
-        for waiter in &mut self.waiters {
+        let level_of = |waiter: &Waiter| {
+            let rows = self.waiters.iter().filter(|row| first_row(row) == first_row(waiter));
+            rows.map(|row| self.level(&row.ask)).max().unwrap_or(0)
+        };
+        let levels: Vec<u8> = self.waiters.iter().map(level_of).collect();
+        for (waiter, level) in self.waiters.iter_mut().zip(levels) {
+            waiter.level = level;
             waiter.caller = None;
             waiter.absent_until = Some(now.mono.after(limits::WAITER_ABSENCE));
         }

@@ -210,6 +210,7 @@ impl Desk {
             },
             Reply::Failed(fault) => match fault {
                 Fault::NotFound | Fault::NoWebhook(_) => "not found".into(),
+                Fault::Delegated(locks) => format!("delegated to {}", names(locks).join(" ")),
                 Fault::NotHolder(holders) => format!("held by {}", names(holders).join(" ")),
                 Fault::Lost(ended, _) => format!("lost: {:?}", ended.why),
                 Fault::Invalid(_) => "invalid".into(),
@@ -333,6 +334,26 @@ impl Desk {
         self.command(caller, Command::Check { caller, who, target: target(words), fence })
     }
 
+    /// Puts a file in place of another, in as far as the table has a say: `waits` while the file system is at work.
+    pub fn commit(&mut self, name: &str, words: &str, fence: Option<Fence>) -> String {
+        let (who, caller) = (self.who(name), self.caller(name));
+        let prepared = Prepared { name: b"new"[..].into(), device: 1, inode: 99, unchanged: None };
+        let prepared = Arc::new(prepared);
+        self.command(caller, Command::Commit { caller, who, target: target(words), fence, prepared })
+    }
+
+    /// The file system has done what it was last asked.
+    pub fn in_place(&mut self) {
+        let effects = self.steps.iter().flat_map(|step| &step.effects);
+        let mut ordered = effects.filter_map(|effect| match effect {
+            Effect::Commit { commit, lock, .. } => Some((*commit, *lock)),
+            _ => None,
+        });
+        let (commit, lock) = ordered.next_back().expect("something was to be put in place");
+        let answer = CommitAnswer::InPlace(Placed { bytes: 3, flocked: false, again: false });
+        self.run(Command::CommitDone { commit, lock, answer });
+    }
+
     pub fn break_lock(&mut self, name: &str, id: LockId) -> String {
         let who = self.who(name);
         let caller = self.caller(name);
@@ -395,7 +416,7 @@ impl Desk {
         std::mem::take(&mut self.news)
     }
 
-    fn granted(&self) -> Lock {
+    pub fn granted(&self) -> Lock {
         match &self.last.as_ref().expect("it was answered").reply {
             Reply::Granted(granted) => granted.lock.clone(),
             other => panic!("{other:?}"),

@@ -27,6 +27,7 @@ impl Auditor {
             } else {
                 assert!(event.seq.0 > self.top_event, "event {} comes after {}", event.seq.0, self.top_event);
                 self.counts.events += 1;
+                self.counts.delegated += u64::from(event.kind == EventKind::Acquired(Acquired::Delegated));
                 self.ever.insert(event.seq.0, event.clone());
             }
         }

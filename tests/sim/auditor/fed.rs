@@ -31,7 +31,8 @@ impl Auditor {
             let end = self.ended.get(&id);
             assert!(end.is_none_or(|end| end.turn >= self.turn), "a file was written under {id}, which had ended");
             for claim in self.claims.values().filter(|claim| claim.lock.id != id && claim.told_in < self.turn) {
-                let is_anothers = self.claims.get(&id).is_some_and(|own| clash(&own.lock, &claim.lock));
+                let own = self.claims.get(&id);
+                let is_anothers = own.is_some_and(|own| forbids_writing(&claim.lock, &own.lock, &target));
                 let is_there = overlap(&claim.lock.ask.target, &target) && self.is_live(claim, self.last);
                 assert!(!(is_anothers && is_there), "a file was written under {id} while {} holds it", claim.lock.id);
             }

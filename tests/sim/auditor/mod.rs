@@ -150,6 +150,7 @@ counters! {
         sets_again,
         sets_seen,
         downgraded,
+        delegated,
         refused,
         deadlocks,
         released,

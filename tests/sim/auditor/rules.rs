@@ -2,6 +2,7 @@
 
 use super::*;
 use flockd::pattern::Overlap;
+use std::cmp::Reverse;
 
 fn is_below(path: &[u8], root: &[u8]) -> bool {
     root == b"/" || path == root || (path.starts_with(root) && path[root.len()] == b'/')
@@ -53,22 +54,50 @@ fn strangers(a: &Agent, a_guard: Option<SessionId>, b: &Agent, b_guard: Option<S
     a != b || (a_guard.is_some() && b_guard.is_some())
 }
 
+fn is_family(a: &Agent, b: &Agent) -> bool {
+    a.is_above(b) || b.is_above(a)
+}
+
+/// Whether two locks may not be held at once. A parent's and its sub-agent's may, if the parent had it first.
 pub(super) fn clash(a: &Lock, b: &Lock) -> bool {
     a.ask.mode.excludes(b.ask.mode)
+        && !is_family(&a.ask.who.agent, &b.ask.who.agent)
         && strangers(&a.ask.who.agent, a.keeper(), &b.ask.who.agent, b.keeper())
         && overlap(&a.ask.target, &b.ask.target)
 }
 
+/// Whether nobody writes to `target` under `lock` while `other` is held.
+pub(super) fn forbids_writing(other: &Lock, lock: &Lock, target: &Target) -> bool {
+    let is_childs = lock.ask.who.agent.is_above(&other.ask.who.agent);
+    clash(other, lock) || (is_childs && overlap(&other.ask.target, target))
+}
+
+/// Whether a parent's lock came to be while its sub-agent held this one, which keeps the parent out.
+pub(super) fn is_over_child(parents: &Lock, childs: &Lock) -> bool {
+    parents.ask.who.agent.is_above(&childs.ask.who.agent)
+        && parents.fence > childs.fence
+        && parents.ask.mode.excludes(childs.ask.mode)
+        && overlap(&parents.ask.target, &childs.ask.target)
+}
+
+/// Whether a request for what `lock` is may go before others in line, since it is inside what a parent holds.
+pub(super) fn is_inside(lock: &Lock, parents: &Lock) -> bool {
+    parents.ask.who.agent.is_above(&lock.ask.who.agent)
+        && parents.ask.mode >= lock.ask.mode
+        && overlap(&parents.ask.target, &lock.ask.target)
+}
+
 pub(super) fn blocks(lock: &Lock, ask: &Ask) -> bool {
     ask.upgrades != Some(lock.id)
+        && !lock.ask.who.agent.is_above(&ask.who.agent)
         && lock.ask.mode.excludes(ask.mode)
         && strangers(&lock.ask.who.agent, lock.keeper(), &ask.who.agent, ask.who.session)
         && overlap(&lock.ask.target, &ask.target)
 }
 
-/// Where a request stands: upgrades before all others, else by arrival.
-pub(super) fn place(waiter: &Waiter) -> (bool, WaiterId) {
-    (waiter.ask.upgrades.is_none(), waiter.id)
+/// Where a request stands: inside what a parent holds first, then upgrades, then by arrival.
+pub(super) fn place(waiter: &Waiter) -> (Reverse<u8>, bool, WaiterId) {
+    (Reverse(waiter.level), waiter.ask.upgrades.is_none(), waiter.id)
 }
 
 /// A waiting request in the name of whoever will hold the lock: an upgrade leaves that as it is.

@@ -65,6 +65,8 @@ impl Auditor {
             let before = self.queue.values().find(|before| waiter.caller.is_some() && before.caller == waiter.caller);
             let is_moved = before.is_some_and(|before| first_row(before) != first_row(waiter));
             assert!(!is_moved, "{} has another place in the queue than before", waiter.ask.who.agent);
+            let is_lower = before.is_some_and(|before| before.level > waiter.level);
+            assert!(!is_lower, "{} has lost its place before others", waiter.ask.who.agent);
             if let Some(session) = waiter.ask.who.session {
                 assert!(self.sessions.contains_key(&session), "a request of an ended session waits");
             }
@@ -209,7 +211,8 @@ impl Auditor {
         .into_iter()
         .map(|waiter| (waiter.id.0, waiter))
         .collect();
-        let waiting = waiters.iter().map(|queued| Waiter { caller: None, os: OsWait::Idle, ..queued.waiter.clone() });
+        let kept_of = |waiter: &Waiter| Waiter { caller: None, os: OsWait::Idle, level: 0, ..waiter.clone() };
+        let waiting = waiters.iter().map(|queued| kept_of(&queued.waiter));
         assert_eq!(
             kept.into_values().collect::<Vec<_>>(),
             waiting.collect::<Vec<_>>(),

@@ -66,7 +66,9 @@ impl Auditor {
     pub(super) fn heard_is_written(&self, loaded: &Loaded, is_power_cut: bool) {
         let there: BTreeMap<u64, &Event> = loaded.events.iter().map(|event| (event.seq.0, event)).collect();
         for (seq, event) in self.told_events.iter().filter(|(seq, _)| !self.lost_events.contains(seq)) {
-            let outlives = matches!(event.kind, EventKind::Acquired(_)) && event.ask.lease.ttl > 0;
+            // A lock that was made shared is no new promise: where the power takes that, it is exclusive again.
+            let is_grant = matches!(event.kind, EventKind::Acquired(how) if how != Acquired::Downgraded);
+            let outlives = is_grant && event.ask.lease.ttl > 0;
             if !is_power_cut || outlives {
                 assert_eq!(
                     there.get(seq),

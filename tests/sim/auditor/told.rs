@@ -139,6 +139,9 @@ impl Auditor {
             if !granted.resumed && !granted.upgraded {
                 self.in_turn(now, open, lock);
             }
+            if !granted.resumed && !is_late && !open.is_again {
+                self.is_not_over_a_child(now, lock);
+            }
         }
         if let Some(claim) = self.claims.get(&lock.id) {
             assert!(claim.lock.fence <= lock.fence, "{} was granted with fence {}", lock.id, claim.lock.fence.0);
@@ -190,7 +193,13 @@ impl Auditor {
     fn in_turn(&self, now: Now, open: &Open, lock: &Lock) {
         let Some(caller) = caller_of(&open.command) else { return };
         let place = self.queue.values().find(|waiter| waiter.caller == Some(caller)).map(|waiter| waiter.id);
-        for waiter in self.queue.values() {
+        // It keeps the place that it once had inside what a parent held.
+        if self.claims.values().any(|parents| is_inside(lock, &parents.lock)) {
+            return;
+        }
+        // What an agent above was granted may be held back; it lets this one in.
+        let is_above = |waiter: &&Waiter| waiter.ask.who.agent.is_above(&lock.ask.who.agent);
+        for waiter in self.queue.values().filter(|waiter| !is_above(waiter)) {
             let is_earlier = match place {
                 _ if waiter.ask.upgrades.is_some() => true,
                 Some(place) => waiter.id < place,
@@ -216,6 +225,20 @@ impl Auditor {
                 lock.id,
                 lock.ask.who.agent,
                 waiter.ask.who.agent
+            );
+        }
+    }
+
+    /// What a sub-agent holds, no parent of it comes to hold.
+    fn is_not_over_a_child(&self, now: Now, lock: &Lock) {
+        for child in self.claims.values().filter(|child| self.is_live(child, now.mono)) {
+            let is_shared = self.may_be_shared.contains(&child.lock.id);
+            assert!(
+                is_shared || !is_over_child(lock, &child.lock),
+                "{} is granted to {} while its sub-agent holds {}",
+                lock.id,
+                lock.ask.who.agent,
+                child.lock.id
             );
         }
     }
@@ -376,7 +399,9 @@ impl Auditor {
                 self.touched(lock, open);
                 for other in self.claims.values().filter(|other| other.told_in < open.turn) {
                     assert!(
-                        !(self.is_live(other, now.mono) && other.lock.id != lock.id && clash(&other.lock, lock)),
+                        !(self.is_live(other, now.mono)
+                            && other.lock.id != lock.id
+                            && forbids_writing(&other.lock, lock, target)),
                         "{} may write under {} while {} is held",
                         who.agent,
                         lock.id,
@@ -386,8 +411,12 @@ impl Auditor {
             }
             Err(holders) => {
                 holders.iter().for_each(|holder| self.is_committed(holder));
+                let is_in_its_place =
+                    |holder: &Lock| who.agent.is_above(&holder.ask.who.agent) && overlap(&holder.ask.target, target);
+                let is_lent = holders.iter().any(is_in_its_place);
                 let mine = self.claims.values().find(|claim| {
                     self.is_live(claim, now.mono)
+                        && !is_lent
                         && claim.told_in < open.turn
                         && !claim.is_vague
                         // Its agent may have taken it up with a new fence of which nobody has heard yet.
@@ -417,7 +446,7 @@ impl Auditor {
         let is_other = |other: &&Claim| other.lock.id != lock.id && other.told_in < open.turn;
         for other in self.claims.values().filter(is_other) {
             let is_shared = self.may_be_shared.contains(&other.lock.id);
-            let clashes = self.is_live(other, now.mono) && clash(&other.lock, lock) && !is_shared;
+            let clashes = self.is_live(other, now.mono) && forbids_writing(&other.lock, lock, target) && !is_shared;
             assert!(!clashes, "{} has written under {} while {} is held", who.agent, lock.id, other.lock.id);
         }
         self.may_have_renewed(open);
@@ -484,7 +513,7 @@ impl Auditor {
                 let known = id.and_then(|id| self.sessions.get(&id));
                 assert!(known.is_none(), "an open session is unknown: {known:?}");
             }
-            Fault::NotFound | Fault::NotHolder(_) | Fault::Lost(..) => self.not_held(now, open),
+            Fault::NotFound | Fault::NotHolder(_) | Fault::Delegated(_) | Fault::Lost(..) => self.not_held(now, open),
             Fault::NoWebhook(id) => unreachable!("nobody here has asked for {id}"),
             Fault::Invalid(_) => {}
             Fault::Changed(_) | Fault::NotDurable(_) => {
