@@ -317,6 +317,7 @@ fn advice(refused: &Refused, about: &About, now: Now) -> String {
 fn asker(about: &About) -> Option<&model::Agent> {
     match about {
         About::Ask { ask, .. } => Some(&ask.who.agent),
+        About::Set(asks) => asks.first().map(|ask| &ask.who.agent),
         About::Write { agent, .. } | About::Check { agent } => Some(agent),
         About::Webhook { .. } | About::Other => None,
     }
@@ -324,10 +325,17 @@ fn asker(about: &About) -> Option<&model::Agent> {
 
 /// Names a path that a pattern has in common with what is in its way: else nobody would see why.
 fn in_common(first: &Lock, about: &About) -> String {
-    let About::Ask { ask, .. } = about else { return String::new() };
-    let (held, asked) = (&first.ask.target.scope, &ask.target.scope);
-    let Some(path) = held.example(asked).filter(|_| held != asked) else { return String::new() };
-    format!("; both match {}", name_within(&Scope::File(path.into()), &ask.workspace))
+    let asks = match about {
+        About::Ask { ask, .. } => std::slice::from_ref(ask),
+        About::Set(asks) => asks,
+        About::Write { .. } | About::Check { .. } | About::Webhook { .. } | About::Other => &[],
+    };
+    let held = &first.ask.target.scope;
+    let others = asks.iter().filter(|ask| ask.target.scope != *held);
+    let both = others.filter_map(|ask| Some((held.example(&ask.target.scope)?, ask))).next();
+    both.map_or_else(String::new, |(path, ask)| {
+        format!("; both match {}", name_within(&Scope::File(path.into()), &ask.workspace))
+    })
 }
 
 fn error(fault: &Fault, about: &About, now: Now) -> WireError {
