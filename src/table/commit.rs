@@ -202,9 +202,13 @@ impl LockTable {
 
     /// Nothing is granted for a process that ended while its request was put off.
     pub(super) fn refuse_put_off(&mut self, step: &mut Step, process: Process) {
-        let is_bound = |command: &Command| matches!(command, Command::Lock { ask, .. } if ask.bound == Some(process));
+        let is_bound = |command: &Command| match command {
+            Command::Lock { ask, .. } => ask.bound == Some(process),
+            Command::LockSet { asks, .. } => asks[0].bound == Some(process),
+            _ => false,
+        };
         for command in self.withdraw_put_off(step, is_bound) {
-            let Command::Lock { caller, .. } = command else { unreachable!("only such are withdrawn") };
+            let caller = wisher(&command).expect("whoever asks for a lock wants an answer");
             self.fail_for_dead(step, caller);
         }
     }

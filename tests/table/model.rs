@@ -1700,6 +1700,10 @@ impl Naive {
                     refused.push(*caller);
                     false
                 }
+                Command::LockSet { caller, asks, .. } if asks[0].bound == Some(process) => {
+                    refused.push(*caller);
+                    false
+                }
                 _ => true,
             });
         }

@@ -181,7 +181,7 @@ pub(super) fn who_asks(command: &Command) -> Option<&Who> {
         | Command::Renew { who, .. }
         | Command::Upgrade { who, .. }
         | Command::Downgrade { who, .. } => Some(who),
-        other => who_and_target(other).map(|(who, _)| who),
+        other => who_and_targets(other).map(|(who, _)| who),
     }
 }
 
