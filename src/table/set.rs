@@ -493,11 +493,13 @@ fn are_apart(asks: &[Arc<Ask>]) -> Result<(), Fault> {
             let text = format!("whether {} and {other} could match the same file takes too long", ask.target.scope);
             return Err(Fault::Invalid(text + " to find out; lock the directory, or one after the other"));
         }
-        let met = index.overlapping(&ask.target, &mut |_, slot| match slot.holders().next() {
-            Some(other) => ControlFlow::Break(other.0 as usize),
-            None => ControlFlow::Continue(()),
+        // Of several the first: a sentence is the same each time.
+        let mut met: Option<LockId> = None;
+        let _ = index.overlapping::<()>(&ask.target, &mut |_, slot| {
+            met = met.into_iter().chain(slot.holders()).min();
+            ControlFlow::Continue(())
         });
-        if let ControlFlow::Break(other) = met {
+        if let Some(other) = met.map(|other| other.0 as usize) {
             return Err(Fault::Invalid(in_common(&asks[other].target.scope, &ask.target.scope)));
         }
         // In an index of its own: the number stands for a lock there.

@@ -295,7 +295,7 @@ impl Auditor {
             }
             RefusedFor::OwnLock => {
                 assert!(!refused.holders.is_empty());
-                self.is_no_part_of(&open.command, &refused.holders);
+                self.is_no_part_of(now, &open.command, &refused.holders);
             }
             RefusedFor::Timeout => {
                 let is_over = matches!(wait, Wait::Until(until) if *until <= now.mono) || open.is_again;
