@@ -542,7 +542,11 @@ impl Naive {
         let mut all = Vec::new();
         for row in rows {
             let ask = &row.ask;
-            let chance = self.chance_of(row);
+            // Who has come before it by what it was granted just now is behind it all the same.
+            let chance = match self.chance_of(row) {
+                Chance::Blocked if self.own_obstacle(ask).is_none() => Chance::Clear,
+                chance => chance,
+            };
             let id = match chance {
                 Chance::Blocked => {
                     let own = self.own_obstacle(ask).expect("only its own can have come in the way").id;

@@ -147,7 +147,6 @@ counters! {
         upgraded,
         sets,
         sets_waited,
-        sets_again,
         sets_seen,
         downgraded,
         delegated,

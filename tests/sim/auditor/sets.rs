@@ -19,7 +19,6 @@ impl Auditor {
             asks[0].who.agent
         );
         self.counts.sets += u64::from(!is_again);
-        self.counts.sets_again += u64::from(is_again);
         self.counts.sets_waited += u64::from(!is_again && *wait != Wait::Try && open.turn != self.turn);
         all.iter().for_each(|granted| self.granted(now, open, granted));
     }
