@@ -359,7 +359,8 @@ impl Coordinator {
         replies.iter().for_each(|reply| self.note_release(reply));
         // A sync within this turn was one for those who still wait for theirs as well; they were first.
         self.release_held_back(out);
-        for reply in replies {
+        for mut reply in replies {
+            self.leave_out_untold(&mut reply.answer);
             // What is held back of this very turn is known only now.
             self.note_release(&reply);
             let unsynced = written.synced < written.through;
@@ -371,6 +372,23 @@ impl Coordinator {
             }
         }
         self.ask_for_sync();
+    }
+
+    /// An advisory grant waits for no disk, not even to name others: whose own grant is not yet told is left out, and
+    /// who waits for the agent's other locks it hears with its next answer.
+    fn leave_out_untold(&self, answer: &mut Answer) {
+        let Reply::Granted(granted) = &mut answer.reply else { return };
+        if granted.lock.ask.mode != Mode::Advisory || self.held_back.is_empty() {
+            return;
+        }
+        let is_untold = |id: LockId| {
+            let grants = self.held_back.iter().map(|held| &held.reply.answer.reply);
+            grants
+                .filter_map(|reply| if let Reply::Granted(granted) = reply { Some(granted) } else { None })
+                .any(|granted| granted.lock.id == id)
+        };
+        granted.beside.retain(|other| !is_untold(other.id));
+        answer.wanted.clear();
     }
 
     /// Whether a grant is to be taken back that an answer held back promises as well: that one is the first to tell of

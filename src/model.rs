@@ -5,6 +5,7 @@
 use crate::limits;
 use crate::scope::{Scope, Target};
 use std::borrow::Borrow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -303,19 +304,34 @@ impl Workspace {
 
 // ── Locks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// How a lock excludes others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// How a lock excludes others. Modes have no order: which lock is as good as which is [`Mode::answers`], and which may
+/// become which [`Mode::is_weaker_than`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mode {
     /// Many readers.
     Shared,
-    /// One holder, nobody beside it.
+    /// One holder, nobody beside it but advisory ones.
     Exclusive,
+    /// Known to all and in nobody's way: granted at once beside whatever is held, ranked by the first grant.
+    Advisory,
 }
 
 impl Mode {
-    /// The mode matrix of DESIGN 3.1: only shared goes with shared.
+    /// The mode matrix: advisory goes with all, and of the others only shared with shared.
     pub fn excludes(self, other: Mode) -> bool {
-        self == Mode::Exclusive || other == Mode::Exclusive
+        let is_alone = self == Mode::Exclusive || other == Mode::Exclusive;
+        is_alone && self != Mode::Advisory && other != Mode::Advisory
+    }
+
+    /// Whether whoever holds a scope in this mode has what a request for `asked` is about. An advisory lock is about
+    /// its rank, which no other has, and gives no right that another would ask for.
+    pub fn answers(self, asked: Mode) -> bool {
+        self == asked || (self == Mode::Exclusive && asked == Mode::Shared)
+    }
+
+    /// Whether a lock in this mode would have to become one in `other`, by an upgrade, to have as much.
+    pub fn is_weaker_than(self, other: Mode) -> bool {
+        self == Mode::Shared && other == Mode::Exclusive
     }
 
     /// Its word on the wire and in the CLI.
@@ -323,6 +339,7 @@ impl Mode {
         match self {
             Mode::Shared => "shared",
             Mode::Exclusive => "exclusive",
+            Mode::Advisory => "advisory",
         }
     }
 }
@@ -489,7 +506,7 @@ impl InFlight {
         let ends = |command: &Command| {
             matches!(
                 command,
-                Command::Unlock { .. } | Command::Break { .. } | Command::TakeBack { .. } | Command::Downgrade { .. }
+                Command::FinishUnlock(_) | Command::Break { .. } | Command::TakeBack { .. } | Command::Downgrade { .. }
             )
         };
         self.ending.is_some() || self.waiting.iter().any(ends)
@@ -576,11 +593,15 @@ impl Lock {
             Custody::Process(_) => self.ask.who.session,
         }
     }
+}
 
-    /// Whether this lock answers a request of its own agent for `scope` in `mode`.
-    pub fn answers(&self, scope: &Scope, mode: Mode) -> bool {
-        self.ask.mode >= mode && self.ask.target.scope.covers(scope)
-    }
+/// Where an advisory lock stands among those on its scope, as of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Its place by first grant, from 1.
+    pub rank: usize,
+    /// Whose lock has rank 1.
+    pub leader: Agent,
 }
 
 /// A request in the queue.
@@ -724,10 +745,15 @@ pub enum EventKind {
     Detached,
     /// The lock is gone.
     Released(EndReason),
+    /// This advisory lock has rank 1 from now on.
+    Leader {
+        /// Who had it before, if anybody did.
+        former: Option<Agent>,
+    },
 }
 
 /// The names of all events there are, as [`EventKind::name`] gives them.
-pub const EVENT_NAMES: &[&str] = &["lock.acquired", "lock.waiting", "lock.released", "lock.detached"];
+pub const EVENT_NAMES: &[&str] = &["lock.acquired", "lock.waiting", "lock.released", "lock.detached", "lock.leader"];
 
 impl EventKind {
     /// Its name on the wire and in the CLI: one of [`EVENT_NAMES`].
@@ -737,6 +763,7 @@ impl EventKind {
             EventKind::Waiting { .. } => "lock.waiting",
             EventKind::Released(_) => "lock.released",
             EventKind::Detached => "lock.detached",
+            EventKind::Leader { .. } => "lock.leader",
         }
     }
 }
@@ -1015,6 +1042,8 @@ pub enum Command {
         /// What.
         which: Which,
     },
+    /// The rest of an [`Command::Unlock`], once nothing is in flight under one of its locks any more.
+    FinishUnlock(Box<Unlocking>),
     /// Make a shared lock exclusive.
     Upgrade {
         /// Where the answer goes.
@@ -1150,6 +1179,22 @@ pub enum Command {
     Tick,
 }
 
+/// A release of which a part has to wait. It is about the locks that were meant when it was asked for: whatever its
+/// agent is granted meanwhile it keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unlocking {
+    /// Where the answer goes; none if nobody listens for it.
+    pub caller: Option<Caller>,
+    /// Who releases.
+    pub who: Who,
+    /// What was asked for.
+    pub which: Which,
+    /// What of it is released.
+    pub released: Vec<Lock>,
+    /// What is to be.
+    pub left: Vec<LockId>,
+}
+
 /// What grants did to a lock of which nobody heard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unheard {
@@ -1253,6 +1298,12 @@ pub struct Granted {
     pub upgraded: bool,
     /// The same request was granted before; this repeats the answer.
     pub again: bool,
+    /// Others' locks there that are not in its way and that it should know of, or they of it: to an advisory lock all,
+    /// to any other the advisory ones. Those that exclude others first, each kind by age, at most
+    /// [`limits::HOLDERS_NAMED`].
+    pub beside: Vec<Lock>,
+    /// How many more of these there are.
+    pub more: usize,
 }
 
 impl Granted {
@@ -1336,6 +1387,8 @@ pub enum Fault {
     NoWebhook(WebhookId),
     /// It exists and belongs to others.
     NotHolder(Vec<Lock>),
+    /// The agent's own lock there is advisory and protects no write; and those who keep others out.
+    OnlyAdvisory(Box<Lock>, Vec<Lock>),
     /// The agent holds it, but its sub-agents hold these in it.
     Delegated(Vec<Lock>),
     /// It was lost or had ended before.
@@ -1431,6 +1484,15 @@ pub struct Answer {
     pub lost: Vec<Ended>,
     /// Waiting requests that one of the agent's locks is in the way of.
     pub wanted: Vec<Waiter>,
+    /// Where the advisory locks stand that a grant or a status names.
+    pub standings: BTreeMap<LockId, Standing>,
+}
+
+impl Answer {
+    /// A reply with nothing along with it.
+    pub fn bare(reply: Reply) -> Answer {
+        Answer { reply, lost: Vec::new(), wanted: Vec::new(), standings: BTreeMap::new() }
+    }
 }
 
 #[cfg(test)]
@@ -1473,10 +1535,16 @@ mod tests {
     }
 
     #[test]
-    fn only_shared_goes_with_shared() {
+    fn only_shared_goes_with_shared_and_advisory_with_all() {
         assert!(!Mode::Shared.excludes(Mode::Shared));
         assert!(Mode::Shared.excludes(Mode::Exclusive));
         assert!(Mode::Exclusive.excludes(Mode::Shared));
         assert!(Mode::Exclusive.excludes(Mode::Exclusive));
+        for mode in [Mode::Shared, Mode::Exclusive, Mode::Advisory] {
+            assert!(!mode.excludes(Mode::Advisory) && !Mode::Advisory.excludes(mode));
+            assert_eq!(mode.answers(Mode::Advisory), mode == Mode::Advisory);
+            assert_eq!(Mode::Advisory.answers(mode), mode == Mode::Advisory);
+            assert!(!mode.is_weaker_than(Mode::Advisory) && !Mode::Advisory.is_weaker_than(mode));
+        }
     }
 }

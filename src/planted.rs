@@ -47,6 +47,19 @@ bugs! {
     LinkNotFollowed => "lib" "os::paths::tests::links_in_the_middle_and_at_the_end_mean_what_they_lead_to",
     /// A second guard of one agent is let in beside the first.
     SecondSessionLetIn => "table" "rules::two_sessions_of_one_agent_exclude_each_other",
+    // Advisory locks
+    /// An advisory lock keeps an exclusive one waiting.
+    AdvisoryKeepsOut => "table" "advisory::nobody_waits_for_an_advisory_lock",
+    /// An advisory request waits for the holders of other locks.
+    AdvisoryWaits => "table" "advisory::an_advisory_lock_is_granted_at_once_whatever_is_held_and_whoever_waits",
+    /// An advisory request waits until a write of its own agent is over.
+    AdvisoryPutOff => "table" "advisory::an_advisory_request_does_not_wait_for_a_write_of_its_own_agent",
+    /// Whoever takes its advisory lock up again is ranked as if it had just come.
+    RankLostByResume => "table" "advisory::the_rank_is_kept_when_a_new_session_takes_the_lock_up",
+    /// The next leader is not told that it leads.
+    LeaderNotTold => "table" "advisory::whoever_comes_to_lead_is_told_and_nobody_else",
+    /// An advisory grant with a ttl waits for the disk.
+    AdvisorySynced => "table" "advisory::an_advisory_grant_waits_for_no_disk",
     // The queue
     /// Whoever waits behind a lock that ends is not woken.
     WakeUpLost => "table" "rules::first_come_first_served",

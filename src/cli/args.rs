@@ -90,6 +90,10 @@ Several scopes, up to 64, are locked in one step: all or none, waiting as one re
 has one and wants the other. They must have nothing in common: a directory covers what is in it. --json has one object \
 with `acquired` and `locks` then.
 
+With --advisory the lock is in nobody's way and nobody is in its way: it is there for agents who trust each other to \
+see. It is granted at once, names who else is there, and protects no write. Those on one scope are ranked by who came \
+first; the first leads, and whoever leads next is told by the event lock.leader.
+
 A sub-agent, claw-1/w1, may take what only claw-1 holds, and gets a lock of its own; claw-1 writes there again when \
 that is released.
 
@@ -101,6 +105,7 @@ Examples:
   flockd lock -n @port-3000 --ttl 1h
   flockd lock 'glob:src/**/*.rs'          every Rust file below src, those to come included
   flockd lock build/ --pid $$             a script's own: free at the latest when the shell ends
+  flockd lock --advisory docs/ --note \"fixing links\"    said to all, in nobody's way
   flockd lock data.json --json | jq .fence")]
     Lock(LockArgs),
 
@@ -193,9 +198,9 @@ Examples:
 
     /// Tell what happens to locks, as it happens
     #[command(after_long_help = "\
-Events are lock.acquired, lock.waiting, lock.released and lock.detached. The daemon keeps the newest 10,000; what is \
-missing, because it is older or was lost in a power cut, is told as such. It goes on when the daemon is restarted, and \
-ends with Ctrl-C or the pipe that it writes to.
+Events are lock.acquired, lock.waiting, lock.released, lock.detached and, when an advisory lock comes to lead, \
+lock.leader. The daemon keeps the newest 10,000; what is missing, because it is older or was lost in a power cut, is \
+told as such. It goes on when the daemon is restarted, and ends with Ctrl-C or the pipe that it writes to.
 
 Examples:
   flockd watch
@@ -208,13 +213,15 @@ Examples:
     #[command(after_long_help = "\
 The command has the event as JSON on its stdin, and in its environment: FLOCKD_EVENT, FLOCKD_FILE_ID, FLOCKD_PATH, \
 FLOCKD_LOCK_ID, FLOCKD_ACQUIRED_BY, FLOCKD_WORKSPACE_ID, FLOCKD_MODE, FLOCKD_FENCE, FLOCKD_EVENT_ID, \
-FLOCKD_EVENT_SEQ, FLOCKD_EVENT_TIME, and where there is something to say FLOCKD_REASON, FLOCKD_WAITER, FLOCKD_NOTE. \
-While commands run, events wait: about a thousand here, 10,000 in the daemon; what is missing then is said on stderr.
+FLOCKD_EVENT_SEQ, FLOCKD_EVENT_TIME, and where there is something to say FLOCKD_REASON, FLOCKD_WAITER, \
+FLOCKD_FORMER_LEADER, FLOCKD_NOTE. While commands run, events wait: about a thousand here, 10,000 in the daemon; what \
+is missing then is said on stderr.
 
 Examples:
   flockd on lock.released data.json -- ./analyze.sh
   flockd on lock.acquired,lock.released src/ --parallel 4 -- sh -c 'echo \"$FLOCKD_EVENT $FLOCKD_FILE_ID\" >> log'
   flockd on lock.released @deploy --once -- make smoke-test
+  flockd on lock.leader @review -- sh -c 'echo \"$FLOCKD_ACQUIRED_BY follows $FLOCKD_FORMER_LEADER\"'
   flockd on lock.waiting --by claw-1 -- jq -r .waiter")]
     On(OnArgs),
 
@@ -369,6 +376,10 @@ pub(super) struct LockArgs {
     /// Share it with other readers
     #[arg(short, long)]
     pub(super) shared: bool,
+
+    /// Only say so to all: never waits, keeps nobody out, protects no write; ranked by who came first
+    #[arg(long, conflicts_with = "shared")]
+    pub(super) advisory: bool,
 
     #[command(flatten)]
     pub(super) patience: Patience,

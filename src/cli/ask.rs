@@ -24,6 +24,9 @@ const NAME_HOLDER_AFTER: u64 = limits::SECOND;
 const MINE_DOES_NOT_DO: &str = "  yours is shared, under another fence, on a part only, or on a name that was no \
                                 directory then: lock it again\n";
 
+/// The same beside an advisory one.
+const MINE_IS_ADVISORY: &str = "  yours is advisory and protects no write: lock it exclusively to write\n";
+
 /// A scope as typed, for the wire. With `--glob` it is a pattern, unless it is no file at all.
 pub(super) fn scope(typed: &OsStr, glob: bool) -> String {
     let text = wire::escape(typed.as_bytes());
@@ -113,7 +116,7 @@ pub(super) fn lock(common: &Common, args: &LockArgs) -> Result<Exit, Failure> {
     let pidfd = pidfd.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
     let client = common.connect_as_agent()?;
     let request = Request {
-        mode: Some(mode(args.shared)),
+        mode: Some(if args.advisory { Mode::Advisory } else { mode(args.shared) }),
         wait_ms: args.patience.wait_ms(Some(limits::WAIT_DEFAULT)),
         ttl_ms: args.ttl,
         note: args.note.clone(),
@@ -297,8 +300,10 @@ pub(super) fn check(common: &Common, args: &CheckArgs) -> Result<Exit, Failure> 
                     print::err(&format!("  {advice}\n"));
                 }
                 let agent = client.agent().map(Agent::as_str);
-                if body.holders.iter().any(|holder| Some(holder.agent.as_str()) == agent) {
-                    print::err(MINE_DOES_NOT_DO);
+                let mut own = body.holders.iter().filter(|holder| Some(holder.agent.as_str()) == agent).peekable();
+                if own.peek().is_some() {
+                    let is_advisory = own.all(|holder| holder.mode == Mode::Advisory);
+                    print::err(if is_advisory { MINE_IS_ADVISORY } else { MINE_DOES_NOT_DO });
                 }
             }
             Ok(if body.allowed { Exit::Yes } else { Exit::No })

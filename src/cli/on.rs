@@ -171,6 +171,7 @@ fn environment(event: &EventBody) -> Vec<(&'static str, Option<OsString>)> {
         ("FLOCKD_FENCE", text(&event.fence.to_string())),
         ("FLOCKD_REASON", event.reason.as_ref().map(OsString::from)),
         ("FLOCKD_WAITER", event.waiter.as_ref().map(OsString::from)),
+        ("FLOCKD_FORMER_LEADER", event.former_leader.as_ref().map(OsString::from)),
         ("FLOCKD_NOTE", event.note.as_ref().map(OsString::from)),
     ]
 }

@@ -144,7 +144,7 @@ pub(super) fn loss_line(loss: &Loss) -> String {
 
 // ── Locks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// One line on a lock that is held now.
+/// One line on a lock that is held now, and one on each that is beside it and not in its way.
 pub(super) fn granted(body: &LockBody) -> String {
     let lease = body.expires_in_ms.map_or_else(String::new, |ms| format!(", {} left", duration(ms)));
     let before = match (body.already_held, body.resumed, body.upgraded) {
@@ -156,7 +156,18 @@ pub(super) fn granted(body: &LockBody) -> String {
     let id = body.lock_id.as_deref().unwrap_or_default();
     let fence = body.fence.unwrap_or_default();
     let file = paint(NAME, &name(&body.path));
-    format!("{before} {file} {}, {id}, fence {fence}{lease}\n", body.mode)
+    let rank = match (body.rank, &body.leader) {
+        (Some(rank), Some(leader)) => format!(", rank {rank}: {} leads", shown(leader)),
+        _ => String::new(),
+    };
+    let mut text = format!("{before} {file} {}, {id}, fence {fence}{lease}{rank}\n", body.mode);
+    for holder in &body.holders {
+        let _ = writeln!(text, "  {}", holder_line(holder));
+    }
+    if body.more_holders > 0 {
+        let _ = writeln!(text, "  and {} more", body.more_holders);
+    }
+    text
 }
 
 /// One line on who leads now.
@@ -270,8 +281,9 @@ pub(super) fn event(event: &EventBody) -> String {
     let reason = reason.map_or_else(String::new, |reason| format!(", {}", reason.replace('_', " ")));
     let by = event.by.as_ref().map_or_else(String::new, |by| format!(" by {}", shown(by)));
     let note = event.note.as_ref().map_or_else(String::new, |note| format!(": {}", shown(note)));
+    let former = event.former_leader.as_ref().map_or_else(String::new, |former| format!(", after {}", shown(former)));
     let time = paint(DIM, &event.timestamp);
-    format!("{time} {word} {waiter}{agent} {file} {} ({}){reason}{by}{note}\n", event.mode, event.lock_id)
+    format!("{time} {word} {waiter}{agent} {file} {} ({}){reason}{by}{former}{note}\n", event.mode, event.lock_id)
 }
 
 /// What is missing, as one line.
@@ -317,7 +329,8 @@ fn by_family(locks: &[Held]) -> Vec<&Held> {
 
 fn lock_row(held: &Held) -> [String; 6] {
     let note = held.note.as_deref().map(shown).unwrap_or_default();
-    [name(&held.path), held.mode.to_string(), shown(&held.agent), held.lock_id.clone(), kept(held), note]
+    let mode = held.rank.map_or_else(|| held.mode.to_string(), |rank| format!("{} #{rank}", held.mode));
+    [name(&held.path), mode, shown(&held.agent), held.lock_id.clone(), kept(held), note]
 }
 
 fn waiter_row(waiter: &WaiterBody) -> [String; 6] {

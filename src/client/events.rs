@@ -121,7 +121,8 @@ pub struct LockEvent {
     pub seq: u64,
     /// Its id, `ev_…`: the same in every telling.
     pub id: String,
-    /// What happened: `lock.acquired`, `lock.waiting`, `lock.released`, `lock.detached`; later versions add others.
+    /// What happened: `lock.acquired`, `lock.waiting`, `lock.released`, `lock.detached`, `lock.leader`; later versions
+    /// add others.
     pub event: String,
     /// When: RFC 3339, UTC.
     pub timestamp: String,
@@ -146,6 +147,8 @@ pub struct LockEvent {
     pub by: Option<String>,
     /// Why it was broken, else why it was taken.
     pub note: Option<String>,
+    /// With `lock.leader`: who had rank 1 before, if anybody had.
+    pub former_leader: Option<String>,
 }
 
 /// Events that cannot be told any more.
@@ -189,6 +192,7 @@ impl From<Heard> for Event {
                 waiter: body.waiter,
                 by: body.by,
                 note: body.note,
+                former_leader: body.former_leader,
             })),
         }
     }

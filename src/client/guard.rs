@@ -1,6 +1,6 @@
 //! Asking for a lock, and the guard that holds it.
 
-use super::values::{Error, HoldError, LockError, Loss, LossReason, UpgradeError};
+use super::values::{Error, HoldError, Holder, LockError, Loss, LossReason, UpgradeError, holders};
 use super::write::{self, Draft, Expected, WriteError, Written};
 use super::{ClientError, Connection, unexpected};
 use crate::limits;
@@ -56,6 +56,25 @@ impl LockRequest {
     /// One holder and nobody beside it. This is what is asked for if nothing is said.
     pub fn exclusive(self) -> LockRequest {
         self.mode(Mode::Exclusive)
+    }
+
+    /// Only known to others: granted at once whatever is held, in nobody's way, and no protection for writes. Those on
+    /// one scope are [ranked](LockGuard::rank) by who came first, and the event `lock.leader` tells whoever comes to be
+    /// first. Nothing is synced for it, so a power cut may take it, and a reboot always does.
+    ///
+    /// # Examples
+    /// ```
+    /// # let kept = tempfile::tempdir()?;
+    /// # let coordinator = flockd::Coordinator::open(kept.path().join("home"))?;
+    /// let first = coordinator.agent("claw-1")?.lock("@review").advisory().acquire()?;
+    /// let second = coordinator.agent("claw-2")?.lock("@review").advisory().acquire()?;
+    /// assert_eq!((first.rank(), second.rank()), (Some(1), Some(2)));
+    /// assert_eq!(second.leader(), Some("claw-1"));
+    /// assert_eq!(second.beside()[0].agent, "claw-1");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn advisory(self) -> LockRequest {
+        self.mode(Mode::Advisory)
     }
 
     /// In this mode.
@@ -198,6 +217,23 @@ impl LockGuard {
     /// Whether programs that only know flock(1) are kept out, too.
     pub fn has_os_lock(&self) -> bool {
         self.body.os_lock
+    }
+
+    /// Of an advisory lock, its place by first grant among those on its scope, from 1, as it was when it was granted.
+    /// The event `lock.leader` tells when it comes to be first.
+    pub fn rank(&self) -> Option<usize> {
+        self.body.rank
+    }
+
+    /// Of an advisory lock, whose lock had rank 1 when it was granted.
+    pub fn leader(&self) -> Option<&str> {
+        self.body.leader.as_deref()
+    }
+
+    /// Who else held something there when it was granted and was not in its way: to an advisory lock everybody, those
+    /// that keep others out first, and to any other the advisory ones. At most 64.
+    pub fn beside(&self) -> Vec<Holder> {
+        holders(self.body.holders.clone())
     }
 
     /// Whether it is a lock that the agent held before and that no session kept: what was begun under it may be half

@@ -41,6 +41,10 @@ pub struct Holder {
     pub os_lock: bool,
     /// A foreign program that had flocked the file when the daemon came back, and still has.
     pub contested_by: Option<String>,
+    /// Of an advisory lock, where a status or a guard names it: its place by first grant on its scope, from 1.
+    pub rank: Option<usize>,
+    /// With `rank`: whose lock has rank 1.
+    pub leader: Option<String>,
 }
 
 impl From<wire::Held> for Holder {
@@ -60,6 +64,8 @@ impl From<wire::Held> for Holder {
             kept_by: held.kept_by,
             os_lock: held.os_lock,
             contested_by: held.contested_by,
+            rank: held.rank,
+            leader: held.leader,
         }
     }
 }
@@ -80,7 +86,7 @@ impl fmt::Display for Holder {
     }
 }
 
-fn holders(held: Vec<wire::Held>) -> Vec<Holder> {
+pub(super) fn holders(held: Vec<wire::Held>) -> Vec<Holder> {
     held.into_iter().map(Holder::from).collect()
 }
 

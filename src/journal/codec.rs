@@ -287,6 +287,7 @@ enum ScopeV1<'a> {
 enum ModeV1 {
     Shared,
     Exclusive,
+    Advisory,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -342,6 +343,9 @@ enum EventKindV1<'a> {
     Detached,
     #[serde(borrow)]
     Released(EndReasonV1<'a>),
+    Leader {
+        former: Option<&'a str>,
+    },
 }
 
 // ── From the model ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -444,6 +448,7 @@ impl<'a> From<&'a Event> for EventV1<'a> {
                 EventKind::Waiting { waiter } => EventKindV1::Waiting { waiter: waiter.as_str() },
                 EventKind::Detached => EventKindV1::Detached,
                 EventKind::Released(why) => EventKindV1::Released(why.into()),
+                EventKind::Leader { former } => EventKindV1::Leader { former: former.as_ref().map(Agent::as_str) },
             },
             lock: event.lock.0,
             ask: (&*event.ask).into(),
@@ -494,6 +499,7 @@ impl<'a> From<&'a Ask> for AskV1<'a> {
             mode: match ask.mode {
                 Mode::Shared => ModeV1::Shared,
                 Mode::Exclusive => ModeV1::Exclusive,
+                Mode::Advisory => ModeV1::Advisory,
             },
             agent: ask.who.agent.as_str(),
             session: ask.who.session.map(|id| id.0),
@@ -653,6 +659,7 @@ impl EventV1<'_> {
                 EventKindV1::Waiting { waiter } => EventKind::Waiting { waiter: agent(waiter)? },
                 EventKindV1::Detached => EventKind::Detached,
                 EventKindV1::Released(why) => EventKind::Released(why.into_model()?),
+                EventKindV1::Leader { former } => EventKind::Leader { former: former.map(agent).transpose()? },
             },
             lock: LockId(self.lock),
             ask: self.ask.into_model()?,
@@ -715,6 +722,7 @@ impl AskV1<'_> {
             mode: match self.mode {
                 ModeV1::Shared => Mode::Shared,
                 ModeV1::Exclusive => Mode::Exclusive,
+                ModeV1::Advisory => Mode::Advisory,
             },
             who: Who { agent: agent(self.agent)?, session: self.session.map(SessionId) },
             lease: Lease { ttl: self.ttl, max_hold: self.max_hold },
@@ -813,23 +821,27 @@ mod tests {
         option::of(any::<u64>().prop_map(Moment))
     }
 
+    fn mode() -> impl Strategy<Value = Mode> {
+        proptest::sample::select(vec![Mode::Shared, Mode::Exclusive, Mode::Advisory])
+    }
+
     fn ask() -> impl Strategy<Value = Arc<Ask>> {
         let names = (agent(), option::of("[a-z ]{0,30}"), option::of("[a-z0-9]{1,9}"), vec(any::<u8>(), 0..20));
-        let numbers = (any::<(u64, Option<u64>, Option<u64>, bool)>(), vec(any::<(u64, u64, u64)>(), 0..5));
+        let numbers = (any::<(u64, Option<u64>, Option<u64>, bool)>(), mode(), vec(any::<(u64, u64, u64)>(), 0..5));
         let processes = (option::of(process()), option::of(process()));
         (scope(), names, numbers, processes).prop_map(
-            |(scope, (agent, note, request, root), ((ttl, max_hold, session, shared), ids), (process, bound))| {
+            |(scope, (agent, note, request, root), ((ttl, max_hold, session, os), mode, ids), (process, bound))| {
                 let ids = ids.into_iter().map(|(device, inode, birth)| FileId { device, inode, birth }).collect();
                 Arc::new(Ask {
                     target: Target { scope, ids },
-                    mode: if shared { Mode::Shared } else { Mode::Exclusive },
+                    mode,
                     who: Who { agent, session: session.map(SessionId) },
                     lease: Lease { ttl, max_hold },
                     note: note.map(Into::into),
                     process,
                     request: request.map(|id| RequestId::new(&id).unwrap()),
                     workspace: Workspace { root: root.into() },
-                    os: shared,
+                    os,
                     bound,
                     upgrades: max_hold.map(LockId),
                     set: session.map(|n| SetMember { index: n as u16 % 64, of: n as u16 % 64 + 1 }),
@@ -930,6 +942,7 @@ mod tests {
             agent().prop_map(|waiter| EventKind::Waiting { waiter }),
             Just(EventKind::Detached),
             reason().prop_map(EventKind::Released),
+            option::of(agent()).prop_map(|former| EventKind::Leader { former }),
         ];
         (any::<(u64, u64, u64, u64, Option<u64>)>(), kind, ask()).prop_map(
             |((seq, time, lock, fence, after), kind, ask)| {

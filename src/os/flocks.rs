@@ -91,7 +91,7 @@ impl Flocks {
     pub fn want(&mut self, lock: LockId, target: &Target, mode: Mode, now: Wall) -> Option<OsAnswer> {
         let Some((path, id)) = target.scope.path().zip(target.own_id()) else { return Some(OsAnswer::Unable) };
         if let Some(held) = self.files.get_mut(&id) {
-            if mode > held.mode && held.mount.is_some() {
+            if held.mode.is_weaker_than(mode) && held.mount.is_some() {
                 return None;
             }
             let answer = held.share(lock, mode, now);
@@ -148,9 +148,9 @@ impl Flocks {
             Entry::Occupied(mut held) => {
                 let held = held.get_mut();
                 let used = held.users.entry(lock).or_insert(mode);
-                *used = mode.max(*used);
+                *used = stronger(*used, mode);
                 if Arc::ptr_eq(&held.file, &file) {
-                    held.mode = held.mode.max(mode);
+                    held.mode = stronger(held.mode, mode);
                 }
                 // Else another lock of ours came by the same file meanwhile: its descriptor is kept, ours is one flock
                 // more on the way out.
@@ -293,7 +293,7 @@ impl Flocks {
 impl Held {
     /// One lock of ours more on a file that is flocked already, in a stronger mode if need be.
     fn share(&mut self, lock: LockId, mode: Mode, now: Wall) -> OsAnswer {
-        if mode > self.mode {
+        if self.mode.is_weaker_than(mode) {
             // The kernel lets go of the shared flock before it tries the exclusive one, so a failure leaves none. The
             // locks that still share it are on their way out, or get it back.
             match make_exclusive(&self.file, now) {
@@ -369,11 +369,16 @@ fn id_of(file: &File) -> Result<FileId, Errno> {
     Ok(super::paths::identity_of(&stat))
 }
 
+fn stronger(a: Mode, b: Mode) -> Mode {
+    if a.is_weaker_than(b) { b } else { a }
+}
+
 fn flock(opened: Result<(File, FileId), Errno>, mode: Mode, now: Wall) -> Result<(Arc<File>, FileId), OsAnswer> {
     let (file, id) = opened.map_err(|_| OsAnswer::Unable)?;
     let taken = match mode {
         Mode::Shared => fs4::FileExt::try_lock_shared(&file),
         Mode::Exclusive => fs4::FileExt::try_lock(&file),
+        Mode::Advisory => unreachable!("an advisory lock wants no flock"),
     };
     match taken {
         Ok(()) => Ok((Arc::new(file), id)),

@@ -931,7 +931,7 @@ impl Server {
                 self.ready.push(conn);
             }
             reply => {
-                let fault = Answer { reply: reply.clone(), lost: Vec::new(), wanted: Vec::new() };
+                let fault = Answer::bare(reply.clone());
                 let mut message = render::answer(0, &fault, &About::Other, now);
                 message.id = None;
                 peer.stage = Stage::Closing;

@@ -264,6 +264,7 @@ fn ask(
         target: target.ok_or_else(|| invalid("lock and wait need a scope"))?,
         mode: match request.mode {
             Some(crate::wire::Mode::Shared) => model::Mode::Shared,
+            Some(crate::wire::Mode::Advisory) => model::Mode::Advisory,
             Some(crate::wire::Mode::Exclusive) | None => model::Mode::Exclusive,
         },
         lease: lease(request, who.session.is_some()),

@@ -29,7 +29,8 @@ impl LockTable {
         if let Err(fault) = fit.and_then(|()| self.has_room_for_patterns(std::iter::once(&ask.target))) {
             return self.fail(step, caller, fault);
         }
-        if let Some(ending) = self.own_ending(&ask.who.agent, &ask.target) {
+        let waits = ask.mode != Mode::Advisory || planted(Bug::AdvisoryPutOff);
+        if let Some(ending) = self.own_ending(&ask.who.agent, &ask.target).filter(|_| waits) {
             return self.put_off(step, &[ending], Command::Lock { caller, ask, wait });
         }
         if self.is_name_of_set(&ask.who.agent, ask.request.as_ref()) {
@@ -285,8 +286,12 @@ impl LockTable {
             lock.expires = Some(lease_end(&lock, now));
         }
         let how = if self.is_delegated(ask) { Acquired::Delegated } else { Acquired::Granted };
+        self.tell_leaders(step);
         self.put_lock(step, lock.clone());
         self.tell(step, EventKind::Acquired(how), &lock);
+        if self.leads(&lock) {
+            self.tell(step, EventKind::Leader { former: None }, &lock);
+        }
         // It may answer requests of the same agent that still wait.
         step.eased.push(ask.who.agent.clone());
         self.let_sub_agents_in(step, ask);
@@ -549,7 +554,8 @@ pub(super) fn lease_end(lock: &Lock, now: Now) -> Moment {
 
 /// The answer to a new grant of this lock.
 pub(super) fn new_grant(lock: Lock) -> Granted {
-    Granted { lock, already_held: false, resumed: false, upgraded: false, again: false }
+    let beside = Vec::new();
+    Granted { lock, already_held: false, resumed: false, upgraded: false, again: false, beside, more: 0 }
 }
 
 /// Whether a retry asks for the same thing. The note and the process may differ: they change no one's rights. So may

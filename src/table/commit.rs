@@ -80,6 +80,8 @@ impl LockTable {
             return Fault::Delegated(self.named(below).0);
         }
         let holders = self.holders_over(target).0;
+        let own = self.own_over(&who.agent, target).into_iter().map(|id| &self.state.locks[&id]);
+        let mut advisory = own.filter(|lock| lock.ask.mode == Mode::Advisory);
         let meant = match fence {
             Some(fence) => self.ended_of(&who.agent).find(|ended| ended.fence == fence).cloned(),
             // Whoever has heard of it may ask anew.
@@ -89,9 +91,12 @@ impl LockTable {
                 .rev()
                 .find(|ended| ended.ask.target.scope.covers(&target.scope) && ended.ask.mode == Mode::Exclusive),
         };
-        match meant {
-            Some(ended) => Fault::Lost(Box::new(ended), holders),
-            None => Fault::NotHolder(holders),
+        match (meant, advisory.next()) {
+            (Some(ended), _) => Fault::Lost(Box::new(ended), holders),
+            (None, Some(own)) if !holders.iter().any(|lock| lock.ask.who.agent == who.agent) => {
+                Fault::OnlyAdvisory(Box::new(own.clone()), holders)
+            }
+            (None, _) => Fault::NotHolder(holders),
         }
     }
 

@@ -14,10 +14,7 @@ impl LockTable {
         let lock = self.state.locks[&id].clone();
         assert!(lock.in_flight.is_none(), "no lock ends while something is in flight under it");
         let ended = Ended { id, ask: lock.ask.clone(), fence: lock.fence, why: why.clone(), at: now, untold };
-        self.set(step, Record::Lock(id, None));
-        if lock.os != OsLock::None {
-            step.effects.push(Effect::DropOs { lock: id });
-        }
+        self.take_away(step, &lock);
         self.remember(step, ended.clone());
         self.tell(step, EventKind::Released(why), &lock);
         if self.state.upgrades_of_lock.contains_key(&id) {
@@ -28,6 +25,17 @@ impl LockTable {
             step.freed.push(lock.ask);
         }
         ended
+    }
+
+    /// The lock is held no more, nor is its flock; whoever follows it as leader is told before the step is over.
+    fn take_away(&mut self, step: &mut Step, lock: &Lock) {
+        if lock.ask.mode == Mode::Advisory {
+            step.unranked.push((lock.id, lock.ask.clone()));
+        }
+        self.set(step, Record::Lock(lock.id, None));
+        if lock.os != OsLock::None {
+            step.effects.push(Effect::DropOs { lock: lock.id });
+        }
     }
 
     /// Keeps what ended, and lets the oldest go where there is too much of it.
@@ -190,22 +198,39 @@ impl LockTable {
     // ── Release and break ───────────────────────────────────────────────────────────────────────────────────────────
 
     pub(super) fn unlock(&mut self, now: Now, step: &mut Step, caller: Option<Caller>, who: Who, which: Which) {
-        let reply = match self.chosen(&who, &which) {
-            Err(fault) => Reply::Failed(fault),
-            Ok(ids) if self.has_in_flight(&ids) => {
-                return self.put_off(step, &ids, Command::Unlock { caller, who, which });
-            }
-            Ok(ids) => {
-                let locks: Vec<Lock> = ids.iter().map(|id| self.state.locks[id].clone()).collect();
-                for lock in &locks {
-                    // A guard whose lock is released over its head has lost it.
-                    let over_head = lock.keeper().is_some() && lock.keeper() != who.session;
-                    self.end(now, step, lock.id, EndReason::Released, over_head);
+        match self.chosen(&who, &which) {
+            Err(fault) => {
+                if let Some(caller) = caller {
+                    self.answer_which(step, caller, Reply::Failed(fault), &who, &which);
                 }
-                Reply::Released(locks)
             }
-        };
+            Ok(left) => self.release(now, step, Unlocking { caller, who, which, released: Vec::new(), left }),
+        }
+    }
+
+    /// Releases what can be released; what a file is being put in place under waits for that, and so does the answer.
+    pub(super) fn release(&mut self, now: Now, step: &mut Step, mut unlocking: Unlocking) {
+        // What was to wait may have ended otherwise.
+        unlocking.left.retain(|id| self.state.locks.contains_key(id));
+        let (left, free): (Vec<LockId>, Vec<LockId>) =
+            unlocking.left.iter().copied().partition(|id| self.has_in_flight(&[*id]));
+        for id in free {
+            let lock = self.state.locks[&id].clone();
+            // A guard whose lock is released over its head has lost it.
+            let over_head = lock.keeper().is_some() && lock.keeper() != unlocking.who.session;
+            self.end(now, step, id, EndReason::Released, over_head);
+            unlocking.released.push(lock);
+        }
+        if !left.is_empty() {
+            return self.put_off(step, &left.clone(), Command::FinishUnlock(Box::new(Unlocking { left, ..unlocking })));
+        }
+        let Unlocking { caller, who, which, mut released, .. } = unlocking;
+        released.sort_unstable_by_key(|lock| lock.id);
         if let Some(caller) = caller {
+            let reply = match self.chosen(&who, &which) {
+                Err(fault) if released.is_empty() => Reply::Failed(fault),
+                _ => Reply::Released(released),
+            };
             self.answer_which(step, caller, reply, &who, &which);
         }
     }
@@ -235,7 +260,7 @@ impl LockTable {
                 if let Some(ended) = latest.filter(|ended| ended.why != EndReason::Released) {
                     return Err(self.lost(ended));
                 }
-                let holders = self.holders_over(target).0;
+                let holders = self.all_over(target).0;
                 Err(match holders.iter().find(|lock| lock.ask.who.agent == who.agent) {
                     Some(own) => Fault::Invalid(format!(
                         "you hold {} ({id}), not exactly this scope; name the lock itself: `--id {id}`",
@@ -298,10 +323,7 @@ impl LockTable {
             }
             return;
         }
-        self.set(step, Record::Lock(id, None));
-        if lock.os != OsLock::None {
-            step.effects.push(Effect::DropOs { lock: id });
-        }
+        self.take_away(step, &lock);
         self.tell(step, EventKind::Released(EndReason::Released), &lock);
         self.drop_upgrades(step, id, &Fault::NotFound);
         step.freed.push(lock.ask);

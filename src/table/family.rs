@@ -31,13 +31,15 @@ impl LockTable {
     /// The generation of the deepest ancestor inside whose lock a request is; 0 if it is inside none.
     pub(super) fn level(&self, ask: &Ask) -> u8 {
         let agent = &ask.who.agent;
-        if planted(Bug::ChildBehindStrangers) || !self.have_locks_above(agent) {
+        // What never waits has no place.
+        let never_waits = ask.mode == Mode::Advisory;
+        if never_waits || planted(Bug::ChildBehindStrangers) || !self.have_locks_above(agent) {
             return 0;
         }
         let mut deepest = 0;
         let _ = self.state.index.covering::<()>(&ask.target, &mut |_, slot| {
             for lock in slot.holders().map(|id| &self.state.locks[&id].ask) {
-                if lock.who.agent.is_above(agent) && lock.mode >= ask.mode {
+                if lock.who.agent.is_above(agent) && lock.mode.answers(ask.mode) {
                     deepest = deepest.max(lock.who.agent.depth());
                 }
             }

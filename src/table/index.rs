@@ -33,6 +33,7 @@ const RESOURCES: NodeId = 1;
 pub(super) struct Slot {
     shared: BTreeSet<LockId>,
     exclusive: BTreeSet<LockId>,
+    advisory: BTreeSet<LockId>,
     queued_shared: BTreeSet<Turn>,
     queued_exclusive: BTreeSet<Turn>,
     upgrading: BTreeSet<Turn>,
@@ -77,6 +78,7 @@ impl Line {
             _ if waiter.ask.upgrades.is_some() => Line::Upgrading,
             Mode::Shared => Line::Shared,
             Mode::Exclusive => Line::Exclusive,
+            Mode::Advisory => unreachable!("an advisory request never waits"),
         }
     }
 }
@@ -100,6 +102,7 @@ impl Slot {
         match mode {
             Mode::Shared => &mut self.shared,
             Mode::Exclusive => &mut self.exclusive,
+            Mode::Advisory => &mut self.advisory,
         }
     }
 
@@ -123,28 +126,46 @@ impl Slot {
 
     /// All locks here.
     pub(super) fn holders(&self) -> impl Iterator<Item = LockId> + '_ {
-        self.exclusive.iter().chain(&self.shared).copied()
+        self.exclusive.iter().chain(&self.shared).chain(&self.advisory).copied()
+    }
+
+    /// The advisory locks here, by first grant.
+    pub(super) fn advisory(&self) -> &BTreeSet<LockId> {
+        &self.advisory
     }
 
     /// The locks here whose mode excludes `mode`.
     pub(super) fn holders_against(&self, mode: Mode) -> impl Iterator<Item = LockId> + '_ {
-        let shared = if mode == Mode::Exclusive { Some(&self.shared) } else { None };
-        self.exclusive.iter().chain(shared.into_iter().flatten()).copied()
+        let waits = mode != Mode::Advisory || planted(Bug::AdvisoryWaits);
+        let exclusive = waits.then_some(&self.exclusive);
+        let shared = (mode == Mode::Exclusive).then_some(&self.shared);
+        let advisory = (mode == Mode::Exclusive && planted(Bug::AdvisoryKeepsOut)).then_some(&self.advisory);
+        [exclusive, shared, advisory].into_iter().flatten().flatten().copied()
     }
 
     /// The waiting requests here that come before one of this rank and whose mode excludes `mode`.
     pub(super) fn queued_against(&self, mode: Mode, rank: Rank) -> impl Iterator<Item = Turn> + '_ {
         let (first, last) = Turn::ends_of(rank.turn.level);
         let (others, upgrades) = if rank.is_upgrade { (first, rank.turn) } else { (rank.turn, last) };
-        let shared = (mode == Mode::Exclusive).then_some(&self.queued_shared);
-        let lines = shared.into_iter().chain([&self.queued_exclusive]);
-        lines.flat_map(move |line| line.range(..others)).chain(self.upgrading.range(..upgrades)).copied()
+        self.lines_against(mode).flat_map(move |line| {
+            let before = if line == Line::Upgrading { upgrades } else { others };
+            self.line(line).range(..before).copied()
+        })
     }
 
     /// The queues here whose mode excludes `mode`, each in its order.
     pub(super) fn queues_for(&self, mode: Mode) -> impl Iterator<Item = impl Iterator<Item = Turn> + '_> + '_ {
-        let shared = if mode == Mode::Exclusive { Some(&self.queued_shared) } else { None };
-        [&self.queued_exclusive, &self.upgrading].into_iter().chain(shared).map(|line| line.iter().copied())
+        self.lines_against(mode).map(|line| self.line(line).iter().copied())
+    }
+
+    /// The queues of requests that keep others out of `mode`.
+    fn lines_against(&self, mode: Mode) -> impl Iterator<Item = Line> {
+        let lines: &[Line] = match mode {
+            Mode::Shared => &[Line::Exclusive, Line::Upgrading],
+            Mode::Exclusive => &[Line::Shared, Line::Exclusive, Line::Upgrading],
+            Mode::Advisory => &[],
+        };
+        lines.iter().copied()
     }
 
     fn has_waiters(&self) -> bool {
@@ -152,7 +173,7 @@ impl Slot {
     }
 
     fn is_empty(&self) -> bool {
-        self.shared.is_empty() && self.exclusive.is_empty() && !self.has_waiters()
+        self.holders().next().is_none() && !self.has_waiters()
     }
 }
 

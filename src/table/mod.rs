@@ -8,6 +8,7 @@
 //! - asking: a retry, an own lock, a grant, a place in the queue or a refusal: `ask.rs`
 //! - many scopes at once, or none: `set.rs`
 //! - a shared lock made exclusive, and back: `upgrade.rs`
+//! - advisory locks: their ranks, who leads, and what a grant tells of others: `advisory.rs`
 //! - who is next when something becomes free: `queue.rs`
 //! - who waits for whom, and cycles: `waits.rs`
 //! - how locks and sessions end, and what is told of it: `ending.rs`
@@ -16,6 +17,7 @@
 //! - which webhooks there are, how far each has heard, and when it is tried again: `webhooks.rs`
 //! - what overlaps what: `index.rs`; what a change means to the rows: `state.rs`; after a restart: `restore.rs`
 
+mod advisory;
 mod ask;
 mod commit;
 mod ending;
@@ -102,6 +104,7 @@ impl LockTable {
             Command::LockSet { caller, asks, wait } => self.lock_set(now, step, caller, asks, wait),
             Command::WaitFree { caller, ask, wait } => self.wait_free(now, step, caller, ask, wait),
             Command::Unlock { caller, who, which } => self.unlock(now, step, caller, who, which),
+            Command::FinishUnlock(unlocking) => self.release(now, step, *unlocking),
             Command::Upgrade { caller, who, which, wait, request } => {
                 self.upgrade(now, step, Upgrade { caller, who, which, wait, request })
             }
@@ -290,16 +293,20 @@ impl LockTable {
         &mut self,
         step: &mut Step,
         to: Caller,
-        reply: Reply,
+        mut reply: Reply,
         who: Option<&Who>,
         targets: Option<&[&Target]>,
     ) {
-        let synced = reply.grants().iter().any(|granted| granted.lock.ask.lease.ttl > 0);
+        self.name_company(&mut reply);
+        let outlives =
+            |lock: &Lock| lock.ask.lease.ttl > 0 && (lock.ask.mode != Mode::Advisory || planted(Bug::AdvisorySynced));
+        let synced = reply.grants().iter().any(|granted| outlives(&granted.lock));
         let synced = synced && !planted(Bug::AnsweredBeforeSync);
         let lost = who.filter(|_| !planted(Bug::LossNotTold));
         let lost = lost.map(|who| self.losses(who, targets)).unwrap_or_default();
         let wanted = who.map(|who| self.wanted(who)).unwrap_or_default();
-        step.replies.push(Outgoing { to, answer: Answer { reply, lost, wanted }, synced });
+        let standings = self.standings(&reply);
+        step.replies.push(Outgoing { to, answer: Answer { reply, lost, wanted, standings }, synced });
     }
 
     fn fail(&mut self, step: &mut Step, to: Caller, fault: Fault) {
@@ -352,7 +359,8 @@ impl LockTable {
     /// Of a set either all is promised or nothing. What takes the rest back is the answer; to be carried out.
     pub fn bring_up_to_date(&self, answer: &mut Answer) -> Vec<Command> {
         let is_held = |lock: &Lock| self.state.locks.contains_key(&lock.id);
-        let has_weakened = |lock: &Lock| self.state.locks.get(&lock.id).is_some_and(|now| now.ask.mode < lock.ask.mode);
+        let has_weakened =
+            |lock: &Lock| self.state.locks.get(&lock.id).is_some_and(|now| now.ask.mode.is_weaker_than(lock.ask.mode));
         let grants = answer.reply.grants();
         if let Some(gone) = grants.iter().map(|granted| &granted.lock).find(|lock| !is_held(lock)) {
             let rest = grants.iter().filter(|granted| granted.is_new() && is_held(&granted.lock));
@@ -396,8 +404,10 @@ impl LockTable {
             None => {
                 self.touch_all(now, step, &who, &target);
                 let below = self.in_sub_agents_hands(&who, &target, fence);
-                let in_the_way = if below.is_empty() { self.holders_over(&target) } else { self.named(below) };
-                Reply::Checked(Err(in_the_way.0))
+                Reply::Checked(Err(match below.is_empty() {
+                    true => self.against_writing(&who.agent, &target),
+                    false => self.named(below).0,
+                }))
             }
         };
         self.answer_about(step, caller, reply, Some(&who), Some(&target));
@@ -468,11 +478,25 @@ impl LockTable {
         self.named(ids)
     }
 
-    /// All holders of something that overlaps `target`, as [`LockTable::in_the_way`].
+    /// All who hold something that overlaps `target` and keep others out of it, as [`LockTable::in_the_way`].
     fn holders_over(&self, target: &Target) -> (Vec<Lock>, usize) {
+        self.locks_over(target, |lock| lock.ask.mode != Mode::Advisory)
+    }
+
+    /// The same with those who keep nobody out.
+    fn all_over(&self, target: &Target) -> (Vec<Lock>, usize) {
+        self.locks_over(target, |_| true)
+    }
+
+    /// What is to be said to an agent that may not write to `target`: who keeps others out, and what it has itself.
+    fn against_writing(&self, agent: &Agent, target: &Target) -> Vec<Lock> {
+        self.locks_over(target, |lock| lock.ask.mode != Mode::Advisory || lock.ask.who.agent == *agent).0
+    }
+
+    fn locks_over(&self, target: &Target, is_meant: impl Fn(&Lock) -> bool) -> (Vec<Lock>, usize) {
         let mut ids = Vec::new();
         let _ = self.state.index.overlapping::<()>(target, &mut |_, slot| {
-            ids.extend(slot.holders());
+            ids.extend(slot.holders().filter(|id| is_meant(&self.state.locks[id])));
             ControlFlow::Continue(())
         });
         self.named(ids)

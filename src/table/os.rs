@@ -13,7 +13,7 @@ use crate::planted::{Bug, planted};
 
 /// Whether a request wants a flock and names something that could have one.
 pub(super) fn wants_flock(ask: &Ask) -> bool {
-    ask.os && ask.target.own_id().is_some() && !planted(Bug::FlockNotTaken)
+    ask.os && ask.mode != Mode::Advisory && ask.target.own_id().is_some() && !planted(Bug::FlockNotTaken)
 }
 
 impl LockTable {

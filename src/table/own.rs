@@ -111,15 +111,21 @@ impl LockTable {
         waiter.takes && self.kin(ask, &waiter.ask.who.agent, self.guard(&waiter.ask)) != Kin::Own
     }
 
-    /// The agent's own locks that answer a request for `target` in `mode`, by age.
+    /// The agent's own locks that answer a request for `target` in `mode`, by age. An advisory one has its rank on its
+    /// own scope alone.
     pub(super) fn own_covering(&self, agent: &Agent, target: &Target, mode: Mode) -> Vec<LockId> {
         let mut ids = Vec::new();
         if !self.state.locks_of_agent.contains_key(agent) {
             return ids;
         }
+        if mode == Mode::Advisory {
+            ids = self.own_exactly(agent, target);
+            ids.retain(|id| self.state.locks[id].ask.mode == Mode::Advisory);
+            return ids;
+        }
         let _ = self.state.index.covering::<()>(target, &mut |_, slot| {
             let locks = slot.holders().map(|id| &self.state.locks[&id]);
-            ids.extend(locks.filter(|l| l.ask.who.agent == *agent && l.ask.mode >= mode).map(|l| l.id));
+            ids.extend(locks.filter(|l| l.ask.who.agent == *agent && l.ask.mode.answers(mode)).map(|l| l.id));
             ControlFlow::Continue(())
         });
         ids.sort_unstable();
@@ -177,7 +183,8 @@ impl LockTable {
         let mut weaker = self.own_exactly(&who.agent, &ask.target);
         weaker.retain(|id| {
             let lock = &self.state.locks[id];
-            let is_weaker = lock.ask.mode < ask.mode && self.kin(ask, &who.agent, lock.keeper()) == Kin::Own;
+            let is_weaker =
+                lock.ask.mode.is_weaker_than(ask.mode) && self.kin(ask, &who.agent, lock.keeper()) == Kin::Own;
             is_weaker && ask.upgrades.is_none()
         });
         let mut itself = Vec::new();
@@ -197,7 +204,8 @@ impl LockTable {
         ask.who.session.filter(|_| ask.upgrades.is_none())?;
         self.own_exactly(&ask.who.agent, &ask.target).into_iter().find(|id| {
             let lock = &self.state.locks[id];
-            lock.custody == Custody::Detached && lock.ask.mode >= ask.mode
+            let is_lost = ask.mode == Mode::Advisory && planted(Bug::RankLostByResume);
+            lock.custody == Custody::Detached && lock.ask.mode.answers(ask.mode) && !is_lost
         })
     }
 }

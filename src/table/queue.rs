@@ -77,6 +77,7 @@ impl LockTable {
     /// Serves whoever can be served now that everything a command ends has ended: served in between, a request could
     /// be granted whose client is just going.
     pub(super) fn serve(&mut self, now: Now, step: &mut Step) {
+        self.tell_leaders(step);
         if self.paused.is_some() {
             step.freed.clear();
             step.eased.clear();

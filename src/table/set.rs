@@ -65,6 +65,10 @@ impl LockTable {
             let text = format!("{} scopes are asked for; at most {} may be at once", asks.len(), limits::SET_MAX);
             return Err(Fault::TooMany(text));
         }
+        if asks[0].mode == Mode::Advisory {
+            let text = "advisory locks wait for nobody and are granted in any case; ask for each by itself";
+            return Err(Fault::Invalid(text.to_owned()));
+        }
         for (index, ask) in asks.iter().enumerate() {
             let mark = SetMember { index: index as u16, of: asks.len() as u16 };
             assert_eq!(ask.set, Some(mark), "each scope of a set says which one it is");

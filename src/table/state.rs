@@ -41,6 +41,8 @@ pub(super) struct State {
     pub(super) webhooks: BTreeMap<WebhookId, Webhook>,
     /// Locks under which a file is on its way into place.
     pub(super) in_flight: BTreeSet<LockId>,
+    /// How many locks are advisory: mostly none, and then nobody need look for any.
+    pub(super) advisory: usize,
     /// Locks and waiters by what they overlap.
     pub(super) index: Index,
     /// What is due when. A row has at most one timer, derived from the row alone.
@@ -79,6 +81,7 @@ impl State {
             ended: HashMap::new(),
             webhooks: BTreeMap::new(),
             in_flight: BTreeSet::new(),
+            advisory: 0,
             index: Index::new(),
             timers: BTreeSet::new(),
             locks_of_agent: HashMap::new(),
@@ -171,6 +174,7 @@ impl State {
         if lock.in_flight.is_some() {
             self.in_flight.insert(lock.id);
         }
+        self.advisory += usize::from(lock.ask.mode == Mode::Advisory);
         self.index.add_lock(&lock.ask.target, lock.ask.mode, lock.id);
         self.enter_family(agent);
         self.locks_of_agent.entry(agent.clone()).or_default().insert(lock.id);
@@ -189,6 +193,7 @@ impl State {
     fn unlink_lock(&mut self, lock: &Lock) {
         let agent = &lock.ask.who.agent;
         self.in_flight.remove(&lock.id);
+        self.advisory -= usize::from(lock.ask.mode == Mode::Advisory);
         self.index.remove_lock(&lock.ask.target, lock.ask.mode, lock.id);
         self.leave_family(agent);
         drop_entry(&mut self.locks_of_agent, agent, &lock.id);

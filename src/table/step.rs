@@ -1,6 +1,6 @@
 //! What a command leads to, as data: records to write, then answers to send. Nothing here is done yet.
 
-use crate::model::{Agent, Answer, Ask, Caller, Effect, Record, Wall};
+use crate::model::{Agent, Answer, Ask, Caller, Effect, LockId, Record, Wall};
 use std::sync::Arc;
 
 /// An answer that may be sent once the records of its step are written.
@@ -29,6 +29,8 @@ pub struct Step {
     pub(super) wall: Wall,
     /// What ended or went out of the queue and has not been followed up: who waited for it is to be served.
     pub(super) freed: Vec<Arc<Ask>>,
+    /// Advisory locks that have ended, and whoever has come to lead by that was not told.
+    pub(super) unranked: Vec<(LockId, Arc<Ask>)>,
     /// Agents with a new lock that may answer waiting requests of their own.
     pub(super) eased: Vec<Agent>,
 }

@@ -136,6 +136,14 @@ impl LockTable {
         }
         let mut ids = self.chosen(who, which)?;
         let first = ids[0];
+        ids.retain(|id| self.state.locks[id].ask.mode != Mode::Advisory);
+        if ids.is_empty() {
+            return Err(Fault::Invalid(format!(
+                "{first} is advisory: it keeps nobody out and becomes neither shared nor exclusive; ask for such a \
+                 lock beside it"
+            )));
+        }
+        let first = ids[0];
         ids.retain(|id| match self.state.locks[id].custody {
             Custody::Detached => true,
             Custody::Session(session) => who.session == Some(session),
@@ -151,7 +159,7 @@ impl LockTable {
     /// any other where the lock has another name or hangs on another process, and where a session holds it.
     pub(super) fn as_upgrade(&self, request: Waiting) -> Waiting {
         let ask = &request.ask;
-        if !request.takes || ask.who.session.is_some() || ask.mode == Mode::Shared || ask.upgrades.is_some() {
+        if !request.takes || ask.who.session.is_some() || ask.mode != Mode::Exclusive || ask.upgrades.is_some() {
             return request;
         }
         if self.already_held(ask).is_some() || !self.state.locks_of_agent.contains_key(&ask.who.agent) {
@@ -160,7 +168,7 @@ impl LockTable {
         let held = self.own_exactly(&ask.who.agent, &ask.target).into_iter().find(|id| {
             let own = &self.state.locks[id];
             let is_same = own.ask.target.scope == ask.target.scope && own.ask.bound == ask.bound;
-            is_same && own.ask.mode < ask.mode && own.custody == Custody::Detached
+            is_same && own.ask.mode.is_weaker_than(ask.mode) && own.custody == Custody::Detached
         });
         let Some(held) = held else { return request };
         // However it is asked for, it is held no longer than it was to be.

@@ -39,7 +39,7 @@ impl LockTable {
         let webhook = Webhook { created: step.wall, passed, delivered: 0, failing: None, ..webhook };
         self.set(step, Record::Webhook(webhook.id, Some(webhook.clone())));
         // Whoever was told that it is there relies on it, also after a power cut.
-        let answer = Answer { reply: Reply::Webhook(Box::new(webhook)), lost: Vec::new(), wanted: Vec::new() };
+        let answer = Answer::bare(Reply::Webhook(Box::new(webhook)));
         step.replies.push(Outgoing { to: caller, answer, synced: true });
     }
 

@@ -174,7 +174,7 @@ pub struct Request {
     /// names in answers and events do. Absent, both are as said in the greeting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace: Option<String>,
-    /// `shared` or `exclusive`; exclusive if absent.
+    /// `shared`, `exclusive` or `advisory`; exclusive if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
     /// Milliseconds to wait: 0 tries, absent waits for ever.
@@ -308,6 +308,8 @@ pub enum Mode {
     Shared,
     /// One holder.
     Exclusive,
+    /// In nobody's way: granted at once, ranked, no protection.
+    Advisory,
 }
 
 impl fmt::Display for Mode {
@@ -315,6 +317,7 @@ impl fmt::Display for Mode {
         f.write_str(match self {
             Mode::Shared => "shared",
             Mode::Exclusive => "exclusive",
+            Mode::Advisory => "advisory",
         })
     }
 }
@@ -518,6 +521,12 @@ pub struct Held {
     /// A foreign program that had flocked the file when the daemon came back, and still has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contested_by: Option<String>,
+    /// With `advisory`, in grants and `status`: its place by first grant among those on its scope, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<usize>,
+    /// With `rank`: whose lock has rank 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<String>,
 }
 
 /// What keeps a lock alive.
@@ -569,7 +578,7 @@ pub struct LockBody {
     pub upgraded: bool,
     /// Programs that only know flock(1) are kept out, too.
     pub os_lock: bool,
-    /// Who is in the way.
+    /// Who is in the way. With a grant, others there who are not: advisory ones, and all if it is advisory itself.
     pub holders: Vec<Held>,
     /// How many more there are than are named.
     pub more_holders: usize,
@@ -581,6 +590,12 @@ pub struct LockBody {
     pub cycle: Vec<String>,
     /// What to do.
     pub advice: Option<String>,
+    /// With an advisory grant: its place by first grant among those on its scope, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<usize>,
+    /// With `rank`: whose lock has rank 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<String>,
 }
 
 /// The answer to `lock` with `scopes`: all of them are held, or none.
@@ -807,6 +822,9 @@ pub struct EventBody {
     /// Why it was broken, else why it was taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// With `lock.leader`: who had rank 1 before, if anybody had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former_leader: Option<String>,
 }
 
 /// Events that cannot be told any more.

@@ -12,7 +12,11 @@ use crate::model::{
 };
 use crate::model::{Refused, RefusedFor, Reply};
 use crate::scope::Scope;
+use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
+
+/// Where the advisory locks stand that an answer names.
+type Standings = BTreeMap<model::LockId, model::Standing>;
 
 /// What stands for the hash of a file that does not exist.
 pub const ABSENT: &str = "absent";
@@ -54,7 +58,7 @@ pub enum About {
 
 /// The message that an answer is sent as.
 pub fn answer(id: u64, answer: &model::Answer, about: &About, now: Now) -> Answer {
-    let result = body(&answer.reply, about, now);
+    let result = body(&answer.reply, &answer.standings, about, now);
     // The error itself tells of this one.
     let told = match &answer.reply {
         Reply::Failed(Fault::Lost(ended, _)) => Some(ended.id),
@@ -79,11 +83,11 @@ pub fn failure(id: Option<u64>, code: Code, message: impl Into<String>) -> Answe
     Answer { id, ok: None, error: Some(error), lost: Vec::new(), wanted: Vec::new() }
 }
 
-fn body(reply: &Reply, about: &About, now: Now) -> Result<Body, WireError> {
+fn body(reply: &Reply, standings: &Standings, about: &About, now: Now) -> Result<Body, WireError> {
     let takes = !matches!(about, About::Ask { takes: false, .. });
     Ok(match reply {
-        Reply::Granted(granted) => Body::Lock(Box::new(granted_body(granted, now))),
-        Reply::GrantedSet(all) => Body::Locks(Box::new(granted_set_body(all, about, now))),
+        Reply::Granted(granted) => Body::Lock(Box::new(granted_body(granted, standings, now))),
+        Reply::GrantedSet(all) => Body::Locks(Box::new(granted_set_body(all, standings, about, now))),
         Reply::Refused(refused) if matches!(about, About::Set(_)) => {
             Body::Locks(Box::new(refused_set_body(refused, about, now)))
         }
@@ -105,8 +109,10 @@ fn body(reply: &Reply, about: &About, now: Now) -> Result<Body, WireError> {
                 resumed: false,
                 upgraded: false,
                 again: false,
+                beside: Vec::new(),
+                more: 0,
             };
-            Body::Lock(Box::new(granted_body(&granted, now)))
+            Body::Lock(Box::new(granted_body(&granted, standings, now)))
         }
         Reply::Released(locks) => Body::Released(held_all(locks, now)),
         Reply::Renewed(locks) => Body::Renewed(held_all(locks, now)),
@@ -135,7 +141,7 @@ fn body(reply: &Reply, about: &About, now: Now) -> Result<Body, WireError> {
         }
         Reply::Broken(ended) => Body::Broken(loss(ended)),
         Reply::Status { locks, waiters } => Body::Status(StatusBody {
-            locks: held_all(locks, now),
+            locks: held_ranked(locks, standings, now),
             waiters: waiters.iter().map(|queued| waiter(queued, now)).collect(),
         }),
         Reply::Bound(id) => Body::Bound(id.to_string()),
@@ -153,8 +159,9 @@ fn webhook_body(webhook: &model::Webhook, about: &About, now: Now) -> WebhookBod
     webhooks::webhook(webhook, is_wanted.then(|| sign::secret_text(&webhook.secret)), now)
 }
 
-fn granted_body(granted: &model::Granted, now: Now) -> LockBody {
+fn granted_body(granted: &model::Granted, standings: &Standings, now: Now) -> LockBody {
     let lock = &granted.lock;
+    let standing = standings.get(&lock.id);
     LockBody {
         acquired: true,
         code: None,
@@ -171,14 +178,23 @@ fn granted_body(granted: &model::Granted, now: Now) -> LockBody {
         resumed: granted.resumed,
         upgraded: granted.upgraded,
         os_lock: lock.os == OsLock::Held,
-        holders: Vec::new(),
-        more_holders: 0,
+        holders: held_ranked(&granted.beside, standings, now),
+        more_holders: granted.more,
         position: None,
         ticket: None,
         cycle: Vec::new(),
-        advice: matches!(lock.ask.target.scope, Scope::Pattern(_)).then(|| NO_FLOCK.to_owned()),
+        advice: match (lock.ask.mode, &lock.ask.target.scope) {
+            (model::Mode::Advisory, _) => Some(NO_PROTECTION.to_owned()),
+            (_, Scope::Pattern(_)) => Some(NO_FLOCK.to_owned()),
+            _ => None,
+        },
+        rank: standing.map(|standing| standing.rank),
+        leader: standing.map(|standing| standing.leader.to_string()),
     }
 }
+
+/// Said with each advisory grant.
+const NO_PROTECTION: &str = "an advisory lock keeps nobody out and protects no write";
 
 /// Said with each grant of a pattern.
 const NO_FLOCK: &str = "a pattern is no file that could be flocked: only programs that ask this daemon are kept out";
@@ -214,11 +230,13 @@ fn refused_body(refused: &Refused, about: &About, now: Now) -> LockBody {
         ticket: None,
         cycle: cycle(&refused.why),
         advice: Some(advice(refused, about, now)),
+        rank: None,
+        leader: None,
     }
 }
 
-fn granted_set_body(all: &[model::Granted], about: &About, now: Now) -> LocksBody {
-    let locks = all.iter().map(|granted| granted_body(granted, now)).collect();
+fn granted_set_body(all: &[model::Granted], standings: &Standings, about: &About, now: Now) -> LocksBody {
+    let locks = all.iter().map(|granted| granted_body(granted, standings, now)).collect();
     LocksBody { acquired: true, locks, ..set_body(about) }
 }
 
@@ -348,6 +366,17 @@ fn error(fault: &Fault, about: &About, now: Now) -> WireError {
         Fault::Delegated(locks) => WireError {
             holders: held_all(locks, now),
             ..plain(Code::Held, format!("{}; nothing was written", sub_agents_hold(&locks[0], locks.len() - 1)))
+        },
+        Fault::OnlyAdvisory(own, holders) => WireError {
+            holders: held_all(holders, now),
+            ..plain(
+                Code::NotHolder,
+                format!(
+                    "your lock {} there is advisory and protects no write; lock it exclusively to write; {}",
+                    own.id,
+                    who_holds(holders)
+                ),
+            )
         },
         Fault::Lost(ended, holders) => WireError {
             holders: held_all(holders, now),
@@ -495,6 +524,7 @@ fn mode(mode: model::Mode) -> Mode {
     match mode {
         model::Mode::Shared => Mode::Shared,
         model::Mode::Exclusive => Mode::Exclusive,
+        model::Mode::Advisory => Mode::Advisory,
     }
 }
 
@@ -504,6 +534,16 @@ fn left(expires: Option<Moment>, now: Now) -> Option<u64> {
 
 fn held_all(locks: &[Lock], now: Now) -> Vec<Held> {
     locks.iter().map(|lock| held(lock, now)).collect()
+}
+
+/// The same with where the advisory ones stand.
+fn held_ranked(locks: &[Lock], standings: &Standings, now: Now) -> Vec<Held> {
+    let ranked = |lock: &Lock| {
+        let standing = standings.get(&lock.id);
+        let (rank, leader) = (standing.map(|it| it.rank), standing.map(|it| it.leader.to_string()));
+        Held { rank, leader, ..held(lock, now) }
+    };
+    locks.iter().map(ranked).collect()
 }
 
 /// Who is in the way of a request: holders of ours, and a foreign program.
@@ -526,6 +566,8 @@ fn in_the_way(holders: &[Lock], foreigner: Option<&Foreigner>, ask: &model::Ask,
         kept_by: KeptBy::Flock,
         os_lock: true,
         contested_by: None,
+        rank: None,
+        leader: None,
     }));
     all
 }
@@ -564,6 +606,8 @@ fn held(lock: &Lock, now: Now) -> Held {
             OsLock::Contested { by, .. } => Some(name_of(by)),
             OsLock::None | OsLock::Asked | OsLock::Held => None,
         },
+        rank: None,
+        leader: None,
     }
 }
 
@@ -628,11 +672,13 @@ pub fn told(told: &Told) -> Line {
 pub fn event(event: &model::Event) -> EventBody {
     let name = event.kind.name();
     let (mut reason_word, mut waiter_name, mut by, mut note) = (None, None, None, event.ask.note.as_deref());
+    let mut former_leader = None;
     match &event.kind {
         EventKind::Acquired(Acquired::Granted) => {}
         EventKind::Acquired(how) => reason_word = Some(how.as_str()),
         EventKind::Waiting { waiter } => waiter_name = Some(waiter.to_string()),
         EventKind::Detached => {}
+        EventKind::Leader { former } => former_leader = former.as_ref().map(ToString::to_string),
         EventKind::Released(why) => {
             reason_word = Some(reason(why));
             if let EndReason::Broken { by: who, reason } = why {
@@ -658,6 +704,7 @@ pub fn event(event: &model::Event) -> EventBody {
         waiter: waiter_name,
         by,
         note: note.map(str::to_owned),
+        former_leader,
     }
 }
 

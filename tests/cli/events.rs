@@ -9,13 +9,13 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, ChildStdout, Stdio};
 
 /// A `flockd watch` or `on` that runs.
-struct Running {
+pub struct Running {
     child: Child,
     out: Option<BufReader<ChildStdout>>,
 }
 
 impl Running {
-    fn start(ground: &Ground, args: &[&str]) -> Running {
+    pub fn start(ground: &Ground, args: &[&str]) -> Running {
         let subscribers = ground.daemon_status().subscribers;
         let mut command = ground.command("", args);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -35,7 +35,7 @@ impl Running {
         self.out = None;
     }
 
-    fn json(&mut self) -> Value {
+    pub fn json(&mut self) -> Value {
         let line = self.line();
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
     }

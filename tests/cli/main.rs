@@ -1,6 +1,7 @@
 //! The program as its users run it: real processes, a real daemon for each test, and kill -9.
 #![cfg(feature = "cli")]
 
+mod advisory;
 mod daemon;
 mod deadlock;
 mod elect;

@@ -217,11 +217,15 @@ impl File {
     }
 }
 
+fn strongest(users: &BTreeMap<LockId, Mode>) -> Option<Mode> {
+    users.values().copied().reduce(|a, b| if a.is_weaker_than(b) { b } else { a })
+}
+
 impl State {
     /// The descriptor is there, or can be had: the flock itself never waits.
     fn flock(&mut self, lock: LockId, id: FileId, mode: Mode, now: Wall) -> OsAnswer {
         let file = self.files.entry(id).or_default();
-        let is_enough = file.ours.is_some_and(|ours| ours >= mode);
+        let is_enough = file.ours.is_some_and(|ours| ours.answers(mode));
         if file.is_denied && file.ours.is_none() {
             self.unable.insert(lock);
             self.counts.flocks_refused += 1;
@@ -234,7 +238,7 @@ impl State {
         }
         self.counts.flocks_passed_on += u64::from(file.ours.is_some());
         self.counts.flocks_held += 1;
-        file.ours = Some(file.ours.map_or(mode, |ours| ours.max(mode)));
+        file.ours = file.ours.filter(|ours| ours.answers(mode)).or(Some(mode));
         file.users.insert(lock, mode);
         self.of_lock.insert(lock, id);
         OsAnswer::Held
@@ -245,7 +249,7 @@ impl State {
         let Some(id) = self.of_lock.remove(&lock) else { return };
         let file = self.files.get_mut(&id).expect("both maps have it");
         file.users.remove(&lock);
-        file.ours = file.users.values().max().copied();
+        file.ours = strongest(&file.users);
     }
 
     /// A write has its answer.
@@ -321,7 +325,7 @@ impl OsLocks for Ours {
         let Some(id) = state.of_lock.get(&lock).copied() else { return };
         let file = state.files.get_mut(&id).expect("both maps have it");
         file.users.insert(lock, Mode::Shared);
-        file.ours = file.users.values().max().copied();
+        file.ours = strongest(&file.users);
     }
 
     fn finished(&mut self, now: Now) -> Option<(LockId, OsAnswer)> {

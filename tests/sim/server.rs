@@ -450,7 +450,7 @@ impl Server {
     /// Answers a request that does not reach the table.
     fn fail(&mut self, conn: u64, id: Option<u64>, fault: Fault) {
         let peer = self.peers.get_mut(&conn).expect("it was read from");
-        let answer = Answer { reply: Reply::Failed(fault), lost: Vec::new(), wanted: Vec::new() };
+        let answer = Answer::bare(Reply::Failed(fault));
         if let Some(id) = id {
             peer.push(ToClient::Answer(id, Box::new(answer)), Cargo::default());
         }

@@ -128,7 +128,11 @@ fn choose<'a, T>(random: &mut Random, of: &'a [T]) -> Option<&'a T> {
 }
 
 fn mode(random: &mut Random) -> Mode {
-    if random.chance(60) { Mode::Exclusive } else { Mode::Shared }
+    match random.below(100) {
+        0..=7 => Mode::Advisory,
+        8..=62 => Mode::Exclusive,
+        _ => Mode::Shared,
+    }
 }
 
 fn lease(random: &mut Random, kind: Kind) -> Lease {
@@ -358,9 +362,14 @@ impl World {
                 let request = (client.kind != Kind::OneShot || random.chance(40))
                     .then(|| RequestId::new(&format!("r{}", self.next_request)).expect("it is short"));
                 let (mode, lease) = (mode(random), lease(random, client.kind));
+                // A rank among many says more than one among nobody.
+                let target = match mode {
+                    Mode::Advisory if random.chance(70) => self.targets.last()?.clone(),
+                    _ => target,
+                };
                 self.seen.bound_asked += u64::from(bound.is_some());
                 let (wait, os) = (wait(random), random.chance(70));
-                if random.chance(70) {
+                if random.chance(82) || mode == Mode::Advisory {
                     return Some((Op::Lock { target, mode, lease, wait, bound, request, os }, true));
                 }
                 // Two or three at once, now and then some with something in common.

@@ -1,5 +1,6 @@
 //! The lock table beside a naive model, its rules one by one, and its search for deadlocks.
 
+mod advisory;
 mod commands;
 mod deadlock;
 mod families;

@@ -98,9 +98,24 @@ fn is_here(a: &Target, b: &Target) -> bool {
     is_same_scope(a, b) || (is_path(a) && is_path(b) && is_same_place(a, b))
 }
 
-/// The mode matrix: only shared goes with shared.
+/// The mode matrix: advisory goes with all, and of the others only shared with shared.
 fn modes_clash(a: Mode, b: Mode) -> bool {
-    !(a == Mode::Shared && b == Mode::Shared)
+    a != Mode::Advisory && b != Mode::Advisory && !(a == Mode::Shared && b == Mode::Shared)
+}
+
+/// Whether a lock answers a request of its own agent: an equal or stronger one on all of it, and an advisory one only
+/// another for the same rank.
+fn answers(lock: &Lock, ask: &Ask) -> bool {
+    match (lock.ask.mode, ask.mode) {
+        (Mode::Advisory, Mode::Advisory) => is_same_scope(&lock.ask.target, &ask.target),
+        (Mode::Advisory, _) | (_, Mode::Advisory) | (Mode::Shared, Mode::Exclusive) => false,
+        (Mode::Exclusive, _) | (Mode::Shared, Mode::Shared) => covers(&lock.ask.target, &ask.target),
+    }
+}
+
+/// Whether a lock would have to be upgraded for a request.
+fn is_weaker(lock: &Lock, ask: &Ask) -> bool {
+    (lock.ask.mode, ask.mode) == (Mode::Shared, Mode::Exclusive)
 }
 
 /// Whose lock keeps whom out: everybody else's does, one's own does not, but two guards of one agent do.
@@ -113,7 +128,7 @@ fn is_ending(lock: &Lock) -> bool {
     let ends = |command: &Command| {
         matches!(
             command,
-            Command::Unlock { .. } | Command::Break { .. } | Command::TakeBack { .. } | Command::Downgrade { .. }
+            Command::FinishUnlock(_) | Command::Break { .. } | Command::TakeBack { .. } | Command::Downgrade { .. }
         )
     };
     let in_flight = lock.in_flight.as_ref();
@@ -136,7 +151,8 @@ pub fn is_in_the_way(lock: &Lock, who: &Who, target: &Target, mode: Mode) -> boo
 // ── The model ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 fn grant_of(lock: Lock) -> Granted {
-    Granted { lock, already_held: false, resumed: false, upgraded: false, again: false }
+    let beside = Vec::new();
+    Granted { lock, already_held: false, resumed: false, upgraded: false, again: false, beside, more: 0 }
 }
 
 /// What is known of the request id of a set.
@@ -198,6 +214,11 @@ pub struct Naive {
     /// Every wait of one agent for another when a request was refused for a deadlock: any cycle named is made of
     /// these.
     pub waits_then: Vec<Link>,
+    /// Advisory locks that were told to lead, and those that ended of late whose followers were not told yet.
+    pub leaders: Vec<LockId>,
+    unranked: Vec<Lock>,
+    /// Who was told to lead in the latest command, and who did before.
+    pub led: Vec<(LockId, Option<Agent>)>,
     now: Now,
     said: Vec<Outgoing>,
 }
@@ -214,6 +235,9 @@ impl Naive {
             next_commit: 1,
             paused: false,
             waits_then: Vec::new(),
+            leaders: Vec::new(),
+            unranked: Vec::new(),
+            led: Vec::new(),
             now: Now::default(),
             said: Vec::new(),
         }
@@ -223,6 +247,7 @@ impl Naive {
     pub fn apply(&mut self, now: Now, command: &Command) -> Vec<Outgoing> {
         self.now = now;
         self.waits_then.clear();
+        self.led.clear();
         if !matches!(command, Command::TakeBack { .. }) {
             self.do_what_is_due();
         }
@@ -234,6 +259,7 @@ impl Naive {
     pub fn resume(&mut self, now: Now) -> Vec<Outgoing> {
         self.now = now;
         self.waits_then.clear();
+        self.led.clear();
         self.do_what_is_due();
         self.paused = false;
         self.serve();
@@ -249,6 +275,7 @@ impl Naive {
             Command::LockSet { caller, asks, wait } => self.lock_set(caller, asks, wait),
             Command::WaitFree { caller, ask, wait } => self.wait_free(caller, ask, wait),
             Command::Unlock { caller, who, which } => self.unlock(caller, who, which),
+            Command::FinishUnlock(unlocking) => self.release(*unlocking),
             Command::Upgrade { caller, who, which, wait, request } => self.upgrade(caller, who, which, wait, request),
             Command::Downgrade { caller, who, which } => self.downgrade(caller, who, which),
             Command::TakeBack { id, fence, what } => self.take_back(id, fence, what),
@@ -350,7 +377,9 @@ impl Naive {
         }
         // What it asks for comes behind what it has given back, or has lost.
         let is_own = |lock: &&Lock| lock.ask.who.agent == ask.who.agent && overlaps(&lock.ask.target, &ask.target);
-        let mut own: Vec<&Lock> = self.locks.iter().filter(is_own).filter(|lock| is_ending(lock)).collect();
+        let waits = ask.mode != Mode::Advisory;
+        let is_before = |lock: &&Lock| is_ending(lock) && waits;
+        let mut own: Vec<&Lock> = self.locks.iter().filter(is_own).filter(is_before).collect();
         own.sort_by_key(|lock| lock.id);
         if let Some(id) = own.first().map(|lock| lock.id) {
             return self.put_off(id, Command::Lock { caller, ask, wait });
@@ -394,7 +423,7 @@ impl Naive {
         let (ttl, bound) = (asks[0].lease.ttl, asks[0].bound);
         let is_unsound = (!has_session && ttl == 0) || (has_session && bound.is_some()) || ttl > limits::TTL_MAX;
         let meet = |n: usize, ask: &Arc<Ask>| asks[..n].iter().any(|other| overlaps(&other.target, &ask.target));
-        if is_unsound || asks.iter().enumerate().any(|(n, ask)| meet(n, ask)) {
+        if is_unsound || asks[0].mode == Mode::Advisory || asks.iter().enumerate().any(|(n, ask)| meet(n, ask)) {
             return self.fail(caller, Fault::Invalid(String::new()));
         }
         for ask in &asks {
@@ -583,7 +612,7 @@ impl Naive {
                 already_held: matches!(chance, Chance::Mine(_)),
                 resumed: matches!(chance, Chance::Resume(_)),
                 upgraded: chance == Chance::Clear && ask.upgrades.is_some(),
-                again: false,
+                ..grant_of(self.held(id).expect("it was just granted").clone())
             });
         }
         let asks: Vec<Arc<Ask>> = rows.iter().map(|row| row.ask.clone()).collect();
@@ -725,7 +754,8 @@ impl Naive {
     fn level(&self, ask: &Ask) -> u8 {
         let is_inside = |lock: &&Lock| {
             let holder = &lock.ask.who.agent;
-            is_above(holder, &ask.who.agent) && lock.ask.mode >= ask.mode && covers(&lock.ask.target, &ask.target)
+            let has_a_place = ask.mode != Mode::Advisory && is_above(holder, &ask.who.agent);
+            has_a_place && lock.ask.mode.answers(ask.mode) && covers(&lock.ask.target, &ask.target)
         };
         let generation = |lock: &Lock| lock.ask.who.agent.as_str().split('/').count() as u8;
         self.locks.iter().filter(is_inside).map(generation).max().unwrap_or(0)
@@ -765,7 +795,8 @@ impl Naive {
 
     /// What the sub-agents of an agent hold that a write to `target` would disturb.
     fn delegated(&self, agent: &Agent, target: &Target) -> Vec<Lock> {
-        let is_meant = |lock: &&Lock| is_above(agent, &lock.ask.who.agent) && overlaps(&lock.ask.target, target);
+        let is_childs = |lock: &Lock| is_above(agent, &lock.ask.who.agent) && lock.ask.mode != Mode::Advisory;
+        let is_meant = |lock: &&Lock| is_childs(lock) && overlaps(&lock.ask.target, target);
         self.locks.iter().filter(is_meant).cloned().collect()
     }
 
@@ -775,18 +806,14 @@ impl Naive {
     /// is another matter.
     fn as_upgrade(&self, ask: Arc<Ask>) -> Arc<Ask> {
         let covers_it = |own: &&Lock| {
-            own.ask.who.agent == ask.who.agent
-                && own.ask.mode >= ask.mode
-                && own.ask.bound == ask.bound
-                && !is_ending(own)
-                && covers(&own.ask.target, &ask.target)
+            own.ask.who.agent == ask.who.agent && own.ask.bound == ask.bound && !is_ending(own) && answers(own, &ask)
         };
         if ask.who.session.is_some() || ask.upgrades.is_some() || self.locks.iter().any(|own| covers_it(&own)) {
             return ask;
         }
         let shared = self.locks.iter().find(|own| {
             own.ask.who.agent == ask.who.agent
-                && own.ask.mode < ask.mode
+                && is_weaker(own, &ask)
                 && own.custody == Custody::Detached
                 && own.ask.bound == ask.bound
                 && own.ask.target.scope == ask.target.scope
@@ -820,7 +847,7 @@ impl Naive {
                 Which::Scope(target) => id.is_some() && ask.target.scope == target.scope,
                 Which::All => false,
             };
-            if !is_meant || ask.mode == Mode::Shared {
+            if !is_meant || ask.mode != Mode::Exclusive {
                 return self.fail(caller, Fault::Invalid(String::new()));
             }
         }
@@ -887,6 +914,7 @@ impl Naive {
             return Err(Fault::Invalid(String::new()));
         }
         let mut locks = self.chosen(who, which)?;
+        locks.retain(|lock| lock.ask.mode != Mode::Advisory);
         locks.retain(|lock| match lock.custody {
             Custody::Detached => true,
             Custody::Session(session) => who.session == Some(session),
@@ -974,14 +1002,14 @@ impl Naive {
         }
         // A one-shot is answered by what its agent holds; a session wants a guard of its own.
         for lock in &self.locks {
-            let is_mine = lock.ask.who.agent == ask.who.agent && lock.ask.mode >= ask.mode;
+            let is_mine = lock.ask.who.agent == ask.who.agent && answers(lock, ask);
             let is_mine = is_mine && lock.ask.bound == ask.bound && !is_ending(lock);
-            if ask.who.session.is_none() && is_mine && covers(&lock.ask.target, &ask.target) {
+            if ask.who.session.is_none() && is_mine {
                 return Chance::Mine(lock.id);
             }
         }
         for lock in &self.locks {
-            let is_mine = lock.ask.who.agent == ask.who.agent && lock.ask.mode >= ask.mode;
+            let is_mine = lock.ask.who.agent == ask.who.agent && answers(lock, ask);
             let is_detached = lock.custody == Custody::Detached && is_same_scope(&lock.ask.target, &ask.target);
             if ask.who.session.is_some() && is_mine && is_detached {
                 // It comes back in the mode and under the name that it has. One that cannot, because of a fellow
@@ -1035,11 +1063,12 @@ impl Naive {
         };
         let lock = self.held(id).expect("it was just granted").clone();
         let upgraded = chance == Chance::Clear && ask.upgrades.is_some();
-        let granted = Granted { lock, already_held, resumed, upgraded, again: false };
+        let granted = Granted { already_held, resumed, upgraded, ..grant_of(lock) };
         self.answer(caller, Reply::Granted(Box::new(granted)), about);
     }
 
     fn grant(&mut self, ask: &Arc<Ask>) -> LockId {
+        self.tell_leaders();
         let fence = self.fresh_fence();
         let hold_until = ask.lease.max_hold.map(|most| self.now.mono.after(most));
         let mut lock = Lock {
@@ -1058,8 +1087,58 @@ impl Naive {
             None => lock.expires = Some(self.lease_end(&lock)),
         }
         self.locks.push(lock);
+        self.tell_leaders();
         self.let_sub_agents_in(&ask.who.agent);
         LockId(fence.0)
+    }
+
+    // ── Advisory locks ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Where an advisory lock stands among those on its scope: ids grow with the first grant.
+    fn standing(&self, lock: &Lock) -> Option<Standing> {
+        let is_there =
+            |other: &&Lock| other.ask.mode == Mode::Advisory && is_same_scope(&other.ask.target, &lock.ask.target);
+        let older = self.locks.iter().filter(is_there).filter(|other| other.id < lock.id).count();
+        let first = self.locks.iter().filter(is_there).min_by_key(|other| other.id)?;
+        let standing = Standing { rank: older + 1, leader: first.ask.who.agent.clone() };
+        Some(standing).filter(|_| lock.ask.mode == Mode::Advisory)
+    }
+
+    pub fn leads(&self, lock: &Lock) -> bool {
+        self.standing(lock).is_some_and(|standing| standing.rank == 1)
+    }
+
+    fn rank_is_over(&mut self, lock: &Lock) {
+        if lock.ask.mode == Mode::Advisory {
+            self.unranked.push(lock.clone());
+        }
+    }
+
+    /// Whoever leads and has not been told is.
+    fn tell_leaders(&mut self) {
+        self.leaders.retain(|id| self.locks.iter().any(|lock| lock.id == *id));
+        let is_new = |lock: &&Lock| self.leads(lock) && !self.leaders.contains(&lock.id);
+        let new: Vec<Lock> = self.locks.iter().filter(is_new).cloned().collect();
+        for lock in new {
+            let is_before = |ended: &&Lock| ended.id < lock.id && is_same_scope(&ended.ask.target, &lock.ask.target);
+            let former = self.unranked.iter().filter(is_before).min_by_key(|ended| ended.id);
+            self.led.push((lock.id, former.map(|ended| ended.ask.who.agent.clone())));
+            self.leaders.push(lock.id);
+        }
+        self.unranked.clear();
+    }
+
+    /// Others whom an advisory grant, or a grant that meets advisory locks, names.
+    fn beside(&self, own: &Lock) -> Vec<Lock> {
+        let is_named = |other: &&Lock| {
+            let is_advisory = own.ask.mode == Mode::Advisory || other.ask.mode == Mode::Advisory;
+            let mine = own.keeper().is_none() || other.keeper().is_none() || own.keeper() == other.keeper();
+            let is_mine = own.ask.who.agent == other.ask.who.agent && mine;
+            other.id != own.id && is_advisory && !is_mine && overlaps(&own.ask.target, &other.ask.target)
+        };
+        let mut named: Vec<Lock> = self.locks.iter().filter(is_named).cloned().collect();
+        named.sort_by_key(|other| (other.ask.mode == Mode::Advisory, other.id));
+        named
     }
 
     /// Same lock, same scope, same mode; new fence, the session's own terms.
@@ -1081,6 +1160,7 @@ impl Naive {
 
     /// From the front of the queue, again and again, until nobody more can be served.
     fn serve(&mut self) {
+        self.tell_leaders();
         while !self.paused {
             let mut next = None;
             let mut in_order = self.waiters.clone();
@@ -1155,14 +1235,19 @@ impl Naive {
             lock.ask.who.agent == ask.who.agent
                 && ask.upgrades.is_none()
                 && !excludes(&lock.ask.who.agent, lock.keeper(), &ask.who)
-                && lock.ask.mode < ask.mode
+                && is_weaker(lock, ask)
                 && is_same_scope(&lock.ask.target, &ask.target)
         });
         itself.or(weaker).cloned()
     }
 
-    fn holders_over(&self, target: &Target) -> Vec<Lock> {
+    fn all_over(&self, target: &Target) -> Vec<Lock> {
         self.locks.iter().filter(|lock| overlaps(&lock.ask.target, target)).cloned().collect()
+    }
+
+    /// Of these, whoever keeps others out.
+    fn holders_over(&self, target: &Target) -> Vec<Lock> {
+        self.all_over(target).into_iter().filter(|lock| lock.ask.mode != Mode::Advisory).collect()
     }
 
     fn refuse(&mut self, caller: Caller, ask: &Ask, at: WaiterId, why: RefusedFor) {
@@ -1280,6 +1365,7 @@ impl Naive {
 
     fn end(&mut self, id: LockId, why: EndReason, untold: bool) -> Ended {
         let lock = self.held(id).expect("it is held").clone();
+        self.rank_is_over(&lock);
         self.locks.retain(|other| other.id != id);
         let ended = Ended { id, ask: lock.ask, fence: lock.fence, why, at: self.now, untold };
         self.ended.push(ended.clone());
@@ -1295,6 +1381,7 @@ impl Naive {
             return self.put_off(id, Command::TakeBack { id, fence, what });
         }
         if what.is_new {
+            self.rank_is_over(&lock);
             self.locks.retain(|lock| lock.id != id);
             return self.drop_upgrades(id, &Fault::NotFound);
         }
@@ -1420,7 +1507,8 @@ impl Naive {
                 {
                     return Err(lost(ended));
                 }
-                let holders = self.holders_over(target);
+                let mut holders = self.all_over(target);
+                holders.truncate(limits::HOLDERS_NAMED);
                 Err(match holders.iter().find(|lock| lock.ask.who.agent == who.agent) {
                     Some(own) => Fault::Invalid(format!(
                         "you hold {} ({id}), not exactly this scope; name the lock itself: `--id {id}`",
@@ -1449,25 +1537,41 @@ impl Naive {
     }
 
     fn unlock(&mut self, caller: Option<Caller>, who: Who, which: Which) {
-        if let Ok(locks) = self.chosen(&who, &which)
-            && let Some(busy) = locks.iter().find(|lock| lock.in_flight.is_some())
-        {
-            return self.put_off(busy.id, Command::Unlock { caller, who, which });
-        }
         let reply = match self.chosen(&who, &which) {
             Err(fault) => Reply::Failed(fault),
             Ok(locks) => {
-                for lock in &locks {
-                    // A guard that is released by anybody but its session has lost its lock.
-                    let over_its_head = lock.keeper().is_some() && lock.keeper() != who.session;
-                    self.end(lock.id, EndReason::Released, over_its_head);
-                }
-                Reply::Released(locks)
+                let left = locks.iter().map(|lock| lock.id).collect();
+                return self.release(Unlocking { caller, who, which, released: Vec::new(), left });
             }
         };
         if let Some(caller) = caller {
             self.answer_which(caller, reply, &who, &which);
         }
+    }
+
+    /// What was meant when it was asked for, each as soon as no file is being put in place under it.
+    fn release(&mut self, mut unlocking: Unlocking) {
+        for id in std::mem::take(&mut unlocking.left) {
+            let Some(lock) = self.held(id).cloned() else { continue };
+            if lock.in_flight.is_some() {
+                unlocking.left.push(id);
+                continue;
+            }
+            // A guard that is released by anybody but its session has lost its lock.
+            let over_its_head = lock.keeper().is_some() && lock.keeper() != unlocking.who.session;
+            self.end(id, EndReason::Released, over_its_head);
+            unlocking.released.push(lock);
+        }
+        if let Some(busy) = unlocking.left.first() {
+            return self.put_off(*busy, Command::FinishUnlock(Box::new(unlocking)));
+        }
+        let Unlocking { caller: Some(caller), who, which, mut released, .. } = unlocking else { return };
+        released.sort_by_key(|lock| lock.id);
+        let reply = match self.chosen(&who, &which) {
+            Err(fault) if released.is_empty() => Reply::Failed(fault),
+            _ => Reply::Released(released),
+        };
+        self.answer_which(caller, reply, &who, &which);
     }
 
     fn renew(&mut self, caller: Caller, who: Who, which: Which, ttl: Option<u64>) {
@@ -1543,7 +1647,10 @@ impl Naive {
             }
             None => {
                 self.touch_all(&who, &target);
-                Reply::Checked(Err(self.holders_over(&target)))
+                let mut there = self.all_over(&target);
+                there.retain(|lock| lock.ask.mode != Mode::Advisory || lock.ask.who.agent == who.agent);
+                there.truncate(limits::HOLDERS_NAMED);
+                Reply::Checked(Err(there))
             }
         };
         self.answer(caller, reply, Some((&who, Some(&target))));
@@ -1599,9 +1706,12 @@ impl Naive {
                     lost.pop()
                 }
             };
-            let fault = match lost {
-                Some(ended) => Fault::Lost(Box::new(ended), holders),
-                None => Fault::NotHolder(holders),
+            let own = self.all_over(&target).into_iter().find(|lock| lock.ask.who.agent == who.agent);
+            let has_other = holders.iter().any(|lock| lock.ask.who.agent == who.agent);
+            let fault = match (lost, own) {
+                (Some(ended), _) => Fault::Lost(Box::new(ended), holders),
+                (None, Some(own)) if !has_other => Fault::OnlyAdvisory(Box::new(own), holders),
+                (None, _) => Fault::NotHolder(holders),
             };
             return self.answer(caller, Reply::Failed(fault), Some((&who, Some(&target))));
         };
@@ -1724,7 +1834,7 @@ impl Naive {
 
     /// Whatever its agent asks about a place renews the agent's leases there.
     fn touch_all(&mut self, who: &Who, target: &Target) {
-        for lock in self.holders_over(target) {
+        for lock in self.all_over(target) {
             if lock.ask.who.agent == who.agent {
                 self.renew_lock(lock.id, None);
             }
@@ -1754,8 +1864,22 @@ impl Naive {
     }
 
     fn answer(&mut self, to: Caller, reply: Reply, about: Option<(&Who, Option<&Target>)>) {
-        let synced = reply.grants().iter().any(|granted| granted.lock.ask.lease.ttl > 0);
-        let mut answer = Answer { reply, lost: Vec::new(), wanted: Vec::new() };
+        let outlives = |lock: &Lock| lock.ask.lease.ttl > 0 && lock.ask.mode != Mode::Advisory;
+        let synced = reply.grants().iter().any(|granted| outlives(&granted.lock));
+        let mut reply = reply;
+        for granted in reply.grants_mut() {
+            granted.beside = self.beside(&granted.lock);
+            granted.more = granted.beside.len().saturating_sub(limits::HOLDERS_NAMED);
+            granted.beside.truncate(limits::HOLDERS_NAMED);
+        }
+        let named: Vec<&Lock> = match &reply {
+            Reply::Status { locks, .. } => locks.iter().collect(),
+            other => {
+                other.grants().iter().flat_map(|granted| [&granted.lock].into_iter().chain(&granted.beside)).collect()
+            }
+        };
+        let standings = named.iter().filter_map(|lock| Some((lock.id, self.standing(lock)?))).collect();
+        let mut answer = Answer { standings, ..Answer::bare(reply) };
         if let Some((who, target)) = about {
             answer.lost = self.losses(who, target);
             answer.wanted = self.wanted(who);
@@ -1860,7 +1984,8 @@ impl Naive {
         }
         for mut lock in self.locks.clone() {
             let is_kept_by_process = matches!(lock.custody, Custody::Process(_));
-            if lock.ask.lease.ttl == 0 || is_kept_by_process || lock.ask.bound.is_some() {
+            let is_advisory = lock.ask.mode == Mode::Advisory;
+            if lock.ask.lease.ttl == 0 || is_kept_by_process || lock.ask.bound.is_some() || is_advisory {
                 self.end(lock.id, EndReason::Rebooted, true);
                 continue;
             }
@@ -1872,10 +1997,13 @@ impl Naive {
             lock.expires = Some(self.lease_end(&lock));
             self.put(lock);
         }
+        // No advisory lock is left that could follow another.
+        (self.leaders, self.unranked) = (Vec::new(), Vec::new());
     }
 
     fn begin_anew(&mut self, now: Now, fences_from: u64) {
         self.now = now;
+        self.unranked.clear();
         // What was in flight ended with the daemon.
         self.locks.iter_mut().for_each(|lock| lock.in_flight = None);
         self.next_fence = fences_from;

@@ -1,8 +1,8 @@
 //! The rules of asking and holding, one claim a test, in a small notation.
 //!
-//! `desk.ask("ada", "x /f")` is a one-shot of ada that tries an exclusive lock on the file `/f`; `s` is shared, a path
-//! that ends in `/` is a subtree, `@name` a resource, `ada#1` is the library session 1 of ada, opened when it is first
-//! named. The outcome is a word or two: see [`Desk::word`].
+//! `desk.ask("ada", "x /f")` is a one-shot of ada that tries an exclusive lock on the file `/f`; `s` is shared, `a`
+//! advisory, a path that ends in `/` is a subtree, `@name` a resource, `ada#1` is the library session 1 of ada, opened
+//! when it is first named. The outcome is a word or two: see [`Desk::word`].
 
 use flockd::limits::{self, HOUR, MINUTE, SECOND};
 use flockd::model::*;
@@ -121,7 +121,11 @@ impl Desk {
         let ttl = self.ttl.take().unwrap_or(if who.session.is_some() { 0 } else { MINUTE });
         Arc::new(Ask {
             target: target(scope),
-            mode: if mode == "s" { Mode::Shared } else { Mode::Exclusive },
+            mode: match mode {
+                "s" => Mode::Shared,
+                "a" => Mode::Advisory,
+                _ => Mode::Exclusive,
+            },
             who,
             lease: Lease { ttl, max_hold: self.max_hold.take() },
             note: None,
@@ -212,6 +216,7 @@ impl Desk {
                 Fault::NotFound | Fault::NoWebhook(_) => "not found".into(),
                 Fault::Delegated(locks) => format!("delegated to {}", names(locks).join(" ")),
                 Fault::NotHolder(holders) => format!("held by {}", names(holders).join(" ")),
+                Fault::OnlyAdvisory(..) => "only advisory".into(),
                 Fault::Lost(ended, _) => format!("lost: {:?}", ended.why),
                 Fault::Invalid(_) => "invalid".into(),
                 Fault::Unavailable(_) => "unavailable".into(),

@@ -314,5 +314,9 @@ impl Auditor {
 
 /// No more than that it is shared is promised.
 fn make_shared(claim: &mut Claim) {
+    if claim.lock.ask.mode == Mode::Advisory {
+        // Neither an upgrade nor a downgrade means one.
+        return;
+    }
     claim.lock.ask = Arc::new(Ask { mode: Mode::Shared, ..(*claim.lock.ask).clone() });
 }

@@ -12,13 +12,13 @@ impl Auditor {
             let file = lock.ask.target.own_id();
             match &lock.os {
                 OsLock::None => {
-                    let is_wanted = lock.ask.os && file.is_some();
+                    let is_wanted = lock.ask.os && file.is_some() && lock.ask.mode != Mode::Advisory;
                     assert!(!is_wanted || self.machine.refused(lock), "{} has no flock and never had", lock.id);
                 }
                 OsLock::Asked => drop(asked.insert(lock.id)),
                 OsLock::Held => {
                     let (of, mode) = users.get(&lock.id).unwrap_or_else(|| panic!("{} has no flock", lock.id));
-                    assert!(Some(*of) == file && *mode >= lock.ask.mode, "{} has the flock of another", lock.id);
+                    assert!(Some(*of) == file && mode.answers(lock.ask.mode), "{} has the flock of another", lock.id);
                     assert!(lock.ask.os, "{} is to have no flock", lock.id);
                     held.insert(lock.id);
                 }

@@ -4,6 +4,7 @@
 //! contract says it; each new answer and each image of the journal is held against that list. Where an answer may have
 //! been decided earlier than it was sent, only what was so all the time in between counts.
 
+mod advisory;
 mod bound;
 mod events;
 mod fed;
@@ -24,7 +25,7 @@ use flockd::limits;
 use flockd::model::*;
 use flockd::scope::{Scope, Target};
 use rules::overlap;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 /// A request that is not answered yet.
@@ -171,6 +172,10 @@ counters! {
         bound_sent_away,
         committed,
         renames,
+        advisory,
+        advisory_beside_others,
+        led,
+        led_by_another,
     }
 }
 
@@ -196,7 +201,7 @@ pub struct Auditor {
     asked: BTreeSet<(Agent, RequestId)>,
     cancelled: BTreeSet<(Agent, RequestId)>,
     /// Everything ever asked for: a lock that nobody asked for is from nowhere.
-    wishes: BTreeSet<(Agent, Scope, Mode)>,
+    wishes: HashSet<(Agent, Scope, Mode)>,
     /// The queue as last seen, less what was answered or may have left since.
     queue: BTreeMap<WaiterId, Waiter>,
     /// A grant was held back for so long that its lock is forgotten when it is answered: nobody knows which it was.

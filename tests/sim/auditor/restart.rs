@@ -81,7 +81,7 @@ impl Auditor {
                 .into_iter()
                 .collect();
         for claim in self.claims.values_mut() {
-            let hangs = claim.lock.ask.bound.is_some() || matches!(claim.keeper, Keeper::Process(_));
+            let hangs = is_void_after_reboot(&claim.lock) || matches!(claim.keeper, Keeper::Process(_));
             claim.over |= hangs && !there.contains(&claim.lock.id);
         }
     }
@@ -129,20 +129,20 @@ impl Auditor {
             self.ended.clear();
             self.owed.clear();
             // What was not promised to outlive it may be back as it was at any time before.
-            self.claims.retain(|_, claim| claim.lock.ask.lease.ttl > 0);
+            self.claims.retain(|_, claim| outlives_power_cut(&claim.lock));
         }
         let turn = self.turn;
         for record in &loaded.records {
             let Record::Lock(id, Some(lock)) = record else { continue };
             let Some(claim) = self.claims.get_mut(id).filter(|claim| !claim.over) else { continue };
-            if lock.ask.lease.ttl == 0 || lock.hangs_on().is_some() {
+            if is_void_after_reboot(lock) {
                 claim.over = true;
                 self.owed.insert(*id, Owed { who: lock.ask.who.clone(), target: lock.ask.target.clone(), turn });
             }
         }
         for claim in self.claims.values_mut() {
             let ttl = claim.lock.ask.lease.ttl;
-            if ttl == 0 || matches!(claim.keeper, Keeper::Process(_)) || claim.lock.ask.bound.is_some() {
+            if is_void_after_reboot(&claim.lock) || matches!(claim.keeper, Keeper::Process(_)) {
                 claim.over = true;
             }
             claim.keeper = Keeper::Nobody;

@@ -68,7 +68,7 @@ pub(super) fn clash(a: &Lock, b: &Lock) -> bool {
 
 /// Whether nobody writes to `target` under `lock` while `other` is held.
 pub(super) fn forbids_writing(other: &Lock, lock: &Lock, target: &Target) -> bool {
-    let is_childs = lock.ask.who.agent.is_above(&other.ask.who.agent);
+    let is_childs = lock.ask.who.agent.is_above(&other.ask.who.agent) && other.ask.mode != Mode::Advisory;
     clash(other, lock) || (is_childs && overlap(&other.ask.target, target))
 }
 
@@ -83,7 +83,7 @@ pub(super) fn is_over_child(parents: &Lock, childs: &Lock) -> bool {
 /// Whether a request for what `lock` is may go before others in line, since it is inside what a parent holds.
 pub(super) fn is_inside(lock: &Lock, parents: &Lock) -> bool {
     parents.ask.who.agent.is_above(&lock.ask.who.agent)
-        && parents.ask.mode >= lock.ask.mode
+        && parents.ask.mode.answers(lock.ask.mode)
         && overlap(&parents.ask.target, &lock.ask.target)
 }
 
@@ -118,9 +118,19 @@ pub(super) fn comes_before(first: &Waiter, ask: &Ask) -> bool {
 pub(super) fn is_own_weaker(lock: &Lock, ask: &Ask) -> bool {
     lock.ask.who.agent == ask.who.agent
         && ask.upgrades.is_none()
-        && lock.ask.mode < ask.mode
+        && lock.ask.mode.is_weaker_than(ask.mode)
         && same_scope(&lock.ask.target, &ask.target)
         && !strangers(&lock.ask.who.agent, lock.keeper(), &ask.who.agent, ask.who.session)
+}
+
+/// Whether a grant is told only when it is synced.
+pub(super) fn outlives_power_cut(lock: &Lock) -> bool {
+    lock.ask.lease.ttl > 0 && lock.ask.mode != Mode::Advisory
+}
+
+/// Whether a reboot ends it.
+pub(super) fn is_void_after_reboot(lock: &Lock) -> bool {
+    lock.ask.lease.ttl == 0 || lock.hangs_on().is_some() || lock.ask.mode == Mode::Advisory
 }
 
 pub(super) fn keeper_of(lock: &Lock) -> Keeper {
@@ -219,6 +229,7 @@ pub(super) fn caller_of(command: &Command) -> Option<Caller> {
         | Command::Cancel { caller, .. } => Some(*caller),
         Command::Unlock { caller, .. } => *caller,
         Command::EndSession(_)
+        | Command::FinishUnlock(_)
         | Command::ProcessGone(_)
         | Command::CallerGone { .. }
         | Command::TakeBack { .. }

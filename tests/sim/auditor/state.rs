@@ -90,8 +90,8 @@ impl Auditor {
             let held =
                 held.unwrap_or_else(|| panic!("{} was told to hold {}: gone", claim.lock.ask.who.agent, claim.lock.id));
             let may_be_shared = self.may_be_shared.contains(&held.id);
-            let is_same =
-                (held.ask.mode >= claim.lock.ask.mode || may_be_shared) && held.ask.target == claim.lock.ask.target;
+            let is_same = (held.ask.mode.answers(claim.lock.ask.mode) || may_be_shared)
+                && held.ask.target == claim.lock.ask.target;
             assert!(is_same && held.fence >= claim.lock.fence, "{} is not as it was told: {held:?}", held.id);
             self.has_its_lease(held, claim);
         }
@@ -153,11 +153,12 @@ impl Auditor {
         }
         self.others_kept(loaded);
         self.events(loaded);
+        self.leaders(&locks, &loaded.events);
     }
 
     fn all_durable(&self, locks: &[Lock], now: Moment) {
         for claim in self.claims.values().filter(|claim| self.is_live(claim, now)) {
-            if claim.lock.ask.lease.ttl > 0 && claim.shortest > 0 {
+            if outlives_power_cut(&claim.lock) && claim.shortest > 0 {
                 let kept = locks.iter().find(|lock| lock.id == claim.lock.id && lock.fence >= claim.lock.fence);
                 assert!(kept.is_some(), "{} was told to outlive a power cut and does not", claim.lock.id);
             }

@@ -95,9 +95,11 @@ impl Auditor {
 }
 
 /// Whether an event tells of a grant that is promised for a power cut. A lock that was made shared is no new promise to
-/// its holder: it waits for no disk, and where the power takes it the lock is exclusive again until its lease ends.
+/// its holder: it waits for no disk, and where the power takes it the lock is exclusive again until its lease ends. Nor
+/// does an advisory one wait for it.
 fn outlives_power(event: &Event) -> bool {
-    matches!(event.kind, EventKind::Acquired(how) if how != Acquired::Downgraded) && event.ask.lease.ttl > 0
+    let is_grant = matches!(event.kind, EventKind::Acquired(how) if how != Acquired::Downgraded);
+    is_grant && event.ask.lease.ttl > 0 && event.ask.mode != Mode::Advisory
 }
 
 mod tests {

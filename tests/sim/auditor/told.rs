@@ -9,6 +9,7 @@ impl Auditor {
         self.counts.late += u64::from(open.turn != self.turn);
         self.is_sent_away(to, answer);
         self.losses(now, &open, answer);
+        self.advisory(&open, answer);
         match &answer.reply {
             Reply::Granted(granted) => self.granted(now, &open, granted),
             Reply::GrantedSet(all) => self.granted_set(now, &open, all),
@@ -111,7 +112,7 @@ impl Auditor {
         };
         assert!(lock.ask.who.agent == who.agent, "{} is not what was asked", lock.id);
         // Made shared since, while the answer was held back.
-        assert!(lock.ask.mode >= mode || open.turn != self.turn, "{} is not held as was asked", lock.id);
+        assert!(lock.ask.mode.answers(mode) || open.turn != self.turn, "{} is not held as was asked", lock.id);
         assert!(lock.ask.upgrades.is_none(), "{} upgrades another", lock.id);
         assert!(lock.fence.0 < limits::FENCE_END && lock.id.0 <= lock.fence.0, "{} has no fence", lock.id);
         leases::is_within_bounds(lock);
@@ -172,7 +173,7 @@ impl Auditor {
         };
         if self.is_live(&claim, now.mono) {
             self.excludes(now, &claim);
-            if lock.ask.lease.ttl > 0 {
+            if outlives_power_cut(lock) {
                 self.told_for_good = true;
             }
         }
@@ -514,6 +515,7 @@ impl Auditor {
                 assert!(known.is_none(), "an open session is unknown: {known:?}");
             }
             Fault::NotFound | Fault::NotHolder(_) | Fault::Delegated(_) | Fault::Lost(..) => self.not_held(now, open),
+            Fault::OnlyAdvisory(own, holders) => self.only_advisory(open, own, holders),
             Fault::NoWebhook(id) => unreachable!("nobody here has asked for {id}"),
             Fault::Invalid(_) => {}
             Fault::Changed(_) | Fault::NotDurable(_) => {
@@ -544,7 +546,7 @@ impl Auditor {
             Which::All => true,
         };
         for claim in self.claims.values_mut().filter(|claim| claim.lock.ask.who.agent == who.agent) {
-            if is_meant(&claim.lock) {
+            if is_meant(&claim.lock) && claim.lock.ask.mode != Mode::Advisory {
                 claim.is_vague = true;
                 self.may_be_shared.insert(claim.lock.id);
             }
