@@ -150,8 +150,7 @@ impl LockTable {
     }
 
     /// The answer to a request id that is known: the same grants, the same place, or the word that something of it is
-    /// over. False where it is to be asked for as if it were new: nothing is known of it, or part of what it got was
-    /// forgotten or taken back since.
+    /// over. False if nothing is known of it.
     fn set_asked_again(&mut self, now: Now, step: &mut Step, caller: Caller, asks: &[Arc<Ask>]) -> bool {
         let Some(request) = &asks[0].request else { return false };
         let key = (asks[0].who.agent.clone(), request.clone());
@@ -180,7 +179,15 @@ impl LockTable {
             _ => self.already_held(ask).map(|id| (id, true)),
         };
         let held: Option<Vec<(LockId, bool)>> = (0..).zip(asks).map(held).collect();
-        let Some(held) = held.filter(|_| !fates.is_empty()) else { return false };
+        if fates.is_empty() {
+            return false;
+        }
+        let Some(held) = held else {
+            let text =
+                "a part of what this request id got is held no more, and it is not asked for anew; use a fresh one";
+            self.fail(step, caller, Fault::Invalid(text.to_owned()));
+            return true;
+        };
         let mut all = Vec::with_capacity(held.len());
         for ((id, already_held), ask) in held.into_iter().zip(asks) {
             if already_held {

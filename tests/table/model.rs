@@ -491,7 +491,7 @@ impl Naive {
                 Some(lock) => all.push((lock.id, false)),
                 None => match self.chance(ask, WaiterId(self.next_waiter)) {
                     Chance::Mine(id) => all.push((id, true)),
-                    _ => return SetAgain::New,
+                    _ => return SetAgain::Other,
                 },
             }
         }
