@@ -382,10 +382,8 @@ impl Coordinator {
             return;
         }
         let is_untold = |id: LockId| {
-            let grants = self.held_back.iter().map(|held| &held.reply.answer.reply);
-            grants
-                .filter_map(|reply| if let Reply::Granted(granted) = reply { Some(granted) } else { None })
-                .any(|granted| granted.lock.id == id)
+            let mut grants = self.held_back.iter().flat_map(|held| held.reply.answer.reply.grants());
+            grants.any(|granted| granted.lock.id == id)
         };
         granted.beside.retain(|other| !is_untold(other.id));
         answer.wanted.clear();
