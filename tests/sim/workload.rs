@@ -369,7 +369,7 @@ impl World {
                 };
                 self.seen.bound_asked += u64::from(bound.is_some());
                 let (wait, os) = (wait(random), random.chance(70));
-                if random.chance(82) || mode == Mode::Advisory {
+                if random.chance(90) || mode == Mode::Advisory {
                     return Some((Op::Lock { target, mode, lease, wait, bound, request, os }, true));
                 }
                 // Two or three at once, now and then some with something in common.
