@@ -129,8 +129,8 @@ fn choose<'a, T>(random: &mut Random, of: &'a [T]) -> Option<&'a T> {
 
 fn mode(random: &mut Random) -> Mode {
     match random.below(100) {
-        0..=7 => Mode::Advisory,
-        8..=62 => Mode::Exclusive,
+        0..=10 => Mode::Advisory,
+        11..=64 => Mode::Exclusive,
         _ => Mode::Shared,
     }
 }
@@ -369,7 +369,7 @@ impl World {
                 };
                 self.seen.bound_asked += u64::from(bound.is_some());
                 let (wait, os) = (wait(random), random.chance(70));
-                if random.chance(90) || mode == Mode::Advisory {
+                if random.chance(85) || mode == Mode::Advisory {
                     return Some((Op::Lock { target, mode, lease, wait, bound, request, os }, true));
                 }
                 // Two or three at once, now and then some with something in common.
