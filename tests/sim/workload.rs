@@ -129,8 +129,8 @@ fn choose<'a, T>(random: &mut Random, of: &'a [T]) -> Option<&'a T> {
 
 fn mode(random: &mut Random) -> Mode {
     match random.below(100) {
-        0..=10 => Mode::Advisory,
-        11..=64 => Mode::Exclusive,
+        0..=9 => Mode::Advisory,
+        10..=63 => Mode::Exclusive,
         _ => Mode::Shared,
     }
 }
@@ -346,7 +346,7 @@ impl World {
             return Some((Op::Write(file, random.chance(70).then_some(belief.fence)), true));
         }
         let op = match what {
-            0..=8 if belief.is_some() => {
+            0..=10 if belief.is_some() => {
                 let belief = belief?;
                 self.next_request += 1;
                 let request = (client.kind != Kind::OneShot || random.chance(40))
@@ -369,7 +369,7 @@ impl World {
                 };
                 self.seen.bound_asked += u64::from(bound.is_some());
                 let (wait, os) = (wait(random), random.chance(70));
-                if random.chance(85) || mode == Mode::Advisory {
+                if random.chance(88) || mode == Mode::Advisory {
                     return Some((Op::Lock { target, mode, lease, wait, bound, request, os }, true));
                 }
                 // Two or three at once, now and then some with something in common.
@@ -429,7 +429,7 @@ impl World {
 
     /// The process that a lock of this client is to end with: a command of somebody's, a new one, or a fellow program.
     fn bound_to(&mut self, at: usize) -> Option<Process> {
-        if self.clients[at].kind != Kind::OneShot || self.random.chance(50) {
+        if self.clients[at].kind != Kind::OneShot || self.random.chance(40) {
             return None;
         }
         let fellow = &self.clients[self.random.below(self.clients.len() as u64) as usize];
