@@ -177,7 +177,7 @@ fn patterns() -> (String, Vec<Row>) {
 
 /// A pattern beside patterns with the same fixed part: each pair is walked through.
 fn pattern_pairs() -> (String, Vec<Row>) {
-    let rows = [1, 10, 100].map(|count| {
+    let rows = [1, 10, 100, 1_000].map(|count| {
         let mut bench = Bench::new();
         for n in 0..count {
             let held = pattern("/home/repo", &format!("src/d{n}/**/*.rs"));

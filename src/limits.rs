@@ -135,6 +135,11 @@ pub const PATTERNS_MAX: usize = 2_048;
 /// Most pairs of states looked at to compare two patterns. Common ones take some dozen; whoever comes with a pattern
 /// that takes more is refused, since a wrong answer would be a race or a wait for nothing.
 pub const PATTERN_PAIRS_MAX: usize = 10_000;
+/// Most answers kept on what two patterns have in common; beyond it all are found out anew. At 50 bytes each this is
+/// 13 MB: enough for a hundred patterns that are asked for again and again beside all that may be held.
+pub const PATTERN_ANSWERS_MAX: usize = 256 * 1024;
+/// Most texts of patterns of which such answers are kept: all that may be held, and as many that are asked for.
+pub const PATTERN_TEXTS_MAX: usize = 2 * PATTERNS_MAX;
 
 // ── Wire ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -12,6 +12,7 @@
 //! alone, the same from either side and whatever else was asked in between; nodes that learned identities from later
 //! requests would see what those that came before them do not, and a release could miss a waiter.
 
+use super::compared::{Compared, Question, Text};
 use crate::model::{Ask, LockId, Mode, Waiter, WaiterId};
 use crate::pattern::{Overlap, Pattern, Spot};
 use crate::planted::{Bug, planted};
@@ -176,7 +177,7 @@ struct OnPattern {
 
 /// Whether a slot's scope has something in common with a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Meeting {
+pub(super) enum Meeting {
     Yes,
     /// It would take too long to tell: taken for a yes. Whoever asks for such a pattern is refused, so that this is
     /// never the answer to a request that is taken.
@@ -226,6 +227,10 @@ pub(super) struct Index {
     next_pattern: u64,
     /// What stands on a pattern on which nothing stands any more.
     nothing: Slot,
+    compared: Compared,
+    /// How many patterns were looked at.
+    #[cfg(test)]
+    looked_at: std::cell::Cell<usize>,
 }
 
 impl Index {
@@ -237,6 +242,9 @@ impl Index {
             patterns: HashMap::new(),
             next_pattern: 0,
             nothing: Slot::default(),
+            compared: Compared::default(),
+            #[cfg(test)]
+            looked_at: std::cell::Cell::new(0),
         }
     }
 
@@ -333,6 +341,7 @@ impl Index {
         let number = self.nodes[node].patterns[pattern.rest()];
         if self.patterns[&number].slot.is_empty() {
             self.patterns.remove(&number);
+            self.compared.forget(number);
             self.nodes[node].patterns.remove(pattern.rest());
         }
     }
@@ -396,13 +405,15 @@ impl Index {
         target: &Target,
         f: &mut impl FnMut(SlotId, &Slot) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
-        let covers = |pattern: &Pattern, spot: Spot| {
-            Meeting::of(match &target.scope {
-                Scope::File(_) => pattern.matches(spot),
-                Scope::Subtree(_) => pattern.matches_all_of(spot),
-                Scope::Pattern(other) => pattern.matches_all_that(spot, other),
-                Scope::Resource(_) => false,
-            })
+        let text = self.text_of(target);
+        let covers = |number: u64, pattern: &Pattern, spot: Spot| match &target.scope {
+            Scope::File(_) => Meeting::of(pattern.matches(spot)),
+            Scope::Subtree(_) => Meeting::of(pattern.matches_all_of(spot)),
+            Scope::Pattern(other) => {
+                let find = || Meeting::of(pattern.matches_all_that(spot, other));
+                self.compared.answer(number, text, Question::Covers(spot), find)
+            }
+            Scope::Resource(_) => Meeting::No,
         };
         let end = names(&target.scope).count();
         self.walk(target, |node, depth| {
@@ -438,10 +449,14 @@ impl Index {
         f: &mut impl FnMut(SlotId, &Slot, Meeting) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
         let end = names(&target.scope).count();
-        let meets = |pattern: &Pattern, spot: Spot| match &target.scope {
+        let text = self.text_of(target);
+        let meets = |number: u64, pattern: &Pattern, spot: Spot| match &target.scope {
             Scope::File(_) => Meeting::of(pattern.matches(spot)),
             Scope::Subtree(_) => Meeting::of(pattern.reaches_into(spot)),
-            Scope::Pattern(other) => Meeting::of_two(pattern.overlap(spot, other)),
+            Scope::Pattern(other) => {
+                let find = || Meeting::of_two(pattern.overlap(spot, other));
+                self.compared.answer(number, text, Question::Meets(spot), find)
+            }
             Scope::Resource(_) => Meeting::No,
         };
         self.walk(target, |node, depth| {
@@ -451,11 +466,11 @@ impl Index {
             match &target.scope {
                 Scope::Pattern(pattern) if depth == end => {
                     self.offer_patterns(node, depth, target, meets, f)?;
-                    self.below_pattern(node, pattern, pattern.start(), f)
+                    self.below_pattern(node, (pattern, text), pattern.start(), f)
                 }
                 _ if depth == end => {
                     // Whatever a pattern matches lies below its fixed part.
-                    self.offer_patterns(node, depth, target, |_, _| Meeting::Yes, f)?;
+                    self.offer_patterns(node, depth, target, |_, _, _| Meeting::Yes, f)?;
                     if planted(Bug::BelowNotSeen) { ControlFlow::Continue(()) } else { self.below(node, f) }
                 }
                 _ => self.offer_patterns(node, depth, target, meets, f),
@@ -547,19 +562,29 @@ impl Index {
         node: NodeId,
         depth: usize,
         target: &Target,
-        meets: impl Fn(&Pattern, Spot) -> Meeting,
+        meets: impl Fn(u64, &Pattern, Spot) -> Meeting,
         f: &mut impl FnMut(SlotId, &Slot, Meeting) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
         for &number in self.nodes[node].patterns.values() {
             let OnPattern { pattern, slot } = &self.patterns[&number];
             let rest = names(&target.scope).skip(depth);
             let spot = rest.fold(pattern.start(), |spot, name| pattern.down(spot, name));
-            let meeting = if spot.is_dead() { Meeting::No } else { meets(pattern, spot) };
+            #[cfg(test)]
+            self.looked_at.set(self.looked_at.get() + 1);
+            let meeting = if spot.is_dead() { Meeting::No } else { meets(number, pattern, spot) };
             if meeting != Meeting::No {
                 f(SlotId::Pattern(number), slot, meeting)?;
             }
         }
         ControlFlow::Continue(())
+    }
+
+    /// The text of a target that is a pattern, as a number; of others nothing is kept.
+    fn text_of(&self, target: &Target) -> Text {
+        match &target.scope {
+            Scope::Pattern(pattern) if !self.patterns.is_empty() => self.compared.text(pattern.rest()),
+            _ => Text::default(),
+        }
     }
 
     fn below<B>(&self, node: NodeId, f: &mut impl FnMut(SlotId, &Slot, Meeting) -> ControlFlow<B>) -> ControlFlow<B> {
@@ -577,7 +602,7 @@ impl Index {
     fn below_pattern<B>(
         &self,
         node: NodeId,
-        pattern: &Pattern,
+        (pattern, text): (&Pattern, Text),
         at: Spot,
         f: &mut impl FnMut(SlotId, &Slot, Meeting) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
@@ -595,12 +620,13 @@ impl Index {
                 }
                 for &number in self.nodes[child].patterns.values() {
                     let OnPattern { pattern: other, slot } = &self.patterns[&number];
-                    let meeting = Meeting::of_two(pattern.overlap(spot, other));
+                    let find = || Meeting::of_two(pattern.overlap(spot, other));
+                    let meeting = self.compared.answer(number, text, Question::MeetsBelow(spot), find);
                     if meeting != Meeting::No {
                         f(SlotId::Pattern(number), slot, meeting)?;
                     }
                 }
-                self.below_pattern(child, pattern, spot, f)?;
+                self.below_pattern(child, (pattern, text), spot, f)?;
             }
         }
         ControlFlow::Continue(())
@@ -634,4 +660,86 @@ fn names(scope: &Scope) -> impl Iterator<Item = &[u8]> {
         _ => None,
     };
     resource.into_iter().chain(scope.components())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits;
+
+    fn named(scope: Scope) -> Target {
+        Target::named(scope)
+    }
+
+    fn pattern(prefix: &str, rest: &str) -> Target {
+        named(Scope::Pattern(Pattern::new(prefix.as_bytes(), rest.as_bytes()).unwrap()))
+    }
+
+    fn met(index: &Index, target: &Target) -> usize {
+        let mut count = 0;
+        let _ = index.overlapping::<()>(target, &mut |_, slot| {
+            count += slot.holders().count();
+            ControlFlow::Continue(())
+        });
+        count
+    }
+
+    #[test]
+    fn a_thousand_patterns_cost_a_file_only_those_of_its_own_fixed_part() {
+        let mut index = Index::new();
+        for n in 0..1_000 {
+            index.add_lock(&pattern("/w/lib", &format!("**/{n}.rs")), Mode::Exclusive, LockId(n));
+        }
+        for n in 0..3 {
+            index.add_lock(&pattern("/w/src", &format!("**/{n}.rs")), Mode::Exclusive, LockId(1_000 + n));
+        }
+        let file = |path: &str| named(Scope::File(path.as_bytes().into()));
+        for (path, patterns, holders) in [("/w/src/a/1.rs", 3, 1), ("/w/x", 0, 0), ("/w/lib/7.rs", 1_000, 1)] {
+            index.looked_at.set(0);
+            assert_eq!(met(&index, &file(path)), holders, "{path}");
+            assert_eq!(index.looked_at.get(), patterns, "{path}");
+        }
+    }
+
+    #[test]
+    fn two_patterns_are_compared_once_as_long_as_both_are_there() {
+        let mut index = Index::new();
+        let held = |n: u64| pattern("/w", &format!("{n}/**/*.rs"));
+        for n in 0..100 {
+            index.add_lock(&held(n), Mode::Exclusive, LockId(n));
+        }
+        let asked = pattern("/w", "**/a.*");
+        assert_eq!((met(&index, &asked), index.compared.walks()), (100, 100));
+        assert_eq!((met(&index, &asked), index.compared.walks()), (100, 100));
+        assert_eq!(met(&index, &pattern("/w/7", "**/a.*")), 1, "from another place it is another question");
+        assert_eq!(met(&index, &pattern("/w/7", "[0-9].md")), 0);
+        let walks = index.compared.walks();
+        index.remove_lock(&held(7), Mode::Exclusive, LockId(7));
+        index.add_lock(&held(7), Mode::Exclusive, LockId(7));
+        assert_eq!((met(&index, &asked), index.compared.walks()), (100, walks + 1), "what is gone is forgotten");
+        for n in 0..100 {
+            index.remove_lock(&held(n), Mode::Exclusive, LockId(n));
+        }
+        assert_eq!((met(&index, &asked), index.compared.walks()), (0, walks + 1));
+    }
+
+    #[test]
+    fn what_is_forgotten_because_there_is_too_much_is_found_out_again() {
+        let mut index = Index::new();
+        index.add_lock(&pattern("/w", "**/*.rs"), Mode::Exclusive, LockId(1));
+        let asked = pattern("/w", "a/*");
+        assert_eq!(met(&index, &asked), 1);
+        assert_eq!((met(&index, &asked), index.compared.walks()), (1, 1));
+        for n in 0..limits::PATTERN_TEXTS_MAX {
+            index.compared.text(format!("other{n}").as_bytes());
+        }
+        assert_eq!((met(&index, &asked), index.compared.walks()), (1, 2), "too many texts");
+        let start = Pattern::new(b"/w", b"*").unwrap().start();
+        let text = index.compared.text(b"another");
+        for pattern in 2..2 + limits::PATTERN_ANSWERS_MAX as u64 {
+            index.compared.answer(pattern, text, Question::Covers(start), || Meeting::No);
+        }
+        let walks = index.compared.walks();
+        assert_eq!((met(&index, &asked), index.compared.walks()), (1, walks + 1), "too many answers");
+    }
 }

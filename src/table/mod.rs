@@ -13,10 +13,12 @@
 //! - writing under a lock, and what has to wait for that: `commit.rs`
 //! - what foreign programs that hold a flock mean to ours: `os.rs`
 //! - which webhooks there are, how far each has heard, and when it is tried again: `webhooks.rs`
-//! - what overlaps what: `index.rs`; what a change means to the rows: `state.rs`; after a restart: `restore.rs`
+//! - what overlaps what: `index.rs`; what is known of pairs of patterns: `compared.rs`
+//! - what a change means to the rows: `state.rs`; after a restart: `restore.rs`
 
 mod ask;
 mod commit;
+mod compared;
 mod ending;
 mod family;
 mod index;
