@@ -78,6 +78,8 @@ bugs! {
     DeadKeepsLock => "table" "rules::a_lock_ends_with_the_process_that_it_is_bound_to_whatever_is_left_of_its_lease",
     /// A process is known by its number alone.
     NumberIsProcess => "lib" "os::process::tests::a_number_with_another_start_is_another_process",
+    /// What was put off is granted for a process that has ended meanwhile.
+    PutOffForDead => "table" "writes::nothing_is_granted_for_a_process_that_ends_while_a_write_holds_its_request_up",
     /// A lock without ttl survives a reboot.
     RebootKeepsAll => "table" "rules::after_a_reboot_what_hung_on_a_process_is_void_and_the_rest_has_its_full_lease",
     /// Any agent releases a lock by naming its scope.
@@ -128,6 +130,8 @@ bugs! {
     EventNumberTwice => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
     /// A batch of the log is believed without its checksum.
     TornTailAccepted => "journal" "damage::a_torn_tail_is_cut_back_to_a_whole_batch_at_every_length",
+    /// A store whose sync has failed is built upon as if all that it shows were on the disk.
+    SuspectStoreKept => "journal" "power::after_failed_syncs_kills_and_a_power_cut_the_store_opens",
     // Answers
     /// A grant that nobody has heard of stays when its connection goes.
     UnheardGrantKept => "sim" "whatever_happens_every_promise_is_kept",

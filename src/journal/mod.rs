@@ -141,7 +141,8 @@ impl Journal {
             let lost_below = if known.is_some() { start.events } else { 0 };
             create(&*disk, start, boot_id, lost_below)?;
         }
-        let (store, stored) = Store::open(&*disk)?;
+        Store::renew_if_suspect(&*disk)?;
+        let (store, stored) = Store::open(&disk)?;
         if known.is_some_and(|known| known.instance != stored.instance) {
             let found = format!("it is of another home than {}", path(&*disk, fences::NAME));
             return Err(JournalError::Foreign { file: path(&*disk, store::NAME), found });
@@ -290,7 +291,7 @@ impl Journal {
         *lock(&self.unsynced) = Unsynced { files: vec![writer.file.clone()], synced: self.next - 1, failed: None };
         (self.writer, self.meta) = (writer, meta);
         fold::remove_segments_before(&*self.disk, number);
-        let (store, meta) = Store::open(&*self.disk)?;
+        let (store, meta) = Store::open(&self.disk)?;
         self.folding = start_folding(Folder { disk: self.disk.clone(), store, meta }, self.tuning)?;
         self.failed = None;
         Ok(())
@@ -298,12 +299,12 @@ impl Journal {
 
     /// The events in the old store, as far as it can still be read; for them alone the rewrite must not fail.
     fn kept_events(&self) -> Result<Vec<Record>, JournalError> {
-        let Ok((store, meta)) = Store::open(&*self.disk) else { return Ok(Vec::new()) };
+        // Without a change to it: until the new store is in its place, this is what a power cut leaves.
+        let Ok((meta, content)) = Store::read(&*self.disk) else { return Ok(Vec::new()) };
         if meta.instance != self.meta.instance {
             return Err(JournalError::Tampered { file: path(&*self.disk, store::NAME) });
         }
-        let events = store.load().map_or_else(|_| Vec::new(), |content| content.events);
-        Ok(events.into_iter().map(Record::Event).collect())
+        Ok(content.events.into_iter().map(Record::Event).collect())
     }
 
     /// Folds everything into the store and leaves an empty log.
@@ -335,11 +336,10 @@ impl Journal {
             Err(error @ (JournalError::Io { .. } | JournalError::Denied { .. })) => return Err(error),
             read => read,
         };
-        let mut remains: Vec<String> = names
-            .iter()
-            .filter(|name| [store::NAME, store::UNFINISHED].contains(&name.as_str()) || log::segment(name).is_some())
-            .cloned()
-            .collect();
+        let ours = |name: &str| {
+            [store::NAME, store::UNFINISHED, store::SUSPECT].contains(&name) || log::segment(name).is_some()
+        };
+        let mut remains: Vec<String> = names.iter().filter(|name| ours(name)).cloned().collect();
         if known.is_err() {
             remains.push(fences::NAME.into());
         }

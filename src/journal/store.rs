@@ -11,6 +11,8 @@ use super::disk::{Disk, DiskFile};
 use super::error::JournalError;
 use crate::limits;
 use crate::model::{Event, Record};
+use crate::planted::{Bug, planted};
+use redb::backends::InMemoryBackend;
 use redb::{Builder, Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableHandle};
 use redb::{StorageBackend, TableDefinition, WriteTransaction};
 use std::collections::BTreeMap;
@@ -22,6 +24,10 @@ use std::{fmt, io};
 pub(super) const NAME: &str = "journal.redb";
 /// Its name until it is complete, so that a crash while it is made leaves nothing that looks like a damaged journal.
 pub(super) const UNFINISHED: &str = "journal.new";
+/// Beside it once a sync of it has failed: the system shows pages from then on that no disk has, and a store that is
+/// built upon them does not open after a power cut. Whoever comes next makes it anew. The pages that mislead are gone
+/// with the system's memory, so that this needs no sync either.
+pub(super) const SUSPECT: &str = "journal.suspect";
 
 /// Nothing here needs more, and a small cache makes the check on opening faster.
 const CACHE: usize = 1024 * 1024;
@@ -120,20 +126,53 @@ impl Store {
             _ => {}
         }
         let pages = disk.create(UNFINISHED).map_err(failed)?;
-        let database = database(pages.clone()).map_err(|error| refused(&file, error))?;
+        let backend = Pages { file: pages.clone(), home: None };
+        let database = database(backend).map_err(|error| refused(&file, error))?;
         let store = Store { file: file.clone(), pages, database };
         store.fold(rows, meta)?;
         store.close()?;
-        disk.rename(UNFINISHED, NAME).map_err(failed)
+        disk.rename(UNFINISHED, NAME).map_err(failed)?;
+        // If it stays, the next start makes this one anew as well.
+        let _ = disk.remove(SUSPECT);
+        Ok(())
     }
 
     /// Opens the store after looking through all of it.
-    pub(super) fn open(disk: &dyn Disk) -> Result<(Store, Meta), JournalError> {
+    pub(super) fn open(disk: &Arc<dyn Disk>) -> Result<(Store, Meta), JournalError> {
+        Self::open_over(&**disk, |pages| Ok(Pages { file: pages, home: Some(disk.clone()) }))
+    }
+
+    /// What the store shows, without changing or syncing anything of it: safe also where it is suspect.
+    pub(super) fn read(disk: &dyn Disk) -> Result<(Meta, Content), JournalError> {
+        let (store, meta) = Self::open_over(disk, |_| {
+            let (copy, bytes) = (InMemoryBackend::new(), disk.read(NAME)?);
+            copy.set_len(bytes.len() as u64)?;
+            copy.write(0, &bytes)?;
+            Ok(copy)
+        })?;
+        Ok((meta, store.load()?))
+    }
+
+    /// Makes the store anew where its pages may be on no disk.
+    pub(super) fn renew_if_suspect(disk: &dyn Disk) -> Result<(), JournalError> {
+        if disk.open(SUSPECT).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            return Ok(());
+        }
+        let (meta, Content { mut rows, events }) = Self::read(disk)?;
+        rows.extend(events.into_iter().map(Record::Event));
+        Self::create(disk, &meta, &rows)
+    }
+
+    fn open_over<B: StorageBackend>(
+        disk: &dyn Disk,
+        backend: impl FnOnce(Arc<dyn DiskFile>) -> io::Result<B>,
+    ) -> Result<(Store, Meta), JournalError> {
         let file = super::path(disk, NAME);
         let pages = disk.open(NAME).map_err(|error| not_opened(&file, error))?;
         check_magic(&file, &*pages)?;
+        let backend = backend(pages.clone()).map_err(|error| not_opened(&file, error))?;
         guarded(&file, || {
-            let database = database(pages.clone()).map_err(|error| refused(&file, error))?;
+            let database = database(backend).map_err(|error| refused(&file, error))?;
             let store = Store { file: file.clone(), pages, database };
             let meta = store.meta()?;
             Ok((store, meta))
@@ -293,8 +332,8 @@ fn is_some(record: &Record) -> bool {
     }
 }
 
-fn database(pages: Arc<dyn DiskFile>) -> Result<Database, redb::DatabaseError> {
-    Builder::new().set_cache_size(CACHE).set_check_integrity_on_open(true).create_with_backend(Pages(pages))
+fn database(backend: impl StorageBackend) -> Result<Database, redb::DatabaseError> {
+    Builder::new().set_cache_size(CACHE).set_check_integrity_on_open(true).create_with_backend(backend)
 }
 
 /// redb would make an empty file a new database and call any other one corrupt.
@@ -348,7 +387,11 @@ fn refused(file: &str, error: impl Into<redb::Error>) -> JournalError {
 }
 
 /// One file of the disk, as redb wants it.
-struct Pages(Arc<dyn DiskFile>);
+struct Pages {
+    file: Arc<dyn DiskFile>,
+    /// Where a sync that fails is noted; none while nothing is lost with the file.
+    home: Option<Arc<dyn Disk>>,
+}
 
 impl fmt::Debug for Pages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -358,23 +401,28 @@ impl fmt::Debug for Pages {
 
 impl StorageBackend for Pages {
     fn len(&self) -> io::Result<u64> {
-        self.0.length()
+        self.file.length()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(offset, out)
+        self.file.read_at(offset, out)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync()
+        self.file.sync().inspect_err(|_| {
+            // It may be there already. Where not even a name can be made, nothing of flockd's can be kept safe.
+            if let Some(home) = self.home.as_ref().filter(|_| !planted(Bug::SuspectStoreKept)) {
+                let _ = home.create(SUSPECT);
+            }
+        })
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_at(offset, data)
+        self.file.write_at(offset, data)
     }
 }
 
@@ -413,14 +461,18 @@ mod tests {
         transaction.open_table(META).unwrap().insert(META_KEY, label).unwrap();
     }
 
+    fn open(disk: &DirDisk) -> Result<(Store, Meta), JournalError> {
+        Store::open(&(Arc::new(disk.clone()) as Arc<dyn Disk>))
+    }
+
     fn refusal(disk: &DirDisk) -> JournalError {
-        Store::open(disk).and_then(|(store, _)| store.load().map(drop)).unwrap_err()
+        open(disk).and_then(|(store, _)| store.load().map(drop)).unwrap_err()
     }
 
     #[test]
     fn meta_comes_back() {
         let (_place, disk) = home();
-        assert_eq!(Store::open(&disk).unwrap().1, META_OF_TESTS);
+        assert_eq!(open(&disk).unwrap().1, META_OF_TESTS);
     }
 
     #[test]

@@ -197,18 +197,31 @@ impl LockTable {
     /// Withdraws requests that have not been looked at yet because something is in flight: nobody is granted anything
     /// who does not listen any more. Releases go on; true if there were any others.
     pub(super) fn forget_put_off(&mut self, step: &mut Step, is_meant: impl Fn(Caller) -> bool) -> bool {
-        let mut was_any = false;
+        !self.withdraw_put_off(step, |command| wisher(command).is_some_and(&is_meant)).is_empty()
+    }
+
+    /// Nothing is granted for a process that ended while its request was put off.
+    pub(super) fn refuse_put_off(&mut self, step: &mut Step, process: Process) {
+        let is_bound = |command: &Command| matches!(command, Command::Lock { ask, .. } if ask.bound == Some(process));
+        for command in self.withdraw_put_off(step, is_bound) {
+            let Command::Lock { caller, .. } = command else { unreachable!("only such are withdrawn") };
+            self.fail_for_dead(step, caller);
+        }
+    }
+
+    /// Takes out what was put off and is meant.
+    fn withdraw_put_off(&mut self, step: &mut Step, is_meant: impl Fn(&Command) -> bool) -> Vec<Command> {
+        let mut withdrawn = Vec::new();
         for id in self.state.in_flight.clone() {
             let mut lock = self.state.locks[&id].clone();
             let waiting = &mut lock.in_flight.as_mut().expect("the index holds those that have some").waiting;
-            let before = waiting.len();
-            waiting.retain(|command| !wisher(command).is_some_and(&is_meant));
-            if waiting.len() < before {
-                was_any = true;
+            let before = withdrawn.len();
+            withdrawn.extend(waiting.extract_if(.., |command| is_meant(command)));
+            if withdrawn.len() > before {
                 self.put_lock(step, lock);
             }
         }
-        was_any
+        withdrawn
     }
 
     /// What kept a lock alive is gone, and it ends with it as soon as nothing is in flight any more.

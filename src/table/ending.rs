@@ -158,9 +158,11 @@ impl LockTable {
             let caller = self.state.waiters[&waiter].caller;
             self.take_out(step, waiter);
             if let Some(caller) = caller {
-                let text = "the process that the lock was to end with has ended; nothing was locked";
-                self.fail(step, caller, Fault::Invalid(text.to_owned()));
+                self.fail_for_dead(step, caller);
             }
+        }
+        if !planted(Bug::PutOffForDead) {
+            self.refuse_put_off(step, process);
         }
         let mut locks = self.state.locks_of_process.get(&process).into_iter().flatten().copied().collect::<Vec<_>>();
         locks.retain(|_| !planted(Bug::DeadKeepsLock));
@@ -176,6 +178,12 @@ impl LockTable {
             }
         }
         self.webhooks_of_gone(step, process);
+    }
+
+    /// A lock was asked for that is to end with a process, and that has ended.
+    pub(super) fn fail_for_dead(&mut self, step: &mut Step, caller: Caller) {
+        let text = "the process that the lock was to end with has ended; nothing was locked";
+        self.fail(step, caller, Fault::Invalid(text.to_owned()));
     }
 
     // ── Release and break ───────────────────────────────────────────────────────────────────────────────────────────

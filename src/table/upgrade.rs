@@ -50,9 +50,8 @@ impl LockTable {
         let lock = &self.state.locks[&id];
         if lock.ask.mode == Mode::Exclusive {
             let granted = Granted { already_held: true, ..new_grant(lock.clone()) };
-            let ask = lock.ask.clone();
-            let ask = Arc::new(Ask { who, ..(*ask).clone() });
-            return self.answer_grant(step, caller, &ask, granted);
+            // Under the name that it was asked by, which may be another of the file: what was lost there is told now.
+            return self.answer_which(step, caller, Reply::Granted(Box::new(granted)), &who, &which);
         }
         // What its name stands for may have changed since it was locked.
         let target = match which {

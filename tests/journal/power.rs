@@ -153,3 +153,50 @@ fn the_fold_thread_changes_nothing_about_power_cuts() {
         power_cuts(1_000_000 + seed, true);
     }
 }
+
+/// After a failed sync the system shows pages that no disk has: whoever goes on upon them, after a kill or a start that
+/// failed, has a store that does not open when the power goes.
+fn syncs_fail_then_the_power(seed: u64) {
+    let mut random = Random(seed);
+    let tuning = Tuning { segment_max: 512 << random.below(5), background: false };
+    let mut disk = MemDisk::default();
+    // Each state that may be found; the last one after the last batch that was tried.
+    let (mut states, mut batches) = (vec![Rows::new()], 0);
+    for _ in 0..2 + random.below(3) {
+        disk.plant(random.below(30), "journal.redb", Trouble::Error(5), false);
+        if let Ok((mut journal, loaded)) = world::open(&disk, tuning) {
+            states = found_among(&states, &loaded, seed);
+            for _ in 0..random.below(40) {
+                batches += 1;
+                let batch = world::batch(&mut random, batches);
+                let mut after = states.last().unwrap().clone();
+                world::fold(&mut after, &batch);
+                states.push(after);
+                if journal.append(&batch).is_err() {
+                    break;
+                }
+            }
+        }
+        disk = disk.after_kill();
+    }
+    let opened = |disk: &MemDisk| world::open(disk, tuning).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    let (journal, loaded) = opened(&disk);
+    states = found_among(&states, &loaded, seed);
+    drop(journal);
+    // All of it was folded durably when it was opened.
+    let (_, loaded) = opened(&disk.after_power_cut(&mut random));
+    found_among(&states, &loaded, seed);
+}
+
+fn found_among(states: &[Rows], loaded: &flockd::journal::Loaded, seed: u64) -> Vec<Rows> {
+    let rows = world::rows(&loaded.records);
+    assert!(states.contains(&rows), "seed {seed}: what is loaded is no state of the history");
+    vec![rows]
+}
+
+#[test]
+fn after_failed_syncs_kills_and_a_power_cut_the_store_opens() {
+    for seed in 0..400 * crate::scale() {
+        syncs_fail_then_the_power(2_000_000 + seed);
+    }
+}

@@ -295,3 +295,22 @@ fn after_a_failed_sync_and_a_power_cut_every_answered_grant_is_there() {
         assert!(service.webhooks.iter().all(is_there), "seed {seed}: {there:?}, {:?}", service.webhooks);
     }
 }
+
+/// It is no grant: nobody waits for the disk, and what a power cut takes of it keeps others out for longer, never in.
+#[test]
+fn a_lock_made_shared_is_told_before_it_is_synced_and_may_be_exclusive_again_after_a_power_cut() {
+    let mut service = Service::new();
+    assert!(service.lock(1));
+    let (fence, newest) = (service.held[&1], service.coordinator.bus().newest());
+    let which = Which::Scope(Target::named(resource("1").unwrap()));
+    let reply = service.turn(|caller| Command::Downgrade { caller, who: who(), which });
+    assert!(matches!(reply, Reply::Downgraded(_)), "{reply:?}");
+    assert!(service.coordinator.bus().newest() > newest, "it is told at once");
+    for (disk, mode) in [(service.disk.after_kill(), Mode::Shared), (service.disk.synced_only(), Mode::Exclusive)] {
+        service.coordinator = start(&disk, service.now).unwrap();
+        let reply = service.turn(|caller| Command::Status { caller, who: None, target: None });
+        let Reply::Status { locks, .. } = reply else { panic!("{reply:?}") };
+        let held: Vec<(Mode, Fence)> = locks.iter().map(|lock| (lock.ask.mode, lock.fence)).collect();
+        assert_eq!(held, [(mode, fence)]);
+    }
+}

@@ -214,6 +214,7 @@ impl World {
         self.seen.starts_failed += 1;
         self.auditor.not_started();
         assert!(had_trouble, "refused without a reason: {error}");
+        self.disk.keep_trying();
         if self.random.chance(50) {
             self.disk.heal();
         }

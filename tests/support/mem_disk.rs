@@ -80,6 +80,15 @@ struct Inode {
     unsynced: Vec<Change>,
 }
 
+impl Inode {
+    /// Whether it shows what the disk will never hear of.
+    fn has_lost_pages(&self) -> bool {
+        let mut heard = self.durable.clone();
+        self.unsynced.iter().for_each(|change| change.apply(&mut heard));
+        heard != self.live
+    }
+}
+
 #[derive(Clone)]
 enum Naming {
     Link(String, usize),
@@ -198,11 +207,14 @@ impl MemDisk {
         state.fault.is_some() || state.failed
     }
 
-    /// What failed syncs have lost is to be written after all, as by a system that keeps such pages dirty: a journal
-    /// that is opened from pages of which the disk has never heard is another test's matter.
+    /// What failed syncs have lost is to be written after all, as by a system that keeps such pages dirty: for who had
+    /// no way to note that it may be lost, since the disk took nothing at all. Where there is a note beside the store,
+    /// its pages stay lost.
     pub fn keep_trying(&self) {
-        for inode in &mut self.state().inodes {
-            if inode.unsynced.is_empty() && inode.live != inode.durable {
+        let mut state = self.state();
+        let noted = state.names.get("journal.suspect").and(state.names.get("journal.redb")).copied();
+        for (number, inode) in state.inodes.iter_mut().enumerate() {
+            if Some(number) != noted && inode.has_lost_pages() {
                 inode.unsynced.push(Change::Length(inode.live.len() as u64));
                 inode.unsynced.push(Change::Write(0, inode.live.clone()));
             }

@@ -10,6 +10,7 @@ mod rules;
 mod scopes;
 mod upgrade;
 mod webhooks;
+mod writes;
 
 /// How much more, or less, than one CI run's worth the repeated tests do: `FLOCKD_SCALE`, 1 if not set.
 fn scaled(count: usize) -> usize {

@@ -549,9 +549,8 @@ impl Naive {
         self.renew_lock(lock.id, None);
         let lock = self.held(lock.id).expect("it is held").clone();
         if lock.ask.mode == Mode::Exclusive {
-            let target = lock.ask.target.clone();
             let granted = Granted { already_held: true, ..grant_of(lock) };
-            return self.answer(caller, Reply::Granted(Box::new(granted)), Some((&who, Some(&target))));
+            return self.answer_which(caller, Reply::Granted(Box::new(granted)), &who, &which);
         }
         let target = match which {
             Which::Scope(target) if target.scope == lock.ask.target.scope => target,
@@ -1056,6 +1055,7 @@ impl Naive {
                 }
             }
         }
+        self.refuse_put_off(process);
         for lock in self.locks.clone() {
             if lock.ask.bound == Some(process) && lock.in_flight.is_some() {
                 self.end_later(lock.id, EndReason::SessionEnded);
@@ -1371,6 +1371,21 @@ impl Naive {
             in_flight.waiting.retain(&stays);
         }
         was_any
+    }
+
+    /// Nothing is granted for a process that ended meanwhile.
+    fn refuse_put_off(&mut self, process: Process) {
+        let mut refused = Vec::new();
+        for in_flight in self.locks.iter_mut().filter_map(|lock| lock.in_flight.as_mut()) {
+            in_flight.waiting.retain(|command| match command {
+                Command::Lock { caller, ask, .. } if ask.bound == Some(process) => {
+                    refused.push(*caller);
+                    false
+                }
+                _ => true,
+            });
+        }
+        refused.into_iter().for_each(|caller| self.fail(caller, Fault::Invalid(String::new())));
     }
 
     fn end_later(&mut self, id: LockId, why: EndReason) {

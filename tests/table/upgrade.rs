@@ -1,6 +1,6 @@
 //! A shared lock made exclusive and back, rule by rule.
 
-use crate::rules::Desk;
+use crate::rules::{Desk, target};
 use flockd::limits::{MINUTE, SECOND};
 use flockd::model::*;
 
@@ -31,6 +31,22 @@ fn who_is_alone_is_upgraded_at_once_with_a_new_fence_and_the_same_id() {
     assert_eq!(desk.check("ada", "/f", Some(after.fence)), "yes");
     assert_eq!(desk.upgrade("ada", &after.id.to_string(), Wait::Try), "already held");
     assert_eq!(lock(&mut desk, "ada").fence, after.fence);
+}
+
+#[test]
+fn what_is_exclusive_already_answers_under_the_name_that_it_was_asked_by_and_tells_what_was_lost_there() {
+    let mut desk = Desk::new();
+    let mut other_name = target("/e/g");
+    let last = other_name.ids.len() - 1;
+    other_name.ids[last] = target("/d/f").own_id().expect("it exists");
+    assert_eq!(desk.ask_for("ada", "s", other_name.clone()), "granted");
+    desk.pass(MINUTE);
+    assert_eq!(desk.ask("ada", "x /d/f"), "granted");
+    let (who, caller) = (desk.who("ada"), desk.caller("ada"));
+    let which = Which::Scope(other_name);
+    let told = desk.run(Command::Upgrade { caller, who, which, wait: Wait::Try, request: None });
+    assert!(matches!(&told[0].answer.reply, Reply::Granted(granted) if granted.already_held), "{told:?}");
+    assert_eq!(told[0].answer.lost.iter().map(|lost| &lost.why).collect::<Vec<_>>(), [&EndReason::Expired]);
 }
 
 #[test]

@@ -15,6 +15,8 @@ impl Auditor {
                 // Steps that were undone have taken numbers as well: the next event may come after a gap.
                 self.gaps_after.insert(newest);
                 self.kept.retain(|seq| numbers.contains(seq));
+                // A batch that could not be written may show until the journal is written anew, and not after.
+                self.gap_from = self.trouble.then_some(from);
             }
             None => {
                 let missing = self.kept.iter().find(|seq| !numbers.contains(seq));

@@ -216,10 +216,9 @@ impl Auditor {
             self.let_go(lock, now, is_silent);
         }
         for open in self.open.values_mut() {
-            if let Some((who, _)) = who_and_target(&open.command) {
-                open.voided |= who.session == Some(id);
-                open.is_gone |= who.session == Some(id);
-            }
+            let is_its_own = who_asks(&open.command).is_some_and(|who| who.session == Some(id));
+            open.voided |= is_its_own;
+            open.is_gone |= is_its_own;
         }
     }
 

@@ -27,7 +27,8 @@ impl Auditor {
         over.iter().for_each(|id| self.claims.get_mut(id).expect("found just now").over = true);
         self.last = now;
         self.as_written(loaded, was_trouble);
-        self.trouble = false;
+        // Whatever the journal held when this daemon came up is there from now on.
+        (self.trouble, self.gap_from) = (false, None);
         // What was asked and never answered may have been carried out.
         let asked: Vec<Terms> = self.open.values().filter_map(Open::terms).collect();
         asked.iter().for_each(|terms| self.may_have_changed(terms));

@@ -152,6 +152,17 @@ pub(super) fn who_and_target(command: &Command) -> Option<(&Who, Option<&Target>
     }
 }
 
+/// Who asks, however it is said what for.
+pub(super) fn who_asks(command: &Command) -> Option<&Who> {
+    match command {
+        Command::Unlock { who, .. }
+        | Command::Renew { who, .. }
+        | Command::Upgrade { who, .. }
+        | Command::Downgrade { who, .. } => Some(who),
+        other => who_and_target(other).map(|(who, _)| who),
+    }
+}
+
 /// The name that a client gave its request.
 pub(super) fn name_of(command: &Command) -> Option<(Agent, RequestId)> {
     match command {

@@ -66,10 +66,7 @@ impl Auditor {
     pub(super) fn heard_is_written(&self, loaded: &Loaded, is_power_cut: bool) {
         let there: BTreeMap<u64, &Event> = loaded.events.iter().map(|event| (event.seq.0, event)).collect();
         for (seq, event) in self.told_events.iter().filter(|(seq, _)| !self.lost_events.contains(seq)) {
-            // A lock that was made shared is no new promise: where the power takes that, it is exclusive again.
-            let is_grant = matches!(event.kind, EventKind::Acquired(how) if how != Acquired::Downgraded);
-            let outlives = is_grant && event.ask.lease.ttl > 0;
-            if !is_power_cut || outlives {
+            if !is_power_cut || outlives_power(event) {
                 assert_eq!(
                     there.get(seq),
                     Some(&event),
@@ -93,6 +90,62 @@ impl Auditor {
                 assert!(seq <= hearing.last, "{seq} was not told to subscriber {at}");
                 assert!(!hearing.must_know(seq) || self.told_events.contains_key(&seq), "{seq} was told to nobody");
             }
+        }
+    }
+}
+
+/// Whether an event tells of a grant that is promised for a power cut. A lock that was made shared is no new promise to
+/// its holder: it waits for no disk, and where the power takes it the lock is exclusive again until its lease ends.
+fn outlives_power(event: &Event) -> bool {
+    matches!(event.kind, EventKind::Acquired(how) if how != Acquired::Downgraded) && event.ask.lease.ttl > 0
+}
+
+mod tests {
+    use super::*;
+    use flockd::events::Told;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    /// Whether the auditor lets a power cut take an event that one subscriber was told.
+    fn may_be_lost(how: Acquired, ttl: u64) -> bool {
+        let ask = Ask {
+            target: Target::named(resource("port").expect("it is a name")),
+            mode: Mode::Shared,
+            who: Who { agent: Agent::new("ann").expect("it is short"), session: None },
+            lease: Lease { ttl, max_hold: None },
+            note: None,
+            process: None,
+            bound: None,
+            request: None,
+            workspace: Workspace { root: b"/w".as_slice().into() },
+            os: false,
+            upgrades: None,
+        };
+        let kind = EventKind::Acquired(how);
+        let (seq, after, time) = (EventSeq(2), Some(EventSeq(1)), Wall(0));
+        let event = Event { seq, after, time, kind, lock: LockId(1), ask: Arc::new(ask), fence: Fence(1) };
+        let mut auditor = Auditor::default();
+        auditor.subscribed(0, 1);
+        auditor.subscriber_heard(0, &Told::Event(Arc::new(event)));
+        let nothing = Loaded {
+            records: Vec::new(),
+            events: Vec::new(),
+            fences_from: 2,
+            events_from: 3,
+            instance: 1,
+            rebooted: true,
+            fresh: false,
+            lost_below: 3,
+            cut: None,
+        };
+        catch_unwind(AssertUnwindSafe(|| auditor.heard_is_written(&nothing, true))).is_ok()
+    }
+
+    #[test]
+    fn a_power_cut_may_take_what_was_told_of_a_lock_made_shared_and_of_no_grant_with_a_lease() {
+        assert!(may_be_lost(Acquired::Downgraded, 600_000));
+        assert!(may_be_lost(Acquired::Granted, 0));
+        for promise in [Acquired::Granted, Acquired::Resumed, Acquired::Upgraded] {
+            assert!(!may_be_lost(promise, 600_000), "{promise:?}");
         }
     }
 }

@@ -1,0 +1,25 @@
+//! What has to wait while a file is being put in place under a lock.
+
+use crate::rules::{Desk, target};
+use flockd::model::*;
+use std::sync::Arc;
+
+#[test]
+fn nothing_is_granted_for_a_process_that_ends_while_a_write_holds_its_request_up() {
+    let tool = Process { pid: 9, start: 9 };
+    let mut desk = Desk::new();
+    desk.ask("ada", "x /f");
+    let (id, who, caller) = (desk.status("ada").0[0].id, desk.who("ada"), desk.caller("ada"));
+    let prepared = Arc::new(Prepared { name: b".x".as_slice().into(), device: 1, inode: 9, unchanged: None });
+    desk.run(Command::Commit { caller, who, target: target("/f"), fence: None, prepared });
+    let ordered = desk.steps.last().expect("it has just run").effects.last();
+    let Some(Effect::Commit { commit, .. }) = ordered.cloned() else { panic!("{ordered:?}") };
+    assert_eq!(desk.unlock("ada", "/f"), "waits", "until the file is in place");
+    assert_eq!(desk.bound(tool).wait("ada", "s /f"), "waits", "behind that");
+    let told = desk.run(Command::ProcessGone(tool));
+    let is_refused = |reply: &Reply| matches!(reply, Reply::Failed(Fault::Invalid(text)) if text.contains("has ended"));
+    assert!(told.len() == 1 && is_refused(&told[0].answer.reply), "{told:?}");
+    let answer = CommitAnswer::Refused(Fault::Unavailable("the disk is full".to_owned()));
+    desk.run(Command::CommitDone { commit, lock: id, answer });
+    assert_eq!(desk.table.locks(), 0, "nobody is left who would release it");
+}
