@@ -1,9 +1,9 @@
 //! What pairs of patterns have to do with each other, as far as it was found out.
 //!
 //! To walk two automata together takes microseconds, and whoever asks for a pattern, or holds one, is compared with all
-//! that have the same fixed part, several times a request. So what came of a pair is kept as long as the one that stands
-//! in the index does. It follows from the texts of both and from how far the upper one has come, so this is a memory
-//! only: it may forget anything at any time.
+//! that have the same fixed part, several times a request. So what came of a pair is kept as long as the one that
+//! stands in the index does. It follows from the texts of both and from how far the upper one has come, so this is a
+//! memory only: it may forget anything at any time.
 
 use super::index::Meeting;
 use crate::limits;
