@@ -101,6 +101,9 @@ impl LockTable {
         loop {
             step.eased.extend(step.freed.iter().map(|ask| ask.who.agent.clone()));
             let freed = std::mem::take(&mut step.freed);
+            if !freed.is_empty() {
+                step.eased.extend(self.with_locks_in_line());
+            }
             let slots: BTreeSet<SlotId> =
                 freed.iter().flat_map(|ask| self.state.index.queues_overlapping(&ask.target)).collect();
             for slot in slots {
@@ -128,6 +131,17 @@ impl LockTable {
                     }
                 }
             }
+        }
+    }
+
+    /// Agents that hold something and wait: what has ended may have kept them from taking up what is theirs, and for
+    /// that nobody is before them in line.
+    fn with_locks_in_line(&self) -> Vec<Agent> {
+        let (locks, waits) = (&self.state.locks_of_agent, &self.state.waits_of_agent);
+        if waits.len() < locks.len() {
+            waits.keys().filter(|agent| locks.contains_key(*agent)).cloned().collect()
+        } else {
+            locks.keys().filter(|agent| waits.contains_key(*agent)).cloned().collect()
         }
     }
 
