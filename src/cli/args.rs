@@ -296,7 +296,7 @@ ends when its stdin does, and the locks stay until they are released or their le
 Examples:
   claude mcp add flockd -- flockd mcp
   codex mcp add flockd -- flockd mcp
-  flockd mcp --agent claw-1 --workspace ~/work/site")]
+  flockd mcp --agent claw-1 --workspace ~/site")]
     Mcp(McpArgs),
 
     /// Look after the daemon
