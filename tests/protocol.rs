@@ -342,6 +342,7 @@ fn the_page_states_the_bounds_in_force() {
         ("connections", limits::CONNECTIONS_MAX as u64),
         ("sessions", limits::SESSIONS_MAX as u64),
         ("locks", limits::LOCKS_MAX as u64),
+        ("scopes in one `lock`", limits::SET_MAX as u64),
         ("waiting requests", limits::WAITERS_MAX as u64),
         ("kept places", limits::TICKETS_MAX as u64),
         ("holders named in a refusal", limits::HOLDERS_NAMED as u64),
@@ -374,6 +375,7 @@ fn the_page_states_the_bounds_in_force() {
         format!("At most {} scopes are counted", limits::CONTENTION_SCOPES_MAX),
         format!("the median of up to {} times", limits::CONTENTION_HOLDS),
         format!("From {} to {} ms; absent", limits::RETRY_AFTER_MIN, limits::RETRY_AFTER_MAX),
+        format!("at most {} may be named", limits::SET_MAX),
         format!("| `protocol` | {}. ", wire::PROTOCOL),
     ] {
         assert!(page.contains(&text), "the page does not say: {text}");

@@ -1,6 +1,7 @@
 //! Asking for a lock: a retry of what was granted, a lock of one's own, a grant, a place in the queue, or a refusal.
 
 use super::contention::Came;
+use super::index::Rank;
 use super::state::Fate;
 use super::{LockTable, Step, os, with_session};
 use crate::limits;
@@ -25,12 +26,17 @@ pub(super) enum Verdict {
 impl LockTable {
     pub(super) fn lock(&mut self, now: Now, step: &mut Step, caller: Caller, ask: Arc<Ask>, wait: Wait) {
         let fit = self.is_known(caller, &ask.who).and_then(|()| self.is_sound(&ask));
-        if let Err(fault) = fit.and_then(|()| self.is_comparable(&ask.target)) {
+        let fit = fit.and_then(|()| self.is_comparable(&ask.target));
+        if let Err(fault) = fit.and_then(|()| self.has_room_for_patterns(std::iter::once(&ask.target))) {
             return self.fail(step, caller, fault);
         }
         let waits = ask.mode != Mode::Advisory || planted(Bug::AdvisoryPutOff);
         if let Some(ending) = self.own_ending(&ask.who.agent, &ask.target).filter(|_| waits) {
             return self.put_off(step, &[ending], Command::Lock { caller, ask, wait });
+        }
+        if self.is_name_of_set(&ask.who.agent, ask.request.as_ref()) {
+            let text = "this request id was used for several scopes at once; use a fresh one";
+            return self.fail(step, caller, Fault::Invalid(text.to_owned()));
         }
         let again = ask.request.clone().and_then(|id| self.state.requests.get(&(ask.who.agent.clone(), id)));
         match again.copied().filter(|_| !planted(Bug::RetryGrantedTwice)) {
@@ -54,7 +60,8 @@ impl LockTable {
     }
 
     pub(super) fn wait_free(&mut self, now: Now, step: &mut Step, caller: Caller, ask: Arc<Ask>, wait: Wait) {
-        if let Err(fault) = self.is_known(caller, &ask.who).and_then(|()| self.is_comparable(&ask.target)) {
+        let fit = self.is_known(caller, &ask.who).and_then(|()| self.is_comparable(&ask.target));
+        if let Err(fault) = fit.and_then(|()| self.has_room_for_patterns(std::iter::once(&ask.target))) {
             return self.fail(step, caller, fault);
         }
         self.touch_all(now, step, &ask.who, &ask.target);
@@ -76,7 +83,7 @@ impl LockTable {
     }
 
     /// What no request for a lock may be.
-    fn is_sound(&self, ask: &Ask) -> Result<(), Fault> {
+    pub(super) fn is_sound(&self, ask: &Ask) -> Result<(), Fault> {
         match ask.who.session {
             None if ask.lease.ttl == 0 => Err(Fault::Invalid(
                 "a lock without a session needs a ttl above 0: nothing else would keep it; `flockd run` holds one for \
@@ -94,9 +101,9 @@ impl LockTable {
         }
     }
 
-    /// Whether the pattern that is asked for can be compared with all that are here, and there is room for it. Those
-    /// that are here could be compared with each other when they came.
-    fn is_comparable(&self, target: &Target) -> Result<(), Fault> {
+    /// Whether the pattern that is asked for can be compared with all that are here. Those could be compared with each
+    /// other when they came.
+    pub(super) fn is_comparable(&self, target: &Target) -> Result<(), Fault> {
         let Scope::Pattern(pattern) = &target.scope else { return Ok(()) };
         if let Some(other) = self.state.index.incomparable(target) {
             return Err(Fault::Invalid(format!(
@@ -104,7 +111,14 @@ impl LockTable {
                  use fewer `*` and `?` before other signs, or lock the directory"
             )));
         }
-        if self.state.index.patterns() >= limits::PATTERNS_MAX && !self.state.index.has(target) {
+        Ok(())
+    }
+
+    /// Whether there is room for the patterns among these.
+    pub(super) fn has_room_for_patterns<'a>(&self, targets: impl Iterator<Item = &'a Target>) -> Result<(), Fault> {
+        let index = &self.state.index;
+        let is_new = |target: &&Target| matches!(target.scope, Scope::Pattern(_)) && !index.has(target);
+        if index.patterns() + targets.filter(is_new).count() > limits::PATTERNS_MAX {
             let text = format!("{} patterns are in use, the most that may; lock the directory", limits::PATTERNS_MAX);
             return Err(Fault::TooMany(text));
         }
@@ -169,6 +183,11 @@ impl LockTable {
 
     /// Whether a request can be granted, by what, if it stands at `at` in the order of arrival.
     pub(super) fn verdict(&self, ask: &Ask, at: WaiterId) -> Verdict {
+        self.verdict_by(ask, self.rank(ask, at))
+    }
+
+    /// The same for a request of this rank.
+    pub(super) fn verdict_by(&self, ask: &Ask, rank: Rank) -> Verdict {
         if let Some(mine) = self.already_held(ask) {
             return Verdict::Mine(mine);
         }
@@ -179,7 +198,7 @@ impl LockTable {
         }
         // A weaker lock of one's own on the same scope is upgraded or released: nothing is granted beside it.
         if self.is_held_against(ask, &ask.target, ask.mode)
-            || self.has_earlier(ask, at)
+            || self.has_earlier(ask, rank)
             || self.own_obstacle(ask).is_some()
         {
             return Verdict::Blocked;
@@ -307,7 +326,7 @@ impl LockTable {
     ///
     /// Whoever waits for the lock waits for the session from then on, so this may close a cycle of waits though nobody
     /// begins to wait; the lock stays detached then.
-    fn take_up(&mut self, step: &mut Step, id: LockId, ask: &Arc<Ask>) -> Result<Lock, Vec<Link>> {
+    pub(super) fn take_up(&mut self, step: &mut Step, id: LockId, ask: &Arc<Ask>) -> Result<Lock, Vec<Link>> {
         let old = self.state.locks[&id].clone();
         assert!(old.custody == Custody::Detached && old.ask.who.agent == ask.who.agent);
         let session = ask.who.session.expect("only sessions take locks up");
@@ -376,8 +395,7 @@ impl LockTable {
             return self.ask(now, step, Waiting { caller, ask: old.ask, wait: Wait::Forever, takes: true });
         }
         if let Some(before) = old.caller {
-            let text = "asked again with the same request id; the answer goes to the later request";
-            self.fail(step, before, Fault::Invalid(text.to_owned()));
+            self.fail_asked_later(step, before);
         }
         let waiter = Waiter { caller: Some(caller), absent_until: None, offered_until: None, ..old };
         let ask = waiter.ask.clone();
@@ -401,6 +419,12 @@ impl LockTable {
                 self.settle(now, step, caller, &ask, true, verdict);
             }
         }
+    }
+
+    /// Whoever waited for the answer to a request is told that it goes elsewhere.
+    pub(super) fn fail_asked_later(&mut self, step: &mut Step, before: Caller) {
+        let text = "asked again with the same request id; the answer goes to the later request";
+        self.fail(step, before, Fault::Invalid(text.to_owned()));
     }
 
     fn enqueue(&mut self, now: Now, step: &mut Step, request: Waiting) -> WaiterId {
@@ -613,7 +637,7 @@ pub(super) fn new_grant(lock: Lock) -> Granted {
 
 /// Whether a retry asks for the same thing. The note and the process may differ: they change no one's rights. So may
 /// `max_hold`: a lock that was made exclusive keeps its own.
-fn is_same_request(before: &Ask, now: &Ask) -> bool {
+pub(super) fn is_same_request(before: &Ask, now: &Ask) -> bool {
     before.target.scope == now.target.scope
         && before.mode == now.mode
         && before.who == now.who

@@ -43,7 +43,7 @@ impl LockTable {
         let os = match waiter.os {
             // A foreigner is looked for all the same: nothing else tells when its turn has come.
             OsWait::Busy { ref by, pause, .. } => OsWait::Busy { by: by.clone(), again: now.mono.after(pause), pause },
-            OsWait::Idle | OsWait::Asked { .. } => OsWait::Idle,
+            OsWait::Idle | OsWait::Asked { .. } | OsWait::Had { .. } => OsWait::Idle,
         };
         let kept = Waiter {
             at_once: false,

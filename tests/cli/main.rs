@@ -13,6 +13,7 @@ mod locks;
 mod patterns;
 mod restart;
 mod run;
+mod sets;
 mod storm;
 mod tickets;
 mod util;

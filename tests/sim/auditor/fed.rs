@@ -106,6 +106,10 @@ impl Auditor {
                 }
                 self.wishes.insert((ask.who.agent.clone(), ask.target.scope.clone(), ask.mode));
             }
+            Command::LockSet { asks, .. } => {
+                let wish = |ask: &Arc<Ask>| (ask.who.agent.clone(), ask.target.scope.clone(), ask.mode);
+                self.wishes.extend(asks.iter().map(wish));
+            }
             _ => {}
         }
         if let Command::Lock { caller, ask, .. } = command
@@ -221,7 +225,7 @@ impl Auditor {
         }
         for open in self.open.values_mut() {
             let by = match &open.command {
-                Command::Lock { ask, .. } => Some(&ask.who.agent),
+                Command::Lock { .. } | Command::LockSet { .. } => Some(&asks_of(&open.command)[0].who.agent),
                 Command::Upgrade { who, .. } => Some(&who.agent),
                 _ => None,
             };
@@ -327,11 +331,12 @@ impl Auditor {
 
     /// The client has read this answer.
     pub fn read(&mut self, answer: &Answer) {
-        if let Reply::Granted(granted) = &answer.reply
-            && let Some(claim) = self.claims.get_mut(&granted.lock.id)
-            && claim.lock.fence == granted.lock.fence
-        {
-            claim.is_delivered = true;
+        for granted in answer.reply.grants() {
+            if let Some(claim) = self.claims.get_mut(&granted.lock.id)
+                && claim.lock.fence == granted.lock.fence
+            {
+                claim.is_delivered = true;
+            }
         }
     }
 }
