@@ -69,6 +69,10 @@ bugs! {
     PlaceLostByRestart => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
     /// Whoever is away after a restart counts as waiting: others are refused for a cycle that is none.
     AbsentClosesCycle => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
+    /// Whoever waits behind a kept place waits for its agent, which is not there.
+    AbsentWaitedFor => "table" "tickets::who_is_behind_a_kept_place_does_not_wait_for_its_agent",
+    /// Whoever comes back and is granted at once closes no cycle of waits.
+    ReturnClosesNoCycle => "table" "tickets::who_comes_back_while_it_waits_for_those_behind_its_place_is_refused",
     /// Whoever asks again after a wait in vain goes to the end of the line.
     TicketLosesPlace => "table" "tickets::asking_again_goes_on_in_the_place_that_was_kept",
     /// A kept place whose turn has come keeps the next one waiting for as long as it is kept.

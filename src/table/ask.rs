@@ -387,13 +387,13 @@ impl LockTable {
         }
         // What is kept for a session is in its own way only when it is back.
         self.withdraw_offers(step, &ask.target, ask.mode);
-        match self.verdict(&ask, id) {
-            Verdict::Blocked => {
-                if let Some(cycle) = self.cycle(&ask, id) {
-                    self.take_out(step, id);
-                    self.refuse_for(step, caller, &ask, id, RefusedFor::Deadlock(cycle));
-                }
-            }
+        let verdict = self.verdict(&ask, id);
+        if let Some(cycle) = self.cycle_by_coming_back(&ask, &verdict) {
+            self.take_out(step, id);
+            return self.refuse_for(step, caller, &ask, id, RefusedFor::Deadlock(cycle));
+        }
+        match verdict {
+            Verdict::Blocked => {}
             _ if self.paused.is_some() => {}
             Verdict::Clear if os::wants_flock(&ask) => self.ask_system(step, id, 0),
             verdict => {

@@ -2,7 +2,8 @@
 //!
 //! A request that would have left a lease behind keeps its place for a while when its wait is over. It has no client
 //! then, waits for nobody and is granted nothing. When nothing is in its way any more it is offered: its agent has a
-//! moment to come for it, then it is the next one's turn. Whoever gives the place up, or ends, leaves nothing of it.
+//! moment to come for it, then it is the next one's turn. So whoever is behind it does not wait for its agent until
+//! that is back. Whoever gives the place up, or ends, leaves nothing of it.
 
 use super::ask::{Verdict, Waiting};
 use super::{LockTable, Step, os};
@@ -11,6 +12,7 @@ use crate::model::*;
 use crate::planted::{Bug, planted};
 use crate::scope::Target;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 impl LockTable {
     /// Refuses a waiting request. Its place is kept, and its agent told so, if it may come back for it; else nothing of
@@ -99,7 +101,8 @@ impl LockTable {
         if ask.target != old.ask.target {
             step.freed.push(old.ask);
         }
-        match self.verdict(ask, id) {
+        let verdict = self.verdict(ask, id);
+        match verdict {
             Verdict::Blocked if self.own_obstacle(ask).is_some() => {
                 let refused = self.refused_now(ask, id);
                 self.take_out(step, id);
@@ -109,19 +112,35 @@ impl LockTable {
                 let refused = self.refused_now(ask, id);
                 self.turn_away(now, step, id, refused);
             }
-            Verdict::Blocked => {
-                if let Some(cycle) = self.cycle(ask, id) {
+            verdict => match self.cycle_by_coming_back(ask, &verdict) {
+                Some(cycle) => {
                     self.take_out(step, id);
                     self.refuse_for(step, *caller, ask, id, RefusedFor::Deadlock(cycle));
                 }
-            }
+                None => self.go_on(now, step, *caller, ask, id, verdict),
+            },
+        }
+        self.withdraw_offers(step, &request.ask.target, request.ask.mode);
+    }
+
+    /// A request that is back in its place and closes no cycle there.
+    fn go_on(
+        &mut self,
+        now: Now,
+        step: &mut Step,
+        caller: Caller,
+        ask: &Arc<Ask>,
+        id: WaiterId,
+        verdict: Verdict,
+    ) {
+        match verdict {
+            Verdict::Blocked => {}
             Verdict::Clear if os::wants_flock(ask) => self.ask_system(step, id, 0),
             verdict => {
                 self.take_out(step, id);
-                self.settle(now, step, *caller, ask, true, verdict);
+                self.settle(now, step, caller, ask, true, verdict);
             }
         }
-        self.withdraw_offers(step, &request.ask.target, request.ask.mode);
     }
 
     // ── Offers ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -503,7 +503,7 @@ impl Naive {
         } else if is_blocked && wait == Wait::Try {
             let refused = self.refused(&ask, place.id, RefusedFor::Held);
             self.turn_away(back, refused);
-        } else if is_blocked && self.closes_a_cycle(&ask, place.id) {
+        } else if self.closes_a_cycle_by_coming_back(&ask, place.id) {
             self.waiters.retain(|other| other.id != place.id);
             self.refuse(caller, &ask, place.id, RefusedFor::Deadlock(Vec::new()));
         } else if !is_blocked {
@@ -561,8 +561,7 @@ impl Naive {
             }
         }
         self.withdraw_offers();
-        let is_blocked = self.chance(&waiter.ask, waiter.id) == Chance::Blocked;
-        if waiter.caller.is_none() && is_blocked && self.closes_a_cycle(&waiter.ask, waiter.id) {
+        if waiter.caller.is_none() && self.closes_a_cycle_by_coming_back(&waiter.ask, waiter.id) {
             self.waiters.retain(|other| other.id != waiter.id);
             self.refuse(caller, &waiter.ask, waiter.id, RefusedFor::Deadlock(Vec::new()));
         }
@@ -931,6 +930,12 @@ impl Naive {
         closes
     }
 
+    /// Whoever is back waits again, and is waited for, also if it is granted at once. What a lock of its own answers
+    /// changes nothing about that.
+    fn closes_a_cycle_by_coming_back(&mut self, ask: &Ask, at: WaiterId) -> bool {
+        matches!(self.chance(ask, at), Chance::Blocked | Chance::Clear) && self.waits_for_itself(&ask.who)
+    }
+
     /// What a request at `at` in the order of arrival comes to right now.
     pub fn chance(&self, ask: &Ask, at: WaiterId) -> Chance {
         if let Some(id) = ask.upgrades {
@@ -1238,7 +1243,8 @@ impl Naive {
             let agent = &lock.ask.who.agent;
             found.push((self.actor(agent, lock.keeper()), link(agent, true)));
         }
-        for waiter in self.earlier(ask, at) {
+        // Nobody waits for who is not there.
+        for waiter in self.earlier(ask, at).into_iter().filter(|waiter| waiter.caller.is_some()) {
             let who = &waiter.ask.who;
             found.push((self.actor(&who.agent, who.session), link(&who.agent, false)));
         }

@@ -260,6 +260,41 @@ fn whoever_is_absent_closes_no_cycle_and_is_refused_when_it_comes_back_to_one() 
     assert_eq!(desk.wait("di", "x /b"), "waits");
 }
 
+/// bo has a place for `/f`, which cy is behind, and waits for `/g`, which cy holds.
+fn bo_waits_for_who_is_behind_its_place() -> Desk {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ttl(5 * MINUTE).ask("ada", "x /f"), "granted");
+    in_vain(&mut desk, "bo", "x /f");
+    assert_eq!(desk.ttl(5 * MINUTE).ask("cy", "x /g"), "granted");
+    assert_eq!(desk.wait("cy", "x /f"), "waits");
+    assert_eq!(desk.wait("bo", "x /g"), "waits");
+    desk
+}
+
+#[test]
+fn who_is_behind_a_kept_place_does_not_wait_for_its_agent() {
+    let mut desk = bo_waits_for_who_is_behind_its_place();
+    assert_eq!(desk.unlock("ada", "/f"), "released 1");
+    desk.pass(limits::TICKET_OFFERED);
+    assert_eq!(desk.news(), ["cy: granted"]);
+    assert_eq!(desk.unlock("cy", "/g"), "released 1");
+    assert_eq!(desk.news(), ["bo: granted"]);
+}
+
+#[test]
+fn who_comes_back_while_it_waits_for_those_behind_its_place_is_refused() {
+    let mut desk = bo_waits_for_who_is_behind_its_place();
+    assert_eq!(desk.ask("bo", "x /f"), "held by ada", "who does not wait closes nothing");
+    assert_eq!(desk.unlock("ada", "/f"), "released 1");
+    assert_eq!(desk.ask("bo", "x /f"), "deadlock bo > cy");
+    assert_eq!(desk.refused().ticket, None);
+    assert_eq!(desk.news(), ["cy: granted"], "its place is gone");
+    // The same for who has to wait there still.
+    let mut desk = bo_waits_for_who_is_behind_its_place();
+    assert_eq!(desk.wait("bo", "x /f"), "deadlock bo > cy");
+    assert_eq!(desk.queue(), ["cy", "bo"]);
+}
+
 #[test]
 fn a_restart_keeps_what_is_left_of_a_place_and_a_reboot_ends_it() {
     let mut desk = Desk::new();
