@@ -35,22 +35,25 @@ impl LockTable {
         let again = ask.request.clone().and_then(|id| self.state.requests.get(&(ask.who.agent.clone(), id)));
         match again.copied().filter(|_| !planted(Bug::RetryGrantedTwice)) {
             Some(fate) => self.asked_again(now, step, Waiting { caller, ask, wait, takes: true }, fate),
-            None => self.ask_anew(now, step, Waiting { caller, ask, wait, takes: true }),
+            None => {
+                let request = self.as_upgrade(Waiting { caller, ask, wait, takes: true });
+                match self.place_kept_for(&request.ask) {
+                    Some(place) => self.ask_in_place(now, step, place, request),
+                    None => self.ask(now, step, request),
+                }
+            }
         }
     }
 
-    /// A request that was not made before, in a place that is kept for it or in a new one.
-    fn ask_anew(&mut self, now: Now, step: &mut Step, request: Waiting) {
+    /// A request for which a place is kept.
+    fn ask_in_place(&mut self, now: Now, step: &mut Step, place: WaiterId, request: Waiting) {
         let request = self.as_upgrade(request);
-        match self.place_kept_for(&request.ask) {
+        if request.ask.upgrades.is_some() {
             // An upgrade needs no place.
-            Some(place) if request.ask.upgrades.is_some() => {
-                self.take_out(step, place);
-                self.ask(now, step, request);
-            }
-            Some(place) => self.come_for(now, step, place, request),
-            None => self.ask(now, step, request),
+            self.take_out(step, place);
+            return self.ask(now, step, request);
         }
+        self.come_for(now, step, place, request);
     }
 
     pub(super) fn wait_free(&mut self, now: Now, step: &mut Step, caller: Caller, ask: Arc<Ask>, wait: Wait) {
@@ -352,7 +355,7 @@ impl LockTable {
             return self.fail(step, caller, Fault::Invalid(text.to_owned()));
         }
         match fate {
-            Fate::Waiting(id) if self.has_given_up(id) => self.ask_anew(now, step, request),
+            Fate::Waiting(id) if self.has_given_up(id) => self.ask_in_place(now, step, id, request),
             Fate::Waiting(id) => self.back_in_line(now, step, caller, id),
             Fate::Holding(id) => {
                 let granted = Granted { again: true, ..new_grant(self.state.locks[&id].clone()) };

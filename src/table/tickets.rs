@@ -6,6 +6,7 @@
 //! that is back. Whoever gives the place up, or ends, leaves nothing of it.
 
 use super::ask::{Verdict, Waiting};
+use super::index::{Line, Turn};
 use super::{LockTable, Step, os};
 use crate::limits;
 use crate::model::*;
@@ -75,11 +76,28 @@ impl LockTable {
         own < limits::TICKETS_OF_AGENT && self.state.tickets < limits::TICKETS_MAX
     }
 
-    /// The place that is kept for whoever asks so.
+    /// The place that is kept for whoever asks so, the earliest of several: under whatever name, as locks are found.
     pub(super) fn place_kept_for(&self, ask: &Ask) -> Option<WaiterId> {
-        let own = self.state.tickets_of_agent.get(&ask.who.agent).into_iter().flatten().copied();
-        let mut kept = own.filter(|id| self.state.waiters[id].is_kept_for(ask));
-        kept.next()
+        let own = self.places_exactly(&ask.who.agent, &ask.target);
+        let is_named_so = |id: &WaiterId| self.state.waiters[id].ask.target.scope == ask.target.scope;
+        let is_it = |id: &WaiterId| {
+            self.state.waiters[id].is_kept_for(ask) && (is_named_so(id) || !planted(Bug::PlaceOfOneName))
+        };
+        own.into_iter().find(is_it)
+    }
+
+    /// The places kept for an agent on exactly this scope, by arrival.
+    fn places_exactly(&self, agent: &Agent, target: &Target) -> Vec<WaiterId> {
+        let mut ids = Vec::new();
+        let Some(own) = self.state.tickets_of_agent.get(agent) else { return ids };
+        self.state.index.exactly(target, &mut |slot| {
+            let kept = own.iter().map(|id| &self.state.waiters[id]);
+            let here = kept.filter(|waiter| slot.line(Line::of(waiter)).contains(&Turn::of(waiter)));
+            ids.extend(here.map(|waiter| waiter.id));
+        });
+        ids.sort_unstable();
+        ids.dedup();
+        ids
     }
 
     /// Asking again goes on in the place that was kept, under the terms of the new request.
@@ -217,12 +235,11 @@ impl LockTable {
             Which::All => own.collect(),
             Which::Id(_) => Vec::new(),
             Which::Scope(target) => {
-                let twin = target.scope.other_kind();
-                own.filter(|id| {
-                    let scope = &self.state.waiters[id].ask.target.scope;
-                    *scope == target.scope || twin.as_ref() == Some(scope)
-                })
-                .collect()
+                let mut ids = self.places_exactly(&who.agent, target);
+                if let Some(scope) = target.scope.other_kind() {
+                    ids.extend(self.places_exactly(&who.agent, &Target { scope, ids: target.ids.clone() }));
+                }
+                ids
             }
         }
     }

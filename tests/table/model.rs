@@ -98,12 +98,6 @@ fn is_here(a: &Target, b: &Target) -> bool {
     is_same_scope(a, b) || (is_path(a) && is_path(b) && is_same_place(a, b))
 }
 
-/// Whether both are one name, taken for a file or for a directory.
-fn is_same_name(a: &Scope, b: &Scope) -> bool {
-    let is_path = |scope: &Scope| matches!(scope, Scope::File(_) | Scope::Subtree(_));
-    a == b || (is_path(a) && is_path(b) && a.path() == b.path())
-}
-
 /// The mode matrix: advisory goes with all, and of the others only shared with shared.
 fn modes_clash(a: Mode, b: Mode) -> bool {
     a != Mode::Advisory && b != Mode::Advisory && !(a == Mode::Shared && b == Mode::Shared)
@@ -395,6 +389,7 @@ impl Naive {
         let held = self.locks.iter().find(|lock| is_it(&lock.ask)).cloned();
         let waits = self.waiters.iter().find(|waiter| waiter.takes && is_it(&waiter.ask)).cloned();
         let ended = self.ended.iter().find(|ended| is_it(&ended.ask)).cloned();
+        let given_up = waits.clone().filter(|waiter| waiter.is_kept() && waiter.deadline.is_none());
         let before = held.as_ref().map(|lock| &lock.ask);
         let before = before.or(waits.as_ref().map(|waiter| &waiter.ask)).or(ended.as_ref().map(|ended| &ended.ask));
         if before.is_some_and(|before| !same(before)) {
@@ -404,14 +399,14 @@ impl Naive {
         if let Some(lock) = held {
             let granted = Granted { again: true, ..grant_of(lock) };
             self.answer(caller, Reply::Granted(Box::new(granted)), about);
-        } else if let Some(waiter) = waits.filter(|waiter| !waiter.is_kept() || waiter.deadline.is_some()) {
+        } else if let Some(waiter) = waits.filter(|_| given_up.is_none()) {
             self.back_in_line(caller, waiter);
-        } else if let Some(ended) = ended {
+        } else if let Some(ended) = ended.filter(|_| given_up.is_none()) {
             let holders = self.holders_over(&ask.target);
             self.answer(caller, Reply::Failed(Fault::Lost(Box::new(ended), holders)), about);
         } else {
             let ask = self.as_upgrade(ask);
-            match self.kept_for(&ask) {
+            match given_up.or_else(|| self.kept_for(&ask)) {
                 Some(place) if ask.upgrades.is_some() => {
                     self.waiters.retain(|other| other.id != place.id);
                     self.ask(caller, ask, wait, true);
@@ -429,7 +424,7 @@ impl Naive {
         let is_it = |waiter: &&Waiter| {
             waiter.is_kept()
                 && waiter.ask.who == ask.who
-                && waiter.ask.target.scope == ask.target.scope
+                && is_same_scope(&waiter.ask.target, &ask.target)
                 && waiter.ask.mode == ask.mode
                 && waiter.ask.bound == ask.bound
         };
@@ -1503,7 +1498,7 @@ impl Naive {
             let is_meant = match &which {
                 Which::All => true,
                 Which::Id(_) => false,
-                Which::Scope(target) => is_same_name(&waiter.ask.target.scope, &target.scope),
+                Which::Scope(target) => is_here(&waiter.ask.target, target),
             };
             !(waiter.is_kept() && waiter.ask.who.agent == who.agent && is_meant)
         });

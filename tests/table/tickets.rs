@@ -1,8 +1,9 @@
 //! Places kept for agents that have waited in vain, and for how long they keep others waiting; one claim a test.
 
-use crate::rules::Desk;
+use crate::rules::{Desk, target};
 use flockd::limits::{self, MINUTE, SECOND};
 use flockd::model::*;
+use flockd::scope::Target;
 
 /// `name` waits a second for what is held, in vain; its ticket.
 fn in_vain(desk: &mut Desk, name: &str, words: &str) -> Ticket {
@@ -68,6 +69,40 @@ fn a_place_is_for_the_same_agent_and_the_same_thing_alone() {
     let queue = waiters(&mut desk);
     let kept: Vec<bool> = queue.iter().map(Waiter::is_kept).collect();
     assert_eq!(kept, [true, false, false, false], "{queue:?}");
+}
+
+/// The file `/f` under another name, as by a hard link.
+fn other_name(name: &str) -> Target {
+    let ids = target("/f").ids;
+    Target { scope: target(name).scope, ids }
+}
+
+#[test]
+fn a_place_is_found_under_every_name_of_the_file() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ttl(5 * MINUTE).ask("ada", "x /f"), "granted");
+    let ticket = in_vain(&mut desk, "bo", "x /f");
+    assert_eq!(desk.wait("cy", "x /f"), "waits");
+    assert_eq!(desk.ask_for("bo", "x", other_name("/link")), "held by ada");
+    assert_eq!(desk.refused().ticket.map(|again| again.id), Some(ticket.id));
+    assert_eq!(desk.refused().position, 1);
+    assert_eq!(desk.queue(), ["bo", "cy"]);
+    // Given up by one name, it is so under all.
+    assert_eq!(desk.free_by("bo", other_name("/third")), "released 0");
+    assert_eq!(desk.queue(), ["cy"]);
+}
+
+#[test]
+fn of_two_places_that_came_to_be_one_a_retry_goes_on_in_its_own() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ttl(5 * MINUTE).ask("ada", "x /d/"), "granted");
+    in_vain(&mut desk, "bo", "x /d/f");
+    desk.request("r1");
+    let later = in_vain(&mut desk, "bo", "x /d/g");
+    // The second name is a link to the first by now.
+    let link = Target { scope: target("/d/g").scope, ids: target("/d/f").ids };
+    assert_eq!(desk.request("r1").ask_for("bo", "x", link), "held by ada");
+    assert_eq!(desk.refused().ticket.map(|again| again.id), Some(later.id));
 }
 
 #[test]
