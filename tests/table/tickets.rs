@@ -93,16 +93,17 @@ fn a_place_is_found_under_every_name_of_the_file() {
 }
 
 #[test]
-fn of_two_places_that_came_to_be_one_a_retry_goes_on_in_its_own() {
+fn of_two_places_that_came_to_be_one_the_earlier_is_kept() {
     let mut desk = Desk::new();
     assert_eq!(desk.ttl(5 * MINUTE).ask("ada", "x /d/"), "granted");
-    in_vain(&mut desk, "bo", "x /d/f");
+    let first = in_vain(&mut desk, "bo", "x /d/f");
     desk.request("r1");
-    let later = in_vain(&mut desk, "bo", "x /d/g");
+    in_vain(&mut desk, "bo", "x /d/g");
     // The second name is a link to the first by now.
     let link = Target { scope: target("/d/g").scope, ids: target("/d/f").ids };
     assert_eq!(desk.request("r1").ask_for("bo", "x", link), "held by ada");
-    assert_eq!(desk.refused().ticket.map(|again| again.id), Some(later.id));
+    assert_eq!(desk.refused().ticket.map(|again| again.id), Some(first.id));
+    assert_eq!(desk.queue(), ["bo"]);
 }
 
 #[test]
