@@ -75,6 +75,8 @@ bugs! {
     ReturnClosesNoCycle => "table" "tickets::who_comes_back_while_it_waits_for_those_behind_its_place_is_refused",
     /// Whoever asks again after a wait in vain goes to the end of the line.
     TicketLosesPlace => "table" "tickets::asking_again_goes_on_in_the_place_that_was_kept",
+    /// Whoever asks again and is cut off loses the place that was kept for it.
+    CutOffLosesPlace => "table" "tickets::who_asks_again_and_is_cut_off_keeps_the_place",
     /// Another name of a file is another thing to whoever has a place for it.
     PlaceOfOneName => "table" "tickets::a_place_is_found_under_every_name_of_the_file",
     /// A kept place whose turn has come keeps the next one waiting for as long as it is kept.

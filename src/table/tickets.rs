@@ -65,6 +65,16 @@ impl LockTable {
         self.state.waiters.get(&id).map(ticket_of)
     }
 
+    /// The client of a waiting request has gone, or does not want it any more. A place that was kept before it asked
+    /// again is kept on, for nobody has given that up; else nothing of the request stays behind.
+    pub(super) fn client_goes(&mut self, now: Now, step: &mut Step, id: WaiterId) {
+        let waiter = self.state.waiters[&id].clone();
+        match waiter.ticket {
+            Some(_) if !planted(Bug::CutOffLosesPlace) => drop(self.keep_place(now, step, waiter)),
+            _ => self.take_out(step, id),
+        }
+    }
+
     fn put_ticket(&mut self, step: &mut Step, waiter: Waiter) -> Ticket {
         let ticket = ticket_of(&waiter);
         self.set(step, Record::Waiter(waiter.id, Some(waiter)));
@@ -261,11 +271,11 @@ impl LockTable {
     }
 }
 
-/// Whether the place of a request is kept: it has waited, for a lock that would outlive its client. An upgrade needs no
-/// place, for it is the first whenever it asks.
+/// Whether the place of a request is kept: it was before, or the request has waited, for a lock that would outlive its
+/// client. An upgrade needs no place, for it is the first whenever it asks.
 fn may_come_back(waiter: &Waiter) -> bool {
-    let has_waited = !waiter.at_once || waiter.ticket.is_some();
-    has_waited && waiter.takes && waiter.ask.lease.ttl > 0 && waiter.ask.upgrades.is_none()
+    let has_waited = !waiter.at_once && waiter.takes;
+    waiter.ticket.is_some() || (has_waited && waiter.ask.lease.ttl > 0 && waiter.ask.upgrades.is_none())
 }
 
 /// The ticket of a kept place.

@@ -274,13 +274,12 @@ impl Naive {
             Command::ProcessGone(process) => self.process_gone(process),
             Command::CallerGone { conn } => {
                 self.forget_put_off(|caller| caller.conn == conn);
-                self.waiters.retain(|waiter| waiter.caller.is_none_or(|caller| caller.conn != conn));
+                self.clients_go(|caller| caller.conn == conn);
             }
             Command::Cancel { caller, waiting } => {
-                let before = self.waiters.len();
-                self.waiters.retain(|waiter| waiter.caller != Some(waiting));
+                let was_in_line = self.clients_go(|caller| caller == waiting);
                 let was_put_off = self.forget_put_off(|caller| caller == waiting);
-                let was_waiting = self.waiters.len() < before || was_put_off;
+                let was_waiting = was_in_line || was_put_off;
                 if was_waiting {
                     self.answer(waiting, Reply::Cancelled(true), None);
                 }
@@ -431,44 +430,62 @@ impl Naive {
         self.waiters.iter().find(is_it).cloned()
     }
 
-    /// A wait in vain: the place is kept if a lock with a lease was waited for, and the agent has not too many.
+    /// Clients that go, or want something no more, leave nothing but the places that they had before.
+    fn clients_go(&mut self, is_meant: impl Fn(Caller) -> bool) -> bool {
+        let is_its = |waiter: &&Waiter| waiter.caller.is_some_and(&is_meant);
+        let going: Vec<Waiter> = self.waiters.iter().filter(is_its).cloned().collect();
+        for waiter in &going {
+            match waiter.ticket {
+                Some(_) => drop(self.keep_place(waiter)),
+                None => self.waiters.retain(|other| other.id != waiter.id),
+            }
+        }
+        !going.is_empty()
+    }
+
     fn turn_away(&mut self, waiter: Waiter, refused: Refused) {
         let caller = waiter.caller.expect("only who is there is turned away");
+        let ticket = self.keep_place(&waiter);
+        let about = Some((&waiter.ask.who, Some(&waiter.ask.target)));
+        self.answer(caller, Reply::Refused(Box::new(Refused { ticket, ..refused })), about);
+    }
+
+    /// A wait in vain: the place is kept if it was before, or if a lock with a lease was waited for and the agent has
+    /// not too many.
+    fn keep_place(&mut self, waiter: &Waiter) -> Option<Ticket> {
         let other = self.kept_for(&waiter.ask);
         let name = waiter.ticket.or(other.as_ref().and_then(|other| other.ticket));
         let of_agent =
             self.waiters.iter().filter(|other| other.is_kept() && other.ask.who.agent == waiter.ask.who.agent);
         let has_room = name.is_some() || of_agent.count() < limits::TICKETS_OF_AGENT;
-        let is_kept = waiter.takes && waiter.ask.lease.ttl > 0 && waiter.ask.upgrades.is_none() && has_room;
-        let mut ticket = None;
+        let is_new = waiter.takes && waiter.ask.lease.ttl > 0 && waiter.ask.upgrades.is_none() && has_room;
         self.waiters.retain(|other| other.id != waiter.id);
-        if is_kept {
-            let mut kept = waiter.clone();
-            match other {
-                Some(other) if other.id < waiter.id => kept = other,
-                _ => {
-                    self.waiters.retain(|row| other.as_ref().is_none_or(|other| row.id != other.id));
-                    kept.ticket = name;
-                }
-            }
-            if kept.ticket.is_none() {
-                kept.ticket = Some(TicketId(self.fresh_fence().0));
-            }
-            (kept.caller, kept.deadline) = (None, None);
-            kept.absent_until = Some(self.now.mono.after(limits::TICKET_KEPT));
-            let id = kept.id;
-            self.waiters.retain(|row| row.id != id);
-            self.waiters.push(kept);
-            self.waiters.sort_by_key(|row| row.id);
-            self.offer_if_due(id);
-            let kept = self.waiters.iter().find(|row| row.id == id);
-            ticket = kept.map(|kept| Ticket {
-                id: kept.ticket.expect("it was just given"),
-                until: kept.absent_until.min(kept.offered_until.or(kept.absent_until)).expect("no place is for ever"),
-            });
+        if waiter.ticket.is_none() && !is_new {
+            return None;
         }
-        let about = Some((&waiter.ask.who, Some(&waiter.ask.target)));
-        self.answer(caller, Reply::Refused(Box::new(Refused { ticket, ..refused })), about);
+        let mut kept = waiter.clone();
+        match other {
+            Some(other) if other.id < waiter.id => kept = other,
+            _ => {
+                self.waiters.retain(|row| other.as_ref().is_none_or(|other| row.id != other.id));
+                kept.ticket = name;
+            }
+        }
+        if kept.ticket.is_none() {
+            kept.ticket = Some(TicketId(self.fresh_fence().0));
+        }
+        (kept.caller, kept.deadline) = (None, None);
+        kept.absent_until = Some(self.now.mono.after(limits::TICKET_KEPT));
+        let id = kept.id;
+        self.waiters.retain(|row| row.id != id);
+        self.waiters.push(kept);
+        self.waiters.sort_by_key(|row| row.id);
+        self.offer_if_due(id);
+        let kept = self.waiters.iter().find(|row| row.id == id)?;
+        Some(Ticket {
+            id: kept.ticket.expect("it was just given"),
+            until: kept.absent_until.min(kept.offered_until.or(kept.absent_until)).expect("no place is for ever"),
+        })
     }
 
     fn come_for(&mut self, place: Waiter, caller: Caller, ask: Arc<Ask>, wait: Wait) {

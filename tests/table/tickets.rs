@@ -263,7 +263,7 @@ fn a_place_is_given_up_by_unlock_and_by_its_ticket() {
 }
 
 #[test]
-fn nothing_stays_of_a_place_whose_session_or_process_ends_or_whose_request_is_cancelled() {
+fn nothing_stays_of_a_place_whose_session_or_process_ends() {
     let mut desk = Desk::new();
     let process = Process { pid: 7, start: 7 };
     assert_eq!(desk.ask("ada", "x /f"), "granted");
@@ -274,10 +274,40 @@ fn nothing_stays_of_a_place_whose_session_or_process_ends_or_whose_request_is_ca
     desk.end("bo#1");
     desk.run(Command::ProcessGone(process));
     assert_eq!(desk.queue(), ["di"]);
-    // Whoever is back and withdraws has withdrawn.
-    assert_eq!(desk.wait("di", "x /f"), "waits");
+}
+
+#[test]
+fn who_asks_again_and_is_cut_off_keeps_the_place() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ttl(limits::HOUR).ask("ada", "x /f"), "granted");
+    let ticket = in_vain(&mut desk, "bo", "x /f");
+    // Two minutes from then on, whether its client goes or wants it no more.
+    for is_cancelled in [false, true] {
+        desk.pass(limits::TICKET_KEPT - 1);
+        assert_eq!(desk.wait("bo", "x /f"), "waits");
+        let waiting = waiters(&mut desk)[0].caller.expect("it is back");
+        let caller = desk.caller("bo");
+        desk.run(if is_cancelled { Command::Cancel { caller, waiting } } else { Command::CallerGone { conn: 1 } });
+        let kept = waiters(&mut desk).remove(0);
+        assert_eq!((kept.ticket, kept.caller), (Some(ticket.id), None));
+        assert_eq!(kept.absent_until, Some(desk.now.mono.after(limits::TICKET_KEPT)));
+    }
+    // Who has not waited in vain before leaves nothing.
+    assert_eq!(desk.wait("cy", "x /f"), "waits");
     desk.run(Command::CallerGone { conn: 1 });
+    assert_eq!(desk.queue(), ["bo"]);
+    assert_eq!(desk.give_up("bo", ticket.id), "cancelled true");
     assert_eq!(desk.queue(), [] as [&str; 0]);
+}
+
+#[test]
+fn a_try_without_a_ttl_keeps_the_place_that_is_there() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ttl(limits::HOUR).ask("ada", "x /f"), "granted");
+    let ticket = in_vain_with(&mut desk, MINUTE, "bo#1", "x /f").expect("its place is kept");
+    assert_eq!(desk.ttl(0).ask("bo#1", "x /f"), "held by ada");
+    assert_eq!(desk.refused().ticket.map(|again| again.id), Some(ticket.id));
+    assert_eq!(in_vain_with(&mut desk, 0, "bo#1", "x /f").map(|again| again.id), Some(ticket.id));
 }
 
 #[test]
