@@ -81,6 +81,10 @@ bugs! {
     PlaceOfOneName => "table" "tickets::a_place_is_found_under_every_name_of_the_file",
     /// A kept place whose turn has come keeps the next one waiting for as long as it is kept.
     OfferNeverPassedOn => "table" "tickets::an_offer_that_nobody_comes_for_is_passed_on_after_30_seconds",
+    /// A place that its agent's own lock makes needless keeps others waiting.
+    NeedlessPlaceKept => "table" "tickets::a_place_beside_a_weaker_lock_of_its_agent_is_in_nobodys_way",
+    /// A kept place is offered while nobody could be granted it.
+    OfferedWhileStopped => "table" "tickets::nothing_is_offered_while_grants_are_stopped",
     /// The search for cycles sees holders and not the requests that come before.
     QueueClosesNoCycle => "table" "deadlock::a_cycle_through_the_queue_is_found",
     // Contention

@@ -134,9 +134,8 @@ impl LockTable {
         }
         match verdict {
             Verdict::Blocked => {}
-            Verdict::Clear if *takes && ask.upgrades.is_none() && self.state.locks.len() >= limits::LOCKS_MAX => {
-                let fault = Fault::TooMany(format!("this home holds {} locks, the most it may", limits::LOCKS_MAX));
-                return self.fail(step, *caller, fault);
+            Verdict::Clear if *takes && ask.upgrades.is_none() && self.is_full() => {
+                return self.fail(step, *caller, too_many_locks());
             }
             Verdict::Clear if *takes && os::wants_flock(ask) => {
                 let id = self.enqueue(now, step, request);
@@ -163,6 +162,11 @@ impl LockTable {
         if takes {
             self.keeps_waiting(step, id, &ask);
         }
+    }
+
+    /// Whether no lock more may be held.
+    pub(super) fn is_full(&self) -> bool {
+        self.state.locks.len() >= limits::LOCKS_MAX
     }
 
     /// Whether a request that is blocked would wait: it wants to, and not only its own agent could end that.
@@ -600,6 +604,11 @@ pub(super) struct Waiting {
     pub(super) ask: Arc<Ask>,
     pub(super) wait: Wait,
     pub(super) takes: bool,
+}
+
+/// Why nothing is granted to whoever asks while as much is held as may be.
+pub(super) fn too_many_locks() -> Fault {
+    Fault::TooMany(format!("this home holds {} locks, the most it may", limits::LOCKS_MAX))
 }
 
 /// When the lease of a lock ends if it starts now.

@@ -5,7 +5,7 @@
 //! moment to come for it, then it is the next one's turn. So whoever is behind it does not wait for its agent until
 //! that is back. Whoever gives the place up, or ends, leaves nothing of it.
 
-use super::ask::{Verdict, Waiting};
+use super::ask::{Verdict, Waiting, too_many_locks};
 use super::index::{Line, Turn};
 use super::{LockTable, Step, os};
 use crate::limits;
@@ -163,6 +163,11 @@ impl LockTable {
     ) {
         match verdict {
             Verdict::Blocked => {}
+            Verdict::Clear if self.is_full() => {
+                let waiter = self.state.waiters[&id].clone();
+                self.keep_place(now, step, waiter);
+                self.fail(step, caller, too_many_locks());
+            }
             Verdict::Clear if os::wants_flock(ask) => self.ask_system(step, id, 0),
             verdict => {
                 self.take_out(step, id);
@@ -173,20 +178,33 @@ impl LockTable {
 
     // ── Offers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Offers a kept place to its agent if nothing is in its way; answers whether it is over instead, since a lock of
-    /// its own agent has answered it.
+    /// Offers a kept place to its agent if nothing is in its way; answers whether it is over instead, because of a lock
+    /// of its own agent. While grants are stopped it is not offered, for nobody could come for it.
     pub(super) fn offer_if_due(&mut self, now: Now, step: &mut Step, id: WaiterId) -> bool {
+        if self.paused.is_some() && !planted(Bug::OfferedWhileStopped) {
+            return false;
+        }
         let waiter = &self.state.waiters[&id];
-        match self.verdict(&waiter.ask, id) {
-            Verdict::Mine(_) => {
-                self.take_out(step, id);
-                return true;
-            }
-            Verdict::Clear if waiter.offered_until.is_none() && waiter.os == OsWait::Idle => self.offer(now, step, id),
-            // What its agent could take up again is its own anyway: nobody else waits for this place alone.
-            Verdict::Blocked | Verdict::Resume(_) | Verdict::Clear => {}
+        let verdict = self.verdict(&waiter.ask, id);
+        if self.is_needless(&waiter.ask, &verdict) {
+            self.take_out(step, id);
+            return true;
+        }
+        // What its agent could take up again is its own anyway: nobody else waits for this place alone.
+        if matches!(verdict, Verdict::Clear) && waiter.offered_until.is_none() && waiter.os == OsWait::Idle {
+            self.offer(now, step, id);
         }
         false
+    }
+
+    /// Whether a place is for nothing, because of what its agent holds: a lock that answers it, or one beside which it
+    /// is never granted. Asking again is refused then, and to keep others waiting for it would help nobody.
+    fn is_needless(&self, ask: &Ask, verdict: &Verdict) -> bool {
+        match verdict {
+            Verdict::Mine(_) => true,
+            Verdict::Blocked => self.own_obstacle(ask).is_some() && !planted(Bug::NeedlessPlaceKept),
+            Verdict::Resume(_) | Verdict::Clear => false,
+        }
     }
 
     /// It is this one's turn: its agent may come for it, but not for long.
@@ -219,20 +237,24 @@ impl LockTable {
     }
 
     /// Looks at every kept place after a restart: what was in its way may have gone with it, and who was inside the
-    /// lock of a parent may be no more.
+    /// lock of a parent may be no more. What is needless goes first, since others may be behind it.
     pub(super) fn offer_all(&mut self, now: Now, step: &mut Step) {
         let mut kept: Vec<WaiterId> = self.state.tickets_of_agent.values().flatten().copied().collect();
         kept.sort_unstable();
+        for &id in &kept {
+            let waiter = &self.state.waiters[&id];
+            if self.is_needless(&waiter.ask, &self.verdict(&waiter.ask, id)) {
+                self.take_out(step, id);
+            }
+        }
+        kept.retain(|id| self.state.waiters.contains_key(id));
         for id in kept {
             let waiter = &self.state.waiters[&id];
-            match self.verdict(&waiter.ask, id) {
-                Verdict::Clear if waiter.offered_until.is_none() => self.offer(now, step, id),
-                Verdict::Blocked if waiter.offered_until.is_some() => {
-                    let waiter = Waiter { offered_until: None, ..waiter.clone() };
-                    self.set(step, Record::Waiter(id, Some(waiter)));
-                }
-                _ => {}
+            if waiter.offered_until.is_some() && matches!(self.verdict(&waiter.ask, id), Verdict::Blocked) {
+                let waiter = Waiter { offered_until: None, ..waiter.clone() };
+                self.set(step, Record::Waiter(id, Some(waiter)));
             }
+            self.offer_if_due(now, step, id);
         }
     }
 

@@ -526,21 +526,30 @@ impl Naive {
         self.withdraw_offers();
     }
 
-    /// A kept place with nothing in its way is offered, or over if its agent holds what it is for.
-    fn offer_if_due(&mut self, id: WaiterId) -> bool {
+    /// A kept place with nothing in its way is offered, or over if its agent holds what it is for, or what it would never
+    /// be granted beside.
+    fn offer_if_due(&mut self, id: WaiterId) {
         let waiter = self.waiter(id).clone();
         let until = self.now.mono.after(limits::TICKET_OFFERED);
-        match self.chance(&waiter.ask, id) {
-            Chance::Blocked | Chance::Resume(_) => return false,
-            Chance::Mine(_) => self.waiters.retain(|other| other.id != id),
-            _ if waiter.offered_until.is_some() => return false,
-            _ => {
-                for row in self.waiters.iter_mut().filter(|row| row.id == id) {
-                    row.offered_until = Some(until);
-                }
+        if self.paused {
+            return;
+        }
+        if self.is_needless(&waiter) {
+            return self.waiters.retain(|other| other.id != id);
+        }
+        if self.chance(&waiter.ask, id) == Chance::Clear && waiter.offered_until.is_none() {
+            for row in self.waiters.iter_mut().filter(|row| row.id == id) {
+                row.offered_until = Some(until);
             }
         }
-        true
+    }
+
+    fn is_needless(&self, waiter: &Waiter) -> bool {
+        match self.chance(&waiter.ask, waiter.id) {
+            Chance::Mine(_) => true,
+            Chance::Blocked => self.own_obstacle(&waiter.ask).is_some(),
+            _ => false,
+        }
     }
 
     /// Something new is in the way of others: what cannot be had any more is not offered any more.
@@ -1942,6 +1951,9 @@ impl Naive {
             }
         }
         self.withdraw_offers();
+        let needless: Vec<WaiterId> =
+            self.waiters.iter().filter(|row| row.is_kept() && self.is_needless(row)).map(|row| row.id).collect();
+        self.waiters.retain(|row| !needless.contains(&row.id));
         for waiter in self.waiters.clone().into_iter().filter(Waiter::is_kept) {
             self.offer_if_due(waiter.id);
         }

@@ -3,7 +3,8 @@
 use crate::rules::{Desk, target};
 use flockd::limits::{self, MINUTE, SECOND};
 use flockd::model::*;
-use flockd::scope::Target;
+use flockd::scope::{Scope, Target};
+use std::sync::Arc;
 
 /// `name` waits a second for what is held, in vain; its ticket.
 fn in_vain(desk: &mut Desk, name: &str, words: &str) -> Ticket {
@@ -212,6 +213,63 @@ fn whoever_holds_it_needs_no_place() {
     assert_eq!(desk.unlock("ada", "/d/f"), "released 1");
     assert_eq!(desk.news(), ["bo: granted"]);
     assert_eq!(desk.queue(), [] as [&str; 0], "its subtree answers what it waited for");
+}
+
+#[test]
+fn a_place_beside_a_weaker_lock_of_its_agent_is_in_nobodys_way() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ask("ada", "x /f"), "granted");
+    in_vain(&mut desk, "bo", "x /f");
+    assert_eq!(desk.ttl(5 * MINUTE).wait("cy", "s /f"), "waits");
+    assert_eq!(desk.queue(), ["bo", "cy"]);
+    // What bo shares it could only make exclusive, and for that it needs no place.
+    assert_eq!(desk.ttl(5 * MINUTE).wait("bo", "s /f"), "waits");
+    assert_eq!(desk.downgrade("ada", "/f"), "shared");
+    assert_eq!(desk.news(), ["bo: granted", "cy: granted"]);
+    assert_eq!(desk.queue(), [] as [&str; 0]);
+    // It is not kept in the first place where the agent came to share it while it waited.
+    assert_eq!(desk.ask("ada", "x /g"), "granted");
+    assert_eq!(desk.wait_for(SECOND, "bo", "x /g"), "waits");
+    assert_eq!(desk.wait("bo", "s /g"), "waits");
+    assert_eq!(desk.downgrade("ada", "/g"), "shared");
+    desk.pass(SECOND);
+    assert_eq!(desk.news(), ["bo: granted", "bo: timeout"]);
+    assert_eq!((refused(&desk, "bo").ticket, desk.queue()), (None, Vec::new()));
+}
+
+#[test]
+fn nothing_is_offered_while_grants_are_stopped() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ask("ada", "x /f"), "granted");
+    assert_eq!(desk.wait_for(SECOND, "bo", "x /f"), "waits");
+    desk.table.pause("the disk is full".into());
+    assert_eq!(desk.unlock("ada", "/f"), "released 1");
+    desk.pass(SECOND);
+    assert_eq!(desk.news(), ["bo: timeout"]);
+    assert_eq!(waiters(&mut desk)[0].offered_until, None);
+    desk.pass(MINUTE);
+    let step = desk.table.resume(desk.now);
+    assert!(step.replies.is_empty());
+    assert_eq!(waiters(&mut desk)[0].offered_until, Some(desk.now.mono.after(limits::TICKET_OFFERED)));
+}
+
+#[test]
+fn who_comes_for_its_place_takes_no_more_than_may_be_held() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ask("ada", "x /f"), "granted");
+    let ticket = in_vain(&mut desk, "bo", "x /f");
+    assert_eq!(desk.unlock("ada", "/f"), "released 1");
+    let ask = desk.ttl(limits::HOUR).request_of("ada", "x @n");
+    for n in 0..limits::LOCKS_MAX {
+        let target = Target::named(Scope::Resource(n.to_string().into()));
+        let (caller, ask) = (Caller { conn: 2, id: n as u64 }, Arc::new(Ask { target, ..(*ask).clone() }));
+        desk.table.apply(desk.now, Command::Lock { caller, ask, wait: Wait::Try });
+    }
+    assert_eq!(desk.table.locks(), limits::LOCKS_MAX);
+    assert_eq!(desk.ask("bo", "x /f"), "refused");
+    assert_eq!(desk.unlock("ada", "@7"), "released 1");
+    assert_eq!(desk.ask("bo", "x /f"), "granted");
+    assert_eq!(desk.give_up("bo", ticket.id), "cancelled false", "it is used up");
 }
 
 #[test]
