@@ -673,15 +673,11 @@ impl Waiter {
         [self.absent_until, self.offered_until].into_iter().flatten().min()
     }
 
-    /// Whether this place is kept for whoever asks so: the same agent or session, for the same thing.
+    /// Whether this place is kept for whoever asks so, if it is for the same thing, which the names alone do not tell:
+    /// for the same agent or session, in the same mode.
     pub fn is_kept_for(&self, ask: &Ask) -> bool {
         let own = &*self.ask;
-        self.is_kept()
-            && own.who == ask.who
-            && own.target.scope == ask.target.scope
-            && own.mode == ask.mode
-            && own.bound == ask.bound
-            && own.set == ask.set
+        self.is_kept() && own.who == ask.who && own.mode == ask.mode && own.bound == ask.bound && own.set == ask.set
     }
 
     /// What names the whole request: its first row, where it is for a set.

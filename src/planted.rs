@@ -69,10 +69,22 @@ bugs! {
     PlaceLostByRestart => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
     /// Whoever is away after a restart counts as waiting: others are refused for a cycle that is none.
     AbsentClosesCycle => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
+    /// Whoever waits behind a kept place waits for its agent, which is not there.
+    AbsentWaitedFor => "table" "tickets::who_is_behind_a_kept_place_does_not_wait_for_its_agent",
+    /// Whoever comes back and is granted at once closes no cycle of waits.
+    ReturnClosesNoCycle => "table" "tickets::who_comes_back_while_it_waits_for_those_behind_its_place_is_refused",
     /// Whoever asks again after a wait in vain goes to the end of the line.
     TicketLosesPlace => "table" "tickets::asking_again_goes_on_in_the_place_that_was_kept",
+    /// Whoever asks again and is cut off loses the place that was kept for it.
+    CutOffLosesPlace => "table" "tickets::who_asks_again_and_is_cut_off_keeps_the_place",
+    /// Another name of a file is another thing to whoever has a place for it.
+    PlaceOfOneName => "table" "tickets::a_place_is_found_under_every_name_of_the_file",
     /// A kept place whose turn has come keeps the next one waiting for as long as it is kept.
     OfferNeverPassedOn => "table" "tickets::an_offer_that_nobody_comes_for_is_passed_on_after_30_seconds",
+    /// A place that its agent's own lock makes needless keeps others waiting.
+    NeedlessPlaceKept => "table" "tickets::a_place_beside_a_weaker_lock_of_its_agent_is_in_nobodys_way",
+    /// A kept place is offered while nobody could be granted it.
+    OfferedWhileStopped => "table" "tickets::nothing_is_offered_while_grants_are_stopped",
     /// The search for cycles sees holders and not the requests that come before.
     QueueClosesNoCycle => "table" "deadlock::a_cycle_through_the_queue_is_found",
     // Contention

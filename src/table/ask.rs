@@ -3,6 +3,7 @@
 use super::contention::Came;
 use super::index::Rank;
 use super::state::Fate;
+use super::tickets::Together;
 use super::{LockTable, Step, os, with_session};
 use crate::limits;
 use crate::model::*;
@@ -41,21 +42,14 @@ impl LockTable {
         let again = ask.request.clone().and_then(|id| self.state.requests.get(&(ask.who.agent.clone(), id)));
         match again.copied().filter(|_| !planted(Bug::RetryGrantedTwice)) {
             Some(fate) => self.asked_again(now, step, Waiting { caller, ask, wait, takes: true }, fate),
-            None => self.ask_anew(now, step, Waiting { caller, ask, wait, takes: true }),
-        }
-    }
-
-    /// A request that was not made before, in a place that is kept for it or in a new one.
-    fn ask_anew(&mut self, now: Now, step: &mut Step, request: Waiting) {
-        let request = self.as_upgrade(request);
-        match self.place_kept_for(&request.ask) {
-            // An upgrade needs no place.
-            Some(place) if request.ask.upgrades.is_some() => {
-                self.take_out(step, place);
-                self.ask(now, step, request);
+            None => {
+                let request = self.as_upgrade(Waiting { caller, ask, wait, takes: true });
+                let asks = std::slice::from_ref(&request.ask);
+                match self.place_kept_for(asks) {
+                    Some(place) => self.ask_in_place(now, step, place, Together { caller, asks, wait }),
+                    None => self.ask(now, step, request),
+                }
             }
-            Some(place) => self.come_for(now, step, place, request),
-            None => self.ask(now, step, request),
         }
     }
 
@@ -371,7 +365,10 @@ impl LockTable {
             return self.fail(step, caller, Fault::Invalid(text.to_owned()));
         }
         match fate {
-            Fate::Waiting(id) if self.has_given_up(id) => self.ask_anew(now, step, request),
+            Fate::Waiting(id) if self.has_given_up(id) => {
+                let request = Together { caller, asks: std::slice::from_ref(&ask), wait: request.wait };
+                self.ask_in_place(now, step, id, request);
+            }
             Fate::Waiting(id) => self.back_in_line(now, step, caller, id),
             Fate::Holding(id) => {
                 let granted = Granted { again: true, ..new_grant(self.state.locks[&id].clone()) };
@@ -405,13 +402,13 @@ impl LockTable {
         }
         // What is kept for a session is in its own way only when it is back.
         self.withdraw_offers(step, &ask.target, ask.mode);
+        let rows = self.rows_of(id);
+        if let Some(cycle) = self.cycle_by_coming_back(&rows) {
+            self.take_out(step, id);
+            return self.refuse_set(step, caller, &rows, RefusedFor::Deadlock(cycle));
+        }
         match self.verdict(&ask, id) {
-            Verdict::Blocked => {
-                if let Some(cycle) = self.cycle(&ask, id) {
-                    self.take_out(step, id);
-                    self.refuse_for(step, caller, &ask, id, RefusedFor::Deadlock(cycle));
-                }
-            }
+            Verdict::Blocked => {}
             _ if self.paused.is_some() => {}
             Verdict::Clear if os::wants_flock(&ask) => self.ask_system(step, id, 0),
             verdict => {

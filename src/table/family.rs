@@ -107,7 +107,7 @@ impl LockTable {
                 continue;
             }
             let before = waiter.level;
-            let rows = self.set_rows(id);
+            let rows = self.rows_of(id);
             let level = self.level_of_set(&rows);
             if level > before {
                 self.raise(step, rows.into_iter().map(|row| Waiter { level, ..row }).collect());

@@ -71,7 +71,7 @@ impl LockTable {
         };
         if let Some(why) = self.paused.clone() {
             if waiter.at_once {
-                self.keep_place(now, step, waiter);
+                self.keep_place(now, step, id);
                 return self.fail(step, caller, Fault::Unavailable(why));
             }
             return self.go_back(step, waiter);

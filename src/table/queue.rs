@@ -227,14 +227,12 @@ impl LockTable {
                 None => self.try_again(step, id, pause),
             };
         }
-        if waiter.ask.set.is_some() {
-            return self.set_is_over(step, id);
-        }
         if waiter.caller.is_none() {
             return self.take_out(step, id);
         }
-        let refused = self.refused(&waiter.ask, id, RefusedFor::Timeout);
-        let foreigner = waiter.foreigner().cloned();
+        let rows = self.rows_of(id);
+        let refused = self.refused_set(&rows, RefusedFor::Timeout);
+        let foreigner = rows.iter().find_map(Waiter::foreigner).cloned();
         self.turn_away(now, step, id, Refused { foreigner, ..refused });
     }
 
@@ -252,11 +250,11 @@ impl LockTable {
         }
     }
 
-    pub(super) fn cancel(&mut self, step: &mut Step, caller: Caller, waiting: Caller) {
+    pub(super) fn cancel(&mut self, now: Now, step: &mut Step, caller: Caller, waiting: Caller) {
         let waiter = self.state.waits_of_caller.get(&waiting).copied();
         let was_put_off = self.forget_put_off(step, |caller| caller == waiting);
         if let Some(id) = waiter.filter(|_| !planted(Bug::CancelledStaysInLine)) {
-            self.take_out(step, id);
+            self.client_goes(now, step, id);
             self.answer(step, waiting, Reply::Cancelled(true));
         } else if was_put_off {
             self.answer(step, waiting, Reply::Cancelled(true));
@@ -264,12 +262,12 @@ impl LockTable {
         self.answer(step, caller, Reply::Cancelled(waiter.is_some() || was_put_off));
     }
 
-    pub(super) fn caller_gone(&mut self, step: &mut Step, conn: u64) {
+    pub(super) fn caller_gone(&mut self, now: Now, step: &mut Step, conn: u64) {
         self.forget_put_off(step, |caller| caller.conn == conn);
         let all = Caller { conn, id: 0 }..=Caller { conn, id: u64::MAX };
         let ids: Vec<WaiterId> = self.state.waits_of_caller.range(all).map(|(_, id)| *id).collect();
         for id in ids {
-            self.take_out(step, id);
+            self.client_goes(now, step, id);
         }
     }
 }

@@ -13,6 +13,7 @@ use super::contention::Came;
 use super::index::{Index, Rank};
 use super::state::Fate;
 use super::step::Mark;
+use super::tickets::Together;
 use super::{LockTable, Step, os};
 use crate::limits;
 use crate::model::*;
@@ -52,8 +53,12 @@ impl LockTable {
         if let Some(ending) = asks.iter().find_map(|ask| self.own_ending(agent, &ask.target)) {
             return self.put_off(step, &[ending], Command::LockSet { caller, asks, wait });
         }
-        if !self.set_asked_again(now, step, caller, &asks) {
-            self.ask_set(now, step, caller, &asks, wait);
+        if self.set_asked_again(now, step, caller, &asks, wait) {
+            return;
+        }
+        match self.place_kept_for(&asks) {
+            Some(place) => self.ask_in_place(now, step, place, Together { caller, asks: &asks, wait }),
+            None => self.ask_set(now, step, caller, &asks, wait),
         }
     }
 
@@ -89,7 +94,7 @@ impl LockTable {
     // ── Asking ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Grants, queues or refuses a new set.
-    fn ask_set(&mut self, now: Now, step: &mut Step, caller: Caller, asks: &[Arc<Ask>], wait: Wait) {
+    pub(super) fn ask_set(&mut self, now: Now, step: &mut Step, caller: Caller, asks: &[Arc<Ask>], wait: Wait) {
         if let Some(why) = &self.paused {
             let fault = Fault::Unavailable(why.clone());
             return self.fail(step, caller, fault);
@@ -106,7 +111,8 @@ impl LockTable {
             return self.refuse_set(step, caller, &rows, RefusedFor::Deadlock(cycle));
         }
         if !is_clear && !would_wait {
-            return self.refuse_set_now(step, caller, &rows);
+            let refused = self.refused_set_now(step, &rows);
+            return self.answer_refused(step, caller, &rows, refused);
         }
         if is_clear && let Some(fault) = self.no_room_to_hold(&rows) {
             return self.fail(step, caller, fault);
@@ -129,7 +135,7 @@ impl LockTable {
     }
 
     /// A set as its rows would stand in the queue. It waits as one, so it has one level; see `family.rs`.
-    fn set_in_line(&self, now: Now, caller: Caller, asks: &[Arc<Ask>], wait: Wait) -> Vec<Waiter> {
+    pub(super) fn set_in_line(&self, now: Now, caller: Caller, asks: &[Arc<Ask>], wait: Wait) -> Vec<Waiter> {
         let row = |(index, ask): (usize, &Arc<Ask>)| {
             let request = self.as_upgrade(Waiting { caller, ask: ask.clone(), wait, takes: true });
             let row = self.next_in_line(now, &request);
@@ -171,14 +177,14 @@ impl LockTable {
     }
 
     fn set_keeps_waiting(&mut self, step: &mut Step, id: WaiterId) {
-        for row in self.set_kept_from(&self.set_rows(id)) {
+        for row in self.set_kept_from(&self.rows_of(id)) {
             self.keeps_waiting(step, row.id, &row.ask);
         }
     }
 
     /// The answer to a request id that is known: the same grants, the same place, or the word that something of it is
     /// over. False if nothing is known of it.
-    fn set_asked_again(&mut self, now: Now, step: &mut Step, caller: Caller, asks: &[Arc<Ask>]) -> bool {
+    fn set_asked_again(&mut self, now: Now, step: &mut Step, caller: Caller, asks: &[Arc<Ask>], wait: Wait) -> bool {
         let Some(request) = &asks[0].request else { return false };
         let key = (asks[0].who.agent.clone(), request.clone());
         let is_single = self.state.requests.contains_key(&key);
@@ -189,7 +195,10 @@ impl LockTable {
             return true;
         }
         if let Some(Fate::Waiting(first)) = fates.get(&0) {
-            self.set_back_in_line(now, step, caller, *first);
+            match self.has_given_up(*first) {
+                true => self.ask_in_place(now, step, *first, Together { caller, asks, wait }),
+                false => self.set_back_in_line(now, step, caller, *first),
+            }
             return true;
         }
         let ended = fates.values().find_map(|fate| match fate {
@@ -234,7 +243,7 @@ impl LockTable {
         };
         fates.iter().all(|(index, fate)| match fate {
             Fate::Waiting(id) => {
-                let rows = self.set_rows(*id);
+                let rows = self.rows_of(*id);
                 rows.len() == asks.len() && (0..).zip(&rows).all(|(index, row)| is_same(&row.ask, index))
             }
             Fate::Holding(id) => is_same(&self.state.locks[id].ask, *index),
@@ -244,53 +253,43 @@ impl LockTable {
 
     /// The client of a waiting set asks again: its answer goes there from now on.
     fn set_back_in_line(&mut self, now: Now, step: &mut Step, caller: Caller, first: WaiterId) {
-        let before = self.set_rows(first);
+        let before = self.rows_of(first);
         if let Some(before) = before[0].caller {
             self.fail_asked_later(step, before);
         }
         let was_absent = before[0].caller.is_none();
         for row in before {
-            let row = Waiter { caller: Some(caller), absent_until: None, ..row };
+            let row = Waiter { caller: Some(caller), absent_until: None, offered_until: None, ..row };
             self.set(step, Record::Waiter(row.id, Some(row)));
         }
         if !was_absent {
             return;
         }
-        let rows = self.set_rows(first);
-        if !self.is_set_blocked(&rows) {
-            if self.paused.is_none() {
-                self.serve_set(now, step, first);
-            }
-        } else if let Some(cycle) = rows.iter().find_map(|row| self.cycle(&row.ask, row.id)) {
+        let rows = self.rows_of(first);
+        for row in &rows {
+            self.withdraw_offers(step, &row.ask.target, row.ask.mode);
+        }
+        if let Some(cycle) = self.cycle_by_coming_back(&rows) {
             self.take_out(step, first);
             self.refuse_set(step, caller, &rows, RefusedFor::Deadlock(cycle));
-        }
-    }
-
-    /// A set has waited long enough, or its client stayed away for too long.
-    pub(super) fn set_is_over(&mut self, step: &mut Step, id: WaiterId) {
-        let rows = self.set_rows(id);
-        self.take_out(step, id);
-        if let Some(caller) = rows[0].caller {
-            let refused = self.refused_set(&rows, RefusedFor::Timeout);
-            let foreigner = rows.iter().find_map(Waiter::foreigner).cloned();
-            self.answer_refused(step, caller, &rows, Refused { foreigner, ..refused });
+        } else if self.paused.is_none() {
+            self.serve_set(now, step, first);
         }
     }
 
     // ── Serving ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// The rows of a waiting request.
-    pub(super) fn set_rows(&self, id: WaiterId) -> Vec<Waiter> {
+    pub(super) fn rows_of(&self, id: WaiterId) -> Vec<Waiter> {
         self.state.waiters[&id].rows().map(|id| self.state.waiters[&id].clone()).collect()
     }
 
     /// What one row comes to, given where the whole set stands.
-    fn verdict_of(&self, row: &Waiter) -> Verdict {
+    pub(super) fn verdict_of(&self, row: &Waiter) -> Verdict {
         self.verdict_by(&row.ask, rank_of(row))
     }
 
-    fn is_set_blocked(&self, rows: &[Waiter]) -> bool {
+    pub(super) fn is_set_blocked(&self, rows: &[Waiter]) -> bool {
         let rows = if planted(Bug::SetByItsFirst) { &rows[..1] } else { rows };
         rows.iter().any(|row| matches!(self.verdict_of(row), Verdict::Blocked))
     }
@@ -312,10 +311,10 @@ impl LockTable {
     /// Takes the next step with a waiting set: asks for the flocks that it lacks, or grants all of it. `pause` is how
     /// long was waited before this try, in milliseconds.
     fn serve_set_after(&mut self, now: Now, step: &mut Step, id: WaiterId, pause: u64) -> Outlook {
-        let rows = self.set_rows(id);
-        // A client that has not come back keeps its place, but cannot be told of a grant.
-        let Some(caller) = rows[0].caller else { return Outlook::Blocked };
-        if self.is_set_blocked(&rows) {
+        let rows = self.rows_of(id);
+        // A client that has not come back keeps its place, but cannot be told of a grant. A kept place is offered.
+        let caller = rows[0].caller;
+        if (caller.is_none() && !rows[0].is_kept()) || self.is_set_blocked(&rows) {
             return Outlook::Blocked;
         }
         let lacking: Vec<&Waiter> = rows.iter().filter(|row| self.wants_flock_now(row)).collect();
@@ -330,6 +329,12 @@ impl LockTable {
         if is_asking || !idle.is_empty() {
             return Outlook::Asking;
         }
+        let Some(caller) = caller else {
+            // The foreigner has gone. Nothing is held for whoever is not there.
+            self.set_goes_back(step, id);
+            self.offer_if_due(now, step, id);
+            return Outlook::Asking;
+        };
         for row in &rows {
             // What it waited for may not be all under the name of the lock that answers it.
             if !matches!(self.verdict_of(row), Verdict::Clear) {
@@ -423,17 +428,15 @@ impl LockTable {
     /// The system has answered for one row of a set.
     pub(super) fn set_answered(&mut self, now: Now, step: &mut Step, row: Waiter, lock: LockId, answer: OsAnswer) {
         let OsWait::Asked { pause, .. } = row.os else { unreachable!("the index holds those that have asked") };
-        let Some(caller) = row.caller else { unreachable!("who is absent asks for nothing") };
-        let (id, at_once) = (row.id, row.at_once);
+        let (id, at_once, caller) = (row.id, row.at_once, row.caller);
+        assert!(caller.is_some() || row.is_kept(), "of those who are absent only a kept place asks for anything");
         let held = match answer {
             OsAnswer::Busy(by) if at_once => {
-                let rows = self.set_rows(id);
-                self.take_out(step, id);
-                let refused = self.refused_set(&rows, RefusedFor::Held);
+                let refused = self.refused_set(&self.rows_of(id), RefusedFor::Held);
                 if !row.is_counted {
                     self.came(step, &row.ask, Came::Refused);
                 }
-                return self.answer_refused(step, caller, &rows, Refused { foreigner: Some(by), ..refused });
+                return self.turn_away(now, step, id, Refused { foreigner: Some(by), ..refused });
             }
             OsAnswer::Busy(by) => {
                 let pause = (pause * 2).clamp(limits::OS_PAUSE_FIRST, limits::OS_PAUSE_MAX);
@@ -441,20 +444,20 @@ impl LockTable {
                 let ask = row.ask.clone();
                 self.set(step, Record::Waiter(id, Some(Waiter { os, ..row })));
                 self.keeps_waiting(step, id, &ask);
-                let others = self.set_rows(id).into_iter().filter(|other| other.id != id);
+                let others = self.rows_of(id).into_iter().filter(|other| other.id != id);
                 return others.filter(|_| !planted(Bug::SetKeepsFlocks)).for_each(|other| self.go_back(step, other));
             }
             OsAnswer::Held => true,
             OsAnswer::Unable => false,
         };
         self.set(step, Record::Waiter(id, Some(Waiter { os: OsWait::Had { lock, held }, ..row })));
-        let rows = self.set_rows(id);
+        let rows = self.rows_of(id);
         if rows.iter().any(|row| matches!(row.os, OsWait::Asked { .. })) {
             return;
         }
         if let Some(why) = self.paused.clone() {
-            if at_once {
-                self.take_out(step, id);
+            if let Some(caller) = caller.filter(|_| at_once) {
+                self.keep_place(now, step, id);
                 return self.fail(step, caller, Fault::Unavailable(why));
             }
             return self.set_goes_back(step, id);
@@ -462,17 +465,19 @@ impl LockTable {
         // Something may have come in between: an agent's own locks pass by its queue.
         if self.serve_set(now, step, id) == Outlook::Blocked {
             if at_once {
-                self.take_out(step, id);
-                return self.refuse_set_now(step, caller, &rows);
+                let refused = self.refused_set_now(step, &rows);
+                return self.turn_away(now, step, id, refused);
             }
             self.set_goes_back(step, id);
-            self.set_keeps_waiting(step, id);
+            if caller.is_some() {
+                self.set_keeps_waiting(step, id);
+            }
         }
     }
 
     /// Back to where only ours are in the way: whatever was asked of the system or had from it is let go.
     fn set_goes_back(&mut self, step: &mut Step, id: WaiterId) {
-        self.set_rows(id).into_iter().for_each(|row| self.go_back(step, row));
+        self.rows_of(id).into_iter().for_each(|row| self.go_back(step, row));
     }
 
     /// A foreigner held a file of the set when it was last tried: once more for all of them.
@@ -485,12 +490,12 @@ impl LockTable {
 
     // ── Answers ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    fn own_obstacle_of_set(&self, rows: &[Waiter]) -> Option<LockId> {
+    pub(super) fn own_obstacle_of_set(&self, rows: &[Waiter]) -> Option<LockId> {
         rows.iter().find_map(|row| self.own_obstacle(&row.ask))
     }
 
     /// Why no more locks may be held, if these would be too many.
-    fn no_room_to_hold(&self, rows: &[Waiter]) -> Option<Fault> {
+    pub(super) fn no_room_to_hold(&self, rows: &[Waiter]) -> Option<Fault> {
         let is_new = |row: &&Waiter| row.ask.upgrades.is_none() && matches!(self.verdict_of(row), Verdict::Clear);
         let new = rows.iter().filter(is_new).count();
         (self.state.locks.len() + new > limits::LOCKS_MAX).then(|| {
@@ -514,18 +519,17 @@ impl LockTable {
 
     /// The refusal of a blocked set that does not wait, because it would not or because only its own agent could end
     /// that.
-    fn refuse_set_now(&mut self, step: &mut Step, to: Caller, rows: &[Waiter]) {
-        let refused = match self.own_obstacle_of_set(rows) {
+    fn refused_set_now(&mut self, step: &mut Step, rows: &[Waiter]) -> Refused {
+        match self.own_obstacle_of_set(rows) {
             Some(own) => self.refused_for_own(rows, own),
             None => {
                 self.set_came(step, rows);
                 self.refused_set(rows, RefusedFor::Held)
             }
-        };
-        self.answer_refused(step, to, rows, refused);
+        }
     }
 
-    fn refused_for_own(&self, rows: &[Waiter], own: LockId) -> Refused {
+    pub(super) fn refused_for_own(&self, rows: &[Waiter], own: LockId) -> Refused {
         let holders = self.state.locks.get(&own).into_iter().cloned().collect();
         let kept = rows.iter().find_map(|row| self.kept(&row.ask));
         let why = RefusedFor::OwnLock;
@@ -554,6 +558,10 @@ impl LockTable {
         let targets: Vec<&Target> = asks.map(|ask| &ask.target).collect();
         self.answer_about_all(step, to, reply, who, Some(&targets));
     }
+}
+
+pub(super) fn asks_of(rows: &[Waiter]) -> Vec<Arc<Ask>> {
+    rows.iter().map(|row| row.ask.clone()).collect()
 }
 
 fn rank_of(row: &Waiter) -> Rank {

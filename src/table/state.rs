@@ -62,7 +62,7 @@ pub(super) struct State {
     pub(super) waits_of_lock: HashMap<LockId, WaiterId>,
     /// Waiting requests to make a lock exclusive, by that lock.
     pub(super) upgrades_of_lock: HashMap<LockId, BTreeSet<WaiterId>>,
-    /// Places kept for agents that are not there, and how many they are.
+    /// Places kept for agents that are not there, each by its first row, and how many rows they are.
     pub(super) tickets_of_agent: HashMap<Agent, BTreeSet<WaiterId>>,
     pub(super) tickets: usize,
     /// Those of them whose turn has come.
@@ -245,7 +245,9 @@ impl State {
             self.waits_of_lock.insert(lock, waiter.id);
         }
         if waiter.is_kept() {
-            self.tickets_of_agent.entry(who.agent.clone()).or_default().insert(waiter.id);
+            if is_first {
+                self.tickets_of_agent.entry(who.agent.clone()).or_default().insert(waiter.id);
+            }
             self.tickets += 1;
         }
         if waiter.offered_until.is_some() {
@@ -282,7 +284,9 @@ impl State {
             self.waits_of_lock.remove(&lock);
         }
         if waiter.is_kept() {
-            drop_entry(&mut self.tickets_of_agent, &who.agent, &waiter.id);
+            if is_first {
+                drop_entry(&mut self.tickets_of_agent, &who.agent, &waiter.id);
+            }
             self.tickets -= 1;
         }
         self.offered.remove(&waiter.id);

@@ -259,7 +259,7 @@ impl LockTable {
         let waiting = self.state.upgrades_of_lock.get(&id).into_iter().flatten().copied().collect::<Vec<_>>();
         for id in waiting {
             let Some(waiter) = self.state.waiters.get(&id).cloned() else { continue };
-            let rows = self.set_rows(id);
+            let rows = self.rows_of(id);
             self.take_out(step, id);
             if let Some(caller) = waiter.caller {
                 self.answer_set(step, caller, rows.iter().map(|row| &row.ask), Reply::Failed(fault.clone()));

@@ -98,12 +98,6 @@ fn is_here(a: &Target, b: &Target) -> bool {
     is_same_scope(a, b) || (is_path(a) && is_path(b) && is_same_place(a, b))
 }
 
-/// Whether both are one name, taken for a file or for a directory.
-fn is_same_name(a: &Scope, b: &Scope) -> bool {
-    let is_path = |scope: &Scope| matches!(scope, Scope::File(_) | Scope::Subtree(_));
-    a == b || (is_path(a) && is_path(b) && a.path() == b.path())
-}
-
 /// The mode matrix: advisory goes with all, and of the others only shared with shared.
 fn modes_clash(a: Mode, b: Mode) -> bool {
     a != Mode::Advisory && b != Mode::Advisory && !(a == Mode::Shared && b == Mode::Shared)
@@ -317,13 +311,12 @@ impl Naive {
             Command::ProcessGone(process) => self.process_gone(process),
             Command::CallerGone { conn } => {
                 self.forget_put_off(|caller| caller.conn == conn);
-                self.waiters.retain(|waiter| waiter.caller.is_none_or(|caller| caller.conn != conn));
+                self.clients_go(|caller| caller.conn == conn);
             }
             Command::Cancel { caller, waiting } => {
-                let before = self.waiters.len();
-                self.waiters.retain(|waiter| waiter.caller != Some(waiting));
+                let was_in_line = self.clients_go(|caller| caller == waiting);
                 let was_put_off = self.forget_put_off(|caller| caller == waiting);
-                let was_waiting = self.waiters.len() < before || was_put_off;
+                let was_waiting = was_in_line || was_put_off;
                 if was_waiting {
                     self.answer(waiting, Reply::Cancelled(true), None);
                 }
@@ -390,13 +383,10 @@ impl Naive {
     fn give_up(&mut self, id: WaiterId) {
         let waiter = self.waiter(id).clone();
         match waiter.caller {
-            Some(caller) if waiter.ask.set.is_some() => {
-                let rows = self.remove_rows(&waiter);
-                self.refuse_set(caller, &rows, RefusedFor::Timeout);
-            }
             Some(_) => {
-                let refused = self.refused(&waiter.ask, id, RefusedFor::Timeout);
-                self.turn_away(waiter, refused);
+                let rows = self.rows_with(&waiter);
+                let refused = self.refused_set(&rows, RefusedFor::Timeout);
+                self.turn_away(&rows[0], refused);
             }
             None => drop(self.remove_rows(&waiter)),
         }
@@ -433,6 +423,7 @@ impl Naive {
         let held = self.locks.iter().find(|lock| is_it(&lock.ask)).cloned();
         let waits = self.waiters.iter().find(|waiter| waiter.takes && is_it(&waiter.ask)).cloned();
         let ended = self.ended.iter().find(|ended| is_it(&ended.ask)).cloned();
+        let given_up = waits.clone().filter(|waiter| waiter.is_kept() && waiter.deadline.is_none());
         let before = held.as_ref().map(|lock| &lock.ask);
         let before = before.or(waits.as_ref().map(|waiter| &waiter.ask)).or(ended.as_ref().map(|ended| &ended.ask));
         if before.is_some_and(|before| !same(before)) {
@@ -442,19 +433,15 @@ impl Naive {
         if let Some(lock) = held {
             let granted = Granted { again: true, ..grant_of(lock) };
             self.answer(caller, Reply::Granted(Box::new(granted)), about);
-        } else if let Some(waiter) = waits.filter(|waiter| !waiter.is_kept() || waiter.deadline.is_some()) {
+        } else if let Some(waiter) = waits.filter(|_| given_up.is_none()) {
             self.back_in_line(caller, waiter);
-        } else if let Some(ended) = ended {
+        } else if let Some(ended) = ended.filter(|_| given_up.is_none()) {
             let holders = self.holders_over(&ask.target);
             self.answer(caller, Reply::Failed(Fault::Lost(Box::new(ended), holders)), about);
         } else {
             let ask = self.as_upgrade(ask);
-            match self.kept_for(&ask) {
-                Some(place) if ask.upgrades.is_some() => {
-                    self.waiters.retain(|other| other.id != place.id);
-                    self.ask(caller, ask, wait, true);
-                }
-                Some(place) => self.come_for(place, caller, ask, wait),
+            match given_up.or_else(|| self.kept_for(std::slice::from_ref(&ask))) {
+                Some(place) => self.ask_in_place(&place, caller, std::slice::from_ref(&ask), wait),
                 None => self.ask(caller, ask, wait, true),
             }
         }
@@ -462,117 +449,170 @@ impl Naive {
 
     // ── Kept places ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// The place that is kept for the same agent or session, for the same thing.
-    fn kept_for(&self, ask: &Ask) -> Option<Waiter> {
+    /// The place that is kept for the same agent or session, for the same thing, of a set for all of it.
+    fn kept_for(&self, asks: &[Arc<Ask>]) -> Option<Waiter> {
         let is_it = |waiter: &&Waiter| {
-            waiter.is_kept()
-                && waiter.ask.who == ask.who
-                && waiter.ask.target.scope == ask.target.scope
-                && waiter.ask.mode == ask.mode
-                && waiter.ask.bound == ask.bound
+            let rows = self.rows_with(waiter);
+            let is_for = |(row, ask): (&Waiter, &Arc<Ask>)| {
+                row.is_kept()
+                    && row.ask.who == ask.who
+                    && is_same_scope(&row.ask.target, &ask.target)
+                    && row.ask.mode == ask.mode
+                    && row.ask.bound == ask.bound
+                    && row.ask.set == ask.set
+            };
+            rows.len() == asks.len() && rows.iter().zip(asks).all(is_for)
         };
         self.waiters.iter().find(is_it).cloned()
     }
 
-    /// A wait in vain: the place is kept if a lock with a lease was waited for, and the agent has not too many.
-    fn turn_away(&mut self, waiter: Waiter, refused: Refused) {
-        let caller = waiter.caller.expect("only who is there is turned away");
-        let other = self.kept_for(&waiter.ask);
-        let name = waiter.ticket.or(other.as_ref().and_then(|other| other.ticket));
-        let of_agent =
-            self.waiters.iter().filter(|other| other.is_kept() && other.ask.who.agent == waiter.ask.who.agent);
-        let has_room = name.is_some() || of_agent.count() < limits::TICKETS_OF_AGENT;
-        let is_kept = waiter.takes && waiter.ask.lease.ttl > 0 && waiter.ask.upgrades.is_none() && has_room;
-        let mut ticket = None;
-        self.waiters.retain(|other| other.id != waiter.id);
-        if is_kept {
-            let mut kept = waiter.clone();
-            match other {
-                Some(other) if other.id < waiter.id => kept = other,
-                _ => {
-                    self.waiters.retain(|row| other.as_ref().is_none_or(|other| row.id != other.id));
-                    kept.ticket = name;
-                }
-            }
-            if kept.ticket.is_none() {
-                kept.ticket = Some(TicketId(self.fresh_fence().0));
-            }
-            (kept.caller, kept.deadline) = (None, None);
-            kept.absent_until = Some(self.now.mono.after(limits::TICKET_KEPT));
-            let id = kept.id;
-            self.waiters.retain(|row| row.id != id);
-            self.waiters.push(kept);
-            self.waiters.sort_by_key(|row| row.id);
-            self.offer_if_due(id);
-            let kept = self.waiters.iter().find(|row| row.id == id);
-            ticket = kept.map(|kept| Ticket {
-                id: kept.ticket.expect("it was just given"),
-                until: kept.absent_until.min(kept.offered_until.or(kept.absent_until)).expect("no place is for ever"),
-            });
-        }
-        let about = Some((&waiter.ask.who, Some(&waiter.ask.target)));
-        self.answer(caller, Reply::Refused(Box::new(Refused { ticket, ..refused })), about);
+    /// All rows of a waiting request, in the order of its scopes.
+    fn rows_with(&self, of: &Waiter) -> Vec<Waiter> {
+        self.waiters.iter().filter(|row| first_row(row) == first_row(of)).cloned().collect()
     }
 
-    fn come_for(&mut self, place: Waiter, caller: Caller, ask: Arc<Ask>, wait: Wait) {
+    /// Clients that go, or want something no more, leave nothing but the places that they had before.
+    fn clients_go(&mut self, is_meant: impl Fn(Caller) -> bool) -> bool {
+        let is_its = |waiter: &&Waiter| waiter.caller.is_some_and(&is_meant) && first_row(waiter) == waiter.id;
+        let going: Vec<Waiter> = self.waiters.iter().filter(is_its).cloned().collect();
+        for waiter in &going {
+            match waiter.ticket {
+                Some(_) => drop(self.keep_place(waiter)),
+                None => drop(self.remove_rows(waiter)),
+            }
+        }
+        !going.is_empty()
+    }
+
+    fn turn_away(&mut self, waiter: &Waiter, refused: Refused) {
+        let caller = waiter.caller.expect("only who is there is turned away");
+        let rows = self.rows_with(waiter);
+        let ticket = self.keep_place(waiter);
+        self.say_refused(caller, &rows, Refused { ticket, ..refused });
+    }
+
+    /// A wait in vain: the place is kept if it was before, or if locks with a lease were waited for, none of them an
+    /// upgrade, and the agent has not too many.
+    fn keep_place(&mut self, waiter: &Waiter) -> Option<Ticket> {
+        let rows = self.rows_with(waiter);
+        let asks: Vec<Arc<Ask>> = rows.iter().map(|row| row.ask.clone()).collect();
+        let other = self.kept_for(&asks);
+        let name = waiter.ticket.or(other.as_ref().and_then(|other| other.ticket));
+        let is_place = |row: &&Waiter| row.is_kept() && row.ask.who.agent == waiter.ask.who.agent;
+        let of_agent = self.waiters.iter().filter(is_place).filter(|row| first_row(row) == row.id);
+        let has_room = name.is_some() || of_agent.count() < limits::TICKETS_OF_AGENT;
+        let outlives = |row: &Waiter| row.takes && row.ask.lease.ttl > 0 && row.ask.upgrades.is_none();
+        if waiter.ticket.is_none() && !(rows.iter().all(outlives) && has_room) {
+            self.remove_rows(waiter);
+            return None;
+        }
+        let mut kept = rows;
+        if let Some(other) = other {
+            let (earlier, later) = if other.id < kept[0].id { (&other, waiter) } else { (waiter, &other) };
+            kept = self.rows_with(earlier);
+            self.remove_rows(later);
+        }
+        let ticket = Some(name.unwrap_or_else(|| TicketId(self.fresh_fence().0)));
+        let absent_until = Some(self.now.mono.after(limits::TICKET_KEPT));
+        for row in self.waiters.iter_mut().filter(|row| first_row(row) == kept[0].id) {
+            *row = Waiter { caller: None, deadline: None, absent_until, ticket, ..row.clone() };
+        }
+        self.offer_if_due(kept[0].id);
+        let kept = self.waiters.iter().find(|row| row.id == kept[0].id)?;
+        Some(Ticket {
+            id: kept.ticket.expect("it was just given"),
+            until: kept.absent_until.min(kept.offered_until.or(kept.absent_until)).expect("no place is for ever"),
+        })
+    }
+
+    /// A request for which a place is kept. An upgrade needs none.
+    fn ask_in_place(&mut self, place: &Waiter, caller: Caller, asks: &[Arc<Ask>], wait: Wait) {
+        let asks: Vec<Arc<Ask>> = asks.iter().map(|ask| self.as_upgrade(ask.clone())).collect();
+        if asks.iter().any(|ask| ask.upgrades.is_some()) {
+            self.remove_rows(place);
+            return match asks[0].set {
+                Some(_) => self.ask_set(caller, &asks, wait),
+                None => self.ask(caller, asks[0].clone(), wait, true),
+            };
+        }
         if self.paused {
             return self.fail(caller, Fault::Unavailable(String::new()));
         }
+        self.come_for(place, caller, &asks, wait);
+    }
+
+    fn come_for(&mut self, place: &Waiter, caller: Caller, asks: &[Arc<Ask>], wait: Wait) {
         let deadline = match wait {
             Wait::Until(deadline) => Some(deadline),
             _ => None,
         };
-        let Waiter { since, ticket, level, is_counted, .. } = place;
-        let back = Waiter { since, ticket, level, is_counted, deadline, ..self.in_line(caller, &ask, true, place.id) };
-        for row in &mut self.waiters {
-            if row.id == place.id {
-                *row = back.clone();
-            }
+        for (old, ask) in self.rows_with(place).into_iter().zip(asks) {
+            let back = self.in_line(caller, ask, true, old.id);
+            let Waiter { since, ticket, level, is_counted, .. } = old;
+            let row = self.waiters.iter_mut().find(|row| row.id == old.id).expect("its place is kept");
+            *row = Waiter { since, ticket, level, is_counted, deadline, ..back };
         }
-        let is_blocked = self.chance(&ask, place.id) == Chance::Blocked;
-        let own = self.own_obstacle(&ask).filter(|_| is_blocked);
+        let rows = self.rows_with(place);
+        let is_blocked = rows.iter().any(|row| self.chance_of(row) == Chance::Blocked);
+        let own = rows.iter().find_map(|row| self.own_obstacle(&row.ask)).filter(|_| is_blocked);
         if let Some(own) = own {
-            self.waiters.retain(|other| other.id != place.id);
-            let (why, kept) = (RefusedFor::OwnLock, self.kept(&ask));
-            let holders = vec![own];
-            let refused =
-                Refused { why, holders, more: 0, foreigner: None, position: 1, ticket: None, kept, retry_after: None };
-            self.answer(caller, Reply::Refused(Box::new(refused)), Some((&ask.who, Some(&ask.target))));
+            self.remove_rows(place);
+            self.refuse_set_for_own(caller, &rows, own.id);
         } else if is_blocked && wait == Wait::Try {
-            let refused = self.refused(&ask, place.id, RefusedFor::Held);
-            self.turn_away(back, refused);
-        } else if is_blocked && self.closes_a_cycle(&ask, place.id) {
-            self.waiters.retain(|other| other.id != place.id);
-            self.refuse(caller, &ask, place.id, RefusedFor::Deadlock(Vec::new()));
+            let refused = self.refused_set(&rows, RefusedFor::Held);
+            self.turn_away(&rows[0], refused);
+        } else if self.closes_a_cycle_by_coming_back(&rows) {
+            self.remove_rows(place);
+            self.refuse_set(caller, &rows, RefusedFor::Deadlock(Vec::new()));
         } else if !is_blocked {
-            let chance = self.chance(&ask, place.id);
-            self.waiters.retain(|other| other.id != place.id);
-            self.settle(caller, &ask, true, chance);
+            self.remove_rows(place);
+            match asks[0].set {
+                Some(_) => self.settle_set(caller, &rows),
+                None => self.settle(caller, &rows[0].ask, true, self.chance_of(&rows[0])),
+            }
         }
         self.withdraw_offers();
     }
 
-    /// A kept place with nothing in its way is offered, or over if its agent holds what it is for.
-    fn offer_if_due(&mut self, id: WaiterId) -> bool {
-        let waiter = self.waiter(id).clone();
-        let until = self.now.mono.after(limits::TICKET_OFFERED);
-        match self.chance(&waiter.ask, id) {
-            Chance::Blocked | Chance::Resume(_) => return false,
-            Chance::Mine(_) => self.waiters.retain(|other| other.id != id),
-            _ if waiter.offered_until.is_some() => return false,
-            _ => {
-                for row in self.waiters.iter_mut().filter(|row| row.id == id) {
-                    row.offered_until = Some(until);
-                }
+    /// A kept place with nothing in its way is offered, or over if its agent holds what it is for, or what it would never
+    /// be granted beside.
+    fn offer_if_due(&mut self, id: WaiterId) {
+        let rows = self.rows_with(&self.waiter(id).clone());
+        if self.paused {
+            return;
+        }
+        if self.is_needless(&rows) {
+            self.remove_rows(&rows[0]);
+            return;
+        }
+        let chances: Vec<Chance> = rows.iter().map(|row| self.chance_of(row)).collect();
+        let is_due = !chances.contains(&Chance::Blocked) && chances.contains(&Chance::Clear);
+        if chances.contains(&Chance::Blocked) {
+            for row in self.waiters.iter_mut().filter(|row| first_row(row) == rows[0].id) {
+                row.offered_until = None;
             }
         }
-        true
+        if is_due && rows[0].offered_until.is_none() {
+            let until = self.now.mono.after(limits::TICKET_OFFERED);
+            for row in self.waiters.iter_mut().filter(|row| first_row(row) == rows[0].id) {
+                row.offered_until = Some(until);
+            }
+        }
     }
 
-    /// Something new is in the way of others: what cannot be had any more is not offered any more.
+    fn is_needless(&self, rows: &[Waiter]) -> bool {
+        let is_held = |row: &Waiter| matches!(self.chance_of(row), Chance::Mine(_));
+        let is_hopeless =
+            |row: &Waiter| self.chance_of(row) == Chance::Blocked && self.own_obstacle(&row.ask).is_some();
+        rows.iter().all(is_held) || rows.iter().any(is_hopeless)
+    }
+
+    /// Something new is in the way of others: what cannot be had any more, of a set any part of it, is not offered any
+    /// more.
     fn withdraw_offers(&mut self) {
         for waiter in self.waiters.clone() {
-            if waiter.offered_until.is_some() && self.chance(&waiter.ask, waiter.id) == Chance::Blocked {
+            let rows = self.rows_with(&waiter);
+            if waiter.offered_until.is_some() && rows.iter().any(|row| self.chance_of(row) == Chance::Blocked) {
                 for row in self.waiters.iter_mut().filter(|row| row.id == waiter.id) {
                     row.offered_until = None;
                 }
@@ -602,8 +642,14 @@ impl Naive {
             }
         }
         match self.set_again(&asks) {
-            SetAgain::New => self.ask_set(caller, &asks, wait),
+            SetAgain::New => match self.kept_for(&asks) {
+                Some(place) => self.ask_in_place(&place, caller, &asks, wait),
+                None => self.ask_set(caller, &asks, wait),
+            },
             SetAgain::Other => self.fail(caller, Fault::Invalid(String::new())),
+            SetAgain::Waiting(rows) if rows[0].is_kept() && rows[0].deadline.is_none() => {
+                self.ask_in_place(&rows[0], caller, &asks, wait);
+            }
             SetAgain::Waiting(rows) => self.set_back_in_line(caller, &rows),
             SetAgain::Lost(ended) => {
                 let holders = self.holders_over(&ended.ask.target);
@@ -734,11 +780,10 @@ impl Naive {
             self.fail(before, Fault::Invalid(String::new()));
         }
         for row in self.waiters.iter_mut().filter(|row| rows.iter().any(|other| other.id == row.id)) {
-            (row.caller, row.absent_until) = (Some(caller), None);
+            (row.caller, row.absent_until, row.offered_until) = (Some(caller), None, None);
         }
-        let is_blocked = rows.iter().any(|row| self.chance(&row.ask, row.id) == Chance::Blocked);
-        let was_absent = rows[0].caller.is_none();
-        if was_absent && is_blocked && rows.iter().any(|row| self.closes_a_cycle(&row.ask, row.id)) {
+        self.withdraw_offers();
+        if rows[0].caller.is_none() && self.closes_a_cycle_by_coming_back(rows) {
             self.remove_rows(&rows[0]);
             self.refuse_set(caller, rows, RefusedFor::Deadlock(Vec::new()));
         }
@@ -805,6 +850,11 @@ impl Naive {
     }
 
     fn refuse_set(&mut self, caller: Caller, rows: &[Waiter], why: RefusedFor) {
+        let refused = self.refused_set(rows, why);
+        self.say_refused(caller, rows, refused);
+    }
+
+    fn refused_set(&self, rows: &[Waiter], why: RefusedFor) -> Refused {
         let mut holders: Vec<Lock> = Vec::new();
         for row in rows {
             holders.extend(self.holders_against(&row.ask, &row.ask.target, row.ask.mode));
@@ -819,8 +869,7 @@ impl Naive {
             RefusedFor::OwnLock | RefusedFor::Deadlock(_) => None,
         };
         let kept = rows.iter().find_map(|row| self.kept(&row.ask));
-        let refused = Refused { why, holders, more: 0, foreigner: None, position, ticket: None, kept, retry_after };
-        self.say_refused(caller, rows, refused);
+        Refused { why, holders, more: 0, foreigner: None, position, ticket: None, kept, retry_after }
     }
 
     fn refuse_set_for_own(&mut self, caller: Caller, rows: &[Waiter], own: LockId) {
@@ -886,10 +935,10 @@ impl Naive {
             }
         }
         self.withdraw_offers();
-        let is_blocked = self.chance(&waiter.ask, waiter.id) == Chance::Blocked;
-        if waiter.caller.is_none() && is_blocked && self.closes_a_cycle(&waiter.ask, waiter.id) {
-            self.waiters.retain(|other| other.id != waiter.id);
-            self.refuse(caller, &waiter.ask, waiter.id, RefusedFor::Deadlock(Vec::new()));
+        let rows = self.rows_with(&waiter);
+        if waiter.caller.is_none() && self.closes_a_cycle_by_coming_back(&rows) {
+            self.remove_rows(&waiter);
+            self.refuse_set(caller, &rows, RefusedFor::Deadlock(Vec::new()));
         }
     }
 
@@ -1263,6 +1312,13 @@ impl Naive {
         closes
     }
 
+    /// Whoever is back waits again, and is waited for, also if it is granted at once. What a lock of its own answers
+    /// changes nothing about that.
+    fn closes_a_cycle_by_coming_back(&mut self, rows: &[Waiter]) -> bool {
+        let waits = |row: &Waiter| matches!(self.chance_of(row), Chance::Blocked | Chance::Clear);
+        rows.iter().any(waits) && self.waits_for_itself(&rows[0].ask.who)
+    }
+
     /// What a request at `at` in the order of arrival comes to right now.
     pub fn chance(&self, ask: &Ask, at: WaiterId) -> Chance {
         self.chance_by(ask, self.rank(ask, at))
@@ -1590,7 +1646,8 @@ impl Naive {
             let agent = &lock.ask.who.agent;
             found.push((self.actor(agent, lock.keeper()), link(agent, true)));
         }
-        for waiter in self.earlier(ask, at) {
+        // Nobody waits for who is not there.
+        for waiter in self.earlier(ask, at).into_iter().filter(|waiter| waiter.caller.is_some()) {
             let who = &waiter.ask.who;
             found.push((self.actor(&who.agent, who.session), link(&who.agent, false)));
         }
@@ -1845,14 +1902,15 @@ impl Naive {
 
     fn unlock(&mut self, caller: Option<Caller>, who: Who, which: Which) {
         let (chosen, before) = (self.chosen(&who, &which), self.waiters.len());
-        self.waiters.retain(|waiter| {
-            let is_meant = match &which {
-                Which::All => true,
-                Which::Id(_) => false,
-                Which::Scope(target) => is_same_name(&waiter.ask.target.scope, &target.scope),
-            };
-            !(waiter.is_kept() && waiter.ask.who.agent == who.agent && is_meant)
-        });
+        let is_meant = |row: &Waiter| match &which {
+            Which::All => true,
+            Which::Id(_) => false,
+            Which::Scope(target) => is_here(&row.ask.target, target),
+        };
+        // Of a set all goes with any part of it.
+        let given_up = |row: &&Waiter| row.is_kept() && row.ask.who.agent == who.agent && is_meant(row);
+        let given_up: Vec<WaiterId> = self.waiters.iter().filter(given_up).map(first_row).collect();
+        self.waiters.retain(|row| !given_up.contains(&first_row(row)));
         let reply = match chosen {
             Err(_) if self.waiters.len() < before => Reply::Released(Vec::new()),
             Err(fault) => Reply::Failed(fault),
@@ -2294,7 +2352,11 @@ impl Naive {
             }
         }
         self.withdraw_offers();
-        for waiter in self.waiters.clone().into_iter().filter(Waiter::is_kept) {
+        let is_place = |row: &Waiter| row.is_kept() && first_row(row) == row.id;
+        let needless = |row: &Waiter| is_place(row) && self.is_needless(&self.rows_with(row));
+        let needless: Vec<WaiterId> = self.waiters.iter().filter(|row| needless(row)).map(|row| row.id).collect();
+        self.waiters.retain(|row| !needless.contains(&first_row(row)));
+        for waiter in self.waiters.clone().into_iter().filter(is_place) {
             self.offer_if_due(waiter.id);
         }
     }
