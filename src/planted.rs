@@ -77,6 +77,8 @@ bugs! {
     TicketLosesPlace => "table" "tickets::asking_again_goes_on_in_the_place_that_was_kept",
     /// Whoever asks again and is cut off loses the place that was kept for it.
     CutOffLosesPlace => "table" "tickets::who_asks_again_and_is_cut_off_keeps_the_place",
+    /// Whoever is granted what its place was kept for, and never hears of it, has lost the place.
+    UnheardLosesPlace => "table" "tickets::what_a_place_became_that_nobody_heard_of_is_that_place_again",
     /// Another name of a file is another thing to whoever has a place for it.
     PlaceOfOneName => "table" "tickets::a_place_is_found_under_every_name_of_the_file",
     /// A kept place whose turn has come keeps the next one waiting for as long as it is kept.

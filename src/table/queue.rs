@@ -4,7 +4,7 @@
 //! A request waits for the holders in its way and for the earlier requests in its way, so neither readers nor writers
 //! starve, neighbouring readers are granted together, and exactly those who can hold now are woken.
 
-use super::ask::Verdict;
+use super::ask::{Served, Verdict};
 use super::index::{Line, SlotId, Turn};
 use super::{LockTable, Step, os};
 use crate::model::*;
@@ -188,9 +188,9 @@ impl LockTable {
     fn serve_one(&mut self, now: Now, step: &mut Step, id: WaiterId) -> bool {
         let waiter = &self.state.waiters[&id];
         // A client that is not there keeps its place, but cannot be told of a grant.
-        let Some(caller) = waiter.caller else {
+        if waiter.caller.is_none() {
             return waiter.is_kept() && self.offer_if_due(now, step, id);
-        };
+        }
         let (ask, takes) = (waiter.ask.clone(), waiter.takes);
         match self.verdict(&ask, id) {
             Verdict::Blocked => false,
@@ -207,7 +207,7 @@ impl LockTable {
                 if matches!(verdict, Verdict::Mine(_) | Verdict::Resume(_)) {
                     step.freed.push(ask.clone());
                 }
-                self.settle(now, step, caller, &ask, takes, verdict);
+                self.settle(now, step, Served::by(&waiter), verdict);
                 true
             }
         }

@@ -5,7 +5,7 @@
 //! moment to come for it, then it is the next one's turn. So whoever is behind it does not wait for its agent until
 //! that is back. Whoever gives the place up, or ends, leaves nothing of it.
 
-use super::ask::{Verdict, Waiting, too_many_locks};
+use super::ask::{Served, Verdict, Waiting, too_many_locks};
 use super::index::{Line, Turn};
 use super::{LockTable, Step, os};
 use crate::limits;
@@ -35,9 +35,12 @@ impl LockTable {
             return None;
         }
         if let Some(other) = other {
-            let later = other.id.max(waiter.id);
-            self.take_out(step, later);
-            if later == waiter.id {
+            let is_earlier = other.id < waiter.id;
+            let later = if is_earlier { waiter.id } else { other.id };
+            if self.state.waiters.contains_key(&later) {
+                self.take_out(step, later);
+            }
+            if is_earlier {
                 let kept = Waiter { absent_until: Some(now.mono.after(limits::TICKET_KEPT)), ..other };
                 return Some(self.put_ticket(step, kept));
             }
@@ -73,6 +76,32 @@ impl LockTable {
             Some(_) if !planted(Bug::CutOffLosesPlace) => drop(self.keep_place(now, step, waiter)),
             _ => self.take_out(step, id),
         }
+    }
+
+    /// Nobody has heard of what this place became, and it is taken back: the place is kept as if its client had gone
+    /// while it waited there. It went with its session if that has ended.
+    pub(super) fn keep_again(&mut self, now: Now, step: &mut Step, ask: Arc<Ask>, place: KeptPlace) {
+        let KeptPlace { id, ticket, since, level } = place;
+        if ask.who.session.is_some_and(|session| !self.state.sessions.contains_key(&session)) {
+            return;
+        }
+        assert!(!self.state.waiters.contains_key(&id), "places are numbered once in the life of a table");
+        let waiter = Waiter {
+            id,
+            at_once: false,
+            ask,
+            takes: true,
+            since,
+            deadline: None,
+            caller: None,
+            absent_until: None,
+            ticket: Some(ticket),
+            offered_until: None,
+            os: OsWait::Idle,
+            is_counted: true,
+            level,
+        };
+        self.keep_place(now, step, waiter);
     }
 
     fn put_ticket(&mut self, step: &mut Step, waiter: Waiter) -> Ticket {
@@ -152,15 +181,7 @@ impl LockTable {
     }
 
     /// A request that is back in its place and closes no cycle there.
-    fn go_on(
-        &mut self,
-        now: Now,
-        step: &mut Step,
-        caller: Caller,
-        ask: &Arc<Ask>,
-        id: WaiterId,
-        verdict: Verdict,
-    ) {
+    fn go_on(&mut self, now: Now, step: &mut Step, caller: Caller, ask: &Arc<Ask>, id: WaiterId, verdict: Verdict) {
         match verdict {
             Verdict::Blocked => {}
             Verdict::Clear if self.is_full() => {
@@ -170,8 +191,9 @@ impl LockTable {
             }
             Verdict::Clear if os::wants_flock(ask) => self.ask_system(step, id, 0),
             verdict => {
+                let waiter = self.state.waiters[&id].clone();
                 self.take_out(step, id);
-                self.settle(now, step, caller, ask, true, verdict);
+                self.settle(now, step, Served::by(&waiter), verdict);
             }
         }
     }

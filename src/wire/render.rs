@@ -108,6 +108,7 @@ fn body(reply: &Reply, standings: &Standings, about: &About, now: Now) -> Result
                 again: false,
                 beside: Vec::new(),
                 more: 0,
+                place: None,
             };
             Body::Lock(Box::new(granted_body(&granted, standings, now)))
         }

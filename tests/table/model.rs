@@ -152,7 +152,8 @@ pub fn is_in_the_way(lock: &Lock, who: &Who, target: &Target, mode: Mode) -> boo
 
 fn grant_of(lock: Lock) -> Granted {
     let beside = Vec::new();
-    Granted { lock, already_held: false, resumed: false, upgraded: false, again: false, beside, more: 0 }
+    let place = None;
+    Granted { lock, already_held: false, resumed: false, upgraded: false, again: false, beside, more: 0, place }
 }
 
 /// What a request comes to.
@@ -488,6 +489,18 @@ impl Naive {
         })
     }
 
+    /// The place of which nobody heard that it was granted is as it was, if its session is there still.
+    fn keep_again(&mut self, ask: Arc<Ask>, place: Option<KeptPlace>) {
+        let Some(place) = place else { return };
+        if ask.who.session.is_none_or(|id| self.has_session(id)) {
+            let KeptPlace { id, ticket, since, level } = place;
+            let nobody = Caller { conn: 0, id: 0 };
+            let waiter =
+                Waiter { since, level, caller: None, is_counted: true, ..self.in_line(nobody, &ask, true, id) };
+            self.keep_place(&Waiter { ticket: Some(ticket), ..waiter });
+        }
+    }
+
     fn come_for(&mut self, place: Waiter, caller: Caller, ask: Arc<Ask>, wait: Wait) {
         if self.paused {
             return self.fail(caller, Fault::Unavailable(String::new()));
@@ -521,7 +534,7 @@ impl Naive {
         } else if !is_blocked {
             let chance = self.chance(&ask, place.id);
             self.waiters.retain(|other| other.id != place.id);
-            self.settle(caller, &ask, true, chance);
+            self.settle(caller, &ask, true, chance, back.place());
         }
         self.withdraw_offers();
     }
@@ -607,7 +620,7 @@ impl Naive {
             return self.refuse(caller, &ask, at, RefusedFor::Deadlock(Vec::new()));
         }
         if chance != Chance::Blocked {
-            return self.settle(caller, &ask, takes, chance);
+            return self.settle(caller, &ask, takes, chance, None);
         }
         if let Some(own) = own {
             let (why, kept) = (RefusedFor::OwnLock, self.kept(&ask));
@@ -999,7 +1012,7 @@ impl Naive {
         if is_blocked { Chance::Blocked } else { Chance::Clear }
     }
 
-    fn settle(&mut self, caller: Caller, ask: &Arc<Ask>, takes: bool, chance: Chance) {
+    fn settle(&mut self, caller: Caller, ask: &Arc<Ask>, takes: bool, chance: Chance, place: Option<KeptPlace>) {
         let about = Some((&ask.who, Some(&ask.target)));
         if !takes {
             return self.answer(caller, Reply::Free, about);
@@ -1034,7 +1047,8 @@ impl Naive {
         };
         let lock = self.held(id).expect("it was just granted").clone();
         let upgraded = chance == Chance::Clear && ask.upgrades.is_some();
-        let granted = Granted { already_held, resumed, upgraded, ..grant_of(lock) };
+        let place = place.filter(|_| chance == Chance::Clear && !upgraded);
+        let granted = Granted { already_held, resumed, upgraded, place, ..grant_of(lock) };
         self.answer(caller, Reply::Granted(Box::new(granted)), about);
     }
 
@@ -1152,7 +1166,8 @@ impl Naive {
             }
             let Some((waiter, chance)) = next else { return };
             self.waiters.retain(|other| other.id != waiter.id);
-            self.settle(waiter.caller.expect("only those who listen are served"), &waiter.ask, waiter.takes, chance);
+            let caller = waiter.caller.expect("only those who listen are served");
+            self.settle(caller, &waiter.ask, waiter.takes, chance, waiter.place());
         }
     }
 
@@ -1365,7 +1380,8 @@ impl Naive {
         if what.is_new {
             self.rank_is_over(&lock);
             self.locks.retain(|lock| lock.id != id);
-            return self.drop_upgrades(id, &Fault::NotFound);
+            self.drop_upgrades(id, &Fault::NotFound);
+            return self.keep_again(lock.ask, what.place);
         }
         lock.ask = Arc::new(Ask { request: None, ..(*lock.ask).clone() });
         self.put(lock);

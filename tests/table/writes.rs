@@ -2,6 +2,8 @@
 
 use crate::rules::{Desk, target};
 use flockd::model::*;
+use flockd::pattern::Pattern;
+use flockd::scope::{Scope, Target};
 use std::sync::Arc;
 
 #[test]
@@ -22,4 +24,20 @@ fn nothing_is_granted_for_a_process_that_ends_while_a_write_holds_its_request_up
     let answer = CommitAnswer::Refused(Fault::Unavailable("the disk is full".to_owned()));
     desk.run(Command::CommitDone { commit, lock: id, answer });
     assert_eq!(desk.table.locks(), 0, "nobody is left who would release it");
+}
+
+#[test]
+fn whoever_takes_up_what_is_its_own_is_woken_by_the_end_of_a_parents_write_wherever_it_stands_in_line() {
+    let mut desk = Desk::new();
+    // All right below `/d`, which is in no child's way and covers no directory there.
+    let pattern = Pattern::new(b"/d", b"*").expect("a pattern");
+    let right_below = Target { scope: Scope::Pattern(pattern), ids: target("/d/").ids };
+    assert_eq!(desk.ask_for("ada", "x", right_below), "granted");
+    assert_eq!(desk.ask("ada/x", "x /d/sub/"), "granted");
+    assert_eq!(desk.wait("cy", "x /d/sub/"), "waits");
+    assert_eq!(desk.wait("di", "x /d/sub/"), "waits");
+    assert_eq!(desk.commit("ada", "/d/f", None), "waits");
+    assert_eq!(desk.wait("ada/x#1", "x /d/sub/"), "waits", "no guard is taken while a file goes into place");
+    desk.in_place();
+    assert_eq!(desk.news(), ["ada/x#1: resumed"]);
 }
