@@ -63,6 +63,9 @@ bugs! {
     // The queue
     /// Whoever waits behind a lock that ends is not woken.
     WakeUpLost => "table" "rules::first_come_first_served",
+    /// Whoever may take up what is its own is woken only where the line comes to it.
+    OwnNotWoken => "table"
+        "writes::whoever_takes_up_what_is_its_own_is_woken_by_the_end_of_a_parents_write_wherever_it_stands_in_line",
     /// A cancelled request stays in line: it keeps others out and is granted late.
     CancelledStaysInLine => "table" "rules::a_cancelled_request_leaves_no_holder_no_place_and_no_late_grant",
     /// A waiter that comes back after a restart goes to the end of the line.
@@ -85,6 +88,11 @@ bugs! {
     OfferNeverPassedOn => "table" "tickets::an_offer_that_nobody_comes_for_is_passed_on_after_30_seconds",
     /// A place that its agent's own lock makes needless keeps others waiting.
     NeedlessPlaceKept => "table" "tickets::a_place_beside_a_weaker_lock_of_its_agent_is_in_nobodys_way",
+    /// A kept place is not looked at again when the lock is another's to take up that its agent had there.
+    PlaceNotLookedAt => "table"
+        "tickets::a_place_is_offered_when_its_agents_lock_there_is_no_longer_its_own_to_take_up",
+    /// An offer stays though its request is behind others after a restart.
+    OfferOutlivesLevel => "table" "tickets::an_offer_does_not_outlive_the_level_that_it_was_made_for",
     /// A kept place is offered while nobody could be granted it.
     OfferedWhileStopped => "table" "tickets::nothing_is_offered_while_grants_are_stopped",
     /// The search for cycles sees holders and not the requests that come before.

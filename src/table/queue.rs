@@ -101,7 +101,7 @@ impl LockTable {
         loop {
             step.eased.extend(step.freed.iter().map(|ask| ask.who.agent.clone()));
             let freed = std::mem::take(&mut step.freed);
-            if !freed.is_empty() {
+            if !freed.is_empty() && !planted(Bug::OwnNotWoken) {
                 step.eased.extend(self.with_locks_in_line());
             }
             let slots: BTreeSet<SlotId> =
@@ -114,7 +114,8 @@ impl LockTable {
             }
             for agent in step.eased.drain(..) {
                 let own = self.state.waits_of_agent.get(&agent).into_iter().flatten();
-                let is_due = |id: &&WaiterId| self.own_answers(**id) || self.state.waiters[id].is_kept();
+                let is_kept = |id| self.state.waiters[id].is_kept() && !planted(Bug::PlaceNotLookedAt);
+                let is_due = |id: &&WaiterId| self.own_answers(**id) || is_kept(*id);
                 let own = own.filter(is_due).map(|id| Turn::of(&self.state.waiters[id]));
                 next.extend(own.map(|turn| Reverse((turn, Place::Anywhere))));
             }

@@ -272,7 +272,8 @@ impl LockTable {
         kept.retain(|id| self.state.waiters.contains_key(id));
         for id in kept {
             let waiter = &self.state.waiters[&id];
-            if waiter.offered_until.is_some() && matches!(self.verdict(&waiter.ask, id), Verdict::Blocked) {
+            let is_offered = waiter.offered_until.is_some() && !planted(Bug::OfferOutlivesLevel);
+            if is_offered && matches!(self.verdict(&waiter.ask, id), Verdict::Blocked) {
                 let waiter = Waiter { offered_until: None, ..waiter.clone() };
                 self.set(step, Record::Waiter(id, Some(waiter)));
             }
