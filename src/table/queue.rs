@@ -114,8 +114,8 @@ impl LockTable {
             }
             for agent in step.eased.drain(..) {
                 let own = self.state.waits_of_agent.get(&agent).into_iter().flatten();
-                let is_kept = |id| self.state.waiters[id].is_kept() && !planted(Bug::PlaceNotLookedAt);
-                let is_due = |id: &&WaiterId| self.own_answers(**id) || is_kept(*id);
+                let is_kept = |id: WaiterId| self.state.waiters[&id].is_kept() && !planted(Bug::PlaceNotLookedAt);
+                let is_due = |id: &&WaiterId| self.own_answers(**id) || is_kept(**id);
                 let own = own.filter(is_due).map(|id| Turn::of(&self.state.waiters[id]));
                 next.extend(own.map(|turn| Reverse((turn, Place::Anywhere))));
             }
