@@ -426,3 +426,11 @@ fn whoever_leads_under_one_name_only_when_a_second_of_another_has_ended_is_told(
     desk.free_by("ada", named("/f", &[root, old]));
     assert_eq!(told(&mut desk), ["ada released"]);
 }
+
+#[test]
+fn a_request_inside_an_advisory_lock_of_its_parent_has_no_place_in_any_line() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ask("ada", "a /f"), "granted");
+    assert_eq!(desk.ask("ada/x", "a /f"), "granted");
+    assert_eq!(desk.wait("ada/x", "a /f"), "already held");
+}

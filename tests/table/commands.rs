@@ -501,6 +501,8 @@ struct World {
     asked: Vec<Arc<Ask>>,
     told: Vec<String>,
     seen: BTreeMap<&'static str, usize>,
+    /// The kept places that went into grants.
+    places: BTreeMap<LockId, KeptPlace>,
 }
 
 /// What went wrong, in words.
@@ -526,6 +528,7 @@ impl World {
             asked: Vec::new(),
             told: Vec::new(),
             seen: BTreeMap::new(),
+            places: BTreeMap::new(),
         }
     }
 
@@ -661,7 +664,8 @@ impl World {
                     self.naive.locks.iter().any(|lock| lock.id == id && lock.ask.mode == Mode::Exclusive);
                 // Only what is exclusive can have been made so.
                 let upgraded = raw.lease % 2 == 1 && is_exclusive;
-                let what = Unheard { is_new: !raw.shared, resumed: raw.lease < 6, upgraded };
+                let place = self.places.get(&id).copied();
+                let what = Unheard { is_new: !raw.shared, resumed: raw.lease < 6, upgraded, place };
                 Command::TakeBack { id, fence, what }
             }
             LossesTold => Command::LossesTold(vec![self.lock_id(raw), self.lock_id(raw)]),
@@ -920,6 +924,7 @@ impl World {
             *self.seen.entry("waiter told").or_default() += said.answer.wanted.len();
             if let Reply::Granted(granted) = &said.answer.reply {
                 self.count_advisory(granted);
+                self.places.extend(granted.place.map(|place| (granted.lock.id, place)));
             }
         }
         self.same_leaders(&step)?;
@@ -1039,6 +1044,8 @@ impl World {
         let Numbers { fences, events, .. } = self.numbers;
         let (table, step) = LockTable::restore(records, self.now, rebooted, fences, events);
         self.table = table;
+        // What nobody has heard of is taken back before its daemon ends, or never.
+        self.places.clear();
         match rebooted {
             false => self.naive.restart(self.now, fences),
             true => self.naive.reboot(self.now, fences),

@@ -2,7 +2,10 @@
 
 use crate::rules::{Desk, target};
 use flockd::model::*;
-use flockd::scope::{FileId, Target};
+use flockd::pattern::Pattern;
+use flockd::scope::{FileId, Scope, Target};
+use flockd::wire::Body;
+use flockd::wire::render::{self, About};
 use std::sync::Arc;
 
 #[test]
@@ -58,4 +61,35 @@ fn a_prepared_file_that_somebody_asked_for_by_its_own_name_stays_theirs() {
     let (locks, _) = desk.status("cleo");
     assert_eq!(locks.len(), 2, "both hold what they held: {locks:?}");
     assert_eq!(desk.wait("cleo", "x /f"), "waits");
+}
+
+#[test]
+fn whoever_takes_up_what_is_its_own_is_woken_by_the_end_of_a_parents_write_wherever_it_stands_in_line() {
+    let mut desk = Desk::new();
+    // All right below `/d`, which is in no child's way and covers no directory there.
+    let pattern = Pattern::new(b"/d", b"*").expect("a pattern");
+    let right_below = Target { scope: Scope::Pattern(pattern), ids: target("/d/").ids };
+    assert_eq!(desk.ask_for("ada", "x", right_below), "granted");
+    assert_eq!(desk.ask("ada/x", "x /d/sub/"), "granted");
+    assert_eq!(desk.wait("cy", "x /d/sub/"), "waits");
+    assert_eq!(desk.wait("di", "x /d/sub/"), "waits");
+    assert_eq!(desk.commit("ada", "/d/f", None), "waits");
+    assert_eq!(desk.wait("ada/x#1", "x /d/sub/"), "waits", "no guard is taken while a file goes into place");
+    desk.in_place();
+    assert_eq!(desk.news(), ["ada/x#1: resumed"]);
+}
+
+#[test]
+fn a_child_that_a_parents_write_keeps_out_is_told_that_it_is_over_soon() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ask("ada", "x /d/"), "granted");
+    assert_eq!(desk.commit("ada", "/d/f", None), "waits");
+    assert_eq!(desk.ask("ada/x", "x /d/g"), "held by ada");
+    let about = About::Ask { ask: desk.request_of("ada/x", "x /d/g"), takes: true };
+    let answer = render::answer(1, desk.last.as_ref().expect("it was answered"), &about, desk.now);
+    let Some(Body::Lock(lock)) = answer.ok else { panic!("{answer:?}") };
+    let advice = "ada is putting a file in place there, which is over in a moment: ask again";
+    assert_eq!(lock.advice.as_deref(), Some(advice));
+    desk.in_place();
+    assert_eq!(desk.ask("ada/x", "x /d/g"), "granted");
 }
