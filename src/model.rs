@@ -3,7 +3,7 @@
 //! Pure data: no I/O, no clock, no serde. Disk bytes are made in `journal/codec.rs`, wire messages in `wire/`.
 
 use crate::limits;
-use crate::scope::{Scope, Target};
+use crate::scope::{FileId, Scope, Target};
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -588,6 +588,8 @@ pub enum CommitAnswer {
 pub struct Placed {
     /// Its size in bytes.
     pub bytes: u64,
+    /// Its identity, if it could be told: what stands in that place from now on.
+    pub file: Option<FileId>,
     /// It is flocked for the lock.
     pub flocked: bool,
     /// It had been put in place before, by an earlier try.
@@ -671,6 +673,12 @@ impl Waiter {
     /// Until when a place is kept for a client that is not there.
     pub fn kept_until(&self) -> Option<Moment> {
         [self.absent_until, self.offered_until].into_iter().flatten().min()
+    }
+
+    /// The place that is kept for it whenever its client is not there.
+    pub fn place(&self) -> Option<KeptPlace> {
+        let Waiter { id, since, level, .. } = *self;
+        self.ticket.map(|ticket| KeptPlace { id, ticket, since, level })
     }
 
     /// Whether this place is kept for whoever asks so, if it is for the same thing, which the names alone do not tell:
@@ -1359,6 +1367,21 @@ pub struct Unheard {
     pub resumed: bool,
     /// They made it exclusive: it is shared again.
     pub upgraded: bool,
+    /// It was made in a kept place: that is kept again.
+    pub place: Option<KeptPlace>,
+}
+
+/// A place in the queue that was kept and has become a grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptPlace {
+    /// Where it stood in the order of arrival.
+    pub id: WaiterId,
+    /// Its name.
+    pub ticket: TicketId,
+    /// When its agent began to wait.
+    pub since: Now,
+    /// See [`Waiter::level`].
+    pub level: u8,
 }
 
 impl Unheard {
@@ -1368,6 +1391,7 @@ impl Unheard {
             is_new: self.is_new || other.is_new,
             resumed: self.resumed || other.resumed,
             upgraded: self.upgraded || other.upgraded,
+            place: self.place.or(other.place),
         }
     }
 
@@ -1377,6 +1401,7 @@ impl Unheard {
             is_new: self.is_new && !known.is_new,
             resumed: self.resumed && !known.resumed,
             upgraded: self.upgraded && !known.upgraded,
+            place: self.place.filter(|_| !known.is_new),
         }
     }
 }
@@ -1459,6 +1484,8 @@ pub struct Granted {
     pub beside: Vec<Lock>,
     /// How many more of these there are.
     pub more: usize,
+    /// The kept place that it came for and that is over with this.
+    pub place: Option<KeptPlace>,
 }
 
 impl Granted {
@@ -1475,7 +1502,8 @@ impl Granted {
 
     /// What is to be undone if this answer is the first to tell of its grant and cannot be delivered.
     pub fn unheard(&self) -> Unheard {
-        Unheard { is_new: !(self.resumed || self.upgraded), resumed: self.resumed, upgraded: self.upgraded }
+        let is_new = !(self.resumed || self.upgraded);
+        Unheard { is_new, resumed: self.resumed, upgraded: self.upgraded, place: self.place }
     }
 }
 

@@ -147,7 +147,9 @@ impl LockTable {
                 let id = self.enqueue(now, step, request);
                 return self.ask_system(step, id, 0);
             }
-            verdict => return self.settle(now, step, *caller, ask, *takes, verdict),
+            verdict => {
+                return self.settle(now, step, Served { caller: *caller, ask, takes: *takes, place: None }, verdict);
+            }
         }
         if let Some(own) = self.own_obstacle(ask) {
             let refused = self.refused_by_own(ask, own);
@@ -238,15 +240,8 @@ impl LockTable {
     }
 
     /// Does what a verdict other than `Blocked` says and answers.
-    pub(super) fn settle(
-        &mut self,
-        now: Now,
-        step: &mut Step,
-        caller: Caller,
-        ask: &Arc<Ask>,
-        takes: bool,
-        verdict: Verdict,
-    ) {
+    pub(super) fn settle(&mut self, now: Now, step: &mut Step, served: Served<'_>, verdict: Verdict) {
+        let Served { caller, ask, takes, place } = served;
         let reply = match verdict {
             Verdict::Blocked => unreachable!("a blocked request is not settled"),
             _ if !takes => Reply::Free,
@@ -264,7 +259,7 @@ impl LockTable {
             },
             Verdict::Clear => Reply::Granted(Box::new(match ask.upgrades {
                 Some(held) => self.make_exclusive(now, step, held, ask, None),
-                None => self.grant(now, step, ask, None, OsLock::None),
+                None => Granted { place, ..self.grant(now, step, ask, None, OsLock::None) },
             })),
         };
         self.answer_about(step, caller, reply, Some(&ask.who), Some(&ask.target));
@@ -412,8 +407,9 @@ impl LockTable {
             _ if self.paused.is_some() => {}
             Verdict::Clear if os::wants_flock(&ask) => self.ask_system(step, id, 0),
             verdict => {
+                let waiter = self.state.waiters[&id].clone();
                 self.take_out(step, id);
-                self.settle(now, step, caller, &ask, true, verdict);
+                self.settle(now, step, Served::by(&waiter), verdict);
             }
         }
     }
@@ -620,6 +616,23 @@ pub(super) struct Waiting {
     pub(super) takes: bool,
 }
 
+/// A request that gets its answer.
+pub(super) struct Served<'a> {
+    pub(super) caller: Caller,
+    pub(super) ask: &'a Arc<Ask>,
+    pub(super) takes: bool,
+    /// The kept place that it has come back to.
+    pub(super) place: Option<KeptPlace>,
+}
+
+impl Served<'_> {
+    pub(super) fn by(waiter: &Waiter) -> Served<'_> {
+        let Waiter { caller, ask, takes, .. } = waiter;
+        let caller = caller.expect("only who is there is served");
+        Served { caller, ask, takes: *takes, place: waiter.place() }
+    }
+}
+
 /// When the lease of a lock ends if it starts now.
 pub(super) fn lease_end(lock: &Lock, now: Now) -> Moment {
     let end = now.mono.after(lock.ttl);
@@ -629,7 +642,8 @@ pub(super) fn lease_end(lock: &Lock, now: Now) -> Moment {
 /// The answer to a new grant of this lock.
 pub(super) fn new_grant(lock: Lock) -> Granted {
     let beside = Vec::new();
-    Granted { lock, already_held: false, resumed: false, upgraded: false, again: false, beside, more: 0 }
+    let place = None;
+    Granted { lock, already_held: false, resumed: false, upgraded: false, again: false, beside, more: 0, place }
 }
 
 /// Whether a retry asks for the same thing. The note and the process may differ: they change no one's rights. So may

@@ -4,7 +4,7 @@
 //! A request waits for the holders in its way and for the earlier requests in its way, so neither readers nor writers
 //! starve, neighbouring readers are granted together, and exactly those who can hold now are woken.
 
-use super::ask::Verdict;
+use super::ask::{Served, Verdict};
 use super::index::{Line, Rank, SlotId, Turn};
 use super::{LockTable, Step, os};
 use crate::model::*;
@@ -99,7 +99,7 @@ impl LockTable {
         loop {
             step.eased.extend(step.freed.iter().map(|ask| ask.who.agent.clone()));
             let freed = std::mem::take(&mut step.freed);
-            if !freed.is_empty() {
+            if !freed.is_empty() && !planted(Bug::OwnNotWoken) {
                 step.eased.extend(self.with_locks_in_line());
             }
             let slots: BTreeSet<SlotId> =
@@ -112,7 +112,8 @@ impl LockTable {
             }
             for agent in step.eased.drain(..) {
                 let own = self.state.waits_of_agent.get(&agent).into_iter().flatten();
-                let is_due = |id: &&WaiterId| self.own_answers(**id) || self.state.waiters[id].is_kept();
+                let is_kept = |id: WaiterId| self.state.waiters[&id].is_kept() && !planted(Bug::PlaceNotLookedAt);
+                let is_due = |id: &&WaiterId| self.own_answers(**id) || is_kept(**id);
                 let own = own.filter(is_due).map(|id| Turn::of(&self.state.waiters[id]));
                 next.extend(own.map(|turn| Reverse((turn, Place::Anywhere))));
             }
@@ -186,9 +187,9 @@ impl LockTable {
     fn serve_one(&mut self, now: Now, step: &mut Step, id: WaiterId) -> bool {
         let waiter = &self.state.waiters[&id];
         // A client that is not there keeps its place, but cannot be told of a grant.
-        let Some(caller) = waiter.caller else {
+        if waiter.caller.is_none() {
             return waiter.is_kept() && self.offer_if_due(now, step, id);
-        };
+        }
         if waiter.ask.set.is_some() {
             return self.serve_set_of(now, step, id);
         }
@@ -208,7 +209,7 @@ impl LockTable {
                 if matches!(verdict, Verdict::Mine(_) | Verdict::Resume(_)) {
                     step.freed.push(ask.clone());
                 }
-                self.settle(now, step, caller, &ask, takes, verdict);
+                self.settle(now, step, Served::by(&waiter), verdict);
                 true
             }
         }

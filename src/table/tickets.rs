@@ -7,7 +7,7 @@
 //!
 //! A set has one place with a row for each of its scopes, which is kept, offered, come for and given up as a whole.
 
-use super::ask::{Verdict, Waiting};
+use super::ask::{Served, Verdict, Waiting};
 use super::index::{Line, Slot, Turn};
 use super::set::asks_of;
 use super::{LockTable, Step, os};
@@ -31,7 +31,10 @@ impl LockTable {
     /// Keeps the place of a request that has waited in vain, or takes the request out. One agent has one place for one
     /// thing, the earlier of two.
     pub(super) fn keep_place(&mut self, now: Now, step: &mut Step, id: WaiterId) -> Option<Ticket> {
-        let rows = self.rows_of(id);
+        self.keep_rows(now, step, self.rows_of(id))
+    }
+
+    fn keep_rows(&mut self, now: Now, step: &mut Step, rows: Vec<Waiter>) -> Option<Ticket> {
         let first = rows[0].id;
         let other = self.place_kept_for(&asks_of(&rows));
         let name = rows[0].ticket.or_else(|| self.state.waiters[&other?].ticket);
@@ -74,6 +77,33 @@ impl LockTable {
             Some(_) if !planted(Bug::CutOffLosesPlace) => drop(self.keep_place(now, step, id)),
             _ => self.take_out(step, id),
         }
+    }
+
+    /// Nobody has heard of what this place became, and it is taken back: the place is kept as if its client had gone
+    /// while it waited there. It went with its session if that has ended. A set is taken back lock by lock, and its
+    /// place is over.
+    pub(super) fn keep_again(&mut self, now: Now, step: &mut Step, ask: Arc<Ask>, place: KeptPlace) {
+        let KeptPlace { id, ticket, since, level } = place;
+        if ask.who.session.is_some_and(|session| !self.state.sessions.contains_key(&session)) {
+            return;
+        }
+        assert!(!self.state.waiters.contains_key(&id), "places are numbered once in the life of a table");
+        let waiter = Waiter {
+            id,
+            at_once: false,
+            ask,
+            takes: true,
+            since,
+            deadline: None,
+            caller: None,
+            absent_until: None,
+            ticket: Some(ticket),
+            offered_until: None,
+            os: OsWait::Idle,
+            is_counted: true,
+            level,
+        };
+        self.keep_rows(now, step, vec![waiter]);
     }
 
     /// Each scope of a set keeps others waiting, so that all of them count for the home; one agent has so many places.
@@ -184,7 +214,7 @@ impl LockTable {
             Verdict::Clear if os::wants_flock(&row.ask) => self.ask_system(step, row.id, 0),
             verdict => {
                 self.take_out(step, row.id);
-                self.settle(now, step, caller, &row.ask, true, verdict);
+                self.settle(now, step, Served::by(row), verdict);
             }
         }
     }
@@ -198,7 +228,9 @@ impl LockTable {
             return false;
         }
         // A part of a set that a lock of its agent answered may be others' turn when that lock has ended.
-        self.withdraw_offer(step, id);
+        if !planted(Bug::OfferOutlivesLevel) {
+            self.withdraw_offer(step, id);
+        }
         let rows = self.rows_of(id);
         if self.is_needless(&rows) {
             self.take_out(step, id);

@@ -524,6 +524,8 @@ struct World {
     asked: Vec<Vec<Arc<Ask>>>,
     told: Vec<String>,
     seen: BTreeMap<&'static str, usize>,
+    /// The kept places that went into grants.
+    places: BTreeMap<LockId, KeptPlace>,
 }
 
 /// What went wrong, in words.
@@ -549,6 +551,7 @@ impl World {
             asked: Vec::new(),
             told: Vec::new(),
             seen: BTreeMap::new(),
+            places: BTreeMap::new(),
         }
     }
 
@@ -680,7 +683,8 @@ impl World {
                     self.naive.locks.iter().any(|lock| lock.id == id && lock.ask.mode == Mode::Exclusive);
                 // Only what is exclusive can have been made so.
                 let upgraded = raw.lease % 2 == 1 && is_exclusive;
-                let what = Unheard { is_new: !raw.shared, resumed: raw.lease < 6, upgraded };
+                let place = self.places.get(&id).copied();
+                let what = Unheard { is_new: !raw.shared, resumed: raw.lease < 6, upgraded, place };
                 Command::TakeBack { id, fence, what }
             }
             LossesTold => Command::LossesTold(vec![self.lock_id(raw), self.lock_id(raw)]),
@@ -758,7 +762,12 @@ impl World {
         let Some((lock, commit)) = in_flight.get(raw.place % in_flight.len().max(1)).copied() else {
             return Command::Tick;
         };
-        let placed = Placed { bytes: 3, flocked: raw.shared, again: raw.wait == 1 };
+        let file = match raw.lease % 4 {
+            0 => None,
+            1 => self.target(raw).own_id(),
+            _ => Some(id(1000 + raw.odd as u64)),
+        };
+        let placed = Placed { bytes: 3, file, flocked: raw.shared, again: raw.wait == 1 };
         let answer = match raw.odd % 16 {
             0 => CommitAnswer::Late,
             1 => CommitAnswer::NotDurable(placed, "the disk is gone".into()),
@@ -1012,6 +1021,7 @@ impl World {
             *self.seen.entry("waiter told").or_default() += said.answer.wanted.len();
             if let Reply::Granted(granted) = &said.answer.reply {
                 self.count_advisory(granted);
+                self.places.extend(granted.place.map(|place| (granted.lock.id, place)));
             }
         }
         self.same_leaders(&step)?;
@@ -1131,6 +1141,8 @@ impl World {
         let Numbers { fences, events, .. } = self.numbers;
         let (table, step) = LockTable::restore(records, self.now, rebooted, fences, events);
         self.table = table;
+        // What nobody has heard of is taken back before its daemon ends, or never.
+        self.places.clear();
         match rebooted {
             false => self.naive.restart(self.now, fences),
             true => self.naive.reboot(self.now, fences),

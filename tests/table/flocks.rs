@@ -448,7 +448,17 @@ fn a_set_that_a_foreigner_keeps_waiting_is_refused_as_one_and_names_it() {
     desk.pass(10);
     let refused = desk.refused(waited).expect("its time is over");
     assert_eq!((refused.why, refused.foreigner), (RefusedFor::Timeout, Some(foreigner())));
-    assert_eq!((desk.table.waiters(), desk.table.next_deadline()), (0, None));
+    assert!(refused.ticket.is_some(), "its place is kept as one");
+    assert_eq!(desk.table.waiters(), 2);
+    // The foreigner is looked for all the same, and no flock is held for whoever is not there.
+    desk.pass(100);
+    assert_eq!(desk.wanted.len(), 2);
+    let had = desk.dropped.len();
+    (0..2).for_each(|_| desk.answer(OsAnswer::Held));
+    assert_eq!((desk.dropped.len(), desk.table.locks()), (had + 2, 0));
+    let back = desk.ask_all(&["/a", "/b"], Wait::Try);
+    (0..2).for_each(|_| desk.answer(OsAnswer::Held));
+    assert_eq!((desk.granted_set(back).len(), desk.table.waiters()), (2, 0));
 }
 
 #[test]

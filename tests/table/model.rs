@@ -6,7 +6,7 @@
 use flockd::limits;
 use flockd::model::*;
 use flockd::pattern::Pattern;
-use flockd::scope::{Scope, Target};
+use flockd::scope::{FileId, Scope, Target};
 use flockd::table::Outgoing;
 use std::sync::Arc;
 
@@ -98,6 +98,16 @@ fn is_here(a: &Target, b: &Target) -> bool {
     is_same_scope(a, b) || (is_path(a) && is_path(b) && is_same_place(a, b))
 }
 
+/// Whether both are one name in one directory that is known.
+fn is_same_entry(a: &Target, b: &Target) -> bool {
+    let entry = |target: &Target| {
+        let names = names(target);
+        let dir = names.len().checked_sub(1).and_then(|at| target.ids.get(at).copied());
+        (dir, names.last().map(|name| name.to_vec()))
+    };
+    entry(a).0.is_some() && entry(a) == entry(b)
+}
+
 /// The mode matrix: advisory goes with all, and of the others only shared with shared.
 fn modes_clash(a: Mode, b: Mode) -> bool {
     a != Mode::Advisory && b != Mode::Advisory && !(a == Mode::Shared && b == Mode::Shared)
@@ -152,7 +162,8 @@ pub fn is_in_the_way(lock: &Lock, who: &Who, target: &Target, mode: Mode) -> boo
 
 fn grant_of(lock: Lock) -> Granted {
     let beside = Vec::new();
-    Granted { lock, already_held: false, resumed: false, upgraded: false, again: false, beside, more: 0 }
+    let place = None;
+    Granted { lock, already_held: false, resumed: false, upgraded: false, again: false, beside, more: 0, place }
 }
 
 /// What is known of the request id of a set.
@@ -525,6 +536,21 @@ impl Naive {
         })
     }
 
+    /// The place of which nobody heard that it was granted is as it was, if its session is there still. That of a set
+    /// is over.
+    fn keep_again(&mut self, ask: Arc<Ask>, place: Option<KeptPlace>) {
+        let Some(place) = place else { return };
+        if ask.who.session.is_none_or(|id| self.has_session(id)) {
+            let KeptPlace { id, ticket, since, level } = place;
+            let nobody = Caller { conn: 0, id: 0 };
+            let waiter = Waiter { since, level, is_counted: true, ..self.in_line(nobody, &ask, true, id) };
+            let waiter = Waiter { ticket: Some(ticket), ..waiter };
+            self.waiters.push(waiter.clone());
+            self.waiters.sort_by_key(|row| row.id);
+            self.keep_place(&waiter);
+        }
+    }
+
     /// A request for which a place is kept. An upgrade needs none.
     fn ask_in_place(&mut self, place: &Waiter, caller: Caller, asks: &[Arc<Ask>], wait: Wait) {
         let asks: Vec<Arc<Ask>> = asks.iter().map(|ask| self.as_upgrade(ask.clone())).collect();
@@ -568,7 +594,7 @@ impl Naive {
             self.remove_rows(place);
             match asks[0].set {
                 Some(_) => self.settle_set(caller, &rows),
-                None => self.settle(caller, &rows[0].ask, true, self.chance_of(&rows[0])),
+                None => self.settle(caller, &rows[0].ask, true, self.chance_of(&rows[0]), rows[0].place()),
             }
         }
         self.withdraw_offers();
@@ -961,7 +987,7 @@ impl Naive {
             return self.refuse(caller, &ask, at, RefusedFor::Deadlock(Vec::new()));
         }
         if chance != Chance::Blocked {
-            return self.settle(caller, &ask, takes, chance);
+            return self.settle(caller, &ask, takes, chance, None);
         }
         if let Some(own) = own {
             let (why, kept) = (RefusedFor::OwnLock, self.kept(&ask));
@@ -1370,7 +1396,7 @@ impl Naive {
         if is_blocked { Chance::Blocked } else { Chance::Clear }
     }
 
-    fn settle(&mut self, caller: Caller, ask: &Arc<Ask>, takes: bool, chance: Chance) {
+    fn settle(&mut self, caller: Caller, ask: &Arc<Ask>, takes: bool, chance: Chance, place: Option<KeptPlace>) {
         let about = Some((&ask.who, Some(&ask.target)));
         if !takes {
             return self.answer(caller, Reply::Free, about);
@@ -1405,7 +1431,8 @@ impl Naive {
         };
         let lock = self.held(id).expect("it was just granted").clone();
         let upgraded = chance == Chance::Clear && ask.upgrades.is_some();
-        let granted = Granted { already_held, resumed, upgraded, ..grant_of(lock) };
+        let place = place.filter(|_| chance == Chance::Clear && !upgraded);
+        let granted = Granted { already_held, resumed, upgraded, place, ..grant_of(lock) };
         self.answer(caller, Reply::Granted(Box::new(granted)), about);
     }
 
@@ -1529,7 +1556,7 @@ impl Naive {
             let rows = self.remove_rows(&waiter);
             match waiter.ask.set {
                 Some(_) => self.settle_set(caller, &rows),
-                None => self.settle(caller, &waiter.ask, waiter.takes, chance),
+                None => self.settle(caller, &waiter.ask, waiter.takes, chance, waiter.place()),
             }
         }
     }
@@ -1747,7 +1774,8 @@ impl Naive {
         if what.is_new {
             self.rank_is_over(&lock);
             self.locks.retain(|lock| lock.id != id);
-            return self.drop_upgrades(id, &Fault::NotFound);
+            self.drop_upgrades(id, &Fault::NotFound);
+            return self.keep_again(lock.ask, what.place);
         }
         lock.ask = Arc::new(Ask { request: None, ..(*lock.ask).clone() });
         self.put(lock);
@@ -2136,6 +2164,10 @@ impl Naive {
         let is_over = in_flight.commits.is_empty();
         lock.in_flight = Some(Box::new(in_flight.clone())).filter(|_| !is_over);
         self.put(lock.clone());
+        if let Some(file) = placed.and_then(|placed| placed.file) {
+            self.follow_file(&commit.target, file);
+        }
+        let lock = self.held(lock.id).expect("it is held").clone();
         if let Some(caller) = commit.caller {
             let reply = match (reply, placed) {
                 (Some(fault), _) => Reply::Failed(fault),
@@ -2156,6 +2188,25 @@ impl Naive {
         for command in in_flight.waiting {
             self.carry_out(command);
         }
+    }
+
+    /// What is held and asked for at a place means the file that was put there, unless that is known already.
+    fn follow_file(&mut self, place: &Target, file: FileId) {
+        let asks = self.locks.iter().map(|lock| &lock.ask).chain(self.waiters.iter().map(|waiter| &waiter.ask));
+        if asks.clone().any(|ask| ask.target.ids.contains(&file)) {
+            return;
+        }
+        let followed = |ask: &Arc<Ask>| {
+            let below = ask.target.scope.components().count();
+            let is_there = is_same_scope(&ask.target, place) && is_same_entry(&ask.target, place);
+            let is_there = is_there && ask.mode != Mode::Advisory;
+            let ids = ask.target.ids.iter().take(below).copied().chain([file]).collect();
+            let target = Target { scope: ask.target.scope.clone(), ids };
+            if is_there { Arc::new(Ask { target, ..(**ask).clone() }) } else { ask.clone() }
+        };
+        let locks: Vec<Lock> = self.locks.iter().map(|l| Lock { ask: followed(&l.ask), ..l.clone() }).collect();
+        let waiters = self.waiters.iter().map(|w| Waiter { ask: followed(&w.ask), ..w.clone() }).collect();
+        (self.locks, self.waiters) = (locks, waiters);
     }
 
     fn put_off(&mut self, id: LockId, command: Command) {

@@ -220,6 +220,7 @@ fn a_set_that_goes_leaves_no_row_and_no_flock_behind() {
     desk.lock_set("bob", "x /a /b", Wait::Until(desk.now.mono.after(SECOND)));
     desk.pass(SECOND);
     assert_eq!(desk.news(), ["bob: timeout"]);
+    desk.unlock("bob", "/b");
     gone(&mut desk);
     let (by, waiting) = (desk.caller("bob"), desk.caller("bob"));
     let waiting = Caller { id: waiting.id + 1, ..waiting };
@@ -291,6 +292,113 @@ fn a_waiting_set_survives_a_restart_as_a_whole_until_its_client_is_back_or_given
     desk.request("r").wait_all("bob", "x /b /a");
     desk.restart(false);
     desk.pass(limits::WAITER_ABSENCE);
+    assert_eq!(desk.table.waiters(), 0);
+}
+
+/// `name` waits a second for all of it, in vain; its ticket.
+fn in_vain(desk: &mut Desk, name: &str, words: &str) -> Option<Ticket> {
+    desk.lock_set(name, words, Wait::Until(desk.now.mono.after(SECOND)));
+    desk.pass(SECOND);
+    assert_eq!(desk.news(), [format!("{name}: timeout")]);
+    let step = desk.steps.iter().rev().find(|step| !step.replies.is_empty()).expect("it was answered");
+    match &step.replies.last().expect("it was answered").answer.reply {
+        Reply::Refused(refused) => refused.ticket,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn offered(desk: &mut Desk) -> Vec<bool> {
+    desk.status("nobody").1.iter().map(|queued| queued.waiter.offered_until.is_some()).collect()
+}
+
+#[test]
+fn a_set_that_has_waited_in_vain_keeps_one_place_and_goes_on_there() {
+    let mut desk = Desk::new();
+    desk.ttl(limits::HOUR).ask("ada", "x /a");
+    let ticket = in_vain(&mut desk, "bob", "x /a /b").expect("its place is kept");
+    assert_eq!(desk.ttl(limits::HOUR).wait("cy", "x /b"), "waits", "it keeps its place on every scope");
+    // A part of it by itself does not go on there.
+    assert_eq!(desk.ask("bob", "x /a"), "held by ada");
+    assert_eq!((refused(&desk).ticket, desk.table.waiters()), (None, 3));
+    assert_eq!(desk.ask_all("bob", "x /a /b"), "held by ada");
+    assert_eq!(refused(&desk).ticket.map(|again| again.id), Some(ticket.id));
+    assert_eq!(desk.wait_all("bob", "x /a /b"), "waits");
+    desk.unlock("ada", "all");
+    assert_eq!(desk.news(), ["bob: granted"]);
+    assert_eq!(desk.table.waiters(), 1);
+}
+
+#[test]
+fn the_place_of_a_set_is_offered_when_all_of_it_is_free_and_passed_on_after_that() {
+    let mut desk = Desk::new();
+    desk.ttl(limits::HOUR).ask("ada", "x /a");
+    desk.ttl(limits::HOUR).ask("di", "x /b");
+    in_vain(&mut desk, "bob", "x /a /b").expect("its place is kept");
+    desk.ttl(limits::HOUR).wait("cy", "x /b");
+    desk.unlock("ada", "all");
+    assert_eq!(offered(&mut desk), [false; 3], "only a part of it is free");
+    desk.unlock("di", "all");
+    assert_eq!(offered(&mut desk), [true, true, false]);
+    desk.pass(limits::TICKET_OFFERED);
+    assert_eq!(desk.news(), ["cy: granted"]);
+    assert_eq!(desk.table.waiters(), 0);
+}
+
+#[test]
+fn what_an_own_lock_answered_of_an_offered_set_is_others_turn_when_that_has_ended() {
+    let mut desk = Desk::new();
+    desk.ttl(limits::HOUR).ask("ada", "x /a");
+    desk.ttl(5 * SECOND).ask("bob", "x /b");
+    in_vain(&mut desk, "cy", "x /b").expect("its place is kept");
+    in_vain(&mut desk, "bob", "x /a /b").expect("its place is kept");
+    desk.unlock("ada", "all");
+    assert_eq!(offered(&mut desk), [false, true, true], "bob holds /b already");
+    desk.pass(3 * SECOND);
+    assert_eq!(offered(&mut desk), [true, false, false], "and is behind cy there now");
+    desk.pass(limits::TICKET_OFFERED);
+    assert_eq!(offered(&mut desk), [true, true]);
+}
+
+#[test]
+fn whoever_gives_up_a_part_of_a_kept_set_gives_up_all_of_it() {
+    let give_up: [fn(&mut Desk, Ticket) -> String; 4] = [
+        |desk, _| desk.unlock("bob", "/b"),
+        |desk, _| desk.unlock("bob", "/a"),
+        |desk, _| desk.unlock("bob", "all"),
+        |desk, ticket| desk.give_up("bob", ticket.id),
+    ];
+    for give_up in give_up {
+        let mut desk = Desk::new();
+        desk.ask("ada", "x /a");
+        let ticket = in_vain(&mut desk, "bob", "x /a /b").expect("its place is kept");
+        assert_eq!(desk.table.waiters(), 2);
+        give_up(&mut desk, ticket);
+        assert_eq!(desk.table.waiters(), 0);
+    }
+}
+
+#[test]
+fn a_restart_keeps_the_place_of_a_set_and_whoever_is_cut_off_keeps_it_as_well() {
+    let mut desk = Desk::new();
+    desk.ttl(limits::HOUR).ask("ada", "x /a");
+    let ticket = in_vain(&mut desk, "bob", "x /a /b").expect("its place is kept");
+    desk.wait_all("bob", "x /a /b");
+    desk.run(Command::CallerGone { conn: 1 });
+    assert_eq!(desk.table.waiters(), 2);
+    desk.restart(false);
+    assert_eq!(desk.ask_all("bob", "x /a /b"), "held by ada");
+    assert_eq!(refused(&desk).ticket.map(|again| again.id), Some(ticket.id));
+    // In another order it is another request.
+    assert_eq!(desk.ask_all("bob", "x /b /a"), "held by ada");
+    assert_eq!(refused(&desk).ticket, None);
+}
+
+#[test]
+fn a_set_with_an_upgrade_in_it_keeps_no_place() {
+    let mut desk = Desk::new();
+    desk.ask("ada", "x /a");
+    desk.ask("bob", "s /b");
+    assert_eq!(in_vain(&mut desk, "bob", "x /a /b"), None);
     assert_eq!(desk.table.waiters(), 0);
 }
 

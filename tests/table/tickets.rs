@@ -359,6 +359,46 @@ fn who_asks_again_and_is_cut_off_keeps_the_place() {
 }
 
 #[test]
+fn what_a_place_became_that_nobody_heard_of_is_that_place_again() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ask("ada", "x /f"), "granted");
+    let before = in_vain(&mut desk, "bo", "x /f");
+    assert_eq!(desk.wait("cy", "x /f"), "waits");
+    assert_eq!(desk.unlock("ada", "/f"), "released 1");
+    assert_eq!(desk.ask("bo", "x /f"), "granted");
+    take_back(&mut desk);
+    assert_eq!((desk.news(), desk.queue()), (Vec::new(), vec!["bo".to_owned(), "cy".to_owned()]));
+    let kept = waiters(&mut desk).remove(0);
+    assert_eq!((kept.ticket, kept.caller), (Some(before.id), None));
+    assert_eq!(kept.absent_until, Some(desk.now.mono.after(limits::TICKET_KEPT)));
+    assert_eq!(kept.offered_until, Some(desk.now.mono.after(limits::TICKET_OFFERED)));
+    assert_eq!(desk.ask("bo", "x /f"), "granted");
+    // What was granted without one leaves none.
+    assert_eq!(desk.ask("bo", "x /g"), "granted");
+    take_back(&mut desk);
+    assert_eq!(desk.queue(), ["cy"]);
+}
+
+#[test]
+fn a_place_does_not_outlive_its_session_by_way_of_a_grant() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ask("ada", "x /f"), "granted");
+    assert!(in_vain_with(&mut desk, MINUTE, "bo#1", "x /f").is_some());
+    assert_eq!(desk.unlock("ada", "/f"), "released 1");
+    assert_eq!(desk.ttl(MINUTE).ask("bo#1", "x /f"), "granted");
+    desk.end("bo#1");
+    take_back(&mut desk);
+    assert_eq!((desk.table.locks(), desk.table.waiters()), (0, 0));
+}
+
+/// The latest answer is a grant, and does not reach its client.
+fn take_back(desk: &mut Desk) {
+    let Some(Reply::Granted(granted)) = desk.last.as_ref().map(|answer| &answer.reply) else { panic!("no grant") };
+    let (id, fence, what) = (granted.lock.id, granted.lock.fence, granted.unheard());
+    desk.run(Command::TakeBack { id, fence, what });
+}
+
+#[test]
 fn a_try_without_a_ttl_keeps_the_place_that_is_there() {
     let mut desk = Desk::new();
     assert_eq!(desk.ttl(limits::HOUR).ask("ada", "x /f"), "granted");
@@ -474,4 +514,35 @@ fn one_agent_does_not_fill_the_queue_with_places() {
     assert_eq!(tickets.count(), limits::TICKETS_OF_AGENT);
     assert_eq!(desk.queue().len(), limits::TICKETS_OF_AGENT);
     in_vain(&mut desk, "cy", "x /d/0");
+}
+
+#[test]
+fn a_place_is_offered_when_its_agents_lock_there_is_no_longer_its_own_to_take_up() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ask("ada", "x /f"), "granted");
+    assert_eq!(desk.wait("bo", "x /f"), "waits");
+    assert!(in_vain_with(&mut desk, MINUTE, "bo#1", "x /f").is_some());
+    assert_eq!(desk.unlock("ada", "/f"), "released 1");
+    assert_eq!(desk.news(), ["bo: granted"]);
+    let lock = desk.status("bo").0[0].id;
+    assert_eq!(waiters(&mut desk)[0].offered_until, None, "its session could take that up");
+    // A process keeps it from now on, and keeps no session of its agent out.
+    assert_eq!(desk.bind("bo", lock, Process { pid: 7, start: 7 }), "bound");
+    assert_eq!(waiters(&mut desk)[0].offered_until, Some(desk.now.mono.after(limits::TICKET_OFFERED)));
+}
+
+#[test]
+fn an_offer_does_not_outlive_the_level_that_it_was_made_for() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ttl(5 * MINUTE).ask("ada", "x /d/"), "granted");
+    assert_eq!(desk.ttl(5 * MINUTE).ask("ada/y", "x /d/f"), "granted");
+    assert_eq!(desk.wait("cy", "x /d/f"), "waits");
+    in_vain(&mut desk, "ada/x", "x /d/f");
+    assert_eq!(desk.unlock("ada", "/d/"), "released 1");
+    assert_eq!(desk.unlock("ada/y", "/d/f"), "released 1");
+    let is_offered = |desk: &mut Desk| waiters(desk).iter().any(|waiter| waiter.offered_until.is_some());
+    assert!(is_offered(&mut desk), "inside what its parent held it comes before strangers");
+    // A restart finds no lock of its parent: the stranger was there before.
+    desk.restart(false);
+    assert!(!is_offered(&mut desk));
 }

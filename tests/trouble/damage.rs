@@ -288,7 +288,7 @@ fn an_old_store_put_in_the_place_of_a_running_daemons_is_noticed_before_anything
     // Folding into a file without a name and then cutting the log would lose what is in both.
     ground.flockd("", "daemon stop").gives(0);
     // The daemon before it has ended too, and said so in the same log.
-    let log = until("it has ended", || Some(ground.daemon_log()).filter(|log| log.matches("ended: ").count() == 2));
+    let log = until("it has ended", || Some(ground.daemon_log()).filter(|log| log.matches("Z ended").count() == 2));
     assert!(log.contains("journal.redb was moved, removed or replaced"), "{log}");
     fs::rename(&aside, &store).unwrap();
     let there = fences(&ground);
