@@ -90,8 +90,9 @@ Several scopes, up to 64, are locked in one step: all or none, waiting as one re
 has one and wants the other. They must have nothing in common: a directory covers what is in it. --json has one \
 object with `acquired` and `locks` then. Advisory locks are asked for one by one.
 
-If one scope was not free in time, the place in the queue is kept for two minutes: the same command again goes on there. \
-When its turn comes, it is kept for 30 s, then the next one is served. `flockd unlock SCOPE` gives it up.
+If it was not free in time, the place in the queue is kept for two minutes: the same command again goes on there. \
+When its turn comes, it is kept for 30 s, then the next one is served. `flockd unlock SCOPE` gives it up, of several \
+scopes by any.
 
 With --advisory the lock is in nobody's way and nobody is in its way: it is there for agents who trust each other to \
 see. It is granted at once, names who else is there, and protects no write. Those on one scope are ranked by who came \

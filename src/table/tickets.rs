@@ -87,6 +87,8 @@ impl LockTable {
         if ask.who.session.is_some_and(|session| !self.state.sessions.contains_key(&session)) {
             return;
         }
+        // It may have been made exclusive since as a part of a set; the place was for this alone.
+        let ask = if ask.set.is_some() { Arc::new(Ask { set: None, ..(*ask).clone() }) } else { ask };
         assert!(!self.state.waiters.contains_key(&id), "places are numbered once in the life of a table");
         let waiter = Waiter {
             id,

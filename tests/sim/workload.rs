@@ -272,6 +272,9 @@ impl World {
                         Op::Lock { target, mode, lease, wait, bound, os, .. } => {
                             Op::Lock { target, mode, lease, wait, bound, os, request: None }
                         }
+                        Op::LockSet { targets, mode, lease, wait, bound, os, .. } => {
+                            Op::LockSet { targets, mode, lease, wait, bound, os, request: None }
+                        }
                         other => other,
                     });
                     client.asked.extend(again);

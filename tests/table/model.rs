@@ -543,6 +543,7 @@ impl Naive {
         if ask.who.session.is_none_or(|id| self.has_session(id)) {
             let KeptPlace { id, ticket, since, level } = place;
             let nobody = Caller { conn: 0, id: 0 };
+            let ask = Arc::new(Ask { set: None, ..(*ask).clone() });
             let waiter = Waiter { since, level, is_counted: true, ..self.in_line(nobody, &ask, true, id) };
             let waiter = Waiter { ticket: Some(ticket), ..waiter };
             self.waiters.push(waiter.clone());

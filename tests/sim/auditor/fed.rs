@@ -112,13 +112,21 @@ impl Auditor {
             }
             _ => {}
         }
-        if let Command::Lock { caller, ask, .. } = command
+        let asks = match command {
+            Command::Lock { ask, .. } => std::slice::from_ref(ask),
+            Command::LockSet { asks, .. } => asks,
+            _ => &[],
+        };
+        if let Some(caller) = caller_of(command)
+            && let Some(ask) = asks.first()
             && !self.queue.values().any(|waiter| !waiter.is_kept() && is_named_so(waiter, ask))
-            && let Some(id) = self.place_of(ask)
-            && let Some(kept) = self.queue.get_mut(&id)
+            && let Some(id) = self.place_of(asks)
         {
             self.counts.came_back += 1;
-            (kept.caller, kept.absent_until, kept.offered_until) = (Some(*caller), None, None);
+            self.counts.sets_came_back += u64::from(asks.len() > 1);
+            for kept in self.queue.values_mut().filter(|row| first_row(row) == id) {
+                (kept.caller, kept.absent_until, kept.offered_until) = (Some(caller), None, None);
+            }
         }
         let mut is_again = false;
         if let (Some(key), Some(caller)) = (name_of(command), caller_of(command)) {
@@ -209,14 +217,19 @@ impl Auditor {
     }
 
     /// The place where this request goes on: that of the request which it is a retry of, else one for the same thing.
-    fn place_of(&self, ask: &Ask) -> Option<WaiterId> {
-        let kept = || self.queue.values().filter(|waiter| is_kept_there(waiter, ask));
-        kept().find(|waiter| is_named_so(waiter, ask)).or(kept().next()).map(|waiter| waiter.id)
+    fn place_of(&self, asks: &[Arc<Ask>]) -> Option<WaiterId> {
+        let is_there = |id: u64, ask: &Ask| self.queue.get(&WaiterId(id)).is_some_and(|row| is_kept_there(row, ask));
+        let is_place = |waiter: &&Waiter| (waiter.id.0..).zip(asks).all(|(id, ask)| is_there(id, ask));
+        let kept = || self.queue.values().filter(is_place);
+        kept().find(|waiter| is_named_so(waiter, &asks[0])).or(kept().next()).map(|waiter| waiter.id)
     }
 
     /// An agent wants none of these places any more.
     fn places_given_up(&mut self, who: &Who, is_meant: impl Fn(&Waiter) -> bool) {
-        self.queue.retain(|_, waiter| !(waiter.is_kept() && waiter.ask.who.agent == who.agent && is_meant(waiter)));
+        let is_one = |waiter: &&Waiter| waiter.is_kept() && waiter.ask.who.agent == who.agent && is_meant(waiter);
+        // Of a set all goes with any part of it.
+        let given_up: BTreeSet<WaiterId> = self.queue.values().filter(is_one).map(first_row).collect();
+        self.queue.retain(|_, waiter| !given_up.contains(&first_row(waiter)));
     }
 
     fn unlock_asked(&mut self, who: &Who, which: &Which) {

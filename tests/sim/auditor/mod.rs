@@ -150,6 +150,7 @@ counters! {
         sets,
         sets_waited,
         sets_seen,
+        sets_came_back,
         downgraded,
         delegated,
         refused,
