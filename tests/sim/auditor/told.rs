@@ -119,7 +119,9 @@ impl Auditor {
         leases::is_within_bounds(lock);
         // A place that this answers, or makes needless, is over, however soon the lock itself is.
         let is_over = |waiter: &Waiter| waiter.is_kept() && waiter.ask.who.agent == who.agent;
-        self.queue.retain(|_, waiter| !(is_over(waiter) && overlap(&waiter.ask.target, &lock.ask.target)));
+        let is_over = |row: &&Waiter| is_over(row) && overlap(&row.ask.target, &lock.ask.target);
+        let over: BTreeSet<WaiterId> = self.queue.values().filter(is_over).map(first_row).collect();
+        self.queue.retain(|_, row| !over.contains(&first_row(row)));
         let is_late = open.turn != self.turn;
         self.top_fence = self.top_fence.max(lock.fence.0);
         if is_late && (self.was_released_by(open, lock.id) || self.is_being_released_by(open, lock.id)) {
