@@ -260,7 +260,8 @@ fn who_comes_back_while_the_system_is_asked_for_its_place_has_it_asked_anew() {
     desk.answer(OsAnswer::Busy(foreigner()));
     desk.pass(50);
     desk.answer(OsAnswer::Busy(foreigner()));
-    desk.pass(110);
+    desk.pass(10);
+    desk.pass(100);
     let for_the_place = desk.wanted[0];
     let ada = desk.ask("ada", Mode::Exclusive, Wait::Forever);
     assert_eq!((desk.dropped.clone(), desk.wanted.len()), (vec![for_the_place], 1));
