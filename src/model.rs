@@ -3,7 +3,7 @@
 //! Pure data: no I/O, no clock, no serde. Disk bytes are made in `journal/codec.rs`, wire messages in `wire/`.
 
 use crate::limits;
-use crate::scope::{Scope, Target};
+use crate::scope::{FileId, Scope, Target};
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -569,6 +569,8 @@ pub enum CommitAnswer {
 pub struct Placed {
     /// Its size in bytes.
     pub bytes: u64,
+    /// Its identity, if it could be told: what stands in that place from now on.
+    pub file: Option<FileId>,
     /// It is flocked for the lock.
     pub flocked: bool,
     /// It had been put in place before, by an earlier try.

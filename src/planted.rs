@@ -152,6 +152,8 @@ bugs! {
     /// A prepared file that is still open for writing is put in place.
     OpenFilePutInPlace => "lib"
         "os::commit::tests::a_file_that_is_still_open_for_writing_is_not_put_in_place_and_a_closed_one_is",
+    /// What is held at a place still means the file that was there before a write.
+    LockKeepsOldFile => "table" "writes::a_lock_means_the_file_that_was_put_in_its_place",
     // The system's flocks
     /// No flock is taken.
     FlockNotTaken => "table" "flocks::a_lock_is_granted_only_when_its_flock_is_held",

@@ -212,7 +212,7 @@ fn an_advisory_request_does_not_wait_for_a_write_of_its_own_agent() {
     assert_eq!(desk.ask("ada", "a /f"), "granted");
     assert_eq!(desk.wait("bo", "a /f"), "granted");
     assert_eq!(desk.ask("ada#1", "x /f"), "waits", "that is another matter");
-    let placed = Placed { bytes: 3, flocked: false, again: false };
+    let placed = Placed { bytes: 3, file: None, flocked: false, again: false };
     desk.run(Command::CommitDone { commit: CommitId(1), lock: id, answer: CommitAnswer::InPlace(placed) });
     assert_eq!(desk.news(), ["ada#1: granted"]);
     assert_eq!(listed(&mut desk).len(), 2, "what was released is what was held then");

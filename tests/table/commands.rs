@@ -743,7 +743,12 @@ impl World {
         let Some((lock, commit)) = in_flight.get(raw.place % in_flight.len().max(1)).copied() else {
             return Command::Tick;
         };
-        let placed = Placed { bytes: 3, flocked: raw.shared, again: raw.wait == 1 };
+        let file = match raw.lease % 4 {
+            0 => None,
+            1 => self.target(raw).own_id(),
+            _ => Some(id(1000 + raw.odd as u64)),
+        };
+        let placed = Placed { bytes: 3, file, flocked: raw.shared, again: raw.wait == 1 };
         let answer = match raw.odd % 16 {
             0 => CommitAnswer::Late,
             1 => CommitAnswer::NotDurable(placed, "the disk is gone".into()),

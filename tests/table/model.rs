@@ -6,7 +6,7 @@
 use flockd::limits;
 use flockd::model::*;
 use flockd::pattern::Pattern;
-use flockd::scope::{Scope, Target};
+use flockd::scope::{FileId, Scope, Target};
 use flockd::table::Outgoing;
 use std::sync::Arc;
 
@@ -96,6 +96,16 @@ fn is_same_scope(a: &Target, b: &Target) -> bool {
 fn is_here(a: &Target, b: &Target) -> bool {
     let is_path = |target: &Target| matches!(target.scope, Scope::File(_) | Scope::Subtree(_));
     is_same_scope(a, b) || (is_path(a) && is_path(b) && is_same_place(a, b))
+}
+
+/// Whether both are one name in one directory that is known.
+fn is_same_entry(a: &Target, b: &Target) -> bool {
+    let entry = |target: &Target| {
+        let names = names(target);
+        let dir = names.len().checked_sub(1).and_then(|at| target.ids.get(at).copied());
+        (dir, names.last().map(|name| name.to_vec()))
+    };
+    entry(a).0.is_some() && entry(a) == entry(b)
 }
 
 /// The mode matrix: advisory goes with all, and of the others only shared with shared.
@@ -1769,6 +1779,10 @@ impl Naive {
         let is_over = in_flight.commits.is_empty();
         lock.in_flight = Some(Box::new(in_flight.clone())).filter(|_| !is_over);
         self.put(lock.clone());
+        if let Some(file) = placed.and_then(|placed| placed.file) {
+            self.follow_file(&commit.target, file);
+        }
+        let lock = self.held(lock.id).expect("it is held").clone();
         if let Some(caller) = commit.caller {
             let reply = match (reply, placed) {
                 (Some(fault), _) => Reply::Failed(fault),
@@ -1789,6 +1803,25 @@ impl Naive {
         for command in in_flight.waiting {
             self.carry_out(command);
         }
+    }
+
+    /// What is held and asked for at a place means the file that was put there, unless that is known already.
+    fn follow_file(&mut self, place: &Target, file: FileId) {
+        let asks = self.locks.iter().map(|lock| &lock.ask).chain(self.waiters.iter().map(|waiter| &waiter.ask));
+        if asks.clone().any(|ask| ask.target.ids.contains(&file)) {
+            return;
+        }
+        let followed = |ask: &Arc<Ask>| {
+            let below = ask.target.scope.components().count();
+            let is_there = is_same_scope(&ask.target, place) && is_same_entry(&ask.target, place);
+            let is_there = is_there && ask.mode != Mode::Advisory;
+            let ids = ask.target.ids.iter().take(below).copied().chain([file]).collect();
+            let target = Target { scope: ask.target.scope.clone(), ids };
+            if is_there { Arc::new(Ask { target, ..(**ask).clone() }) } else { ask.clone() }
+        };
+        let locks: Vec<Lock> = self.locks.iter().map(|l| Lock { ask: followed(&l.ask), ..l.clone() }).collect();
+        let waiters = self.waiters.iter().map(|w| Waiter { ask: followed(&w.ask), ..w.clone() }).collect();
+        (self.locks, self.waiters) = (locks, waiters);
     }
 
     fn put_off(&mut self, id: LockId, command: Command) {
