@@ -389,7 +389,12 @@ impl LockTable {
         if let Some(before) = old.caller {
             self.fail_asked_later(step, before);
         }
-        let waiter = Waiter { caller: Some(caller), absent_until: None, offered_until: None, ..old };
+        // What was asked of the system for a place is asked anew for a grant.
+        let os = if was_absent { OsWait::Idle } else { old.os.clone() };
+        if was_absent {
+            self.forget_flock(step, &old);
+        }
+        let waiter = Waiter { caller: Some(caller), absent_until: None, offered_until: None, os, ..old };
         let ask = waiter.ask.clone();
         self.set(step, Record::Waiter(id, Some(waiter)));
         if !was_absent {

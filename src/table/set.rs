@@ -258,7 +258,11 @@ impl LockTable {
             self.fail_asked_later(step, before);
         }
         let was_absent = before[0].caller.is_none();
-        for row in before {
+        if was_absent {
+            // What was asked of the system for a place is asked anew for a grant.
+            self.set_goes_back(step, first);
+        }
+        for row in self.rows_of(first) {
             let row = Waiter { caller: Some(caller), absent_until: None, offered_until: None, ..row };
             self.set(step, Record::Waiter(row.id, Some(row)));
         }

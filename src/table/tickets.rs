@@ -177,6 +177,7 @@ impl LockTable {
         let Together { caller, asks, wait } = request;
         let back = self.set_in_line(now, caller, asks, wait);
         for (old, back) in self.rows_of(place).into_iter().zip(back) {
+            self.forget_flock(step, &old);
             let Waiter { id, since, ticket, level, is_counted, .. } = old;
             let waiter = Waiter { id, since, ticket, level, is_counted, ..back };
             if waiter.ask.target != old.ask.target {

@@ -71,7 +71,13 @@ impl Auditor {
             Command::CallerGone { conn } => {
                 self.queue.retain(|_, waiter| waiter.caller.is_none_or(|caller| caller.conn != *conn));
                 let open = self.open.iter_mut().filter(|(caller, _)| caller.conn == *conn);
-                open.for_each(|(_, open)| open.is_gone = true);
+                let asks = open.map(|(_, open)| {
+                    open.is_gone = true;
+                    asks_of(&open.command).to_vec()
+                });
+                for ask in asks.flatten().collect::<Vec<_>>() {
+                    self.places_may_be_over(&ask.who.agent, Some(&ask.target));
+                }
             }
             Command::Unlock { who, which, .. } => {
                 self.unlock_asked(who, which);
@@ -112,11 +118,7 @@ impl Auditor {
             }
             _ => {}
         }
-        let asks = match command {
-            Command::Lock { ask, .. } => std::slice::from_ref(ask),
-            Command::LockSet { asks, .. } => asks,
-            _ => &[],
-        };
+        let asks = asks_of(command);
         if let Some(caller) = caller_of(command)
             && let Some(ask) = asks.first()
             && !self.queue.values().any(|waiter| !waiter.is_kept() && is_named_so(waiter, ask))
@@ -124,8 +126,11 @@ impl Auditor {
         {
             self.counts.came_back += 1;
             self.counts.sets_came_back += u64::from(asks.len() > 1);
-            for kept in self.queue.values_mut().filter(|row| first_row(row) == id) {
+            let rows = self.queue.values_mut().filter(|row| first_row(row) == id);
+            for (kept, ask) in rows.zip(asks) {
                 (kept.caller, kept.absent_until, kept.offered_until) = (Some(caller), None, None);
+                // Under another name of the file it is in other requests' way.
+                kept.ask = ask.clone();
             }
         }
         let mut is_again = false;
@@ -222,6 +227,16 @@ impl Auditor {
         let is_place = |waiter: &&Waiter| (waiter.id.0..).zip(asks).all(|(id, ask)| is_there(id, ask));
         let kept = || self.queue.values().filter(is_place);
         kept().find(|waiter| is_named_so(waiter, &asks[0])).or(kept().next()).map(|waiter| waiter.id)
+    }
+
+    /// A grant of this agent's has ended its places there, though it may be taken back itself: nobody makes them anew.
+    pub(super) fn places_may_be_over(&mut self, agent: &Agent, target: Option<&Target>) {
+        let is_over = |row: &&Waiter| {
+            let is_there = target.is_none_or(|target| overlap(&row.ask.target, target));
+            row.is_kept() && row.ask.who.agent == *agent && is_there
+        };
+        let over: BTreeSet<WaiterId> = self.queue.values().filter(is_over).map(first_row).collect();
+        self.queue.retain(|_, row| !over.contains(&first_row(row)));
     }
 
     /// An agent wants none of these places any more.

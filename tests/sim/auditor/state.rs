@@ -80,7 +80,7 @@ impl Auditor {
             let mut rows = self.queue.values().filter(|row| first_row(row) == first_row(absent));
             let is_over = is_over || rows.any(|row| is_answered(row, locks, waiters));
             let is_there = is_over || waiters.iter().any(|queued| queued.waiter.id == absent.id);
-            assert!(is_there, "the place of {} was not kept for it", absent.ask.who.agent);
+            assert!(is_there, "the place of {} was not kept for it: {absent:?}", absent.ask.who.agent);
         }
         self.order_kept(waiters);
         self.counts.offered += waiters.iter().filter(|queued| queued.waiter.offered_until.is_some()).count() as u64;
