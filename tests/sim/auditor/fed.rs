@@ -125,7 +125,6 @@ impl Auditor {
             && let Some(id) = self.place_of(asks)
         {
             self.counts.came_back += 1;
-            self.counts.sets_came_back += u64::from(asks.len() > 1);
             let rows = self.queue.values_mut().filter(|row| first_row(row) == id);
             for (kept, ask) in rows.zip(asks) {
                 (kept.caller, kept.absent_until, kept.offered_until) = (Some(caller), None, None);

@@ -150,7 +150,6 @@ counters! {
         sets,
         sets_waited,
         sets_seen,
-        sets_came_back,
         downgraded,
         delegated,
         refused,
