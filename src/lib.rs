@@ -108,6 +108,8 @@ pub mod server;
 #[doc(hidden)]
 pub mod sim;
 #[doc(hidden)]
+pub mod stats;
+#[doc(hidden)]
 pub mod table;
 #[doc(hidden)]
 pub mod webhook;
