@@ -272,6 +272,8 @@ pub const MCP_AGENTS: usize = 64;
 pub const MCP_LINE_MAX: usize = 16 * 1024 * 1024;
 /// Most locks and requests that one answer lists: a model reads each. The rest is a count.
 pub const MCP_ROWS: usize = 50;
+/// Scopes that the tool for statistics names: a model that chooses where to work next needs no more.
+pub const MCP_HOTTEST: usize = 5;
 /// Most resources that one client subscribes to.
 pub const MCP_SUBSCRIPTIONS: usize = 64;
 /// Events that a subscription may be behind; beyond it, it says that all has changed.

@@ -77,7 +77,8 @@ impl From<&EndReason> for Ending {
 
 /// What a step at this time is counted as.
 pub fn facts(now: Now, step: &Step) -> Vec<Fact> {
-    let mut facts = Vec::new();
+    // Who asks has figures of its own from here on: what becomes of the request is counted there.
+    let mut facts: Vec<Fact> = step.came().map(|ask| Fact::Lock(ask.clone(), What::AskedInVain)).collect();
     for (ask, why) in step.refused() {
         let why = match why {
             RefusedFor::Held | RefusedFor::OwnLock => Refusal::Held,
@@ -86,7 +87,6 @@ pub fn facts(now: Now, step: &Step) -> Vec<Fact> {
         };
         facts.push(Fact::Lock(ask.clone(), What::Refused(why)));
     }
-    facts.extend(step.came().map(|ask| Fact::Lock(ask.clone(), What::AskedInVain)));
     // Requests that have waited and are answered in this step: their grants are no new requests.
     let mut waited: Vec<Arc<Ask>> = Vec::new();
     for (after, before) in step.changes() {
@@ -95,11 +95,11 @@ pub fn facts(now: Now, step: &Step) -> Vec<Fact> {
             (Record::Lock(_, None), Some(Record::Lock(_, Some(lock)))) => {
                 facts.push(Fact::Lock(lock.ask.clone(), What::Held(lock.since.mono.till(now.mono))));
             }
-            (Record::Waiter(_, after), Some(Record::Waiter(_, Some(before)))) => {
-                if waits(before) && !after.as_ref().is_some_and(waits) {
-                    facts.push(Fact::Lock(before.ask.clone(), What::Waited(before.since.mono.till(now.mono))));
-                    waited.push(before.ask.clone());
-                }
+            (Record::Waiter(_, after), Some(Record::Waiter(_, Some(before))))
+                if waits(before) && !after.as_ref().is_some_and(waits) =>
+            {
+                facts.push(Fact::Lock(before.ask.clone(), What::Waited(before.since.mono.till(now.mono))));
+                waited.push(before.ask.clone());
             }
             (Record::Webhook(_, Some(after)), Some(Record::Webhook(_, Some(before)))) => {
                 let attempts = |webhook: &Webhook| webhook.failing.as_ref().map_or(0, |failing| failing.attempts);
@@ -124,9 +124,7 @@ fn event_facts(event: &Event, waited: &mut Vec<Arc<Ask>>, facts: &mut Vec<Fact>)
     let ask = &event.ask;
     match &event.kind {
         EventKind::Acquired(how) => {
-            let is_same = |other: &Arc<Ask>| {
-                other.who.agent == ask.who.agent && other.target.scope == ask.target.scope
-            };
+            let is_same = |other: &Arc<Ask>| other.who.agent == ask.who.agent && other.target.scope == ask.target.scope;
             match waited.iter().position(is_same) {
                 Some(at) => drop(waited.remove(at)),
                 None if *how == Acquired::Downgraded => {}

@@ -214,7 +214,7 @@ pub fn stats(
     });
     let (agents, other_agents) = stats.agents.top(top, |_| true);
     let agents =
-        agents.into_iter().map(|(agent, _, figures)| AgentStats { agent: agent.to_string(), tally: tally(figures) });
+        agents.into_iter().map(|(agent, (), figures)| AgentStats { agent: agent.to_string(), tally: tally(figures) });
     Stats {
         since: time(stats.since.wall),
         uptime_ms: stats.since.mono.till(now.mono),
