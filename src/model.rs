@@ -3,7 +3,7 @@
 //! Pure data: no I/O, no clock, no serde. Disk bytes are made in `journal/codec.rs`, wire messages in `wire/`.
 
 use crate::limits;
-use crate::scope::{Scope, Target};
+use crate::scope::{FileId, Scope, Target};
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -569,6 +569,8 @@ pub enum CommitAnswer {
 pub struct Placed {
     /// Its size in bytes.
     pub bytes: u64,
+    /// Its identity, if it could be told: what stands in that place from now on.
+    pub file: Option<FileId>,
     /// It is flocked for the lock.
     pub flocked: bool,
     /// It had been put in place before, by an earlier try.
@@ -654,14 +656,17 @@ impl Waiter {
         [self.absent_until, self.offered_until].into_iter().flatten().min()
     }
 
-    /// Whether this place is kept for whoever asks so: the same agent or session, for the same thing.
+    /// The place that is kept for it whenever its client is not there.
+    pub fn place(&self) -> Option<KeptPlace> {
+        let Waiter { id, since, level, .. } = *self;
+        self.ticket.map(|ticket| KeptPlace { id, ticket, since, level })
+    }
+
+    /// Whether this place is kept for whoever asks so, if it is for the same thing, which the names alone do not tell:
+    /// for the same agent or session, in the same mode.
     pub fn is_kept_for(&self, ask: &Ask) -> bool {
         let own = &*self.ask;
-        self.is_kept()
-            && own.who == ask.who
-            && own.target.scope == ask.target.scope
-            && own.mode == ask.mode
-            && own.bound == ask.bound
+        self.is_kept() && own.who == ask.who && own.mode == ask.mode && own.bound == ask.bound
     }
 }
 
@@ -1322,6 +1327,21 @@ pub struct Unheard {
     pub resumed: bool,
     /// They made it exclusive: it is shared again.
     pub upgraded: bool,
+    /// It was made in a kept place: that is kept again.
+    pub place: Option<KeptPlace>,
+}
+
+/// A place in the queue that was kept and has become a grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptPlace {
+    /// Where it stood in the order of arrival.
+    pub id: WaiterId,
+    /// Its name.
+    pub ticket: TicketId,
+    /// When its agent began to wait.
+    pub since: Now,
+    /// See [`Waiter::level`].
+    pub level: u8,
 }
 
 impl Unheard {
@@ -1331,6 +1351,7 @@ impl Unheard {
             is_new: self.is_new || other.is_new,
             resumed: self.resumed || other.resumed,
             upgraded: self.upgraded || other.upgraded,
+            place: self.place.or(other.place),
         }
     }
 
@@ -1340,6 +1361,7 @@ impl Unheard {
             is_new: self.is_new && !known.is_new,
             resumed: self.resumed && !known.resumed,
             upgraded: self.upgraded && !known.upgraded,
+            place: self.place.filter(|_| !known.is_new),
         }
     }
 }
@@ -1422,6 +1444,8 @@ pub struct Granted {
     pub beside: Vec<Lock>,
     /// How many more of these there are.
     pub more: usize,
+    /// The kept place that it came for and that is over with this.
+    pub place: Option<KeptPlace>,
 }
 
 impl Granted {
@@ -1433,7 +1457,8 @@ impl Granted {
 
     /// What is to be undone if this answer is the first to tell of its grant and cannot be delivered.
     pub fn unheard(&self) -> Unheard {
-        Unheard { is_new: !(self.resumed || self.upgraded), resumed: self.resumed, upgraded: self.upgraded }
+        let is_new = !(self.resumed || self.upgraded);
+        Unheard { is_new, resumed: self.resumed, upgraded: self.upgraded, place: self.place }
     }
 }
 

@@ -63,16 +63,38 @@ bugs! {
     // The queue
     /// Whoever waits behind a lock that ends is not woken.
     WakeUpLost => "table" "rules::first_come_first_served",
+    /// Whoever may take up what is its own is woken only where the line comes to it.
+    OwnNotWoken => "table"
+        "writes::whoever_takes_up_what_is_its_own_is_woken_by_the_end_of_a_parents_write_wherever_it_stands_in_line",
     /// A cancelled request stays in line: it keeps others out and is granted late.
     CancelledStaysInLine => "table" "rules::a_cancelled_request_leaves_no_holder_no_place_and_no_late_grant",
     /// A waiter that comes back after a restart goes to the end of the line.
     PlaceLostByRestart => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
     /// Whoever is away after a restart counts as waiting: others are refused for a cycle that is none.
     AbsentClosesCycle => "table" "commands::a_hundred_thousand_random_commands_end_as_in_the_naive_model",
+    /// Whoever waits behind a kept place waits for its agent, which is not there.
+    AbsentWaitedFor => "table" "tickets::who_is_behind_a_kept_place_does_not_wait_for_its_agent",
+    /// Whoever comes back and is granted at once closes no cycle of waits.
+    ReturnClosesNoCycle => "table" "tickets::who_comes_back_while_it_waits_for_those_behind_its_place_is_refused",
     /// Whoever asks again after a wait in vain goes to the end of the line.
     TicketLosesPlace => "table" "tickets::asking_again_goes_on_in_the_place_that_was_kept",
+    /// Whoever asks again and is cut off loses the place that was kept for it.
+    CutOffLosesPlace => "table" "tickets::who_asks_again_and_is_cut_off_keeps_the_place",
+    /// Whoever is granted what its place was kept for, and never hears of it, has lost the place.
+    UnheardLosesPlace => "table" "tickets::what_a_place_became_that_nobody_heard_of_is_that_place_again",
+    /// Another name of a file is another thing to whoever has a place for it.
+    PlaceOfOneName => "table" "tickets::a_place_is_found_under_every_name_of_the_file",
     /// A kept place whose turn has come keeps the next one waiting for as long as it is kept.
     OfferNeverPassedOn => "table" "tickets::an_offer_that_nobody_comes_for_is_passed_on_after_30_seconds",
+    /// A place that its agent's own lock makes needless keeps others waiting.
+    NeedlessPlaceKept => "table" "tickets::a_place_beside_a_weaker_lock_of_its_agent_is_in_nobodys_way",
+    /// A kept place is not looked at again when the lock is another's to take up that its agent had there.
+    PlaceNotLookedAt => "table"
+        "tickets::a_place_is_offered_when_its_agents_lock_there_is_no_longer_its_own_to_take_up",
+    /// An offer stays though its request is behind others after a restart.
+    OfferOutlivesLevel => "table" "tickets::an_offer_does_not_outlive_the_level_that_it_was_made_for",
+    /// A kept place is offered while nobody could be granted it.
+    OfferedWhileStopped => "table" "tickets::nothing_is_offered_while_grants_are_stopped",
     /// The search for cycles sees holders and not the requests that come before.
     QueueClosesNoCycle => "table" "deadlock::a_cycle_through_the_queue_is_found",
     // Contention
@@ -130,6 +152,8 @@ bugs! {
     /// A prepared file that is still open for writing is put in place.
     OpenFilePutInPlace => "lib"
         "os::commit::tests::a_file_that_is_still_open_for_writing_is_not_put_in_place_and_a_closed_one_is",
+    /// What is held at a place still means the file that was there before a write.
+    LockKeepsOldFile => "table" "writes::a_lock_means_the_file_that_was_put_in_its_place",
     // The system's flocks
     /// No flock is taken.
     FlockNotTaken => "table" "flocks::a_lock_is_granted_only_when_its_flock_is_held",

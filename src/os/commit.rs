@@ -122,7 +122,7 @@ fn attempt(task: &Task) -> Result<Outcome, Fault> {
     let id = identity(&new)?;
     task.gate.pass()?;
     replace(&entries, task)?;
-    let placed = Placed { bytes, flocked: is_flocked, again: false };
+    let placed = Placed { bytes, file: Some(id), flocked: is_flocked, again: false };
     let answer = match rustix::fs::fsync(&entries.dir) {
         Ok(()) => CommitAnswer::InPlace(placed),
         Err(errno) => CommitAnswer::NotDurable(placed, errno.to_string()),
@@ -379,12 +379,19 @@ fn in_place_already(entries: &Entries<'_>, prepared: &Prepared) -> Result<Outcom
         let name = shown(entries.from);
         return Err(invalid(&format!("there is no {name} beside the file; was it removed, or made somewhere else?")));
     };
-    let placed = Placed { bytes: u64::try_from(found.st_size).unwrap_or(0), flocked: false, again: true };
+    let bytes = u64::try_from(found.st_size).unwrap_or(0);
+    let placed = Placed { bytes, file: identity_in_place(entries, prepared), flocked: false, again: true };
     let answer = match rustix::fs::fsync(&entries.dir) {
         Ok(()) => CommitAnswer::InPlace(placed),
         Err(errno) => CommitAnswer::NotDurable(placed, errno.to_string()),
     };
     Ok(Outcome { answer, flocked: None })
+}
+
+fn identity_in_place(entries: &Entries<'_>, prepared: &Prepared) -> Option<FileId> {
+    let file = rustix::fs::openat(&entries.dir, entries.to, looking(), Mode::empty()).ok()?;
+    let is_it = |id: &FileId| id.device == prepared.device && id.inode == prepared.inode;
+    identity(&File::from(file)).ok().filter(is_it)
 }
 
 fn found_in_place(entries: &Entries<'_>, prepared: &Prepared) -> Option<Stat> {

@@ -35,22 +35,25 @@ impl LockTable {
         let again = ask.request.clone().and_then(|id| self.state.requests.get(&(ask.who.agent.clone(), id)));
         match again.copied().filter(|_| !planted(Bug::RetryGrantedTwice)) {
             Some(fate) => self.asked_again(now, step, Waiting { caller, ask, wait, takes: true }, fate),
-            None => self.ask_anew(now, step, Waiting { caller, ask, wait, takes: true }),
+            None => {
+                let request = self.as_upgrade(Waiting { caller, ask, wait, takes: true });
+                match self.place_kept_for(&request.ask) {
+                    Some(place) => self.ask_in_place(now, step, place, request),
+                    None => self.ask(now, step, request),
+                }
+            }
         }
     }
 
-    /// A request that was not made before, in a place that is kept for it or in a new one.
-    fn ask_anew(&mut self, now: Now, step: &mut Step, request: Waiting) {
+    /// A request for which a place is kept.
+    fn ask_in_place(&mut self, now: Now, step: &mut Step, place: WaiterId, request: Waiting) {
         let request = self.as_upgrade(request);
-        match self.place_kept_for(&request.ask) {
+        if request.ask.upgrades.is_some() {
             // An upgrade needs no place.
-            Some(place) if request.ask.upgrades.is_some() => {
-                self.take_out(step, place);
-                self.ask(now, step, request);
-            }
-            Some(place) => self.come_for(now, step, place, request),
-            None => self.ask(now, step, request),
+            self.take_out(step, place);
+            return self.ask(now, step, request);
         }
+        self.come_for(now, step, place, request);
     }
 
     pub(super) fn wait_free(&mut self, now: Now, step: &mut Step, caller: Caller, ask: Arc<Ask>, wait: Wait) {
@@ -134,15 +137,16 @@ impl LockTable {
         }
         match verdict {
             Verdict::Blocked => {}
-            Verdict::Clear if *takes && ask.upgrades.is_none() && self.state.locks.len() >= limits::LOCKS_MAX => {
-                let fault = Fault::TooMany(format!("this home holds {} locks, the most it may", limits::LOCKS_MAX));
-                return self.fail(step, *caller, fault);
+            Verdict::Clear if *takes && ask.upgrades.is_none() && self.is_full() => {
+                return self.fail(step, *caller, too_many_locks());
             }
             Verdict::Clear if *takes && os::wants_flock(ask) => {
                 let id = self.enqueue(now, step, request);
                 return self.ask_system(step, id, 0);
             }
-            verdict => return self.settle(now, step, *caller, ask, *takes, verdict),
+            verdict => {
+                return self.settle(now, step, Served { caller: *caller, ask, takes: *takes, place: None }, verdict);
+            }
         }
         if let Some(own) = self.own_obstacle(ask) {
             let refused = self.refused_by_own(ask, own);
@@ -163,6 +167,11 @@ impl LockTable {
         if takes {
             self.keeps_waiting(step, id, &ask);
         }
+    }
+
+    /// Whether no lock more may be held.
+    pub(super) fn is_full(&self) -> bool {
+        self.state.locks.len() >= limits::LOCKS_MAX
     }
 
     /// Whether a request that is blocked would wait: it wants to, and not only its own agent could end that.
@@ -228,15 +237,8 @@ impl LockTable {
     }
 
     /// Does what a verdict other than `Blocked` says and answers.
-    pub(super) fn settle(
-        &mut self,
-        now: Now,
-        step: &mut Step,
-        caller: Caller,
-        ask: &Arc<Ask>,
-        takes: bool,
-        verdict: Verdict,
-    ) {
+    pub(super) fn settle(&mut self, now: Now, step: &mut Step, served: Served<'_>, verdict: Verdict) {
+        let Served { caller, ask, takes, place } = served;
         let reply = match verdict {
             Verdict::Blocked => unreachable!("a blocked request is not settled"),
             _ if !takes => Reply::Free,
@@ -254,7 +256,7 @@ impl LockTable {
             },
             Verdict::Clear => Reply::Granted(Box::new(match ask.upgrades {
                 Some(held) => self.make_exclusive(now, step, held, ask, None),
-                None => self.grant(now, step, ask, None, OsLock::None),
+                None => Granted { place, ..self.grant(now, step, ask, None, OsLock::None) },
             })),
         };
         self.answer_about(step, caller, reply, Some(&ask.who), Some(&ask.target));
@@ -355,7 +357,7 @@ impl LockTable {
             return self.fail(step, caller, Fault::Invalid(text.to_owned()));
         }
         match fate {
-            Fate::Waiting(id) if self.has_given_up(id) => self.ask_anew(now, step, request),
+            Fate::Waiting(id) if self.has_given_up(id) => self.ask_in_place(now, step, id, request),
             Fate::Waiting(id) => self.back_in_line(now, step, caller, id),
             Fate::Holding(id) => {
                 let granted = Granted { again: true, ..new_grant(self.state.locks[&id].clone()) };
@@ -390,18 +392,19 @@ impl LockTable {
         }
         // What is kept for a session is in its own way only when it is back.
         self.withdraw_offers(step, &ask.target, ask.mode);
-        match self.verdict(&ask, id) {
-            Verdict::Blocked => {
-                if let Some(cycle) = self.cycle(&ask, id) {
-                    self.take_out(step, id);
-                    self.refuse_for(step, caller, &ask, id, RefusedFor::Deadlock(cycle));
-                }
-            }
+        let verdict = self.verdict(&ask, id);
+        if let Some(cycle) = self.cycle_by_coming_back(&ask, &verdict) {
+            self.take_out(step, id);
+            return self.refuse_for(step, caller, &ask, id, RefusedFor::Deadlock(cycle));
+        }
+        match verdict {
+            Verdict::Blocked => {}
             _ if self.paused.is_some() => {}
             Verdict::Clear if os::wants_flock(&ask) => self.ask_system(step, id, 0),
             verdict => {
+                let waiter = self.state.waiters[&id].clone();
                 self.take_out(step, id);
-                self.settle(now, step, caller, &ask, true, verdict);
+                self.settle(now, step, Served::by(&waiter), verdict);
             }
         }
     }
@@ -603,6 +606,28 @@ pub(super) struct Waiting {
     pub(super) takes: bool,
 }
 
+/// A request that gets its answer.
+pub(super) struct Served<'a> {
+    pub(super) caller: Caller,
+    pub(super) ask: &'a Arc<Ask>,
+    pub(super) takes: bool,
+    /// The kept place that it has come back to.
+    pub(super) place: Option<KeptPlace>,
+}
+
+impl Served<'_> {
+    pub(super) fn by(waiter: &Waiter) -> Served<'_> {
+        let Waiter { caller, ask, takes, .. } = waiter;
+        let caller = caller.expect("only who is there is served");
+        Served { caller, ask, takes: *takes, place: waiter.place() }
+    }
+}
+
+/// Why nothing is granted to whoever asks while as much is held as may be.
+pub(super) fn too_many_locks() -> Fault {
+    Fault::TooMany(format!("this home holds {} locks, the most it may", limits::LOCKS_MAX))
+}
+
 /// When the lease of a lock ends if it starts now.
 pub(super) fn lease_end(lock: &Lock, now: Now) -> Moment {
     let end = now.mono.after(lock.ttl);
@@ -612,7 +637,8 @@ pub(super) fn lease_end(lock: &Lock, now: Now) -> Moment {
 /// The answer to a new grant of this lock.
 pub(super) fn new_grant(lock: Lock) -> Granted {
     let beside = Vec::new();
-    Granted { lock, already_held: false, resumed: false, upgraded: false, again: false, beside, more: 0 }
+    let place = None;
+    Granted { lock, already_held: false, resumed: false, upgraded: false, again: false, beside, more: 0, place }
 }
 
 /// Whether a retry asks for the same thing. The note and the process may differ: they change no one's rights. So may

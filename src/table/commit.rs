@@ -5,10 +5,11 @@
 //! cannot be called back, so a file system that never answers keeps the scope for as long as this daemon lives; better
 //! that than two holders. Only the client is told in time.
 
+use super::index::Line;
 use super::{LockTable, Step};
 use crate::model::*;
 use crate::planted::{Bug, planted};
-use crate::scope::{Scope, Target};
+use crate::scope::{FileId, Scope, Target};
 use std::sync::Arc;
 
 impl LockTable {
@@ -150,13 +151,51 @@ impl LockTable {
         let is_over = in_flight.commits.is_empty();
         let kept = if is_over { None } else { Some(in_flight.clone()) };
         lock.in_flight = kept;
-        self.put_lock(step, lock.clone());
+        self.put_lock(step, lock);
+        if let Some(file) = placed.and_then(|placed| placed.file) {
+            self.follow_file(step, &target, file);
+        }
+        let lock = self.state.locks[&id].clone();
         if let Some(caller) = caller {
             let reply = reply_to(answer, lock.clone());
             self.answer_about(step, caller, reply, Some(&who), Some(&target));
         }
         if is_over {
             self.come_down(now, step, lock, *in_flight);
+        }
+    }
+
+    /// Another file stands in the place of `target`: what is held and asked for there means that one from now on, under
+    /// whatever name it will be asked for.
+    fn follow_file(&mut self, step: &mut Step, target: &Target, file: FileId) {
+        // Whoever asked for the prepared file by the name that it had must not come to share a lock with others by
+        // this. Then names alone count, as they do for a file that somebody else put in place.
+        if self.state.index.knows(file) || planted(Bug::LockKeepsOldFile) {
+            return;
+        }
+        let (mut locks, mut waiters) = (Vec::new(), Vec::new());
+        self.state.index.exactly(target, &mut |slot| {
+            locks.extend(slot.holders());
+            waiters.extend(Line::ALL.into_iter().flat_map(|line| slot.line(line).iter().map(|turn| turn.at)));
+        });
+        for id in locks {
+            let lock = self.state.locks[&id].clone();
+            // Advisory ones keep no one out; whoever follows them up by name finds them where they are.
+            if lock.ask.mode == Mode::Advisory {
+                continue;
+            }
+            if let Some(ask) = with_file(&lock.ask, target, file) {
+                // Others may have waited for what stood there before.
+                step.freed.push(lock.ask.clone());
+                self.put_lock(step, Lock { ask, ..lock });
+            }
+        }
+        for id in waiters {
+            let waiter = self.state.waiters[&id].clone();
+            if let Some(ask) = with_file(&waiter.ask, target, file) {
+                step.freed.push(waiter.ask.clone());
+                self.set(step, Record::Waiter(id, Some(Waiter { ask, ..waiter })));
+            }
         }
     }
 
@@ -250,6 +289,21 @@ fn wisher(command: &Command) -> Option<Caller> {
         }
         _ => None,
     }
+}
+
+/// The request, for the file that stands at `place` now. None unless it is for this very entry of this very directory:
+/// what is met by one name alone and what is met by the old file alone need not be each other's, and would be then.
+fn with_file(ask: &Ask, place: &Target, file: FileId) -> Option<Arc<Ask>> {
+    let target = &ask.target;
+    let entry = |target: &Target| {
+        let below = target.scope.components().count();
+        let dir = target.ids.get(below.checked_sub(1)?).copied()?;
+        target.scope.components().last().map(|name| (dir, name.to_vec()))
+    };
+    entry(target).filter(|own| entry(place).as_ref() == Some(own))?;
+    let dirs = target.ids.iter().take(target.scope.components().count());
+    let ids = dirs.copied().chain([file]).collect();
+    Some(Arc::new(Ask { target: Target { scope: target.scope.clone(), ids }, ..ask.clone() }))
 }
 
 fn is_same_file(a: &Target, b: &Target) -> bool {

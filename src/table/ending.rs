@@ -309,7 +309,8 @@ impl LockTable {
         }
     }
 
-    /// Ends a grant that its client never heard of: as if it had not been, so that a retry is granted anew. One that
+    /// Ends a grant that its client never heard of: as if it had not been, so that a retry is granted anew, in the place
+    /// that was kept for it if one was. One that
     /// took up a detached lock is only let go: that lease is promised. One that made a shared lock exclusive leaves it
     /// shared, which its agent knows.
     pub(super) fn take_back(&mut self, now: Now, step: &mut Step, id: LockId, fence: Fence, what: Unheard) {
@@ -331,7 +332,10 @@ impl LockTable {
         self.take_away(step, &lock);
         self.tell(step, EventKind::Released(EndReason::Released), &lock);
         self.drop_upgrades(step, id, &Fault::NotFound);
-        step.freed.push(lock.ask);
+        step.freed.push(lock.ask.clone());
+        if let Some(place) = what.place.filter(|_| !planted(Bug::UnheardLosesPlace)) {
+            self.keep_again(now, step, lock.ask, place);
+        }
     }
 
     /// Ends somebody's lock, by its exact id and with a reason; the holder is told.

@@ -501,6 +501,11 @@ impl Index {
         }
     }
 
+    /// Whether anything was asked for under which this file or directory was met.
+    pub(super) fn knows(&self, id: FileId) -> bool {
+        self.by_id.contains_key(&id)
+    }
+
     /// Whether anything stands on exactly the target's scope.
     pub(super) fn has(&self, target: &Target) -> bool {
         let mut is_there = false;

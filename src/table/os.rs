@@ -5,7 +5,7 @@
 //! lets go: so it is tried again in pauses. Where there is nothing to flock, or no way to, ours is granted all the
 //! same and says so; our own exclusion never rests on flock.
 
-use super::ask::Verdict;
+use super::ask::{Served, Verdict};
 use super::contention::Came;
 use super::{LockTable, Step};
 use crate::limits;
@@ -95,13 +95,13 @@ impl LockTable {
                     Some(held) => {
                         self.make_exclusive(now, step, held, &waiter.ask, Some(lock).filter(|_| os == OsLock::Held))
                     }
-                    None => self.grant(now, step, &waiter.ask, Some(lock), os),
+                    None => Granted { place: waiter.place(), ..self.grant(now, step, &waiter.ask, Some(lock), os) },
                 };
                 self.answer_grant(step, caller, &waiter.ask, granted);
             }
             verdict => {
                 self.take_out(step, id);
-                self.settle(now, step, caller, &waiter.ask, true, verdict);
+                self.settle(now, step, Served::by(&waiter), verdict);
             }
         }
     }

@@ -4,7 +4,7 @@
 //! A request waits for the holders in its way and for the earlier requests in its way, so neither readers nor writers
 //! starve, neighbouring readers are granted together, and exactly those who can hold now are woken.
 
-use super::ask::Verdict;
+use super::ask::{Served, Verdict};
 use super::index::{Line, SlotId, Turn};
 use super::{LockTable, Step, os};
 use crate::model::*;
@@ -101,7 +101,7 @@ impl LockTable {
         loop {
             step.eased.extend(step.freed.iter().map(|ask| ask.who.agent.clone()));
             let freed = std::mem::take(&mut step.freed);
-            if !freed.is_empty() {
+            if !freed.is_empty() && !planted(Bug::OwnNotWoken) {
                 step.eased.extend(self.with_locks_in_line());
             }
             let slots: BTreeSet<SlotId> =
@@ -114,7 +114,8 @@ impl LockTable {
             }
             for agent in step.eased.drain(..) {
                 let own = self.state.waits_of_agent.get(&agent).into_iter().flatten();
-                let is_due = |id: &&WaiterId| self.own_answers(**id) || self.state.waiters[id].is_kept();
+                let is_kept = |id: WaiterId| self.state.waiters[&id].is_kept() && !planted(Bug::PlaceNotLookedAt);
+                let is_due = |id: &&WaiterId| self.own_answers(**id) || is_kept(**id);
                 let own = own.filter(is_due).map(|id| Turn::of(&self.state.waiters[id]));
                 next.extend(own.map(|turn| Reverse((turn, Place::Anywhere))));
             }
@@ -188,9 +189,9 @@ impl LockTable {
     fn serve_one(&mut self, now: Now, step: &mut Step, id: WaiterId) -> bool {
         let waiter = &self.state.waiters[&id];
         // A client that is not there keeps its place, but cannot be told of a grant.
-        let Some(caller) = waiter.caller else {
+        if waiter.caller.is_none() {
             return waiter.is_kept() && self.offer_if_due(now, step, id);
-        };
+        }
         let (ask, takes) = (waiter.ask.clone(), waiter.takes);
         match self.verdict(&ask, id) {
             Verdict::Blocked => false,
@@ -207,7 +208,7 @@ impl LockTable {
                 if matches!(verdict, Verdict::Mine(_) | Verdict::Resume(_)) {
                     step.freed.push(ask.clone());
                 }
-                self.settle(now, step, caller, &ask, takes, verdict);
+                self.settle(now, step, Served::by(&waiter), verdict);
                 true
             }
         }
@@ -239,11 +240,11 @@ impl LockTable {
         self.set(step, Record::Waiter(id, None));
     }
 
-    pub(super) fn cancel(&mut self, step: &mut Step, caller: Caller, waiting: Caller) {
+    pub(super) fn cancel(&mut self, now: Now, step: &mut Step, caller: Caller, waiting: Caller) {
         let waiter = self.state.waits_of_caller.get(&waiting).copied();
         let was_put_off = self.forget_put_off(step, |caller| caller == waiting);
         if let Some(id) = waiter.filter(|_| !planted(Bug::CancelledStaysInLine)) {
-            self.take_out(step, id);
+            self.client_goes(now, step, id);
             self.answer(step, waiting, Reply::Cancelled(true));
         } else if was_put_off {
             self.answer(step, waiting, Reply::Cancelled(true));
@@ -251,12 +252,12 @@ impl LockTable {
         self.answer(step, caller, Reply::Cancelled(waiter.is_some() || was_put_off));
     }
 
-    pub(super) fn caller_gone(&mut self, step: &mut Step, conn: u64) {
+    pub(super) fn caller_gone(&mut self, now: Now, step: &mut Step, conn: u64) {
         self.forget_put_off(step, |caller| caller.conn == conn);
         let all = Caller { conn, id: 0 }..=Caller { conn, id: u64::MAX };
         let ids: Vec<WaiterId> = self.state.waits_of_caller.range(all).map(|(_, id)| *id).collect();
         for id in ids {
-            self.take_out(step, id);
+            self.client_goes(now, step, id);
         }
     }
 }

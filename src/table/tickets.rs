@@ -2,15 +2,18 @@
 //!
 //! A request that would have left a lease behind keeps its place for a while when its wait is over. It has no client
 //! then, waits for nobody and is granted nothing. When nothing is in its way any more it is offered: its agent has a
-//! moment to come for it, then it is the next one's turn. Whoever gives the place up, or ends, leaves nothing of it.
+//! moment to come for it, then it is the next one's turn. So whoever is behind it does not wait for its agent until
+//! that is back. Whoever gives the place up, or ends, leaves nothing of it.
 
-use super::ask::{Verdict, Waiting};
+use super::ask::{Served, Verdict, Waiting, too_many_locks};
+use super::index::{Line, Turn};
 use super::{LockTable, Step, os};
 use crate::limits;
 use crate::model::*;
 use crate::planted::{Bug, planted};
 use crate::scope::Target;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 impl LockTable {
     /// Refuses a waiting request. Its place is kept, and its agent told so, if it may come back for it; else nothing of
@@ -36,9 +39,12 @@ impl LockTable {
             return None;
         }
         if let Some(other) = other {
-            let later = other.id.max(waiter.id);
-            self.take_out(step, later);
-            if later == waiter.id {
+            let is_earlier = other.id < waiter.id;
+            let later = if is_earlier { waiter.id } else { other.id };
+            if self.state.waiters.contains_key(&later) {
+                self.take_out(step, later);
+            }
+            if is_earlier {
                 let kept = Waiter { absent_until: Some(now.mono.after(limits::TICKET_KEPT)), ..other };
                 return Some(self.put_ticket(step, kept));
             }
@@ -66,6 +72,42 @@ impl LockTable {
         self.state.waiters.get(&id).map(ticket_of)
     }
 
+    /// The client of a waiting request has gone, or does not want it any more. A place that was kept before it asked
+    /// again is kept on, for nobody has given that up; else nothing of the request stays behind.
+    pub(super) fn client_goes(&mut self, now: Now, step: &mut Step, id: WaiterId) {
+        let waiter = self.state.waiters[&id].clone();
+        match waiter.ticket {
+            Some(_) if !planted(Bug::CutOffLosesPlace) => drop(self.keep_place(now, step, waiter)),
+            _ => self.take_out(step, id),
+        }
+    }
+
+    /// Nobody has heard of what this place became, and it is taken back: the place is kept as if its client had gone
+    /// while it waited there. It went with its session if that has ended.
+    pub(super) fn keep_again(&mut self, now: Now, step: &mut Step, ask: Arc<Ask>, place: KeptPlace) {
+        let KeptPlace { id, ticket, since, level } = place;
+        if ask.who.session.is_some_and(|session| !self.state.sessions.contains_key(&session)) {
+            return;
+        }
+        assert!(!self.state.waiters.contains_key(&id), "places are numbered once in the life of a table");
+        let waiter = Waiter {
+            id,
+            at_once: false,
+            ask,
+            takes: true,
+            since,
+            deadline: None,
+            caller: None,
+            absent_until: None,
+            ticket: Some(ticket),
+            offered_until: None,
+            os: OsWait::Idle,
+            is_counted: true,
+            level,
+        };
+        self.keep_place(now, step, waiter);
+    }
+
     fn put_ticket(&mut self, step: &mut Step, waiter: Waiter) -> Ticket {
         let ticket = ticket_of(&waiter);
         self.set(step, Record::Waiter(waiter.id, Some(waiter)));
@@ -77,11 +119,28 @@ impl LockTable {
         own < limits::TICKETS_OF_AGENT && self.state.tickets < limits::TICKETS_MAX
     }
 
-    /// The place that is kept for whoever asks so.
+    /// The place that is kept for whoever asks so, the earliest of several: under whatever name, as locks are found.
     pub(super) fn place_kept_for(&self, ask: &Ask) -> Option<WaiterId> {
-        let own = self.state.tickets_of_agent.get(&ask.who.agent).into_iter().flatten().copied();
-        let mut kept = own.filter(|id| self.state.waiters[id].is_kept_for(ask));
-        kept.next()
+        let own = self.places_exactly(&ask.who.agent, &ask.target);
+        let is_named_so = |id: &WaiterId| self.state.waiters[id].ask.target.scope == ask.target.scope;
+        let is_it = |id: &WaiterId| {
+            self.state.waiters[id].is_kept_for(ask) && (is_named_so(id) || !planted(Bug::PlaceOfOneName))
+        };
+        own.into_iter().find(is_it)
+    }
+
+    /// The places kept for an agent on exactly this scope, by arrival.
+    fn places_exactly(&self, agent: &Agent, target: &Target) -> Vec<WaiterId> {
+        let mut ids = Vec::new();
+        let Some(own) = self.state.tickets_of_agent.get(agent) else { return ids };
+        self.state.index.exactly(target, &mut |slot| {
+            let kept = own.iter().map(|id| &self.state.waiters[id]);
+            let here = kept.filter(|waiter| slot.line(Line::of(waiter)).contains(&Turn::of(waiter)));
+            ids.extend(here.map(|waiter| waiter.id));
+        });
+        ids.sort_unstable();
+        ids.dedup();
+        ids
     }
 
     /// Asking again goes on in the place that was kept, under the terms of the new request.
@@ -103,7 +162,8 @@ impl LockTable {
         if ask.target != old.ask.target {
             step.freed.push(old.ask);
         }
-        match self.verdict(ask, id) {
+        let verdict = self.verdict(ask, id);
+        match verdict {
             Verdict::Blocked if self.own_obstacle(ask).is_some() => {
                 let refused = self.refused_now(ask, id);
                 self.take_out(step, id);
@@ -113,37 +173,64 @@ impl LockTable {
                 let refused = self.refused_now(ask, id);
                 self.turn_away(now, step, id, refused);
             }
-            Verdict::Blocked => {
-                if let Some(cycle) = self.cycle(ask, id) {
+            verdict => match self.cycle_by_coming_back(ask, &verdict) {
+                Some(cycle) => {
                     self.take_out(step, id);
                     self.refuse_for(step, *caller, ask, id, RefusedFor::Deadlock(cycle));
                 }
-            }
-            Verdict::Clear if os::wants_flock(ask) => self.ask_system(step, id, 0),
-            verdict => {
-                self.take_out(step, id);
-                self.settle(now, step, *caller, ask, true, verdict);
-            }
+                None => self.go_on(now, step, *caller, ask, id, verdict),
+            },
         }
         self.withdraw_offers(step, &request.ask.target, request.ask.mode);
     }
 
+    /// A request that is back in its place and closes no cycle there.
+    fn go_on(&mut self, now: Now, step: &mut Step, caller: Caller, ask: &Arc<Ask>, id: WaiterId, verdict: Verdict) {
+        match verdict {
+            Verdict::Blocked => {}
+            Verdict::Clear if self.is_full() => {
+                let waiter = self.state.waiters[&id].clone();
+                self.keep_place(now, step, waiter);
+                self.fail(step, caller, too_many_locks());
+            }
+            Verdict::Clear if os::wants_flock(ask) => self.ask_system(step, id, 0),
+            verdict => {
+                let waiter = self.state.waiters[&id].clone();
+                self.take_out(step, id);
+                self.settle(now, step, Served::by(&waiter), verdict);
+            }
+        }
+    }
+
     // ── Offers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Offers a kept place to its agent if nothing is in its way; answers whether it is over instead, since a lock of
-    /// its own agent has answered it.
+    /// Offers a kept place to its agent if nothing is in its way; answers whether it is over instead, because of a lock
+    /// of its own agent. While grants are stopped it is not offered, for nobody could come for it.
     pub(super) fn offer_if_due(&mut self, now: Now, step: &mut Step, id: WaiterId) -> bool {
+        if self.paused.is_some() && !planted(Bug::OfferedWhileStopped) {
+            return false;
+        }
         let waiter = &self.state.waiters[&id];
-        match self.verdict(&waiter.ask, id) {
-            Verdict::Mine(_) => {
-                self.take_out(step, id);
-                return true;
-            }
-            Verdict::Clear if waiter.offered_until.is_none() && waiter.os == OsWait::Idle => self.offer(now, step, id),
-            // What its agent could take up again is its own anyway: nobody else waits for this place alone.
-            Verdict::Blocked | Verdict::Resume(_) | Verdict::Clear => {}
+        let verdict = self.verdict(&waiter.ask, id);
+        if self.is_needless(&waiter.ask, &verdict) {
+            self.take_out(step, id);
+            return true;
+        }
+        // What its agent could take up again is its own anyway: nobody else waits for this place alone.
+        if matches!(verdict, Verdict::Clear) && waiter.offered_until.is_none() && waiter.os == OsWait::Idle {
+            self.offer(now, step, id);
         }
         false
+    }
+
+    /// Whether a place is for nothing, because of what its agent holds: a lock that answers it, or one beside which it
+    /// is never granted. Asking again is refused then, and to keep others waiting for it would help nobody.
+    fn is_needless(&self, ask: &Ask, verdict: &Verdict) -> bool {
+        match verdict {
+            Verdict::Mine(_) => true,
+            Verdict::Blocked => self.own_obstacle(ask).is_some() && !planted(Bug::NeedlessPlaceKept),
+            Verdict::Resume(_) | Verdict::Clear => false,
+        }
     }
 
     /// It is this one's turn: its agent may come for it, but not for long.
@@ -176,20 +263,25 @@ impl LockTable {
     }
 
     /// Looks at every kept place after a restart: what was in its way may have gone with it, and who was inside the
-    /// lock of a parent may be no more.
+    /// lock of a parent may be no more. What is needless goes first, since others may be behind it.
     pub(super) fn offer_all(&mut self, now: Now, step: &mut Step) {
         let mut kept: Vec<WaiterId> = self.state.tickets_of_agent.values().flatten().copied().collect();
         kept.sort_unstable();
+        for &id in &kept {
+            let waiter = &self.state.waiters[&id];
+            if self.is_needless(&waiter.ask, &self.verdict(&waiter.ask, id)) {
+                self.take_out(step, id);
+            }
+        }
+        kept.retain(|id| self.state.waiters.contains_key(id));
         for id in kept {
             let waiter = &self.state.waiters[&id];
-            match self.verdict(&waiter.ask, id) {
-                Verdict::Clear if waiter.offered_until.is_none() => self.offer(now, step, id),
-                Verdict::Blocked if waiter.offered_until.is_some() => {
-                    let waiter = Waiter { offered_until: None, ..waiter.clone() };
-                    self.set(step, Record::Waiter(id, Some(waiter)));
-                }
-                _ => {}
+            let is_offered = waiter.offered_until.is_some() && !planted(Bug::OfferOutlivesLevel);
+            if is_offered && matches!(self.verdict(&waiter.ask, id), Verdict::Blocked) {
+                let waiter = Waiter { offered_until: None, ..waiter.clone() };
+                self.set(step, Record::Waiter(id, Some(waiter)));
             }
+            self.offer_if_due(now, step, id);
         }
     }
 
@@ -202,12 +294,11 @@ impl LockTable {
             Which::All => own.collect(),
             Which::Id(_) => Vec::new(),
             Which::Scope(target) => {
-                let twin = target.scope.other_kind();
-                own.filter(|id| {
-                    let scope = &self.state.waiters[id].ask.target.scope;
-                    *scope == target.scope || twin.as_ref() == Some(scope)
-                })
-                .collect()
+                let mut ids = self.places_exactly(&who.agent, target);
+                if let Some(scope) = target.scope.other_kind() {
+                    ids.extend(self.places_exactly(&who.agent, &Target { scope, ids: target.ids.clone() }));
+                }
+                ids
             }
         }
     }
@@ -229,11 +320,11 @@ impl LockTable {
     }
 }
 
-/// Whether the place of a request is kept: it has waited, for a lock that would outlive its client. An upgrade needs no
-/// place, for it is the first whenever it asks.
+/// Whether the place of a request is kept: it was before, or the request has waited, for a lock that would outlive its
+/// client. An upgrade needs no place, for it is the first whenever it asks.
 fn may_come_back(waiter: &Waiter) -> bool {
-    let has_waited = !waiter.at_once || waiter.ticket.is_some();
-    has_waited && waiter.takes && waiter.ask.lease.ttl > 0 && waiter.ask.upgrades.is_none()
+    let has_waited = !waiter.at_once && waiter.takes;
+    waiter.ticket.is_some() || (has_waited && waiter.ask.lease.ttl > 0 && waiter.ask.upgrades.is_none())
 }
 
 /// The ticket of a kept place.

@@ -1,10 +1,13 @@
 //! Who waits for whom: the search for a cycle that a new wait would close.
 //!
 //! Actors are agents, or sessions where each of an agent's sessions acts for itself. An actor waits for the holders
-//! in the way of its requests and for the earlier requests that come before them. A request of a client that has not
-//! come back after a restart waits for nobody, since nobody knows whether it still wants anything.
+//! in the way of its requests and for the earlier requests that come before them. A request whose client is not there,
+//! after a restart or in a kept place, waits for nobody, since nobody knows whether it still wants anything; and nobody
+//! waits for it, since it is granted nothing and its place is passed on before long. Both begin when its client comes
+//! back, which may close a cycle.
 
 use super::LockTable;
+use super::ask::Verdict;
 use super::index::{SlotId, Turn};
 use crate::model::*;
 use crate::planted::{Bug, planted};
@@ -83,6 +86,16 @@ impl LockTable {
     pub(super) fn cycle_through(&self, who: &Who) -> Option<Vec<Link>> {
         let actor = self.actor(who);
         self.waits_of(&actor, &who.agent).find_map(|waiter| self.cycle(&waiter.ask, waiter.id))
+    }
+
+    /// The cycle that is closed by a request whose client is back: from now on it waits, and whoever is behind it waits
+    /// for it, also where it is granted at once. A lock of its own that answers it is waited for already.
+    pub(super) fn cycle_by_coming_back(&self, ask: &Ask, verdict: &Verdict) -> Option<Vec<Link>> {
+        match verdict {
+            Verdict::Blocked => self.cycle_through(&ask.who),
+            Verdict::Clear if !planted(Bug::ReturnClosesNoCycle) => self.cycle_through(&ask.who),
+            Verdict::Clear | Verdict::Mine(_) | Verdict::Resume(_) => None,
+        }
     }
 
     /// Whether anybody could wait for this actor at all. Most requests come from agents that hold nothing yet, and
@@ -167,7 +180,8 @@ impl Search<'_> {
                 }
             }
             let seen_to = self.seen.get(&key).copied();
-            let queued = slot.queued_against(ask.mode, rank);
+            let is_there = |turn: &Turn| state.waiters[&turn.at].caller.is_some() || planted(Bug::AbsentWaitedFor);
+            let queued = slot.queued_against(ask.mode, rank).filter(is_there);
             for turn in queued.filter(|turn| seen_to.is_none_or(|seen| *turn >= seen)) {
                 let before = table.comes_before(ask, &state.waiters[&turn.at]) && !planted(Bug::QueueClosesNoCycle);
                 passed_over |= !before;

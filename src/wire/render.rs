@@ -108,6 +108,7 @@ fn body(reply: &Reply, standings: &Standings, about: &About, now: Now) -> Result
                 again: false,
                 beside: Vec::new(),
                 more: 0,
+                place: None,
             };
             Body::Lock(Box::new(granted_body(&granted, standings, now)))
         }
@@ -294,6 +295,9 @@ fn what_to_do(refused: &Refused, about: &About, now: Now) -> String {
                 if asker.is_some_and(|asker| asker.is_above(agent)) {
                     return format!("{}, or wait longer; {when}{both}", sub_agents_hold(first, 0));
                 }
+                if asker.is_some_and(|asker| passes_soon(&refused.holders, asker)) {
+                    return format!("{agent} is putting a file in place there, which is over in a moment: ask again");
+                }
                 let is_lent = refused.holders.iter().any(|holder| agent.is_above(&holder.ask.who.agent));
                 let whole = if is_lent { " and its sub-agents what they hold there" } else { "" };
                 let what = wait_longer(refused, now);
@@ -302,6 +306,11 @@ fn what_to_do(refused: &Refused, about: &About, now: Now) -> String {
             None => format!("others asked before you; {} or do other work first", wait_longer(refused, now)),
         },
     }
+}
+
+/// Whether a sub-agent is kept out by its parents' locks alone, which let it in as soon as a write under them is over.
+fn passes_soon(holders: &[Lock], asker: &model::Agent) -> bool {
+    holders.iter().all(|holder| holder.in_flight.is_some() && holder.ask.who.agent.is_above(asker))
 }
 
 /// What is to be done first about something that is held.

@@ -191,6 +191,20 @@ fn what_cannot_be_replaced_is_refused_by_name_and_stays() {
 }
 
 #[test]
+fn a_written_file_is_its_holders_under_every_name_that_it_is_given_later() {
+    let ground = Ground::new();
+    fs::write(ground.work.join("data"), "old").unwrap();
+    ground.flockd("ada", "lock data --ttl 10m").gives(0);
+    write(&ground, "ada", "write data", b"new").gives(0);
+    fs::hard_link(ground.work.join("data"), ground.work.join("alias")).unwrap();
+    ground.flockd("bob", "lock alias -n").gives(1).says(&["ada"]);
+    ground.kill_daemon();
+    ground.flockd("bob", "lock alias -n").gives(1).says(&["ada"]);
+    ground.flockd("ada", "unlock alias").gives(0);
+    ground.flockd("bob", "lock alias -n").gives(0);
+}
+
+#[test]
 fn left_overs_of_the_dead_are_removed_and_those_of_the_living_are_not() {
     let ground = Ground::new();
     for name in [".flockd-dead.tmp", ".flockd-alive.tmp", ".flockd.toml", ".flockd-mine"] {

@@ -363,7 +363,7 @@ impl OsLocks for Ours {
         let mut state = self.0.state();
         if let Some(at) = state.writes.iter().position(|write| write.ready.is_some_and(|ready| ready <= now.mono)) {
             let order = state.written(at);
-            let placed = Placed { bytes: 5, flocked: false, again: false };
+            let placed = Placed { bytes: 5, file: None, flocked: false, again: false };
             let answer = match state.random.below(5) {
                 0 => CommitAnswer::Refused(Fault::Changed(None)),
                 1 => CommitAnswer::NotDurable(placed, "the disk has failed".to_owned()),

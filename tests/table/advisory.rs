@@ -212,7 +212,7 @@ fn an_advisory_request_does_not_wait_for_a_write_of_its_own_agent() {
     assert_eq!(desk.ask("ada", "a /f"), "granted");
     assert_eq!(desk.wait("bo", "a /f"), "granted");
     assert_eq!(desk.ask("ada#1", "x /f"), "waits", "that is another matter");
-    let placed = Placed { bytes: 3, flocked: false, again: false };
+    let placed = Placed { bytes: 3, file: None, flocked: false, again: false };
     desk.run(Command::CommitDone { commit: CommitId(1), lock: id, answer: CommitAnswer::InPlace(placed) });
     assert_eq!(desk.news(), ["ada#1: granted"]);
     assert_eq!(listed(&mut desk).len(), 2, "what was released is what was held then");
@@ -425,4 +425,12 @@ fn whoever_leads_under_one_name_only_when_a_second_of_another_has_ended_is_told(
     assert_eq!(told(&mut desk), ["bo released", "cy leads after bo"]);
     desk.free_by("ada", named("/f", &[root, old]));
     assert_eq!(told(&mut desk), ["ada released"]);
+}
+
+#[test]
+fn a_request_inside_an_advisory_lock_of_its_parent_has_no_place_in_any_line() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ask("ada", "a /f"), "granted");
+    assert_eq!(desk.ask("ada/x", "a /f"), "granted");
+    assert_eq!(desk.wait("ada/x", "a /f"), "already held");
 }

@@ -501,6 +501,8 @@ struct World {
     asked: Vec<Arc<Ask>>,
     told: Vec<String>,
     seen: BTreeMap<&'static str, usize>,
+    /// The kept places that went into grants.
+    places: BTreeMap<LockId, KeptPlace>,
 }
 
 /// What went wrong, in words.
@@ -526,6 +528,7 @@ impl World {
             asked: Vec::new(),
             told: Vec::new(),
             seen: BTreeMap::new(),
+            places: BTreeMap::new(),
         }
     }
 
@@ -661,7 +664,8 @@ impl World {
                     self.naive.locks.iter().any(|lock| lock.id == id && lock.ask.mode == Mode::Exclusive);
                 // Only what is exclusive can have been made so.
                 let upgraded = raw.lease % 2 == 1 && is_exclusive;
-                let what = Unheard { is_new: !raw.shared, resumed: raw.lease < 6, upgraded };
+                let place = self.places.get(&id).copied();
+                let what = Unheard { is_new: !raw.shared, resumed: raw.lease < 6, upgraded, place };
                 Command::TakeBack { id, fence, what }
             }
             LossesTold => Command::LossesTold(vec![self.lock_id(raw), self.lock_id(raw)]),
@@ -739,7 +743,12 @@ impl World {
         let Some((lock, commit)) = in_flight.get(raw.place % in_flight.len().max(1)).copied() else {
             return Command::Tick;
         };
-        let placed = Placed { bytes: 3, flocked: raw.shared, again: raw.wait == 1 };
+        let file = match raw.lease % 4 {
+            0 => None,
+            1 => self.target(raw).own_id(),
+            _ => Some(id(1000 + raw.odd as u64)),
+        };
+        let placed = Placed { bytes: 3, file, flocked: raw.shared, again: raw.wait == 1 };
         let answer = match raw.odd % 16 {
             0 => CommitAnswer::Late,
             1 => CommitAnswer::NotDurable(placed, "the disk is gone".into()),
@@ -890,6 +899,10 @@ impl World {
         self.told.push(format!("{} {}", self.now.mono.0, brief(&command)));
         let (naive, rows) = (self.naive.clone(), self.rows.clone());
         let step = self.table.apply(self.now, command.clone());
+        for (after, before) in step.changes() {
+            let is_row = !matches!(after, Record::Event(_) | Record::Reserve { .. });
+            assert_eq!(before.map(row), Some(row(after)).filter(|_| is_row), "statistics read one row as another");
+        }
         let said = self.naive.apply(self.now, &command);
         let ordered = step.effects.iter().filter(|effect| matches!(effect, Effect::Commit { .. })).count() as u64;
         let begun = self.naive.next_commit - naive.next_commit;
@@ -915,6 +928,7 @@ impl World {
             *self.seen.entry("waiter told").or_default() += said.answer.wanted.len();
             if let Reply::Granted(granted) = &said.answer.reply {
                 self.count_advisory(granted);
+                self.places.extend(granted.place.map(|place| (granted.lock.id, place)));
             }
         }
         self.same_leaders(&step)?;
@@ -1034,6 +1048,8 @@ impl World {
         let Numbers { fences, events, .. } = self.numbers;
         let (table, step) = LockTable::restore(records, self.now, rebooted, fences, events);
         self.table = table;
+        // What nobody has heard of is taken back before its daemon ends, or never.
+        self.places.clear();
         match rebooted {
             false => self.naive.restart(self.now, fences),
             true => self.naive.reboot(self.now, fences),
@@ -1241,5 +1257,17 @@ fn brief(command: &Command) -> String {
             format!("status of {:?} by {who:?}", target.as_ref().map(|target| target.scope.to_string()))
         }
         other => format!("{other:?}"),
+    }
+}
+
+/// Which row a record is about.
+fn row(record: &Record) -> String {
+    match record {
+        Record::Lock(id, _) => format!("lock {id}"),
+        Record::Waiter(id, _) => format!("waiter {}", id.0),
+        Record::Session(id, _) => format!("session {}", id.0),
+        Record::Ended(id, _) => format!("ended {id}"),
+        Record::Webhook(id, _) => format!("webhook {id}"),
+        Record::Event(_) | Record::Reserve { .. } => String::new(),
     }
 }

@@ -6,7 +6,7 @@
 use flockd::limits;
 use flockd::model::*;
 use flockd::pattern::Pattern;
-use flockd::scope::{Scope, Target};
+use flockd::scope::{FileId, Scope, Target};
 use flockd::table::Outgoing;
 use std::sync::Arc;
 
@@ -98,10 +98,14 @@ fn is_here(a: &Target, b: &Target) -> bool {
     is_same_scope(a, b) || (is_path(a) && is_path(b) && is_same_place(a, b))
 }
 
-/// Whether both are one name, taken for a file or for a directory.
-fn is_same_name(a: &Scope, b: &Scope) -> bool {
-    let is_path = |scope: &Scope| matches!(scope, Scope::File(_) | Scope::Subtree(_));
-    a == b || (is_path(a) && is_path(b) && a.path() == b.path())
+/// Whether both are one name in one directory that is known.
+fn is_same_entry(a: &Target, b: &Target) -> bool {
+    let entry = |target: &Target| {
+        let names = names(target);
+        let dir = names.len().checked_sub(1).and_then(|at| target.ids.get(at).copied());
+        (dir, names.last().map(|name| name.to_vec()))
+    };
+    entry(a).0.is_some() && entry(a) == entry(b)
 }
 
 /// The mode matrix: advisory goes with all, and of the others only shared with shared.
@@ -158,7 +162,8 @@ pub fn is_in_the_way(lock: &Lock, who: &Who, target: &Target, mode: Mode) -> boo
 
 fn grant_of(lock: Lock) -> Granted {
     let beside = Vec::new();
-    Granted { lock, already_held: false, resumed: false, upgraded: false, again: false, beside, more: 0 }
+    let place = None;
+    Granted { lock, already_held: false, resumed: false, upgraded: false, again: false, beside, more: 0, place }
 }
 
 /// What a request comes to.
@@ -280,13 +285,12 @@ impl Naive {
             Command::ProcessGone(process) => self.process_gone(process),
             Command::CallerGone { conn } => {
                 self.forget_put_off(|caller| caller.conn == conn);
-                self.waiters.retain(|waiter| waiter.caller.is_none_or(|caller| caller.conn != conn));
+                self.clients_go(|caller| caller.conn == conn);
             }
             Command::Cancel { caller, waiting } => {
-                let before = self.waiters.len();
-                self.waiters.retain(|waiter| waiter.caller != Some(waiting));
+                let was_in_line = self.clients_go(|caller| caller == waiting);
                 let was_put_off = self.forget_put_off(|caller| caller == waiting);
-                let was_waiting = self.waiters.len() < before || was_put_off;
+                let was_waiting = was_in_line || was_put_off;
                 if was_waiting {
                     self.answer(waiting, Reply::Cancelled(true), None);
                 }
@@ -395,6 +399,7 @@ impl Naive {
         let held = self.locks.iter().find(|lock| is_it(&lock.ask)).cloned();
         let waits = self.waiters.iter().find(|waiter| waiter.takes && is_it(&waiter.ask)).cloned();
         let ended = self.ended.iter().find(|ended| is_it(&ended.ask)).cloned();
+        let given_up = waits.clone().filter(|waiter| waiter.is_kept() && waiter.deadline.is_none());
         let before = held.as_ref().map(|lock| &lock.ask);
         let before = before.or(waits.as_ref().map(|waiter| &waiter.ask)).or(ended.as_ref().map(|ended| &ended.ask));
         if before.is_some_and(|before| !same(before)) {
@@ -404,14 +409,14 @@ impl Naive {
         if let Some(lock) = held {
             let granted = Granted { again: true, ..grant_of(lock) };
             self.answer(caller, Reply::Granted(Box::new(granted)), about);
-        } else if let Some(waiter) = waits.filter(|waiter| !waiter.is_kept() || waiter.deadline.is_some()) {
+        } else if let Some(waiter) = waits.filter(|_| given_up.is_none()) {
             self.back_in_line(caller, waiter);
-        } else if let Some(ended) = ended {
+        } else if let Some(ended) = ended.filter(|_| given_up.is_none()) {
             let holders = self.holders_over(&ask.target);
             self.answer(caller, Reply::Failed(Fault::Lost(Box::new(ended), holders)), about);
         } else {
             let ask = self.as_upgrade(ask);
-            match self.kept_for(&ask) {
+            match given_up.or_else(|| self.kept_for(&ask)) {
                 Some(place) if ask.upgrades.is_some() => {
                     self.waiters.retain(|other| other.id != place.id);
                     self.ask(caller, ask, wait, true);
@@ -429,51 +434,81 @@ impl Naive {
         let is_it = |waiter: &&Waiter| {
             waiter.is_kept()
                 && waiter.ask.who == ask.who
-                && waiter.ask.target.scope == ask.target.scope
+                && is_same_scope(&waiter.ask.target, &ask.target)
                 && waiter.ask.mode == ask.mode
                 && waiter.ask.bound == ask.bound
         };
         self.waiters.iter().find(is_it).cloned()
     }
 
-    /// A wait in vain: the place is kept if a lock with a lease was waited for, and the agent has not too many.
+    /// Clients that go, or want something no more, leave nothing but the places that they had before.
+    fn clients_go(&mut self, is_meant: impl Fn(Caller) -> bool) -> bool {
+        let is_its = |waiter: &&Waiter| waiter.caller.is_some_and(&is_meant);
+        let going: Vec<Waiter> = self.waiters.iter().filter(is_its).cloned().collect();
+        for waiter in &going {
+            match waiter.ticket {
+                Some(_) => drop(self.keep_place(waiter)),
+                None => self.waiters.retain(|other| other.id != waiter.id),
+            }
+        }
+        !going.is_empty()
+    }
+
     fn turn_away(&mut self, waiter: Waiter, refused: Refused) {
         let caller = waiter.caller.expect("only who is there is turned away");
+        let ticket = self.keep_place(&waiter);
+        let about = Some((&waiter.ask.who, Some(&waiter.ask.target)));
+        self.answer(caller, Reply::Refused(Box::new(Refused { ticket, ..refused })), about);
+    }
+
+    /// A wait in vain: the place is kept if it was before, or if a lock with a lease was waited for and the agent has
+    /// not too many.
+    fn keep_place(&mut self, waiter: &Waiter) -> Option<Ticket> {
         let other = self.kept_for(&waiter.ask);
         let name = waiter.ticket.or(other.as_ref().and_then(|other| other.ticket));
         let of_agent =
             self.waiters.iter().filter(|other| other.is_kept() && other.ask.who.agent == waiter.ask.who.agent);
         let has_room = name.is_some() || of_agent.count() < limits::TICKETS_OF_AGENT;
-        let is_kept = waiter.takes && waiter.ask.lease.ttl > 0 && waiter.ask.upgrades.is_none() && has_room;
-        let mut ticket = None;
+        let is_new = waiter.takes && waiter.ask.lease.ttl > 0 && waiter.ask.upgrades.is_none() && has_room;
         self.waiters.retain(|other| other.id != waiter.id);
-        if is_kept {
-            let mut kept = waiter.clone();
-            match other {
-                Some(other) if other.id < waiter.id => kept = other,
-                _ => {
-                    self.waiters.retain(|row| other.as_ref().is_none_or(|other| row.id != other.id));
-                    kept.ticket = name;
-                }
-            }
-            if kept.ticket.is_none() {
-                kept.ticket = Some(TicketId(self.fresh_fence().0));
-            }
-            (kept.caller, kept.deadline) = (None, None);
-            kept.absent_until = Some(self.now.mono.after(limits::TICKET_KEPT));
-            let id = kept.id;
-            self.waiters.retain(|row| row.id != id);
-            self.waiters.push(kept);
-            self.waiters.sort_by_key(|row| row.id);
-            self.offer_if_due(id);
-            let kept = self.waiters.iter().find(|row| row.id == id);
-            ticket = kept.map(|kept| Ticket {
-                id: kept.ticket.expect("it was just given"),
-                until: kept.absent_until.min(kept.offered_until.or(kept.absent_until)).expect("no place is for ever"),
-            });
+        if waiter.ticket.is_none() && !is_new {
+            return None;
         }
-        let about = Some((&waiter.ask.who, Some(&waiter.ask.target)));
-        self.answer(caller, Reply::Refused(Box::new(Refused { ticket, ..refused })), about);
+        let mut kept = waiter.clone();
+        match other {
+            Some(other) if other.id < waiter.id => kept = other,
+            _ => {
+                self.waiters.retain(|row| other.as_ref().is_none_or(|other| row.id != other.id));
+                kept.ticket = name;
+            }
+        }
+        if kept.ticket.is_none() {
+            kept.ticket = Some(TicketId(self.fresh_fence().0));
+        }
+        (kept.caller, kept.deadline) = (None, None);
+        kept.absent_until = Some(self.now.mono.after(limits::TICKET_KEPT));
+        let id = kept.id;
+        self.waiters.retain(|row| row.id != id);
+        self.waiters.push(kept);
+        self.waiters.sort_by_key(|row| row.id);
+        self.offer_if_due(id);
+        let kept = self.waiters.iter().find(|row| row.id == id)?;
+        Some(Ticket {
+            id: kept.ticket.expect("it was just given"),
+            until: kept.absent_until.min(kept.offered_until.or(kept.absent_until)).expect("no place is for ever"),
+        })
+    }
+
+    /// The place of which nobody heard that it was granted is as it was, if its session is there still.
+    fn keep_again(&mut self, ask: Arc<Ask>, place: Option<KeptPlace>) {
+        let Some(place) = place else { return };
+        if ask.who.session.is_none_or(|id| self.has_session(id)) {
+            let KeptPlace { id, ticket, since, level } = place;
+            let nobody = Caller { conn: 0, id: 0 };
+            let waiter =
+                Waiter { since, level, caller: None, is_counted: true, ..self.in_line(nobody, &ask, true, id) };
+            self.keep_place(&Waiter { ticket: Some(ticket), ..waiter });
+        }
     }
 
     fn come_for(&mut self, place: Waiter, caller: Caller, ask: Arc<Ask>, wait: Wait) {
@@ -503,32 +538,41 @@ impl Naive {
         } else if is_blocked && wait == Wait::Try {
             let refused = self.refused(&ask, place.id, RefusedFor::Held);
             self.turn_away(back, refused);
-        } else if is_blocked && self.closes_a_cycle(&ask, place.id) {
+        } else if self.closes_a_cycle_by_coming_back(&ask, place.id) {
             self.waiters.retain(|other| other.id != place.id);
             self.refuse(caller, &ask, place.id, RefusedFor::Deadlock(Vec::new()));
         } else if !is_blocked {
             let chance = self.chance(&ask, place.id);
             self.waiters.retain(|other| other.id != place.id);
-            self.settle(caller, &ask, true, chance);
+            self.settle(caller, &ask, true, chance, back.place());
         }
         self.withdraw_offers();
     }
 
-    /// A kept place with nothing in its way is offered, or over if its agent holds what it is for.
-    fn offer_if_due(&mut self, id: WaiterId) -> bool {
+    /// A kept place with nothing in its way is offered, or over if its agent holds what it is for, or what it would never
+    /// be granted beside.
+    fn offer_if_due(&mut self, id: WaiterId) {
         let waiter = self.waiter(id).clone();
         let until = self.now.mono.after(limits::TICKET_OFFERED);
-        match self.chance(&waiter.ask, id) {
-            Chance::Blocked | Chance::Resume(_) => return false,
-            Chance::Mine(_) => self.waiters.retain(|other| other.id != id),
-            _ if waiter.offered_until.is_some() => return false,
-            _ => {
-                for row in self.waiters.iter_mut().filter(|row| row.id == id) {
-                    row.offered_until = Some(until);
-                }
+        if self.paused {
+            return;
+        }
+        if self.is_needless(&waiter) {
+            return self.waiters.retain(|other| other.id != id);
+        }
+        if self.chance(&waiter.ask, id) == Chance::Clear && waiter.offered_until.is_none() {
+            for row in self.waiters.iter_mut().filter(|row| row.id == id) {
+                row.offered_until = Some(until);
             }
         }
-        true
+    }
+
+    fn is_needless(&self, waiter: &Waiter) -> bool {
+        match self.chance(&waiter.ask, waiter.id) {
+            Chance::Mine(_) => true,
+            Chance::Blocked => self.own_obstacle(&waiter.ask).is_some(),
+            _ => false,
+        }
     }
 
     /// Something new is in the way of others: what cannot be had any more is not offered any more.
@@ -561,8 +605,7 @@ impl Naive {
             }
         }
         self.withdraw_offers();
-        let is_blocked = self.chance(&waiter.ask, waiter.id) == Chance::Blocked;
-        if waiter.caller.is_none() && is_blocked && self.closes_a_cycle(&waiter.ask, waiter.id) {
+        if waiter.caller.is_none() && self.closes_a_cycle_by_coming_back(&waiter.ask, waiter.id) {
             self.waiters.retain(|other| other.id != waiter.id);
             self.refuse(caller, &waiter.ask, waiter.id, RefusedFor::Deadlock(Vec::new()));
         }
@@ -587,7 +630,7 @@ impl Naive {
             return self.refuse(caller, &ask, at, RefusedFor::Deadlock(Vec::new()));
         }
         if chance != Chance::Blocked {
-            return self.settle(caller, &ask, takes, chance);
+            return self.settle(caller, &ask, takes, chance, None);
         }
         if let Some(own) = own {
             let (why, kept) = (RefusedFor::OwnLock, self.kept(&ask));
@@ -931,6 +974,12 @@ impl Naive {
         closes
     }
 
+    /// Whoever is back waits again, and is waited for, also if it is granted at once. What a lock of its own answers
+    /// changes nothing about that.
+    fn closes_a_cycle_by_coming_back(&mut self, ask: &Ask, at: WaiterId) -> bool {
+        matches!(self.chance(ask, at), Chance::Blocked | Chance::Clear) && self.waits_for_itself(&ask.who)
+    }
+
     /// What a request at `at` in the order of arrival comes to right now.
     pub fn chance(&self, ask: &Ask, at: WaiterId) -> Chance {
         if let Some(id) = ask.upgrades {
@@ -973,7 +1022,7 @@ impl Naive {
         if is_blocked { Chance::Blocked } else { Chance::Clear }
     }
 
-    fn settle(&mut self, caller: Caller, ask: &Arc<Ask>, takes: bool, chance: Chance) {
+    fn settle(&mut self, caller: Caller, ask: &Arc<Ask>, takes: bool, chance: Chance, place: Option<KeptPlace>) {
         let about = Some((&ask.who, Some(&ask.target)));
         if !takes {
             return self.answer(caller, Reply::Free, about);
@@ -1008,7 +1057,8 @@ impl Naive {
         };
         let lock = self.held(id).expect("it was just granted").clone();
         let upgraded = chance == Chance::Clear && ask.upgrades.is_some();
-        let granted = Granted { already_held, resumed, upgraded, ..grant_of(lock) };
+        let place = place.filter(|_| chance == Chance::Clear && !upgraded);
+        let granted = Granted { already_held, resumed, upgraded, place, ..grant_of(lock) };
         self.answer(caller, Reply::Granted(Box::new(granted)), about);
     }
 
@@ -1126,7 +1176,8 @@ impl Naive {
             }
             let Some((waiter, chance)) = next else { return };
             self.waiters.retain(|other| other.id != waiter.id);
-            self.settle(waiter.caller.expect("only those who listen are served"), &waiter.ask, waiter.takes, chance);
+            let caller = waiter.caller.expect("only those who listen are served");
+            self.settle(caller, &waiter.ask, waiter.takes, chance, waiter.place());
         }
     }
 
@@ -1238,7 +1289,8 @@ impl Naive {
             let agent = &lock.ask.who.agent;
             found.push((self.actor(agent, lock.keeper()), link(agent, true)));
         }
-        for waiter in self.earlier(ask, at) {
+        // Nobody waits for who is not there.
+        for waiter in self.earlier(ask, at).into_iter().filter(|waiter| waiter.caller.is_some()) {
             let who = &waiter.ask.who;
             found.push((self.actor(&who.agent, who.session), link(&who.agent, false)));
         }
@@ -1338,7 +1390,8 @@ impl Naive {
         if what.is_new {
             self.rank_is_over(&lock);
             self.locks.retain(|lock| lock.id != id);
-            return self.drop_upgrades(id, &Fault::NotFound);
+            self.drop_upgrades(id, &Fault::NotFound);
+            return self.keep_again(lock.ask, what.place);
         }
         lock.ask = Arc::new(Ask { request: None, ..(*lock.ask).clone() });
         self.put(lock);
@@ -1497,7 +1550,7 @@ impl Naive {
             let is_meant = match &which {
                 Which::All => true,
                 Which::Id(_) => false,
-                Which::Scope(target) => is_same_name(&waiter.ask.target.scope, &target.scope),
+                Which::Scope(target) => is_here(&waiter.ask.target, target),
             };
             !(waiter.is_kept() && waiter.ask.who.agent == who.agent && is_meant)
         });
@@ -1726,6 +1779,10 @@ impl Naive {
         let is_over = in_flight.commits.is_empty();
         lock.in_flight = Some(Box::new(in_flight.clone())).filter(|_| !is_over);
         self.put(lock.clone());
+        if let Some(file) = placed.and_then(|placed| placed.file) {
+            self.follow_file(&commit.target, file);
+        }
+        let lock = self.held(lock.id).expect("it is held").clone();
         if let Some(caller) = commit.caller {
             let reply = match (reply, placed) {
                 (Some(fault), _) => Reply::Failed(fault),
@@ -1746,6 +1803,25 @@ impl Naive {
         for command in in_flight.waiting {
             self.carry_out(command);
         }
+    }
+
+    /// What is held and asked for at a place means the file that was put there, unless that is known already.
+    fn follow_file(&mut self, place: &Target, file: FileId) {
+        let asks = self.locks.iter().map(|lock| &lock.ask).chain(self.waiters.iter().map(|waiter| &waiter.ask));
+        if asks.clone().any(|ask| ask.target.ids.contains(&file)) {
+            return;
+        }
+        let followed = |ask: &Arc<Ask>| {
+            let below = ask.target.scope.components().count();
+            let is_there = is_same_scope(&ask.target, place) && is_same_entry(&ask.target, place);
+            let is_there = is_there && ask.mode != Mode::Advisory;
+            let ids = ask.target.ids.iter().take(below).copied().chain([file]).collect();
+            let target = Target { scope: ask.target.scope.clone(), ids };
+            if is_there { Arc::new(Ask { target, ..(**ask).clone() }) } else { ask.clone() }
+        };
+        let locks: Vec<Lock> = self.locks.iter().map(|l| Lock { ask: followed(&l.ask), ..l.clone() }).collect();
+        let waiters = self.waiters.iter().map(|w| Waiter { ask: followed(&w.ask), ..w.clone() }).collect();
+        (self.locks, self.waiters) = (locks, waiters);
     }
 
     fn put_off(&mut self, id: LockId, command: Command) {
@@ -1924,6 +2000,9 @@ impl Naive {
             }
         }
         self.withdraw_offers();
+        let needless: Vec<WaiterId> =
+            self.waiters.iter().filter(|row| row.is_kept() && self.is_needless(row)).map(|row| row.id).collect();
+        self.waiters.retain(|row| !needless.contains(&row.id));
         for waiter in self.waiters.clone().into_iter().filter(Waiter::is_kept) {
             self.offer_if_due(waiter.id);
         }

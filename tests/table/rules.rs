@@ -241,10 +241,18 @@ impl Desk {
 
     /// As [`Desk::ask`], for a target that the words have no way to say.
     pub fn ask_for(&mut self, name: &str, mode: &str, target: Target) -> String {
+        self.lock_for(name, mode, target, Wait::Try)
+    }
+
+    pub fn wait_at(&mut self, name: &str, target: Target) -> String {
+        self.lock_for(name, "x", target, Wait::Forever)
+    }
+
+    fn lock_for(&mut self, name: &str, mode: &str, target: Target, wait: Wait) -> String {
         let caller = self.caller(name);
         let ask = self.request_of(name, &format!("{mode} /"));
         let ask = Arc::new(Ask { target, ..(*ask).clone() });
-        self.command(caller, Command::Lock { caller, ask, wait: Wait::Try })
+        self.command(caller, Command::Lock { caller, ask, wait })
     }
 
     /// As [`Desk::unlock`], for such a target.
@@ -329,13 +337,18 @@ impl Desk {
 
     /// The file system has done what it was last asked.
     pub fn in_place(&mut self) {
+        self.in_place_as(None);
+    }
+
+    /// The same, and this file stands there now.
+    pub fn in_place_as(&mut self, file: Option<FileId>) {
         let effects = self.steps.iter().flat_map(|step| &step.effects);
         let mut ordered = effects.filter_map(|effect| match effect {
             Effect::Commit { commit, lock, .. } => Some((*commit, *lock)),
             _ => None,
         });
         let (commit, lock) = ordered.next_back().expect("something was to be put in place");
-        let answer = CommitAnswer::InPlace(Placed { bytes: 3, flocked: false, again: false });
+        let answer = CommitAnswer::InPlace(Placed { bytes: 3, file, flocked: false, again: false });
         self.run(Command::CommitDone { commit, lock, answer });
     }
 

@@ -1,8 +1,10 @@
 //! Places kept for agents that have waited in vain, and for how long they keep others waiting; one claim a test.
 
-use crate::rules::Desk;
+use crate::rules::{Desk, target};
 use flockd::limits::{self, MINUTE, SECOND};
 use flockd::model::*;
+use flockd::scope::{Scope, Target};
+use std::sync::Arc;
 
 /// `name` waits a second for what is held, in vain; its ticket.
 fn in_vain(desk: &mut Desk, name: &str, words: &str) -> Ticket {
@@ -68,6 +70,41 @@ fn a_place_is_for_the_same_agent_and_the_same_thing_alone() {
     let queue = waiters(&mut desk);
     let kept: Vec<bool> = queue.iter().map(Waiter::is_kept).collect();
     assert_eq!(kept, [true, false, false, false], "{queue:?}");
+}
+
+/// The file `/f` under another name, as by a hard link.
+fn other_name(name: &str) -> Target {
+    let ids = target("/f").ids;
+    Target { scope: target(name).scope, ids }
+}
+
+#[test]
+fn a_place_is_found_under_every_name_of_the_file() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ttl(5 * MINUTE).ask("ada", "x /f"), "granted");
+    let ticket = in_vain(&mut desk, "bo", "x /f");
+    assert_eq!(desk.wait("cy", "x /f"), "waits");
+    assert_eq!(desk.ask_for("bo", "x", other_name("/link")), "held by ada");
+    assert_eq!(desk.refused().ticket.map(|again| again.id), Some(ticket.id));
+    assert_eq!(desk.refused().position, 1);
+    assert_eq!(desk.queue(), ["bo", "cy"]);
+    // Given up by one name, it is so under all.
+    assert_eq!(desk.free_by("bo", other_name("/third")), "released 0");
+    assert_eq!(desk.queue(), ["cy"]);
+}
+
+#[test]
+fn of_two_places_that_came_to_be_one_the_earlier_is_kept() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ttl(5 * MINUTE).ask("ada", "x /d/"), "granted");
+    let first = in_vain(&mut desk, "bo", "x /d/f");
+    desk.request("r1");
+    in_vain(&mut desk, "bo", "x /d/g");
+    // The second name is a link to the first by now.
+    let link = Target { scope: target("/d/g").scope, ids: target("/d/f").ids };
+    assert_eq!(desk.request("r1").ask_for("bo", "x", link), "held by ada");
+    assert_eq!(desk.refused().ticket.map(|again| again.id), Some(first.id));
+    assert_eq!(desk.queue(), ["bo"]);
 }
 
 #[test]
@@ -179,6 +216,63 @@ fn whoever_holds_it_needs_no_place() {
 }
 
 #[test]
+fn a_place_beside_a_weaker_lock_of_its_agent_is_in_nobodys_way() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ask("ada", "x /f"), "granted");
+    in_vain(&mut desk, "bo", "x /f");
+    assert_eq!(desk.ttl(5 * MINUTE).wait("cy", "s /f"), "waits");
+    assert_eq!(desk.queue(), ["bo", "cy"]);
+    // What bo shares it could only make exclusive, and for that it needs no place.
+    assert_eq!(desk.ttl(5 * MINUTE).wait("bo", "s /f"), "waits");
+    assert_eq!(desk.downgrade("ada", "/f"), "shared");
+    assert_eq!(desk.news(), ["bo: granted", "cy: granted"]);
+    assert_eq!(desk.queue(), [] as [&str; 0]);
+    // It is not kept in the first place where the agent came to share it while it waited.
+    assert_eq!(desk.ask("ada", "x /g"), "granted");
+    assert_eq!(desk.wait_for(SECOND, "bo", "x /g"), "waits");
+    assert_eq!(desk.wait("bo", "s /g"), "waits");
+    assert_eq!(desk.downgrade("ada", "/g"), "shared");
+    desk.pass(SECOND);
+    assert_eq!(desk.news(), ["bo: granted", "bo: timeout"]);
+    assert_eq!((refused(&desk, "bo").ticket, desk.queue()), (None, Vec::new()));
+}
+
+#[test]
+fn nothing_is_offered_while_grants_are_stopped() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ask("ada", "x /f"), "granted");
+    assert_eq!(desk.wait_for(SECOND, "bo", "x /f"), "waits");
+    desk.table.pause("the disk is full".into());
+    assert_eq!(desk.unlock("ada", "/f"), "released 1");
+    desk.pass(SECOND);
+    assert_eq!(desk.news(), ["bo: timeout"]);
+    assert_eq!(waiters(&mut desk)[0].offered_until, None);
+    desk.pass(MINUTE);
+    let step = desk.table.resume(desk.now);
+    assert!(step.replies.is_empty());
+    assert_eq!(waiters(&mut desk)[0].offered_until, Some(desk.now.mono.after(limits::TICKET_OFFERED)));
+}
+
+#[test]
+fn who_comes_for_its_place_takes_no_more_than_may_be_held() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ask("ada", "x /f"), "granted");
+    let ticket = in_vain(&mut desk, "bo", "x /f");
+    assert_eq!(desk.unlock("ada", "/f"), "released 1");
+    let ask = desk.ttl(limits::HOUR).request_of("ada", "x @n");
+    for n in 0..limits::LOCKS_MAX {
+        let target = Target::named(Scope::Resource(n.to_string().into()));
+        let (caller, ask) = (Caller { conn: 2, id: n as u64 }, Arc::new(Ask { target, ..(*ask).clone() }));
+        desk.table.apply(desk.now, Command::Lock { caller, ask, wait: Wait::Try });
+    }
+    assert_eq!(desk.table.locks(), limits::LOCKS_MAX);
+    assert_eq!(desk.ask("bo", "x /f"), "refused");
+    assert_eq!(desk.unlock("ada", "@7"), "released 1");
+    assert_eq!(desk.ask("bo", "x /f"), "granted");
+    assert_eq!(desk.give_up("bo", ticket.id), "cancelled false", "it is used up");
+}
+
+#[test]
 fn a_place_of_its_own_is_in_no_sessions_way() {
     let mut desk = Desk::new();
     assert_eq!(desk.ask("ada", "x /d/f"), "granted");
@@ -227,7 +321,7 @@ fn a_place_is_given_up_by_unlock_and_by_its_ticket() {
 }
 
 #[test]
-fn nothing_stays_of_a_place_whose_session_or_process_ends_or_whose_request_is_cancelled() {
+fn nothing_stays_of_a_place_whose_session_or_process_ends() {
     let mut desk = Desk::new();
     let process = Process { pid: 7, start: 7 };
     assert_eq!(desk.ask("ada", "x /f"), "granted");
@@ -238,10 +332,80 @@ fn nothing_stays_of_a_place_whose_session_or_process_ends_or_whose_request_is_ca
     desk.end("bo#1");
     desk.run(Command::ProcessGone(process));
     assert_eq!(desk.queue(), ["di"]);
-    // Whoever is back and withdraws has withdrawn.
-    assert_eq!(desk.wait("di", "x /f"), "waits");
+}
+
+#[test]
+fn who_asks_again_and_is_cut_off_keeps_the_place() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ttl(limits::HOUR).ask("ada", "x /f"), "granted");
+    let ticket = in_vain(&mut desk, "bo", "x /f");
+    // Two minutes from then on, whether its client goes or wants it no more.
+    for is_cancelled in [false, true] {
+        desk.pass(limits::TICKET_KEPT - 1);
+        assert_eq!(desk.wait("bo", "x /f"), "waits");
+        let waiting = waiters(&mut desk)[0].caller.expect("it is back");
+        let caller = desk.caller("bo");
+        desk.run(if is_cancelled { Command::Cancel { caller, waiting } } else { Command::CallerGone { conn: 1 } });
+        let kept = waiters(&mut desk).remove(0);
+        assert_eq!((kept.ticket, kept.caller), (Some(ticket.id), None));
+        assert_eq!(kept.absent_until, Some(desk.now.mono.after(limits::TICKET_KEPT)));
+    }
+    // Who has not waited in vain before leaves nothing.
+    assert_eq!(desk.wait("cy", "x /f"), "waits");
     desk.run(Command::CallerGone { conn: 1 });
+    assert_eq!(desk.queue(), ["bo"]);
+    assert_eq!(desk.give_up("bo", ticket.id), "cancelled true");
     assert_eq!(desk.queue(), [] as [&str; 0]);
+}
+
+#[test]
+fn what_a_place_became_that_nobody_heard_of_is_that_place_again() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ask("ada", "x /f"), "granted");
+    let before = in_vain(&mut desk, "bo", "x /f");
+    assert_eq!(desk.wait("cy", "x /f"), "waits");
+    assert_eq!(desk.unlock("ada", "/f"), "released 1");
+    assert_eq!(desk.ask("bo", "x /f"), "granted");
+    take_back(&mut desk);
+    assert_eq!((desk.news(), desk.queue()), (Vec::new(), vec!["bo".to_owned(), "cy".to_owned()]));
+    let kept = waiters(&mut desk).remove(0);
+    assert_eq!((kept.ticket, kept.caller), (Some(before.id), None));
+    assert_eq!(kept.absent_until, Some(desk.now.mono.after(limits::TICKET_KEPT)));
+    assert_eq!(kept.offered_until, Some(desk.now.mono.after(limits::TICKET_OFFERED)));
+    assert_eq!(desk.ask("bo", "x /f"), "granted");
+    // What was granted without one leaves none.
+    assert_eq!(desk.ask("bo", "x /g"), "granted");
+    take_back(&mut desk);
+    assert_eq!(desk.queue(), ["cy"]);
+}
+
+#[test]
+fn a_place_does_not_outlive_its_session_by_way_of_a_grant() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ask("ada", "x /f"), "granted");
+    assert!(in_vain_with(&mut desk, MINUTE, "bo#1", "x /f").is_some());
+    assert_eq!(desk.unlock("ada", "/f"), "released 1");
+    assert_eq!(desk.ttl(MINUTE).ask("bo#1", "x /f"), "granted");
+    desk.end("bo#1");
+    take_back(&mut desk);
+    assert_eq!((desk.table.locks(), desk.table.waiters()), (0, 0));
+}
+
+/// The latest answer is a grant, and does not reach its client.
+fn take_back(desk: &mut Desk) {
+    let Some(Reply::Granted(granted)) = desk.last.as_ref().map(|answer| &answer.reply) else { panic!("no grant") };
+    let (id, fence, what) = (granted.lock.id, granted.lock.fence, granted.unheard());
+    desk.run(Command::TakeBack { id, fence, what });
+}
+
+#[test]
+fn a_try_without_a_ttl_keeps_the_place_that_is_there() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ttl(limits::HOUR).ask("ada", "x /f"), "granted");
+    let ticket = in_vain_with(&mut desk, MINUTE, "bo#1", "x /f").expect("its place is kept");
+    assert_eq!(desk.ttl(0).ask("bo#1", "x /f"), "held by ada");
+    assert_eq!(desk.refused().ticket.map(|again| again.id), Some(ticket.id));
+    assert_eq!(in_vain_with(&mut desk, 0, "bo#1", "x /f").map(|again| again.id), Some(ticket.id));
 }
 
 #[test]
@@ -258,6 +422,41 @@ fn whoever_is_absent_closes_no_cycle_and_is_refused_when_it_comes_back_to_one() 
     assert_eq!(desk.ask("cy", "x /c"), "granted");
     in_vain(&mut desk, "cy", "x /b");
     assert_eq!(desk.wait("di", "x /b"), "waits");
+}
+
+/// bo has a place for `/f`, which cy is behind, and waits for `/g`, which cy holds.
+fn bo_waits_for_who_is_behind_its_place() -> Desk {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ttl(5 * MINUTE).ask("ada", "x /f"), "granted");
+    in_vain(&mut desk, "bo", "x /f");
+    assert_eq!(desk.ttl(5 * MINUTE).ask("cy", "x /g"), "granted");
+    assert_eq!(desk.wait("cy", "x /f"), "waits");
+    assert_eq!(desk.wait("bo", "x /g"), "waits");
+    desk
+}
+
+#[test]
+fn who_is_behind_a_kept_place_does_not_wait_for_its_agent() {
+    let mut desk = bo_waits_for_who_is_behind_its_place();
+    assert_eq!(desk.unlock("ada", "/f"), "released 1");
+    desk.pass(limits::TICKET_OFFERED);
+    assert_eq!(desk.news(), ["cy: granted"]);
+    assert_eq!(desk.unlock("cy", "/g"), "released 1");
+    assert_eq!(desk.news(), ["bo: granted"]);
+}
+
+#[test]
+fn who_comes_back_while_it_waits_for_those_behind_its_place_is_refused() {
+    let mut desk = bo_waits_for_who_is_behind_its_place();
+    assert_eq!(desk.ask("bo", "x /f"), "held by ada", "who does not wait closes nothing");
+    assert_eq!(desk.unlock("ada", "/f"), "released 1");
+    assert_eq!(desk.ask("bo", "x /f"), "deadlock bo > cy");
+    assert_eq!(desk.refused().ticket, None);
+    assert_eq!(desk.news(), ["cy: granted"], "its place is gone");
+    // The same for who has to wait there still.
+    let mut desk = bo_waits_for_who_is_behind_its_place();
+    assert_eq!(desk.wait("bo", "x /f"), "deadlock bo > cy");
+    assert_eq!(desk.queue(), ["cy", "bo"]);
 }
 
 #[test]
@@ -315,4 +514,35 @@ fn one_agent_does_not_fill_the_queue_with_places() {
     assert_eq!(tickets.count(), limits::TICKETS_OF_AGENT);
     assert_eq!(desk.queue().len(), limits::TICKETS_OF_AGENT);
     in_vain(&mut desk, "cy", "x /d/0");
+}
+
+#[test]
+fn a_place_is_offered_when_its_agents_lock_there_is_no_longer_its_own_to_take_up() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ask("ada", "x /f"), "granted");
+    assert_eq!(desk.wait("bo", "x /f"), "waits");
+    assert!(in_vain_with(&mut desk, MINUTE, "bo#1", "x /f").is_some());
+    assert_eq!(desk.unlock("ada", "/f"), "released 1");
+    assert_eq!(desk.news(), ["bo: granted"]);
+    let lock = desk.status("bo").0[0].id;
+    assert_eq!(waiters(&mut desk)[0].offered_until, None, "its session could take that up");
+    // A process keeps it from now on, and keeps no session of its agent out.
+    assert_eq!(desk.bind("bo", lock, Process { pid: 7, start: 7 }), "bound");
+    assert_eq!(waiters(&mut desk)[0].offered_until, Some(desk.now.mono.after(limits::TICKET_OFFERED)));
+}
+
+#[test]
+fn an_offer_does_not_outlive_the_level_that_it_was_made_for() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ttl(5 * MINUTE).ask("ada", "x /d/"), "granted");
+    assert_eq!(desk.ttl(5 * MINUTE).ask("ada/y", "x /d/f"), "granted");
+    assert_eq!(desk.wait("cy", "x /d/f"), "waits");
+    in_vain(&mut desk, "ada/x", "x /d/f");
+    assert_eq!(desk.unlock("ada", "/d/"), "released 1");
+    assert_eq!(desk.unlock("ada/y", "/d/f"), "released 1");
+    let is_offered = |desk: &mut Desk| waiters(desk).iter().any(|waiter| waiter.offered_until.is_some());
+    assert!(is_offered(&mut desk), "inside what its parent held it comes before strangers");
+    // A restart finds no lock of its parent: the stranger was there before.
+    desk.restart(false);
+    assert!(!is_offered(&mut desk));
 }

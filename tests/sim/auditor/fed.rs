@@ -110,7 +110,8 @@ impl Auditor {
         }
         if let Command::Lock { caller, ask, .. } = command
             && !self.queue.values().any(|waiter| !waiter.is_kept() && is_named_so(waiter, ask))
-            && let Some(kept) = self.queue.values_mut().find(|waiter| waiter.is_kept_for(ask))
+            && let Some(id) = self.place_of(ask)
+            && let Some(kept) = self.queue.get_mut(&id)
         {
             self.counts.came_back += 1;
             (kept.caller, kept.absent_until, kept.offered_until) = (Some(*caller), None, None);
@@ -201,6 +202,12 @@ impl Auditor {
         if !self.claims.get(&id).is_some_and(is_relied_on) {
             self.void(id);
         }
+    }
+
+    /// The place where this request goes on: that of the request which it is a retry of, else one for the same thing.
+    fn place_of(&self, ask: &Ask) -> Option<WaiterId> {
+        let kept = || self.queue.values().filter(|waiter| is_kept_there(waiter, ask));
+        kept().find(|waiter| is_named_so(waiter, ask)).or(kept().next()).map(|waiter| waiter.id)
     }
 
     /// An agent wants none of these places any more.

@@ -44,6 +44,11 @@ pub(super) fn same_scope(a: &Target, b: &Target) -> bool {
     a.scope == b.scope || (a.own_id().is_some() && a.own_id() == b.own_id())
 }
 
+/// Whether a place is kept for whoever asks so.
+pub(super) fn is_kept_there(waiter: &Waiter, ask: &Ask) -> bool {
+    waiter.is_kept_for(ask) && same_scope(&waiter.ask.target, &ask.target)
+}
+
 /// Whether a call that names `b` means what is on `a`: a name counts whether it is a file or a directory by now.
 pub(super) fn is_here(a: &Target, b: &Target) -> bool {
     same_scope(a, b) || a.scope.other_kind().as_ref() == Some(&b.scope)

@@ -238,7 +238,7 @@ fn apart(locks: &[Lock]) {
 /// Whether a kept place is over: a lock of its agent answers it, or another place is kept for the same thing.
 fn is_answered(kept: &Waiter, locks: &[Lock], waiters: &[Queued]) -> bool {
     let is_own = |lock: &Lock| lock.ask.who.agent == kept.ask.who.agent && overlap(&lock.ask.target, &kept.ask.target);
-    let is_twin = |other: &Waiter| other.id != kept.id && other.is_kept_for(&kept.ask);
+    let is_twin = |other: &Waiter| other.id != kept.id && is_kept_there(other, &kept.ask);
     kept.is_kept() && (locks.iter().any(is_own) || waiters.iter().any(|queued| is_twin(&queued.waiter)))
 }
 

@@ -117,6 +117,9 @@ impl Auditor {
         assert!(lock.ask.upgrades.is_none(), "{} upgrades another", lock.id);
         assert!(lock.fence.0 < limits::FENCE_END && lock.id.0 <= lock.fence.0, "{} has no fence", lock.id);
         leases::is_within_bounds(lock);
+        // A place that this answers, or makes needless, is over, however soon the lock itself is.
+        let is_over = |waiter: &Waiter| waiter.is_kept() && waiter.ask.who.agent == who.agent;
+        self.queue.retain(|_, waiter| !(is_over(waiter) && overlap(&waiter.ask.target, &lock.ask.target)));
         let is_late = open.turn != self.turn;
         self.top_fence = self.top_fence.max(lock.fence.0);
         if is_late && (self.was_released_by(open, lock.id) || self.is_being_released_by(open, lock.id)) {
