@@ -384,7 +384,12 @@ impl LockTable {
             let text = "asked again with the same request id; the answer goes to the later request";
             self.fail(step, before, Fault::Invalid(text.to_owned()));
         }
-        let waiter = Waiter { caller: Some(caller), absent_until: None, offered_until: None, ..old };
+        // What was asked of the system for a place is asked anew for a grant.
+        let os = if was_absent { OsWait::Idle } else { old.os.clone() };
+        if was_absent {
+            self.forget_flock(step, &old);
+        }
+        let waiter = Waiter { caller: Some(caller), absent_until: None, offered_until: None, os, ..old };
         let ask = waiter.ask.clone();
         self.set(step, Record::Waiter(id, Some(waiter)));
         if !was_absent {

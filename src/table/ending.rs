@@ -309,10 +309,9 @@ impl LockTable {
         }
     }
 
-    /// Ends a grant that its client never heard of: as if it had not been, so that a retry is granted anew, in the place
-    /// that was kept for it if one was. One that
-    /// took up a detached lock is only let go: that lease is promised. One that made a shared lock exclusive leaves it
-    /// shared, which its agent knows.
+    /// Ends a grant that its client never heard of: as if it had not been, so that a retry is granted anew, and the
+    /// place that it was made in is kept again. One that took up a detached lock is only let go: that lease is
+    /// promised. One that made a shared lock exclusive leaves it shared, which its agent knows.
     pub(super) fn take_back(&mut self, now: Now, step: &mut Step, id: LockId, fence: Fence, what: Unheard) {
         let Some(lock) = self.state.locks.get(&id).filter(|lock| lock.fence == fence).cloned() else { return };
         if lock.in_flight.is_some() {

@@ -154,6 +154,7 @@ impl LockTable {
             return self.ask(now, step, request);
         }
         let old = self.state.waiters[&id].clone();
+        self.forget_flock(step, &old);
         let back = self.next_in_line(now, &request);
         let Waiter { since, ticket, level, is_counted, .. } = old;
         let waiter = Waiter { id, since, ticket, level, is_counted, ..back };

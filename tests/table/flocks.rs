@@ -254,6 +254,22 @@ fn a_request_that_waits_in_vain_for_a_foreigner_names_it() {
 }
 
 #[test]
+fn who_comes_back_while_the_system_is_asked_for_its_place_has_it_asked_anew() {
+    let mut desk = Desk::new();
+    desk.ask("ada", Mode::Exclusive, Wait::Until(Moment(1_060)));
+    desk.answer(OsAnswer::Busy(foreigner()));
+    desk.pass(50);
+    desk.answer(OsAnswer::Busy(foreigner()));
+    desk.pass(10);
+    desk.pass(100);
+    let for_the_place = desk.wanted[0];
+    let ada = desk.ask("ada", Mode::Exclusive, Wait::Forever);
+    assert_eq!((desk.dropped.clone(), desk.wanted.len()), (vec![for_the_place], 1));
+    desk.answer(OsAnswer::Held);
+    assert!(desk.granted(ada).is_some());
+}
+
+#[test]
 fn who_goes_while_the_system_is_asked_leaves_nothing_behind() {
     let mut desk = Desk::new();
     desk.ask("ada", Mode::Exclusive, Wait::Forever);

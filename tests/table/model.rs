@@ -549,8 +549,8 @@ impl Naive {
         self.withdraw_offers();
     }
 
-    /// A kept place with nothing in its way is offered, or over if its agent holds what it is for, or what it would never
-    /// be granted beside.
+    /// A kept place with nothing in its way is offered, or over if its agent holds what it is for, or what it would
+    /// never be granted beside.
     fn offer_if_due(&mut self, id: WaiterId) {
         let waiter = self.waiter(id).clone();
         let until = self.now.mono.after(limits::TICKET_OFFERED);

@@ -81,6 +81,8 @@ impl Asking {
         if let (Reply::Refused(refused), Command::Lock { ask, .. }) = (reply, &open.command)
             && is_at_once
             && refused.why == RefusedFor::Held
+            // Who comes back to a place was counted when it began to wait there.
+            && refused.ticket.is_none()
             && self.threshold.is_some()
         {
             self.refused.push((ask.target.scope.clone(), now));

@@ -71,7 +71,13 @@ impl Auditor {
             Command::CallerGone { conn } => {
                 self.queue.retain(|_, waiter| waiter.caller.is_none_or(|caller| caller.conn != *conn));
                 let open = self.open.iter_mut().filter(|(caller, _)| caller.conn == *conn);
-                open.for_each(|(_, open)| open.is_gone = true);
+                let asks = open.filter_map(|(_, open)| {
+                    open.is_gone = true;
+                    if let Command::Lock { ask, .. } = &open.command { Some(ask.clone()) } else { None }
+                });
+                for ask in asks.collect::<Vec<_>>() {
+                    self.places_may_be_over(&ask.who.agent, Some(&ask.target));
+                }
             }
             Command::Unlock { who, which, .. } => {
                 self.unlock_asked(who, which);
@@ -115,6 +121,8 @@ impl Auditor {
         {
             self.counts.came_back += 1;
             (kept.caller, kept.absent_until, kept.offered_until) = (Some(*caller), None, None);
+            // Under another name of the file it is in other requests' way.
+            kept.ask = ask.clone();
         }
         let mut is_again = false;
         if let (Some(key), Some(caller)) = (name_of(command), caller_of(command)) {
@@ -208,6 +216,14 @@ impl Auditor {
     fn place_of(&self, ask: &Ask) -> Option<WaiterId> {
         let kept = || self.queue.values().filter(|waiter| is_kept_there(waiter, ask));
         kept().find(|waiter| is_named_so(waiter, ask)).or(kept().next()).map(|waiter| waiter.id)
+    }
+
+    /// A grant of this agent's has ended its places there, though it may be taken back itself: nobody makes them anew.
+    pub(super) fn places_may_be_over(&mut self, agent: &Agent, target: Option<&Target>) {
+        self.queue.retain(|_, waiter| {
+            let is_there = target.is_none_or(|target| overlap(&waiter.ask.target, target));
+            !(waiter.is_kept() && waiter.ask.who.agent == *agent && is_there)
+        });
     }
 
     /// An agent wants none of these places any more.

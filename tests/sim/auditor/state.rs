@@ -77,7 +77,7 @@ impl Auditor {
             let is_over = absent.ask.upgrades.is_some_and(|id| locks.iter().all(|lock| lock.id != id));
             let is_over = is_over || is_answered(absent, locks, waiters);
             let is_there = is_over || waiters.iter().any(|queued| queued.waiter.id == absent.id);
-            assert!(is_there, "the place of {} was not kept for it", absent.ask.who.agent);
+            assert!(is_there, "the place of {} was not kept for it: {absent:?}", absent.ask.who.agent);
         }
         self.order_kept(waiters);
         self.counts.offered += waiters.iter().filter(|queued| queued.waiter.offered_until.is_some()).count() as u64;

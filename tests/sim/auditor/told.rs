@@ -118,8 +118,7 @@ impl Auditor {
         assert!(lock.fence.0 < limits::FENCE_END && lock.id.0 <= lock.fence.0, "{} has no fence", lock.id);
         leases::is_within_bounds(lock);
         // A place that this answers, or makes needless, is over, however soon the lock itself is.
-        let is_over = |waiter: &Waiter| waiter.is_kept() && waiter.ask.who.agent == who.agent;
-        self.queue.retain(|_, waiter| !(is_over(waiter) && overlap(&waiter.ask.target, &lock.ask.target)));
+        self.places_may_be_over(&who.agent, Some(&lock.ask.target));
         let is_late = open.turn != self.turn;
         self.top_fence = self.top_fence.max(lock.fence.0);
         if is_late && (self.was_released_by(open, lock.id) || self.is_being_released_by(open, lock.id)) {
@@ -142,7 +141,7 @@ impl Auditor {
             let is_kept = !matches!(lock.custody, Custody::Detached);
             assert!(lock.expires.is_none() == is_kept, "{} is kept, or on its lease: {lock:?}", lock.id);
             if !granted.resumed && !granted.upgraded {
-                self.in_turn(now, open, lock);
+                self.in_turn(now, open, granted);
             }
             if !granted.resumed && !is_late && !open.is_again {
                 self.is_not_over_a_child(now, lock);
@@ -195,9 +194,11 @@ impl Auditor {
     }
 
     /// Nobody who was seen to wait for the same, and came earlier, still waits.
-    fn in_turn(&self, now: Now, open: &Open, lock: &Lock) {
+    fn in_turn(&self, now: Now, open: &Open, granted: &Granted) {
+        let lock = &granted.lock;
         let Some(caller) = caller_of(&open.command) else { return };
         let place = self.queue.values().find(|waiter| waiter.caller == Some(caller)).map(|waiter| waiter.id);
+        let place = place.or(granted.place.map(|kept| kept.id));
         // It keeps the place that it once had inside what a parent held.
         if self.claims.values().any(|parents| is_inside(lock, &parents.lock)) {
             return;
@@ -514,6 +515,12 @@ impl Auditor {
         match fault {
             Fault::Unavailable(_) => {
                 self.counts.unavailable += 1;
+                // It may have been granted before, and taken back with what could not be written.
+                match &open.command {
+                    Command::Lock { ask, .. } => self.places_may_be_over(&ask.who.agent, Some(&ask.target)),
+                    Command::Upgrade { who, .. } => self.places_may_be_over(&who.agent, None),
+                    _ => {}
+                }
                 self.may_be_shared(&open.command);
                 self.may_have_renewed(open);
                 if let Some(terms) = open.terms() {
