@@ -264,7 +264,8 @@ fn calls_of_one_agent_that_write_one_file_at_once_all_write_it() {
     let begun: Vec<u64> =
         (0..8).map(|n| client.begin_call("write_file", json!({ "path": "x", "content": format!("{n}") }))).collect();
     for id in begun {
-        assert_eq!(client.called("write_file", id).0["written"], true);
+        let (written, text) = client.called("write_file", id);
+        assert_eq!(written["written"], true, "{text}");
     }
     assert!(ground.status().locks.is_empty());
     assert_eq!(fs::read_dir(&ground.work).unwrap().count(), 1, "nothing is left beside it");
