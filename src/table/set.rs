@@ -547,6 +547,9 @@ impl LockTable {
             let after = rows.iter().map(|row| self.retry_after(now, &row.ask, position, &refused.holders));
             refused.retry_after = after.max().flatten();
         }
+        // What takes nothing is no request for a lock.
+        let counted = rows.iter().filter(|row| row.takes);
+        step.refused.extend(counted.map(|row| (row.ask.clone(), refused.why.clone())));
         self.answer_set(step, to, rows.iter().map(|row| &row.ask), Reply::Refused(Box::new(refused)));
     }
 

@@ -14,6 +14,7 @@ mod patterns;
 mod restart;
 mod run;
 mod sets;
+mod stats;
 mod storm;
 mod tickets;
 mod util;

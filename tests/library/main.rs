@@ -9,5 +9,6 @@ mod guards;
 mod losses;
 mod sessions;
 mod sets;
+mod stats;
 mod upgrades;
 mod util;
