@@ -518,6 +518,7 @@ impl Naive {
             return None;
         }
         let mut kept = rows;
+        let name = other.as_ref().filter(|other| other.id < kept[0].id).and_then(|other| other.ticket).or(name);
         if let Some(other) = other {
             let (earlier, later) = if other.id < kept[0].id { (&other, waiter) } else { (waiter, &other) };
             kept = self.rows_with(earlier);
