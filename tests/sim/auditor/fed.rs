@@ -118,20 +118,7 @@ impl Auditor {
             }
             _ => {}
         }
-        let asks = asks_of(command);
-        if let Some(caller) = caller_of(command)
-            && let Some(ask) = asks.first()
-            && !self.queue.values().any(|waiter| !waiter.is_kept() && is_named_so(waiter, ask))
-            && let Some(id) = self.place_of(asks)
-        {
-            self.counts.came_back += 1;
-            let rows = self.queue.values_mut().filter(|row| first_row(row) == id);
-            for (kept, ask) in rows.zip(asks) {
-                (kept.caller, kept.absent_until, kept.offered_until) = (Some(caller), None, None);
-                // Under another name of the file it is in other requests' way.
-                kept.ask = ask.clone();
-            }
-        }
+        self.place_taken_up(command);
         let mut is_again = false;
         if let (Some(key), Some(caller)) = (name_of(command), caller_of(command)) {
             let (agent, request) = &key;
@@ -217,6 +204,24 @@ impl Auditor {
         }
         if !self.claims.get(&id).is_some_and(is_relied_on) {
             self.void(id);
+        }
+    }
+
+    /// Whoever asks for what a place is kept for is back in it.
+    fn place_taken_up(&mut self, command: &Command) {
+        let asks = asks_of(command);
+        if let Some(caller) = caller_of(command)
+            && let Some(ask) = asks.first()
+            && !self.queue.values().any(|waiter| !waiter.is_kept() && is_named_so(waiter, ask))
+            && let Some(id) = self.place_of(asks)
+        {
+            self.counts.came_back += 1;
+            let rows = self.queue.values_mut().filter(|row| first_row(row) == id);
+            for (kept, ask) in rows.zip(asks) {
+                (kept.caller, kept.absent_until, kept.offered_until) = (Some(caller), None, None);
+                // Under another name of the file it is in other requests' way.
+                kept.ask = ask.clone();
+            }
         }
     }
 
