@@ -828,6 +828,17 @@ impl Naive {
         let mut all = Vec::new();
         for row in rows {
             let ask = &row.ask;
+            // What its own lock was to be taken up beside is in the way now.
+            let is_held = !self.holders_against(ask, &ask.target, ask.mode).is_empty();
+            if self.chance_of(row) == Chance::Blocked && self.own_obstacle(ask).is_none() && is_held {
+                let is_own = |lock: &&Lock| {
+                    let is_detached = lock.custody == Custody::Detached && answers(lock, ask);
+                    lock.ask.who.agent == ask.who.agent && is_detached && is_same_scope(&lock.ask.target, &ask.target)
+                };
+                let own = self.locks.iter().find(is_own).expect("it was to be taken up").id;
+                nothing(self);
+                return self.refuse_set_for_own(caller, rows, own);
+            }
             // Who has come before it by what it was granted just now is behind it all the same.
             let chance = match self.chance_of(row) {
                 Chance::Blocked if self.own_obstacle(ask).is_none() => Chance::Clear,
