@@ -223,13 +223,16 @@ impl Auditor {
             let lease = lease.unwrap_or(0).min(waiter.ask.lease.ttl);
             let lease = waiter.ask.lease.max_hold.map_or(lease, |most| most.min(lease));
             let may_be_over = waiter.ask.who.session.is_none() && self.queue_seen.after(lease) <= now.mono;
-            let is_open = waiter.caller.is_some_and(|of| self.open.get(&of).is_some_and(|open| !open.voided));
+            // One that nobody has seen wait since it asked may have been refused at once, and its refusal is held back.
+            let is_seen = |open: &Open| !open.voided && open.turn <= self.queue_turn;
+            let is_open = waiter.caller.is_some_and(|of| self.open.get(&of).is_some_and(is_seen));
+            let is_kept = self.is_surely_kept(waiter, now.mono) && !self.may_be_needless(waiter);
+            let is_kept = waiter.caller.is_none() && is_kept;
             // The system may have said no to one that would not wait, and its refusal is held back.
-            let is_kept = waiter.caller.is_none() && self.is_surely_kept(waiter, now.mono);
             let is_waiting = is_kept || (is_open && !may_be_over && !waiter.at_once);
             assert!(
                 !(is_earlier && is_waiting && comes_before(waiter, &lock.ask) && !open.is_again && !open.voided),
-                "at {}: {} is granted to {} while {} waits longer",
+                "at {}: {} is granted to {} while {} waits longer: {waiter:?}",
                 now.mono.0,
                 lock.id,
                 lock.ask.who.agent,
@@ -243,6 +246,16 @@ impl Auditor {
     pub(super) fn is_surely_kept(&self, waiter: &Waiter, now: Moment) -> bool {
         let may_be_over = waiter.ticket.is_some() && self.queue_seen.after(limits::TICKET_OFFERED) <= now;
         waiter.kept_until().is_none_or(|until| until > now) && !may_be_over
+    }
+
+    /// Whether its agent may have been granted something since that makes a kept place needless, and the grant is held
+    /// back.
+    fn may_be_needless(&self, kept: &Waiter) -> bool {
+        self.open.values().any(|open| match &open.command {
+            Command::Lock { ask, .. } => ask.who.agent == kept.ask.who.agent && overlap(&ask.target, &kept.ask.target),
+            Command::Upgrade { who, .. } => who.agent == kept.ask.who.agent,
+            _ => false,
+        })
     }
 
     /// What a sub-agent holds, no parent of it comes to hold.
