@@ -319,9 +319,13 @@ impl Auditor {
             self.session_over(session, now, true);
         }
         let mut queue = std::mem::take(&mut self.queue);
+        let is_due = |waiter: &Waiter| waiter.deadline.is_some_and(|due| due <= now);
+        let due: Vec<Waiter> = queue.values().filter(|waiter| is_due(waiter)).cloned().collect();
         queue.retain(|_, waiter| {
             let is_there = waiter.caller.is_some() || self.is_surely_kept(waiter, now);
-            is_there && waiter.deadline.is_none_or(|due| due > now)
+            // Of two places for one thing the earlier is kept.
+            let is_earlier = |due: &Waiter| due.id < waiter.id && is_kept_there(waiter, &due.ask);
+            is_there && !is_due(waiter) && !due.iter().any(is_earlier)
         });
         self.queue = queue;
         let due: Vec<LockId> =
