@@ -256,11 +256,11 @@ impl LockTable {
                 None => Granted { place, ..self.grant(now, step, ask, None, OsLock::None) },
             })),
         };
-        self.answer_about(step, caller, reply, Some(&ask.who), Some(&ask.target));
+        self.answer_about(step, caller, reply, Some(&ask.who), losses_meant(ask));
     }
 
     pub(super) fn answer_grant(&mut self, step: &mut Step, to: Caller, ask: &Arc<Ask>, granted: Granted) {
-        self.answer_about(step, to, Reply::Granted(Box::new(granted)), Some(&ask.who), Some(&ask.target));
+        self.answer_about(step, to, Reply::Granted(Box::new(granted)), Some(&ask.who), losses_meant(ask));
     }
 
     /// Grants, under the id that the system was asked with or a fresh one.
@@ -511,7 +511,7 @@ impl LockTable {
         if matches!(refused.why, RefusedFor::Held | RefusedFor::Timeout) {
             refused.retry_after = self.retry_after(step.now.mono, ask, refused.position, &refused.holders);
         }
-        self.answer_about(step, to, Reply::Refused(Box::new(refused)), Some(&ask.who), Some(&ask.target));
+        self.answer_about(step, to, Reply::Refused(Box::new(refused)), Some(&ask.who), losses_meant(ask));
     }
 
     // ── Renewal ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -622,6 +622,12 @@ impl Served<'_> {
         let caller = caller.expect("only who is there is served");
         Served { caller, ask, takes: *takes, place: waiter.place() }
     }
+}
+
+/// Where what was lost is told with the answer to a request. An upgrade may have named its lock by another name of the
+/// file, which is not kept, and what was lost under that name is to be told: so it tells of all.
+fn losses_meant(ask: &Ask) -> Option<&Target> {
+    Some(&ask.target).filter(|_| ask.upgrades.is_none())
 }
 
 /// Why nothing is granted to whoever asks while as much is held as may be.

@@ -160,6 +160,12 @@ pub fn is_in_the_way(lock: &Lock, who: &Who, target: &Target, mode: Mode) -> boo
 
 // ── The model ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
+/// Who is answered, and on which scope what it lost is told: with an upgrade all, since it may have been asked for by
+/// another name of the file.
+fn about(ask: &Ask) -> Option<(&Who, Option<&Target>)> {
+    Some((&ask.who, if ask.upgrades.is_some() { None } else { Some(&ask.target) }))
+}
+
 fn grant_of(lock: Lock) -> Granted {
     let beside = Vec::new();
     let place = None;
@@ -457,8 +463,7 @@ impl Naive {
     fn turn_away(&mut self, waiter: Waiter, refused: Refused) {
         let caller = waiter.caller.expect("only who is there is turned away");
         let ticket = self.keep_place(&waiter);
-        let about = Some((&waiter.ask.who, Some(&waiter.ask.target)));
-        self.answer(caller, Reply::Refused(Box::new(Refused { ticket, ..refused })), about);
+        self.answer(caller, Reply::Refused(Box::new(Refused { ticket, ..refused })), about(&waiter.ask));
     }
 
     /// A wait in vain: the place is kept if it was before, or if a lock with a lease was waited for and the agent has
@@ -534,7 +539,7 @@ impl Naive {
             let holders = vec![own];
             let refused =
                 Refused { why, holders, more: 0, foreigner: None, position: 1, ticket: None, kept, retry_after: None };
-            self.answer(caller, Reply::Refused(Box::new(refused)), Some((&ask.who, Some(&ask.target))));
+            self.answer(caller, Reply::Refused(Box::new(refused)), about(&ask));
         } else if is_blocked && wait == Wait::Try {
             let refused = self.refused(&ask, place.id, RefusedFor::Held);
             self.turn_away(back, refused);
@@ -637,7 +642,7 @@ impl Naive {
             let holders = vec![own];
             let refused =
                 Refused { why, holders, more: 0, foreigner: None, position: 1, ticket: None, kept, retry_after: None };
-            return self.answer(caller, Reply::Refused(Box::new(refused)), Some((&ask.who, Some(&ask.target))));
+            return self.answer(caller, Reply::Refused(Box::new(refused)), about(&ask));
         }
         let is_refused = wait == Wait::Try || self.closes_a_cycle(&ask, at);
         if is_refused && takes {
@@ -1023,7 +1028,7 @@ impl Naive {
     }
 
     fn settle(&mut self, caller: Caller, ask: &Arc<Ask>, takes: bool, chance: Chance, place: Option<KeptPlace>) {
-        let about = Some((&ask.who, Some(&ask.target)));
+        let about = about(ask);
         if !takes {
             return self.answer(caller, Reply::Free, about);
         }
@@ -1249,7 +1254,7 @@ impl Naive {
 
     fn refuse(&mut self, caller: Caller, ask: &Ask, at: WaiterId, why: RefusedFor) {
         let refused = self.refused(ask, at, why);
-        self.answer(caller, Reply::Refused(Box::new(refused)), Some((&ask.who, Some(&ask.target))));
+        self.answer(caller, Reply::Refused(Box::new(refused)), about(ask));
     }
 
     fn refused(&self, ask: &Ask, at: WaiterId, why: RefusedFor) -> Refused {
