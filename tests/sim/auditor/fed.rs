@@ -290,6 +290,9 @@ impl Auditor {
     /// What kept it is gone: it is on its lease from now on.
     fn let_go(&mut self, id: LockId, now: Moment, is_silent: bool) {
         let turn = self.turn;
+        // A place of its agent's may be for nothing beside a lock that is not another session's any more.
+        let (agent, target) = (self.claims[&id].lock.ask.who.agent.clone(), self.claims[&id].lock.ask.target.clone());
+        self.places_may_be_over(&agent, Some(&target));
         let claim = self.claims.get_mut(&id).expect("it was found by its keeper");
         claim.keeper = Keeper::Nobody;
         claim.lock.custody = Custody::Detached;

@@ -525,15 +525,17 @@ impl Auditor {
         if matches!(open.command, Command::Commit { .. }) {
             self.may_have_renewed(open);
         }
+        // It may have been granted before, and taken back with what could not be written, or have ended since.
+        if matches!(fault, Fault::Unavailable(_) | Fault::Lost(..) | Fault::NotFound) {
+            match &open.command {
+                Command::Lock { ask, .. } => self.places_may_be_over(&ask.who.agent, Some(&ask.target)),
+                Command::Upgrade { who, .. } => self.places_may_be_over(&who.agent, None),
+                _ => {}
+            }
+        }
         match fault {
             Fault::Unavailable(_) => {
                 self.counts.unavailable += 1;
-                // It may have been granted before, and taken back with what could not be written.
-                match &open.command {
-                    Command::Lock { ask, .. } => self.places_may_be_over(&ask.who.agent, Some(&ask.target)),
-                    Command::Upgrade { who, .. } => self.places_may_be_over(&who.agent, None),
-                    _ => {}
-                }
                 self.may_be_shared(&open.command);
                 self.may_have_renewed(open);
                 if let Some(terms) = open.terms() {
