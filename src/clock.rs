@@ -17,6 +17,11 @@ pub fn monotonic_ns() -> u64 {
     nanoseconds(clock_gettime(ClockId::Monotonic))
 }
 
+/// Microseconds of the monotonic clock, for measuring.
+pub fn monotonic_us() -> u64 {
+    monotonic_ns() / 1_000
+}
+
 /// A time before 1970, which only a wall clock that was never set can show, counts as 1970.
 fn nanoseconds(time: Timespec) -> u64 {
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);

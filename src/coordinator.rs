@@ -7,6 +7,8 @@
 //! syncs quickly that happens within the turn, which saves two hand-overs between threads. Once a sync was slow they
 //! go to a thread of their own: answers that need one are held back, all others go out, and nobody waits who need not.
 //! Events are told in order, so that all wait behind one that tells of something held back.
+//!
+//! Statistics are counted of what was written, or of what goes on in memory while nothing can be.
 
 use crate::events::Bus;
 use crate::journal::{Journal, JournalError, Loaded, Syncer};
@@ -14,19 +16,20 @@ use crate::limits;
 use crate::model::*;
 use crate::planted::{Bug, planted};
 use crate::scope::Target;
+use crate::stats::{Fact, Stats, facts};
 use crate::table::{LockTable, Outgoing, Step};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-/// A sync at least this long, in milliseconds, moves syncing to its thread; a shorter one moves it back.
-const SLOW_SYNC: u64 = 2;
+/// A sync at least this long, in microseconds, moves syncing to its thread; a shorter one moves it back.
+const SLOW_SYNC: u64 = 2_000;
 
 /// An answer on its way out.
 pub type Addressed = (Caller, Answer);
 
-/// Asks for monotonic milliseconds while a turn lasts; a simulator's stands still.
+/// Asks for monotonic microseconds while a turn lasts; a simulator's stands still.
 pub type Stopwatch = Box<dyn Fn() -> u64 + Send>;
 
 /// Wakes whoever runs the turns: a sync is done, see [`Coordinator::sync_done`].
@@ -74,7 +77,7 @@ pub trait OsLocks: Send {
 pub struct Surroundings {
     /// The flocks on workspace files.
     pub os: Box<dyn OsLocks>,
-    /// Measures how long a sync takes.
+    /// Measures how long an append or a sync takes.
     pub stopwatch: Stopwatch,
     /// Called by the sync thread.
     pub wake: Wake,
@@ -90,6 +93,7 @@ pub struct Coordinator {
     os: Box<dyn OsLocks>,
     guard: HomeGuard,
     stopwatch: Stopwatch,
+    stats: Stats,
     syncing: Syncing,
     /// Answers that wait for a sync, oldest first.
     held_back: VecDeque<HeldBack>,
@@ -116,6 +120,8 @@ struct Batch {
     changes: Vec<Effect>,
     /// To be begun once the batch is written.
     orders: Vec<Order>,
+    /// To be counted once the batch is written.
+    facts: Vec<Fact>,
 }
 
 /// What is kept while the journal cannot be written.
@@ -151,7 +157,9 @@ impl Coordinator {
         bus.written(&step.records, 0);
         let syncing = Syncing::new(journal.syncer(), wake);
         let held_back = VecDeque::new();
-        let mut restored = Coordinator { table, journal, bus, os, guard, stopwatch, syncing, held_back, trouble: None };
+        let stats = Stats::new(now);
+        let mut restored =
+            Coordinator { table, journal, bus, os, guard, stopwatch, stats, syncing, held_back, trouble: None };
         let mut batch = Batch::default();
         let answers = restored.carry_out(now, std::mem::take(&mut step.effects), &mut batch);
         let replies = restored.turn(now, answers);
@@ -167,7 +175,7 @@ impl Coordinator {
         self
     }
 
-    /// Carries out the sync that was asked for, if there is one, as the thread would; `took` are the milliseconds that
+    /// Carries out the sync that was asked for, if there is one, as the thread would; `took` are the microseconds that
     /// it counts as. [`Coordinator::sync_done`] takes up what came of it, at once or later.
     pub fn sync_by_hand(&mut self, took: u64) -> bool {
         let hand = self.syncing.by_hand.as_mut().expect("only who chose no thread syncs by hand");
@@ -196,12 +204,16 @@ impl Coordinator {
         let wants_sync = batch.steps.iter().flat_map(|step| &step.replies).any(|reply| reply.synced);
         match self.write(records, wants_sync) {
             Ok(written) => {
+                self.stats.count(batch.facts);
                 let replies = batch.steps.into_iter().flat_map(|step| step.replies);
                 self.send(replies, written, &mut out);
                 batch.changes.into_iter().for_each(|change| self.change_flock(change));
                 batch.orders.into_iter().for_each(|order| self.os.commit(order, now));
             }
             Err(error) => {
+                if planted(Bug::FailedBatchCounted) {
+                    self.stats.count(batch.facts);
+                }
                 for step in batch.steps.into_iter().rev().filter(|_| !planted(Bug::FailedBatchKept)) {
                     self.table.undo(step);
                 }
@@ -219,6 +231,7 @@ impl Coordinator {
         while let Some(done) = self.syncing.finished() {
             match done.result {
                 Ok(()) => {
+                    self.stats.syncs.add(done.took);
                     self.journal.note_synced(done.through);
                     self.release_held_back(&mut out);
                 }
@@ -239,6 +252,11 @@ impl Coordinator {
     /// Why grants have stopped, while they have.
     pub fn trouble(&self) -> Option<&str> {
         self.trouble.as_ref().map(|trouble| trouble.why.as_str())
+    }
+
+    /// What has happened, as counts and durations.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
     }
 
     /// What has happened, to tell of.
@@ -277,6 +295,7 @@ impl Coordinator {
         while let Some(command) = commands.pop_front() {
             let mut step = self.table.apply(now, command);
             let answers = self.carry_out(now, std::mem::take(&mut step.effects), &mut batch);
+            batch.facts.extend(facts(now, &step));
             batch.steps.push(step);
             // Before the next command: whoever asked for a lock and then for more has it, or not, by then.
             answers.into_iter().rev().for_each(|answer| commands.push_front(answer));
@@ -326,11 +345,15 @@ impl Coordinator {
         }
         (self.guard)()?;
         self.bus.chain(&mut records);
+        let begun = (self.stopwatch)();
         let through = self.journal.append(&records)?;
+        self.stats.appends.add((self.stopwatch)().saturating_sub(begun));
         if wants_sync && !self.syncing.is_slow {
             let begun = (self.stopwatch)();
             self.journal.sync()?;
-            self.syncing.took((self.stopwatch)().saturating_sub(begun));
+            let took = (self.stopwatch)().saturating_sub(begun);
+            self.syncing.took(took);
+            self.stats.syncs.add(took);
         }
         let synced = self.journal.synced();
         self.bus.durable(synced);
@@ -429,6 +452,7 @@ impl Coordinator {
 
     /// The journal failed: grants stop, and those that were not told yet are taken back.
     fn stop_granting(&mut self, now: Now, error: &JournalError, out: &mut Vec<Addressed>) {
+        self.stats.journal_failures += 1;
         let why = format!("the journal cannot be written, so nothing is granted until it can: {error}");
         self.table.pause(why.clone());
         let retry_at = now.mono.after(limits::JOURNAL_RETRY);
@@ -475,6 +499,7 @@ impl Coordinator {
                 self.change_flock(effect);
             }
             // State is rewritten from the table, events from the bus.
+            self.stats.count(facts(now, &step));
             self.bus.chain(&mut step.records);
             self.bus.written(&step.records, u64::MAX);
             out.extend(step.replies.into_iter().map(|reply| (reply.to, reply.answer)));
@@ -503,8 +528,10 @@ impl Coordinator {
         let mut batch = Batch::default();
         let answers = self.carry_out(now, std::mem::take(&mut step.effects), &mut batch);
         let wants_sync = step.replies.iter().any(|reply| reply.synced);
+        let facts = facts(now, &step);
         match self.write(std::mem::take(&mut step.records), wants_sync) {
             Ok(written) => {
+                self.stats.count(facts);
                 self.send(step.replies.into_iter(), written, out);
                 batch.changes.into_iter().for_each(|change| self.change_flock(change));
                 batch.orders.into_iter().for_each(|order| self.os.commit(order, now));
@@ -578,8 +605,8 @@ impl Syncing {
         self.syncer = syncer;
     }
 
-    fn took(&mut self, ms: u64) {
-        self.is_slow = ms >= SLOW_SYNC;
+    fn took(&mut self, us: u64) {
+        self.is_slow = us >= SLOW_SYNC;
     }
 
     fn ask(&mut self, through: u64) {
@@ -622,9 +649,9 @@ impl SyncThread {
         let (tell, done) = bounded(1);
         let run = move || {
             for (syncer, through) in asked {
-                let begun = crate::clock::now().mono;
+                let begun = crate::clock::monotonic_us();
                 let result = syncer.sync(through);
-                let took = crate::clock::now().mono.0 - begun.0;
+                let took = crate::clock::monotonic_us() - begun;
                 if tell.send(Done { through, took, result }).is_err() {
                     return;
                 }

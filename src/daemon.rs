@@ -149,7 +149,7 @@ fn surroundings(waker: &Arc<Waker>, lock: &Arc<DaemonLock>) -> Surroundings {
     };
     Surroundings {
         os: Box::new(FileLocks::new(&waker)),
-        stopwatch: Box::new(|| clock::now().mono.0),
+        stopwatch: Box::new(clock::monotonic_us),
         wake: Box::new(move || wake_up(&waker)),
         guard: Box::new(guard),
     }

@@ -108,6 +108,8 @@ pub mod server;
 #[doc(hidden)]
 pub mod sim;
 #[doc(hidden)]
+pub mod stats;
+#[doc(hidden)]
 pub mod table;
 #[doc(hidden)]
 pub mod webhook;
@@ -121,4 +123,5 @@ pub use client::{Expected, WriteError, Written};
 /// The channels of subscriptions; its `select!` waits for several at once.
 pub use crossbeam_channel;
 pub use embedded::{Coordinator, OpenError};
+pub use wire::stats::{AgentStats, Deliveries, Journal, Latency, ScopeStats, Standing, Stats, Tally, Times};
 pub use wire::{Code, KeptBy, Mode};

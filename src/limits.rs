@@ -101,6 +101,15 @@ pub const CONTENTION_SCOPES_MAX: usize = 10_000;
 /// How many contended scopes are told in ten seconds; others are a count in the next event. Where everything is
 /// contended, that is what there is to know, and all other events must not drown in it.
 pub const CONTENTION_TOLD_MAX: usize = 32;
+/// Scopes, and as many agents, whose statistics are kept by name; those of all others are kept together. The counts of
+/// one take 2 KB where all is quick and 22 KB where something took a day: half a megabyte together, at most 6.
+pub const STATS_NAMED: usize = 128;
+/// How many of them an answer names where nobody says: what fits a screen.
+pub const STATS_TOP: usize = 10;
+/// Percentiles of holds and waits tell apart what is not longer: the longest lease.
+pub const STATS_TIME_MAX: u64 = TTL_MAX;
+/// The same for the journal, in microseconds: a disk that takes a minute is as good as none.
+pub const STATS_LATENCY_MAX: u64 = MINUTE * 1_000;
 /// Longest `.flockd.toml`: people write some lines.
 pub const CONFIG_MAX: u64 = 64 * 1024;
 /// Workspaces that say what counts as contended; beyond it one goes back to what all have.
@@ -263,6 +272,8 @@ pub const MCP_AGENTS: usize = 64;
 pub const MCP_LINE_MAX: usize = 16 * 1024 * 1024;
 /// Most locks and requests that one answer lists: a model reads each. The rest is a count.
 pub const MCP_ROWS: usize = 50;
+/// Scopes that the tool for statistics names: a model that chooses where to work next needs no more.
+pub const MCP_HOTTEST: usize = 5;
 /// Most resources that one client subscribes to.
 pub const MCP_SUBSCRIPTIONS: usize = 64;
 /// Events that a subscription may be behind; beyond it, it says that all has changed.

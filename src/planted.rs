@@ -180,6 +180,14 @@ bugs! {
     TornTailAccepted => "journal" "damage::a_torn_tail_is_cut_back_to_a_whole_batch_at_every_length",
     /// A store whose sync has failed is built upon as if all that it shows were on the disk.
     SuspectStoreKept => "journal" "power::after_failed_syncs_kills_and_a_power_cut_the_store_opens",
+    // Statistics
+    /// A batch that could not be written is counted all the same, and once more when it is carried out in memory.
+    FailedBatchCounted => "journal"
+        "service::whichever_write_or_sync_fails_grants_stop_and_come_back_and_no_fence_repeats",
+    /// Figures of a name that makes way for another are forgotten.
+    ColdStatsLost => "lib" "stats::hottest::tests::the_sum_is_exact_however_many_names_come_by",
+    /// A request that only the system is asked for counts as one that waited.
+    FlockCountedAsWait => "cli" "stats::what_has_happened_is_counted_once",
     // Webhooks
     /// A webhook is given up without a word to anybody.
     DisabledUntold => "table" "webhooks::one_that_is_given_up_is_told_to_the_others_once",

@@ -49,11 +49,18 @@ const PARTS: &[Part] = &[
     part("journal", "words", "std::net mio"),
     // tell
     part("events", "words", "std::fs std::net std::process mio rustix"),
+    // what has happened, as figures: fed, and asked for nothing
+    part(
+        "stats",
+        "words table",
+        "std::env std::fs std::io std::net std::os std::process std::thread std::time crossbeam_channel mio redb \
+         rustix serde serde_json",
+    ),
     // run: the only owner of state
     part("clock", "words", "std::net"),
-    part("coordinator", "words table journal events clock", "std::fs std::net std::process mio rustix"),
+    part("coordinator", "words table journal events stats clock", "std::fs std::net std::process mio rustix"),
     // carry: the only sockets, the only place where messages become bytes
-    part("wire", "words events", "std::fs std::net std::process std::thread mio rustix"),
+    part("wire", "words events stats", "std::fs std::net std::process std::thread mio rustix"),
     part("os", "words clock", "std::net"),
     part("webhook", "words clock wire", "std::process mio rustix"),
     part("server", "words journal events clock coordinator wire os webhook", ""),
@@ -95,7 +102,7 @@ const HOMES: &[(&str, &str, &str)] = &[
     ("anstream", "cli/ sim/ main.rs", "only doors speak to people"),
     ("anstyle", "cli/ sim/ main.rs", "only doors speak to people"),
     ("indicatif", "cli/ sim/", "only doors speak to people"),
-    ("hdrhistogram", "cli/ sim/", "figures are made where they are shown"),
+    ("hdrhistogram", "stats/times.rs sim/", "one file keeps durations in bounded memory; the simulator shows its own"),
     ("fastrand", "sim/ cli/", "only the simulator chooses at random; ids come from the kernel"),
     ("Instant::now", "clock.rs sim/ cli/", "time is asked for in one place and comes in as an argument"),
     ("SystemTime::now", "clock.rs", "time is asked for in one place and comes in as an argument"),

@@ -159,6 +159,22 @@ Examples:
   flockd ls src/")]
     Ls(StatusArgs),
 
+    /// How much was asked for, refused and waited for since the daemon started
+    #[command(after_long_help = "\
+The scopes and the agents that ask most are named, the hottest first; all others are counted together, so that the sum \
+is everything. Contended is what could not be had at once. A scope is named by figures of its own as long as it is \
+among the 128 that are asked for most; when it comes back it begins anew. All is counted since the daemon started, and \
+it ends when nobody needs it: `flockd daemon status` says how long it has run.
+
+Times are percentiles: half of all locks were held no longer than HELD 50%.
+
+Examples:
+  flockd stats
+  flockd stats src/ --top 50              the hottest scopes below src
+  flockd stats --json | jq '.scopes[] | [.file_id, .contended_percent, .waited.p95_ms]'
+  flockd stats --prometheus > /var/lib/node_exporter/flockd.prom")]
+    Stats(StatsArgs),
+
     /// Wait until a lock could be had; take nothing
     #[command(after_long_help = "\
 Examples:
@@ -476,6 +492,25 @@ pub(super) struct LockArgs {
     /// File, directory, 'glob:PATTERN' or @name
     #[arg(value_name = "SCOPE")]
     pub(super) scope: std::ffi::OsString,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StatsArgs {
+    /// Only scopes that overlap one of these: files, directories, 'glob:PATTERN's or @names; agents are all listed
+    #[arg(value_name = "SCOPE")]
+    pub(super) scopes: Vec<std::ffi::OsString>,
+
+    /// Each SCOPE is a pattern, as with `glob:` before it; quote them
+    #[arg(long)]
+    pub(super) glob: bool,
+
+    /// Name so many scopes and agents, at most 128 [default: 10]
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) top: Option<usize>,
+
+    /// Print the text that Prometheus reads
+    #[arg(long, conflicts_with = "json")]
+    pub(super) prometheus: bool,
 }
 
 #[derive(Debug, Args)]

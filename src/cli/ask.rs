@@ -40,7 +40,7 @@ pub(super) fn mode(shared: bool) -> Mode {
 
 /// Asks, prints what comes along with the answer, and gives the body. A notice is told once, so that it is printed
 /// also beside JSON and beside an error.
-fn ask(client: &Connection, request: Request) -> Result<Body, Failure> {
+pub(super) fn ask(client: &Connection, request: Request) -> Result<Body, Failure> {
     let answer = client.call(request);
     print::losses(&client.take_losses());
     let answer = answer?;

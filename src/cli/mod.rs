@@ -13,7 +13,9 @@ mod install;
 mod mcp;
 mod on;
 mod print;
+mod prometheus;
 mod run;
+mod stats;
 mod watch;
 mod webhook;
 mod write;
@@ -138,6 +140,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Downgrade(args) => ask::downgrade(&common, &args)?,
         Verb::Renew(args) => ask::renew(&common, &args)?,
         Verb::Status(args) | Verb::Ls(args) => ask::status(&common, &args)?,
+        Verb::Stats(args) => stats::stats(&common, &args)?,
         Verb::Wait(args) => ask::wait(&common, &args)?,
         Verb::Check(args) => ask::check(&common, &args)?,
         Verb::Write(args) => write::write(&common, &args)?,

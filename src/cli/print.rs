@@ -59,13 +59,13 @@ pub(super) fn json_line(value: &impl Serialize) -> String {
 }
 
 /// A name as it can be shown on a terminal: what would steer it is written out.
-fn shown(name: &str) -> String {
+pub(super) fn shown(name: &str) -> String {
     name.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
 /// A scope as whoever asked would name it: relative where it lies below the working directory, else whole. What would
 /// be taken for something else begins with `./`.
-fn name(path: &str) -> String {
+pub(super) fn name(path: &str) -> String {
     let cwd = std::env::current_dir().ok().map(|cwd| crate::wire::escape(cwd.as_os_str().as_bytes()));
     let (glob, path) = path.strip_prefix("glob:").map_or(("", path), |path| ("glob:", path));
     let below = cwd.and_then(|cwd| path.strip_prefix(&cwd)?.strip_prefix('/').map(str::to_owned));
@@ -338,14 +338,20 @@ fn waiter_row(waiter: &WaiterBody) -> [String; 6] {
     [name(&waiter.path), waiter.mode.to_string(), shown(&waiter.agent), place, left, note]
 }
 
-fn columns(rows: &[[String; 6]]) -> String {
+/// What stands above others.
+pub(super) fn heading(text: &str) -> String {
+    paint(DIM, text)
+}
+
+/// Rows in columns; the first one is the head.
+pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..6).map(width).collect();
+    let widths: Vec<usize> = (0..N).map(width).collect();
     let mut text = String::new();
     for (number, row) in rows.iter().enumerate() {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         let line = cells.join("  ").trim_end().to_owned();
-        let _ = writeln!(text, "{}", if number == 0 { paint(DIM, &line) } else { line });
+        let _ = writeln!(text, "{}", if number == 0 { heading(&line) } else { line });
     }
     text
 }

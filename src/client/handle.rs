@@ -1,11 +1,12 @@
 //! The way in: a handle on the daemon of a home, found or started, that opens sessions for agents.
 
 use super::events::{self, Event, EventFilter};
-use super::session::status;
+use super::session::{stats, status};
 use super::values::{Error, Status};
 use super::{ClientError, Connect, Connection, Custodian, Launch, Place, Session, launch};
 use crate::model::Agent;
 use crate::os::home::Home;
+use crate::wire::stats::Stats;
 use crate::wire::{Op, Request};
 use crossbeam_channel::Receiver;
 use std::fmt;
@@ -77,6 +78,27 @@ impl Client {
     /// See [`Error`].
     pub fn status(&self) -> Result<Status, Error> {
         status(&self.shared.connection, Request::new(Op::Status))
+    }
+
+    /// What has happened in the whole home since its daemon began, with as many scopes and agents by name as there are.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    ///
+    /// # Examples
+    /// ```
+    /// # let kept = tempfile::tempdir()?;
+    /// # let coordinator = flockd::Coordinator::open(kept.path().join("home"))?;
+    /// let claw = coordinator.agent("claw-1")?;
+    /// claw.lock("@port-3000").acquire()?.release()?;
+    ///
+    /// let stats = coordinator.client().stats()?;
+    /// assert_eq!((stats.total.granted, stats.total.contended), (1, 0));
+    /// assert_eq!((stats.scopes[0].path.as_str(), stats.scopes[0].tally.held.count), ("@port-3000", 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn stats(&self) -> Result<Stats, Error> {
+        stats(&self.shared.connection, Request::new(Op::Stats))
     }
 
     /// Subscribes to what happens in the whole home; see [`Workspace::subscribe`](super::Workspace::subscribe).

@@ -5,6 +5,8 @@ use super::guard::LockRequest;
 use super::values::{Check, Error, Holder, Loss, Status};
 use super::write::{self, Expected, WriteError, Written};
 use super::{ClientError, Config, Connection, events, place, unexpected};
+use crate::limits;
+use crate::wire::stats::Stats;
 use crate::wire::{self, Body, Op, Request};
 use crossbeam_channel::Receiver;
 use std::fmt;
@@ -147,6 +149,14 @@ impl Session {
         status(&self.here.connection, Request::new(Op::Status))
     }
 
+    /// What has happened in the whole home since its daemon began; see [`Client::stats`](super::Client::stats).
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn stats(&self) -> Result<Stats, Error> {
+        stats(&self.here.connection, Request::new(Op::Stats))
+    }
+
     /// Losses that this session was told of and that belong to no guard of it: locks that the agent took elsewhere, or
     /// [kept](super::LockGuard::keep). Each is told once, or again if the connection broke meanwhile; they come with
     /// answers, so that this asks nobody.
@@ -239,6 +249,16 @@ impl Workspace {
         status(&self.connection, self.about(Op::Status, scope.as_ref()))
     }
 
+    /// What has happened in the whole home since its daemon began, naming only scopes that overlap `scope`; see
+    /// [`Client::stats`](super::Client::stats).
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn stats(&self, scope: impl AsRef<Path>) -> Result<Stats, Error> {
+        let request = self.about(Op::Stats, scope.as_ref());
+        stats(&self.connection, request)
+    }
+
     /// Releases what the agent holds on exactly this scope, in whatever session, and names it. A guard whose lock is
     /// released over its head has lost it. A place that is kept in the queue there is given up.
     ///
@@ -300,6 +320,15 @@ impl fmt::Debug for Workspace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let agent = self.connection.agent().map(|agent| agent.as_str());
         f.debug_struct("Workspace").field("agent", &agent).field("root", &self.root).finish()
+    }
+}
+
+/// Statistics with all names that are kept: a program can leave out what it does not want.
+pub(super) fn stats(connection: &Connection, request: Request) -> Result<Stats, Error> {
+    let request = Request { top: Some(limits::STATS_NAMED), ..request };
+    match connection.call(request).map_err(|error: ClientError| Error::from(error))?.ok {
+        Some(Body::Stats(body)) => Ok(*body),
+        other => Err(unexpected(other.as_ref()).into()),
     }
 }
 

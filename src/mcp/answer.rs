@@ -3,6 +3,7 @@
 
 use crate::client::ClientError;
 use crate::wire::render::duration;
+use crate::wire::stats::{Stats, Tally};
 use crate::wire::{Code, CommitBody, Held, KeptBy, LockBody, Loss, StatusBody, WaiterBody, Wanted, WireError};
 use rmcp::model::{CallToolResult, ContentBlock};
 use serde::Serialize;
@@ -252,6 +253,59 @@ pub(super) fn status(body: &StatusBody, agent: Option<&str>, may_write: Option<b
     }
     text += &shown.text();
     Said::new(Value::Object(value), text.trim_start().to_owned())
+}
+
+/// How busy the locks are: the same few lines whatever has happened.
+pub(super) fn stats(body: &Stats) -> Said {
+    let Stats { since, now, total, scopes, .. } = body;
+    let hottest: Vec<Value> = scopes
+        .iter()
+        .map(|one| {
+            json!({
+                "path": one.path,
+                "requests": one.tally.requests,
+                "contended": one.tally.contended,
+                "contended_percent": one.tally.contended_percent,
+                "refused": one.tally.refused,
+                "held_p95_ms": one.tally.held.p95_ms,
+                "waited_p95_ms": one.tally.waited.p95_ms,
+            })
+        })
+        .collect();
+    let mut text = format!(
+        "{} locks are held, {} requests wait\nsince {since}: {} requests, {} contended ({} %), {} refused, {} expired, \
+         {} broken\nhottest:",
+        now.locks,
+        now.waiters,
+        total.requests,
+        total.contended,
+        total.contended_percent,
+        total.refused,
+        total.expired,
+        total.broken
+    );
+    for one in scopes {
+        let Tally { requests, contended_percent, waited, .. } = &one.tally;
+        let waits = duration(waited.p95_ms);
+        let _ =
+            write!(text, "\n{}: {requests} requests, {contended_percent} % contended, waits up to {waits}", one.path);
+    }
+    if scopes.is_empty() {
+        text += " none";
+    }
+    let value = json!({
+        "since": since,
+        "locks": now.locks,
+        "waiters": now.waiters,
+        "requests": total.requests,
+        "contended": total.contended,
+        "contended_percent": total.contended_percent,
+        "refused": total.refused,
+        "expired": total.expired,
+        "broken": total.broken,
+        "hottest": hottest,
+    });
+    Said::new(value, text)
 }
 
 /// As many rows as one answer lists.

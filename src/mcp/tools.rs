@@ -24,10 +24,11 @@ pub(super) enum Kind {
     Status,
     Renew,
     Write,
+    Stats,
 }
 
 /// All of them, in the order in which they are listed.
-const ALL: [Kind; 5] = [Kind::Lock, Kind::Unlock, Kind::Status, Kind::Renew, Kind::Write];
+const ALL: [Kind; 6] = [Kind::Lock, Kind::Unlock, Kind::Status, Kind::Renew, Kind::Write, Kind::Stats];
 
 impl Kind {
     pub(super) fn named(name: &str) -> Option<Kind> {
@@ -41,6 +42,7 @@ impl Kind {
             Kind::Status => "check_lock_status",
             Kind::Renew => "renew_lock",
             Kind::Write => "write_file",
+            Kind::Stats => "lock_stats",
         }
     }
 
@@ -51,6 +53,7 @@ impl Kind {
             Kind::Status => "Who holds what",
             Kind::Renew => "Renew a lock",
             Kind::Write => "Write a file under its lock",
+            Kind::Stats => "How busy the locks are",
         }
     }
 
@@ -82,11 +85,16 @@ impl Kind {
                  With if_unchanged, nothing is written if the file is not what you read. written=false says why, and \
                  who holds it."
             }
+            Kind::Stats => {
+                "See how busy the locks are: how many are held, how many wait, how often a lock could not be had at \
+                 once, and which files are asked for most. Look here to choose work that nobody else is at. Takes \
+                 nothing and waits for nobody."
+            }
         }
     }
 
     fn annotations(self) -> ToolAnnotations {
-        let (reads, destroys) = (self == Kind::Status, self == Kind::Write);
+        let (reads, destroys) = (matches!(self, Kind::Status | Kind::Stats), self == Kind::Write);
         // Each may be called twice with no other effect than once, and none looks beyond this machine.
         ToolAnnotations::from_raw(Some(self.title().to_owned()), Some(reads), Some(destroys), Some(true), Some(false))
     }
@@ -99,6 +107,7 @@ impl Kind {
             Kind::Status => json!({ "locks": [], "waiters": [] }),
             Kind::Renew => json!({ "renewed": [] }),
             Kind::Write => json!({ "written": false }),
+            Kind::Stats => json!({ "hottest": [] }),
         }
     }
 
@@ -107,7 +116,7 @@ impl Kind {
         match self {
             Kind::Lock => object(&["path"], vec![path, mode(), wait(), ttl("600"), note(), agent]),
             Kind::Unlock => object(&[], vec![path, lock_id(), all("Release all locks of yours."), agent]),
-            Kind::Status => object(&[], vec![path, agent]),
+            Kind::Status | Kind::Stats => object(&[], vec![path, agent]),
             Kind::Renew => {
                 object(&[], vec![path, lock_id(), all("Renew all locks of yours."), ttl("as long as before"), agent])
             }
@@ -136,6 +145,7 @@ impl Kind {
                 own.extend([("bytes", word("integer")), ("hash", string("BLAKE3 of the file as it is now."))]);
                 (own, &["written"])
             }
+            Kind::Stats => (stats(), &["hottest"]),
         };
         let beside = [
             ("code", string("Why not, for programs.")),
@@ -273,6 +283,25 @@ fn status() -> Vec<Property> {
         ("waiters", array(row(&["agent", "mode", "path", "since", "note"], place))),
         ("more_locks", described(word("integer"), "How many more there are.")),
         ("more_waiters", described(word("integer"), "How many more there are.")),
+    ]
+}
+
+fn stats() -> Vec<Property> {
+    let figures = ["requests", "contended", "contended_percent", "refused", "held_p95_ms", "waited_p95_ms"];
+    let figures = figures.map(|name| (name, word("integer")));
+    let hottest = [("path", word("string"))].into_iter().chain(figures);
+    let hottest = object(&["path"], hottest.collect());
+    vec![
+        ("since", string("When counting began.")),
+        ("locks", described(word("integer"), "Held now.")),
+        ("waiters", described(word("integer"), "Waiting now.")),
+        ("requests", described(word("integer"), "Asked for since then.")),
+        ("contended", described(word("integer"), "Of these, could not be had at once.")),
+        ("contended_percent", word("integer")),
+        ("refused", word("integer")),
+        ("expired", described(word("integer"), "Locks whose lease ran out.")),
+        ("broken", described(word("integer"), "Locks that somebody broke.")),
+        ("hottest", described(array(hottest.into()), "What is asked for most, the hottest first.")),
     ]
 }
 

@@ -122,6 +122,7 @@ enum Args {
     Status(StatusArgs),
     Renew(RenewArgs),
     Write(WriteArgs),
+    Stats(StatusArgs),
 }
 
 impl Args {
@@ -132,6 +133,7 @@ impl Args {
             Kind::Status => Args::Status(parsed(arguments)?),
             Kind::Renew => Args::Renew(parsed(arguments)?),
             Kind::Write => Args::Write(parsed(arguments)?),
+            Kind::Stats => Args::Stats(parsed(arguments)?),
         })
     }
 
@@ -139,7 +141,7 @@ impl Args {
         let agent = match self {
             Args::Lock(args) => &args.agent,
             Args::Unlock(args) => &args.agent,
-            Args::Status(args) => &args.agent,
+            Args::Status(args) | Args::Stats(args) => &args.agent,
             Args::Renew(args) => &args.agent,
             Args::Write(args) => &args.agent,
         };
@@ -167,7 +169,7 @@ impl Work {
         let nothing = kind.nothing();
         let begun = Args::of(kind, arguments).and_then(|args| {
             let caller = match args {
-                Args::Status(_) => agents.reader(args.agent(), &meta)?,
+                Args::Status(_) | Args::Stats(_) => agents.reader(args.agent(), &meta)?,
                 _ => agents.caller(args.agent(), &meta)?,
             };
             Ok((args, caller))
@@ -203,6 +205,7 @@ impl Desk<'_> {
             Args::Status(args) => self.status(&args),
             Args::Renew(args) => self.renew(args),
             Args::Write(args) => self.write(&args),
+            Args::Stats(args) => self.stats(&args),
         }
     }
 
@@ -305,6 +308,16 @@ impl Desk<'_> {
         };
         match self.ask(Request { scope, ..Request::new(Op::Status) })? {
             Body::Status(body) => Ok(answer::status(&body, agent.as_ref().map(Agent::as_str), may_write)),
+            other => Err(unexpected(Some(&other)).into()),
+        }
+    }
+}
+
+impl Desk<'_> {
+    fn stats(&mut self, args: &StatusArgs) -> Result<Said, Fault> {
+        let scopes = args.path.as_deref().map(scope).into_iter().collect();
+        match self.ask(Request { scopes, top: Some(limits::MCP_HOTTEST), ..Request::new(Op::Stats) })? {
+            Body::Stats(body) => Ok(answer::stats(&body)),
             other => Err(unexpected(Some(&other)).into()),
         }
     }

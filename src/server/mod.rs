@@ -11,6 +11,7 @@ pub mod flocks;
 mod peer;
 pub mod postings;
 mod request;
+mod stats;
 mod subscribers;
 mod watch;
 mod webhooks;
@@ -137,7 +138,7 @@ pub struct Server {
     buffer: Box<[u8]>,
     commands: Vec<Command>,
     /// Questions about the daemon itself, answered after the batch they came with.
-    own_questions: Vec<(u64, Request)>,
+    own_questions: Vec<(u64, Request, Vec<Target>)>,
     /// Whoever wants to be told what happens, or no more; after the batch as well.
     wishes: Vec<(u64, u64, Wish)>,
     subscribers: Subscribers,
@@ -285,8 +286,8 @@ impl Server {
             let answers = self.coordinator.turn(now, commands);
             self.deliver(answers, now);
         }
-        for (conn, request) in std::mem::take(&mut self.own_questions) {
-            self.answer_myself(conn, &request, now);
+        for (conn, request, targets) in std::mem::take(&mut self.own_questions) {
+            self.answer_myself(conn, &request, &targets, now);
         }
         for (conn, id, wish) in std::mem::take(&mut self.wishes) {
             self.subscribe(conn, id, wish);
@@ -728,7 +729,7 @@ impl Server {
             self.fail(conn, request.id, unfit);
             return false;
         }
-        let is_long = request.op == Op::Status;
+        let is_long = matches!(request.op, Op::Status | Op::Stats);
         let peer = &self.peers[&conn];
         if let Some(id) = request.id
             && (id == GREETING || peer.open.contains_key(&id))
@@ -807,8 +808,8 @@ impl Server {
     }
 
     fn carry_out(&mut self, conn: u64, request: Request, targets: Vec<Target>, now: Now) {
-        if matches!(request.op, Op::Daemon | Op::Stop | Op::WebhookTest) {
-            self.own_questions.push((conn, request));
+        if matches!(request.op, Op::Stats | Op::Daemon | Op::Stop | Op::WebhookTest) {
+            self.own_questions.push((conn, request, targets));
             return;
         }
         let peer = self.peers.get_mut(&conn).expect("the request came from a peer");
@@ -996,7 +997,7 @@ impl Server {
     }
 
     /// What only the server knows.
-    fn answer_myself(&mut self, conn: u64, request: &Request, now: Now) {
+    fn answer_myself(&mut self, conn: u64, request: &Request, targets: &[Target], now: Now) {
         let Some(id) = request.id else { return };
         let body = match request.op {
             Op::Daemon => {
@@ -1025,6 +1026,7 @@ impl Server {
                     Ok(Body::Stopping(true))
                 }
             },
+            Op::Stats => Ok(self.stats(request, targets, now)),
             Op::WebhookTest => match self.test_webhook(Caller { conn, id }, request, now) {
                 Ok(()) => return,
                 Err(unfit) => Err(unfit),

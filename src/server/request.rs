@@ -71,8 +71,8 @@ pub(super) fn threshold(said: Option<wire::Threshold>, workspace: &Workspace) ->
 /// The bytes of the scopes that a request names, those of patterns with `glob:` before them however they were said.
 /// What is no file is no pattern either: `@name` stays what it is among patterns.
 pub(super) fn scopes_bytes(request: &Request) -> Result<Vec<Vec<u8>>, Unfit> {
-    if !request.scopes.is_empty() && !matches!(request.op, Op::Subscribe | Op::WebhookAdd) {
-        return Err(invalid("`scopes` is for `subscribe` and `webhook_add` alone"));
+    if !request.scopes.is_empty() && !matches!(request.op, Op::Subscribe | Op::WebhookAdd | Op::Stats) {
+        return Err(invalid("`scopes` is for `subscribe`, `webhook_add` and `stats` alone"));
     }
     check_count("scopes", request.scopes.len())?;
     request.scope.iter().chain(&request.scopes).map(|scope| scope_bytes(scope, request.glob)).collect()
@@ -177,7 +177,7 @@ pub(super) fn command(
         Op::Break => Command::Break { caller, who: sender.who()?, id: lock_id(request)?, reason: reason(request)? },
         Op::Status => Command::Status { caller, who: sender.who().ok(), target },
         Op::Cancel => cancel(request, caller, sender)?,
-        Op::Unlock | Op::Bind | Op::Subscribe | Op::Unsubscribe | Op::Daemon | Op::Stop => {
+        Op::Unlock | Op::Bind | Op::Subscribe | Op::Unsubscribe | Op::Stats | Op::Daemon | Op::Stop => {
             unreachable!("{:?} is no command of this kind", request.op)
         }
         Op::WebhookAdd | Op::WebhookList | Op::WebhookTest | Op::WebhookRemove | Op::WebhookRetry => {

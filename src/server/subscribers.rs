@@ -20,12 +20,19 @@ pub(super) struct Subscribers {
     by_conn: BTreeMap<u64, Subscription>,
     /// Lines of events by number, since many are told the same.
     lines: BTreeMap<u64, Box<[u8]>>,
+    /// Events that were told, and gaps in their place.
+    told: (u64, u64),
 }
 
 impl Subscribers {
     /// How many there are.
     pub(super) fn count(&self) -> usize {
         self.by_conn.len()
+    }
+
+    /// How many events were told since the daemon began, each as often as it was, and how many gaps.
+    pub(super) fn told(&self) -> (u64, u64) {
+        self.told
     }
 
     /// Whether this connection has a subscription.
@@ -54,15 +61,19 @@ impl Subscribers {
 
     /// Puts what a subscriber is to be told into its outbox, as far as there is room; true if anything was.
     pub(super) fn fill(&mut self, conn: u64, bus: &Bus, peer: &mut Peer) -> bool {
-        let Subscribers { by_conn, lines } = self;
+        let Subscribers { by_conn, lines, told: (events, gaps) } = self;
         let Some(Subscription { cursor, filter }) = by_conn.get_mut(&conn) else { return false };
         let mut is_told = false;
         while peer.takes_events()
             && let Some(told) = bus.next(cursor, filter)
         {
             match &told {
-                Told::Gap(_) => peer.push_line(&wire::encode(&render::told(&told))),
+                Told::Gap(_) => {
+                    *gaps += 1;
+                    peer.push_line(&wire::encode(&render::told(&told)));
+                }
                 Told::Event(event) => {
+                    *events += 1;
                     let line = lines.entry(event.seq.0);
                     peer.push_line(line.or_insert_with(|| wire::encode(&render::told(&told)).into()));
                     if lines.len() > limits::EVENT_LINES_KEPT {

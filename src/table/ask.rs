@@ -61,7 +61,10 @@ impl LockTable {
             return self.fail(step, caller, fault);
         }
         self.touch_all(now, step, &ask.who, &ask.target);
+        let asked = ask.clone();
         self.ask(now, step, Waiting { caller, ask, wait, takes: false });
+        // It was no request for a lock.
+        step.refused.retain(|(ask, _)| !Arc::ptr_eq(ask, &asked));
     }
 
     /// Whether it is clear who asks and where the answer goes.
@@ -511,6 +514,7 @@ impl LockTable {
         if matches!(refused.why, RefusedFor::Held | RefusedFor::Timeout) {
             refused.retry_after = self.retry_after(step.now.mono, ask, refused.position, &refused.holders);
         }
+        step.refused.push((ask.clone(), refused.why.clone()));
         self.answer_about(step, to, Reply::Refused(Box::new(refused)), Some(&ask.who), losses_meant(ask));
     }
 

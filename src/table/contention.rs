@@ -177,6 +177,7 @@ impl LockTable {
     /// A request for a lock cannot be granted at once, because of others.
     pub(super) fn came(&mut self, step: &mut Step, ask: &Arc<Ask>, came: Came) {
         let now = step.now.mono;
+        step.came.push(ask.clone());
         let scope = &ask.target.scope;
         let threshold = self.contention.threshold(&ask.workspace);
         let mut hot = self.contention.scopes.get(scope).cloned().unwrap_or_default();

@@ -1,7 +1,7 @@
 //! What a command leads to, as data: records to write, then answers to send. Nothing here is done yet.
 
 use super::contention;
-use crate::model::{Agent, Answer, Ask, Caller, Effect, LockId, Now, Record};
+use crate::model::{Agent, Answer, Ask, Caller, Effect, LockId, Now, Record, RefusedFor};
 use std::sync::Arc;
 
 /// An answer that may be sent once the records of its step are written.
@@ -36,9 +36,32 @@ pub struct Step {
     pub(super) unranked: Vec<(LockId, Arc<Ask>)>,
     /// Agents with a new lock that may answer waiting requests of their own.
     pub(super) eased: Vec<Agent>,
+    /// Requests for locks that are refused, for whoever counts them.
+    pub(super) refused: Vec<(Arc<Ask>, RefusedFor)>,
+    /// Requests for locks that could not be granted at once because of others, each once.
+    pub(super) came: Vec<Arc<Ask>>,
 }
 
 impl Step {
+    /// The records, each with what its row was before; none before an event or a reservation, which are no rows.
+    pub fn changes(&self) -> impl Iterator<Item = (&Record, Option<&Record>)> {
+        let mut before = self.undo.iter();
+        self.records.iter().map(move |record| match record {
+            Record::Event(_) | Record::Reserve { .. } => (record, None),
+            _ => (record, before.next()),
+        })
+    }
+
+    /// The requests for locks that are refused, and why.
+    pub fn refused(&self) -> impl Iterator<Item = &(Arc<Ask>, RefusedFor)> {
+        self.refused.iter()
+    }
+
+    /// The requests for locks that could not be granted at once because of others: a request is among them once.
+    pub fn came(&self) -> impl Iterator<Item = &Arc<Ask>> {
+        self.came.iter()
+    }
+
     /// Something was counted; this takes it back.
     pub(super) fn counted(&mut self, undo: contention::Undo) {
         self.undo_counted.push(undo);

@@ -23,6 +23,10 @@ impl LockTable {
         let caller = waiter.caller.expect("only who is there is turned away");
         let ticket = self.keep_place(now, step, waiter.clone());
         self.refuse(step, caller, &waiter.ask, Refused { ticket, ..refused });
+        if !waiter.takes {
+            // It was no request for a lock.
+            step.refused.pop();
+        }
     }
 
     /// Keeps the place of a request that has waited in vain, or takes the request out. One agent has one place for one

@@ -7,6 +7,7 @@ mod escape;
 mod lines;
 pub mod render;
 pub mod sign;
+pub mod stats;
 pub mod webhooks;
 
 pub use escape::{escape, unescape};
@@ -164,6 +165,8 @@ pub enum Op {
     WebhookRetry,
     /// Send no more: `webhook_id`.
     WebhookRemove,
+    /// What has happened since the daemon began: `scopes`, `top`.
+    Stats,
     /// About the daemon itself.
     Daemon,
     /// End the daemon in order; `version` if a newer one is to replace it.
@@ -273,6 +276,9 @@ pub struct Request {
     /// Tell the secret as well.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub with_secret: bool,
+    /// So many scopes and agents are to be named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top: Option<usize>,
 }
 
 impl Request {
@@ -312,6 +318,7 @@ impl Request {
             allow_private: false,
             webhook_id: None,
             with_secret: false,
+            top: None,
         }
     }
 }
@@ -422,6 +429,8 @@ pub enum Body {
     WebhookRemoved(Box<webhooks::WebhookBody>),
     /// To `webhook_test`.
     Posted(webhooks::PostedBody),
+    /// To `stats`.
+    Stats(Box<stats::Stats>),
     /// To `daemon`.
     Daemon(DaemonBody),
     /// To `stop`.

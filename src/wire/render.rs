@@ -469,7 +469,7 @@ pub fn file_id(ask: &model::Ask) -> String {
     name_within(&ask.target.scope, &ask.workspace)
 }
 
-fn name_within(scope: &Scope, workspace: &model::Workspace) -> String {
+pub(super) fn name_within(scope: &Scope, workspace: &model::Workspace) -> String {
     let (path, slash) = match scope {
         Scope::Resource(name) => return format!("@{name}"),
         Scope::Pattern(pattern) => {

@@ -3,7 +3,7 @@
 use crate::util::Ground;
 
 /// Every command that is built; the contract has more names, and none of those is shown.
-const COMMANDS: &str = "run elect lock unlock upgrade downgrade renew status ls wait check write break watch on \
+const COMMANDS: &str = "run elect lock unlock upgrade downgrade renew status ls stats wait check write break watch on \
                         hook install doctor git git-guard webhook mcp daemon sim completions";
 
 #[test]

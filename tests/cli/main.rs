@@ -13,6 +13,7 @@ mod locks;
 mod patterns;
 mod restart;
 mod run;
+mod stats;
 mod storm;
 mod tickets;
 mod util;

@@ -55,6 +55,8 @@ struct Service {
     coordinator: Coordinator,
     now: Now,
     calls: u64,
+    /// Grants since the daemon began.
+    granted: u64,
     /// Locks that were granted and not released, by resource.
     held: BTreeMap<u64, Fence>,
     last_fence: Fence,
@@ -88,7 +90,7 @@ impl Service {
         let (disk, now) = (MemDisk::default(), Now { mono: Moment(1_000), wall: Wall(5) });
         let coordinator = start(&disk, now).unwrap();
         let (held, webhooks) = (BTreeMap::new(), BTreeMap::new());
-        Service { disk, coordinator, now, calls: 0, held, last_fence: Fence(0), webhooks }
+        Service { disk, coordinator, now, calls: 0, granted: 0, held, last_fence: Fence(0), webhooks }
     }
 
     fn turn(&mut self, command: impl FnOnce(Caller) -> Command) -> Reply {
@@ -118,6 +120,7 @@ impl Service {
         });
         match self.turn(|caller| Command::Lock { caller, ask, wait: Wait::Try }) {
             Reply::Granted(granted) => {
+                self.granted += 1;
                 assert!(granted.lock.fence > self.last_fence, "{:?} again", granted.lock.fence);
                 self.last_fence = granted.lock.fence;
                 self.held.insert(number, granted.lock.fence);
@@ -177,6 +180,8 @@ impl Service {
     /// The table holds what was granted and nothing else.
     fn is_true(&mut self, step: u64) {
         assert_eq!(webhooks_of(&self.coordinator), self.webhooks, "at step {step}");
+        // What was answered is counted, and nothing else.
+        assert_eq!(self.coordinator.stats().total.granted, self.granted, "at step {step}");
         assert_eq!(fences_of(&mut self.coordinator, self.now), self.held, "at step {step}");
     }
 
@@ -184,6 +189,7 @@ impl Service {
     fn restart(&mut self) {
         self.disk = self.disk.after_kill();
         self.coordinator = start(&self.disk, self.now).unwrap();
+        self.granted = 0;
     }
 }
 

@@ -8,5 +8,6 @@ mod families;
 mod guards;
 mod losses;
 mod sessions;
+mod stats;
 mod upgrades;
 mod util;

@@ -107,6 +107,28 @@ fn a_wait_that_would_never_end_is_refused_with_its_cycle() {
 }
 
 #[test]
+fn statistics_are_short_and_name_what_is_asked_for_most() {
+    let ground = Ground::new();
+    for number in 0..9 {
+        ground.flockd("b", &format!("lock file-{number}")).gives(0);
+    }
+    ground.flockd("c", "lock -n file-3").gives(1);
+    for era in ERAS {
+        let mut client = Client::new(&ground, "", era);
+        let (stats, text) = client.call("lock_stats", json!({}));
+        assert_eq!((&stats["locks"], &stats["requests"], &stats["refused"]), (&json!(9), &json!(10), &json!(1)));
+        let hottest = stats["hottest"].as_array().unwrap();
+        assert_eq!(hottest.len(), 5, "{text}");
+        assert_eq!((&hottest[0]["path"], &hottest[0]["contended"]), (&json!(ground.work.join("file-3")), &json!(1)));
+        assert!(text.starts_with("9 locks are held, 0 requests wait\nsince 20"), "{text}");
+        assert!(text.contains("10 requests, 1 contended (10 %), 1 refused, 0 expired, 0 broken\nhottest:"), "{text}");
+        assert_eq!(text.lines().count(), 8, "{text}");
+        let (one, text) = client.call("lock_stats", json!({ "path": "file-5" }));
+        assert_eq!(one["hottest"].as_array().unwrap().len(), 1, "{text}");
+    }
+}
+
+#[test]
 fn what_makes_no_sense_is_an_error_in_plain_words() {
     let ground = Ground::new();
     let mut client = Client::new(&ground, "a", Era::Newer);
@@ -128,6 +150,8 @@ fn what_makes_no_sense_is_an_error_in_plain_words() {
         ("unlock_file", json!({ "path": "x" }), "not_found", ""),
         ("renew_lock", json!({ "lock_id": "lk_zzz" }), "not_found", ""),
         ("check_lock_status", json!({ "path": "@" }), "invalid", ""),
+        ("lock_stats", json!({ "path": "@" }), "invalid", ""),
+        ("lock_stats", json!({ "top": 3 }), "invalid", "top"),
         ("write_file", json!({ "path": "x" }), "invalid", "content"),
         ("write_file", json!({ "path": ".", "content": "" }), "invalid", "directory"),
         ("write_file", json!({ "path": "no/such/x", "content": "" }), "invalid", "does not exist"),
@@ -240,7 +264,8 @@ fn calls_of_one_agent_that_write_one_file_at_once_all_write_it() {
     let begun: Vec<u64> =
         (0..8).map(|n| client.begin_call("write_file", json!({ "path": "x", "content": format!("{n}") }))).collect();
     for id in begun {
-        assert_eq!(client.called("write_file", id).0["written"], true);
+        let (written, text) = client.called("write_file", id);
+        assert_eq!(written["written"], true, "{text}");
     }
     assert!(ground.status().locks.is_empty());
     assert_eq!(fs::read_dir(&ground.work).unwrap().count(), 1, "nothing is left beside it");

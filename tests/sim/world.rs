@@ -197,8 +197,8 @@ impl World {
         };
         let surroundings = Surroundings {
             os: self.machine.for_daemon(),
-            // It is asked before and after a sync, and only then.
-            stopwatch: Box::new(move || ticks.fetch_add(sync_ms.load(Ordering::Relaxed), Ordering::Relaxed)),
+            // It is asked before and after an append and a sync, and only then.
+            stopwatch: Box::new(move || ticks.fetch_add(sync_ms.load(Ordering::Relaxed) * 1_000, Ordering::Relaxed)),
             wake: Box::new(|| unreachable!("there is no thread")),
             guard: Box::new(guard),
         };
@@ -293,7 +293,7 @@ impl World {
 
     fn sync_by_hand(&mut self) {
         let took = self.knobs.sync_ms.load(Ordering::Relaxed);
-        let done = self.server.as_mut().is_some_and(|server| server.coordinator.sync_by_hand(took));
+        let done = self.server.as_mut().is_some_and(|server| server.coordinator.sync_by_hand(took * 1_000));
         self.seen.by_hand += u64::from(done);
         if done {
             self.log.note(|| "a sync is carried out".to_owned());

@@ -899,6 +899,10 @@ impl World {
         self.told.push(format!("{} {}", self.now.mono.0, brief(&command)));
         let (naive, rows) = (self.naive.clone(), self.rows.clone());
         let step = self.table.apply(self.now, command.clone());
+        for (after, before) in step.changes() {
+            let is_row = !matches!(after, Record::Event(_) | Record::Reserve { .. });
+            assert_eq!(before.map(row), Some(row(after)).filter(|_| is_row), "statistics read one row as another");
+        }
         let said = self.naive.apply(self.now, &command);
         let ordered = step.effects.iter().filter(|effect| matches!(effect, Effect::Commit { .. })).count() as u64;
         let begun = self.naive.next_commit - naive.next_commit;
@@ -1253,5 +1257,17 @@ fn brief(command: &Command) -> String {
             format!("status of {:?} by {who:?}", target.as_ref().map(|target| target.scope.to_string()))
         }
         other => format!("{other:?}"),
+    }
+}
+
+/// Which row a record is about.
+fn row(record: &Record) -> String {
+    match record {
+        Record::Lock(id, _) => format!("lock {id}"),
+        Record::Waiter(id, _) => format!("waiter {}", id.0),
+        Record::Session(id, _) => format!("session {}", id.0),
+        Record::Ended(id, _) => format!("ended {id}"),
+        Record::Webhook(id, _) => format!("webhook {id}"),
+        Record::Event(_) | Record::Reserve { .. } => String::new(),
     }
 }
