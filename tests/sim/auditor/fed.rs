@@ -139,6 +139,7 @@ impl Auditor {
         }
         let Some(caller) = caller_of(command) else { return };
         self.order += 1;
+        let writes = self.open.values().any(|open| matches!(open.command, Command::Commit { .. }));
         let open = Open {
             command: command.clone(),
             turn: self.turn,
@@ -148,7 +149,7 @@ impl Auditor {
             is_again,
             voided: false,
             is_gone: false,
-            may_be_put_off: !self.writing.is_empty() || !self.machine.writing().is_empty(),
+            may_be_put_off: writes || !self.writing.is_empty() || !self.machine.writing().is_empty(),
         };
         let before = self.open.insert(caller, open);
         assert!(before.is_none(), "the workload asks {caller:?} twice");

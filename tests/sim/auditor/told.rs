@@ -17,7 +17,9 @@ impl Auditor {
             Reply::Free => self.free(now, &open),
             Reply::Released(locks) => self.released(&open, locks),
             Reply::Renewed(locks) => {
-                locks.iter().for_each(|lock| leases::was_renewed(lock, open.at));
+                // An answer that was held back tells of a lock that was made shared since as it is now.
+                let is_as_it_was = |lock: &&Lock| open.turn == self.turn || lock.ask.mode != Mode::Shared;
+                locks.iter().filter(is_as_it_was).for_each(|lock| leases::was_renewed(lock, open.at));
                 locks.iter().for_each(|lock| self.touched(lock, &open));
             }
             Reply::Downgraded(lock) => self.downgraded(&open, lock),
