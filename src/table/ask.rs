@@ -631,7 +631,7 @@ impl Served<'_> {
 /// Where what was lost is told with the answer to a request. An upgrade may have named its lock by another name of the
 /// file, which is not kept, and what was lost under that name is to be told: so it tells of all.
 fn losses_meant(ask: &Ask) -> Option<&Target> {
-    Some(&ask.target).filter(|_| ask.upgrades.is_none())
+    Some(&ask.target).filter(|_| ask.upgrades.is_none() || planted(Bug::UpgradeForgetsName))
 }
 
 /// Why nothing is granted to whoever asks while as much is held as may be.

@@ -99,7 +99,7 @@ impl Asking {
         for scope in new {
             let count = self.refused.iter().filter(|(other, _)| *other == scope).count();
             let after = (now.0 + 1).saturating_sub(within);
-            // It may have been told within the window and before the clock was set: when, nobody could say by the event.
+            // It may have been told within the window and before the clock was set: when, the event does not say.
             if count >= requests as usize && after > self.set_at.0 {
                 self.owing.push(Owing { scope, after, until: now });
             }
