@@ -202,7 +202,9 @@ impl Auditor {
         let place = self.queue.values().find(|waiter| waiter.caller == Some(caller)).map(|waiter| waiter.id);
         let place = place.or(granted.place.map(|kept| kept.id));
         // It keeps the place that it once had inside what a parent held.
-        if self.claims.values().any(|parents| is_inside(lock, &parents.lock)) {
+        // A parent may hold what the daemon before this one granted and told nobody.
+        let mut held = self.claims.values().map(|claim| &claim.lock).chain(&self.held_seen);
+        if held.any(|parents| is_inside(lock, parents)) {
             return;
         }
         // What an agent above was granted may be held back; it lets this one in.
