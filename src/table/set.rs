@@ -8,7 +8,7 @@
 //! Flocks are asked for when nothing of ours is in the way of any row. If a foreign program has one of the files, the
 //! flocks of all others are let go until that one is tried again: nothing is held there while something is waited for.
 
-use super::ask::{Verdict, Waiting, is_same_request, new_grant};
+use super::ask::{Verdict, Waiting, is_same_request, losses_meant, new_grant};
 use super::contention::Came;
 use super::index::{Index, Rank};
 use super::state::Fate;
@@ -572,8 +572,8 @@ impl LockTable {
         reply: Reply,
     ) {
         let who = asks.clone().next().map(|ask| &ask.who);
-        let targets: Vec<&Target> = asks.map(|ask| &ask.target).collect();
-        self.answer_about_all(step, to, reply, who, Some(&targets));
+        let targets: Option<Vec<&Target>> = asks.map(|ask| losses_meant(ask)).collect();
+        self.answer_about_all(step, to, reply, who, targets.as_deref());
     }
 }
 

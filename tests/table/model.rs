@@ -160,6 +160,12 @@ pub fn is_in_the_way(lock: &Lock, who: &Who, target: &Target, mode: Mode) -> boo
 
 // ── The model ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
+/// Who is answered, and on which scope what it lost is told: with an upgrade all, since it may have been asked for by
+/// another name of the file.
+fn about(ask: &Ask) -> Option<(&Who, Option<&Target>)> {
+    Some((&ask.who, if ask.upgrades.is_some() { None } else { Some(&ask.target) }))
+}
+
 fn grant_of(lock: Lock) -> Granted {
     let beside = Vec::new();
     let place = None;
@@ -928,7 +934,10 @@ impl Naive {
     fn answer_set(&mut self, to: Caller, reply: Reply, asks: &[Arc<Ask>]) {
         self.answer(to, reply, None);
         let who = &asks[0].who;
-        let mut lost: Vec<Ended> = asks.iter().flat_map(|ask| self.losses(who, Some(&ask.target))).collect();
+        let mut lost: Vec<Ended> = match asks.iter().any(|ask| ask.upgrades.is_some()) {
+            true => self.losses(who, None),
+            false => asks.iter().flat_map(|ask| self.losses(who, Some(&ask.target))).collect(),
+        };
         lost.sort_by_key(|ended| ended.id);
         lost.dedup_by_key(|ended| ended.id);
         let wanted = self.wanted(who);
@@ -1007,7 +1016,7 @@ impl Naive {
             let holders = vec![own];
             let refused =
                 Refused { why, holders, more: 0, foreigner: None, position: 1, ticket: None, kept, retry_after: None };
-            return self.answer(caller, Reply::Refused(Box::new(refused)), Some((&ask.who, Some(&ask.target))));
+            return self.answer(caller, Reply::Refused(Box::new(refused)), about(&ask));
         }
         let is_refused = wait == Wait::Try || self.closes_a_cycle(&ask, at);
         if is_refused && takes {
@@ -1410,7 +1419,7 @@ impl Naive {
     }
 
     fn settle(&mut self, caller: Caller, ask: &Arc<Ask>, takes: bool, chance: Chance, place: Option<KeptPlace>) {
-        let about = Some((&ask.who, Some(&ask.target)));
+        let about = about(ask);
         if !takes {
             return self.answer(caller, Reply::Free, about);
         }
@@ -1646,7 +1655,7 @@ impl Naive {
 
     fn refuse(&mut self, caller: Caller, ask: &Ask, at: WaiterId, why: RefusedFor) {
         let refused = self.refused(ask, at, why);
-        self.answer(caller, Reply::Refused(Box::new(refused)), Some((&ask.who, Some(&ask.target))));
+        self.answer(caller, Reply::Refused(Box::new(refused)), about(ask));
     }
 
     fn refused(&self, ask: &Ask, at: WaiterId, why: RefusedFor) -> Refused {
