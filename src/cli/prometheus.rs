@@ -51,7 +51,7 @@ pub(super) fn page(stats: &Stats) -> String {
 type Labels<'a> = Vec<(&'a str, &'a str)>;
 
 /// Figures of a tally that only go up: name, help, and each with its reason if there are several.
-type Counters = [(&'static str, &'static str, &'static [(&'static str, fn(&Tally) -> u64)]); 7];
+type Counters = [(&'static str, &'static str, &'static [(&'static str, fn(&Tally) -> u64)]); 8];
 
 const COUNTERS: Counters = [
     ("requests_total", "Requests for locks.", &[("", |tally| tally.requests)]),
@@ -83,6 +83,7 @@ const COUNTERS: Counters = [
             ("broken", |tally| tally.broken),
         ],
     ),
+    ("violations_total", "Writes around locks.", &[("", |tally| tally.violations)]),
 ];
 
 /// Durations of a tally: name, help, and which.

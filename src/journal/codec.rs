@@ -34,7 +34,7 @@
 use crate::model::{
     Acquired, Agent, Ask, Contended, Custody, Disabled, EVENT_NAMES, EndReason, Ended, Event, EventKind, EventSeq,
     Failing, Fence, Lease, Lock, LockId, Mode, Moment, Now, OsLock, OsWait, Process, Record, RequestId, Secret,
-    Session, SessionId, SessionKind, TicketId, Waiter, WaiterId, Wall, Webhook, WebhookId, Who, Workspace,
+    Session, SessionId, SessionKind, TicketId, Waiter, WaiterId, Wall, Webhook, WebhookId, Who, Workspace, Wrote,
 };
 use crate::pattern::Pattern;
 use crate::scope::{FileId, Scope, Target};
@@ -350,6 +350,16 @@ enum EventKindV1<'a> {
     Contention(ContendedV1),
     #[serde(borrow)]
     WebhookDisabled(DisabledV1<'a>),
+    Violation {
+        how: WroteV1,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+enum WroteV1 {
+    Written,
+    Replaced,
+    Deleted,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -476,6 +486,7 @@ impl<'a> From<&'a Event> for EventV1<'a> {
                 EventKind::Leader { former } => EventKindV1::Leader { former: former.as_ref().map(Agent::as_str) },
                 &EventKind::Contention(contended) => EventKindV1::Contention(contended.into()),
                 EventKind::WebhookDisabled(disabled) => EventKindV1::WebhookDisabled(disabled.into()),
+                &EventKind::Violation { how } => EventKindV1::Violation { how: how.into() },
             },
             lock: event.lock.0,
             ask: (&*event.ask).into(),
@@ -564,6 +575,16 @@ impl From<Acquired> for AcquiredV1 {
             Acquired::Upgraded => AcquiredV1::Upgraded,
             Acquired::Downgraded => AcquiredV1::Downgraded,
             Acquired::Delegated => AcquiredV1::Delegated,
+        }
+    }
+}
+
+impl From<Wrote> for WroteV1 {
+    fn from(how: Wrote) -> Self {
+        match how {
+            Wrote::Written => WroteV1::Written,
+            Wrote::Replaced => WroteV1::Replaced,
+            Wrote::Deleted => WroteV1::Deleted,
         }
     }
 }
@@ -707,6 +728,7 @@ impl EventV1<'_> {
                 EventKindV1::Leader { former } => EventKind::Leader { former: former.map(agent).transpose()? },
                 EventKindV1::Contention(contended) => EventKind::Contention(contended.into()),
                 EventKindV1::WebhookDisabled(disabled) => EventKind::WebhookDisabled(disabled.into()),
+                EventKindV1::Violation { how } => EventKind::Violation { how: how.into() },
             },
             lock: LockId(self.lock),
             ask: self.ask.into_model()?,
@@ -805,6 +827,16 @@ impl From<AcquiredV1> for Acquired {
             AcquiredV1::Upgraded => Acquired::Upgraded,
             AcquiredV1::Downgraded => Acquired::Downgraded,
             AcquiredV1::Delegated => Acquired::Delegated,
+        }
+    }
+}
+
+impl From<WroteV1> for Wrote {
+    fn from(how: WroteV1) -> Self {
+        match how {
+            WroteV1::Written => Wrote::Written,
+            WroteV1::Replaced => Wrote::Replaced,
+            WroteV1::Deleted => Wrote::Deleted,
         }
     }
 }
@@ -1008,6 +1040,8 @@ mod tests {
                 let (webhook, url, why) = (WebhookId(webhook), url.into(), why.into());
                 EventKind::WebhookDisabled(Disabled { webhook, url, is_gone, why })
             }),
+            proptest::sample::select(vec![Wrote::Written, Wrote::Replaced, Wrote::Deleted])
+                .prop_map(|how| EventKind::Violation { how }),
         ];
         (any::<(u64, u64, u64, u64, Option<u64>)>(), kind, ask()).prop_map(
             |((seq, time, lock, fence, after), kind, ask)| {

@@ -1,6 +1,6 @@
 //! What a command leads to, as data: records to write, then answers to send. Nothing here is done yet.
 
-use super::contention;
+use super::{contention, violation};
 use crate::model::{Agent, Answer, Ask, Caller, Effect, LockId, Now, Record, RefusedFor};
 use std::sync::Arc;
 
@@ -28,6 +28,8 @@ pub struct Step {
     pub(super) undo: Vec<Record>,
     /// The same for what was counted.
     pub(super) undo_counted: Vec<contention::Undo>,
+    /// The same for what is remembered of writes.
+    pub(super) violations: Vec<violation::Undo>,
     /// When it is taken.
     pub(super) now: Now,
     /// What ended or went out of the queue and has not been followed up: who waited for it is to be served.

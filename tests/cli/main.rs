@@ -17,4 +17,5 @@ mod stats;
 mod storm;
 mod tickets;
 mod util;
+mod violations;
 mod write;

@@ -54,7 +54,8 @@ fn a_hundred_thousand_random_commands_end_as_in_the_naive_model() {
 }
 
 /// Every outcome that a full run must have met, or it proves less than it says.
-const OUTCOMES: [&str; 43] = [
+const OUTCOMES: [&str; 44] = [
+    "violation told",
     "contention told",
     "granted",
     "granted later",
@@ -218,12 +219,13 @@ enum Kind {
     JournalFails,
     Resume,
     Contention,
+    Wrote,
 }
 
 use Kind::*;
 
 /// The kinds and how often each is drawn at most.
-const KINDS: [(Kind, u32); 33] = [
+const KINDS: [(Kind, u32); 34] = [
     (LockOnce, 30),
     (LockInSession, 40),
     (AskAgain, 8),
@@ -257,6 +259,7 @@ const KINDS: [(Kind, u32); 33] = [
     (JournalFails, 3),
     (Resume, 10),
     (Contention, 3),
+    (Wrote, 8),
 ];
 
 /// One turn before it meets the world: numbers that are read as choices among what is there then. So any part of a
@@ -684,6 +687,16 @@ impl World {
                 };
                 Command::Contention { workspace: Workspace { root: b"/d"[..].into() }, threshold }
             }
+            Wrote => {
+                let place = self.place(raw);
+                let file = match &place.scope {
+                    Scope::File(_) => Some(place.scope.clone()),
+                    Scope::Subtree(_) => place.scope.other_kind(),
+                    Scope::Pattern(_) | Scope::Resource(_) => None,
+                };
+                let how = [flockd::model::Wrote::Written, flockd::model::Wrote::Replaced, flockd::model::Wrote::Deleted][raw.lease % 3];
+                file.map_or(Command::Tick, |scope| Command::Wrote { target: Target { scope, ids: place.ids }, how })
+            }
             Restart | Reboot | JournalFails | Resume => unreachable!("these are no commands"),
         }
     }
@@ -933,6 +946,7 @@ impl World {
         }
         self.same_leaders(&step)?;
         self.same_contention(&step)?;
+        self.same_violations(&step)?;
         let numbers = self.numbers;
         self.write(&step)?;
         self.past.push(Past { step, naive, rows, numbers });
@@ -956,6 +970,19 @@ impl World {
         *self.seen.entry("contention told").or_default() += by_table.len();
         *self.seen.entry("contention left out").or_default() +=
             by_table.iter().filter(|(.., c)| c.left_out > 0).count();
+        Ok(())
+    }
+
+    fn same_violations(&mut self, step: &Step) -> Result<(), Wrong> {
+        let told = step.records.iter().filter_map(|record| match record {
+            Record::Event(Event { kind: EventKind::Violation { how }, lock, .. }) => Some((*lock, *how)),
+            _ => None,
+        });
+        let (by_table, by_model) = (told.collect::<Vec<_>>(), std::mem::take(&mut self.naive.violated));
+        if by_table != by_model {
+            return Err(format!("violations differ\n\ntable:\n{by_table:?}\n\nmodel:\n{by_model:?}"));
+        }
+        *self.seen.entry("violation told").or_default() += by_table.len();
         Ok(())
     }
 

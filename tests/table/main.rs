@@ -12,6 +12,7 @@ mod rules;
 mod scopes;
 mod tickets;
 mod upgrade;
+mod violation;
 mod webhooks;
 mod writes;
 
