@@ -1,7 +1,7 @@
 //! Writes around the locks, by programs that do not ask: told where readers hold the file, and nowhere else.
 
 use crate::events::Running;
-use crate::util::{Ground, until};
+use crate::util::{Done, Ground, until};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::Write as _;
@@ -97,12 +97,11 @@ fn whoever_may_write_violates_nothing() {
     let (ground, mut watch) = watched();
     held_by_readers(&ground, &["upgraded", "last"]);
     append(&ground, "held");
-    ground.flockd("writer", "run held -- sh -c 'echo >> held'").gives(0);
+    Done::of(ground.command("writer", &["run", "held", "--", "sh", "-c", "echo >> held"])).gives(0);
     ground.flockd("reader", "lock -s held").gives(0);
     let mut write = ground.command("writer", &["write", "put"]);
-    let mut child = write.stdin(std::process::Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(b"new").unwrap();
-    assert!(child.wait().unwrap().success());
+    write.stdin(fs::File::open(ground.work.join("held")).unwrap());
+    Done::of(write).gives(0);
     ground.flockd("reader", "lock -s put").gives(0);
     ground.flockd("reader", "upgrade upgraded").gives(0);
     append(&ground, "upgraded");
