@@ -97,6 +97,8 @@ pub struct Coordinator {
     syncing: Syncing,
     /// Answers that wait for a sync, oldest first.
     held_back: VecDeque<HeldBack>,
+    /// What takes back the rest of sets that could not be announced as held; carried out before the turn is over.
+    taken_back: Vec<Command>,
     /// Set while the journal cannot be written.
     trouble: Option<Trouble>,
 }
@@ -106,8 +108,8 @@ struct HeldBack {
     reply: Outgoing,
     /// The record that must be synced.
     through: u64,
-    /// What it grants was released meanwhile over the connection that it goes to: who sent that knows.
-    is_released: bool,
+    /// What it grants and was released meanwhile over the connection that it goes to: who sent that knows.
+    released: Vec<LockId>,
 }
 
 /// Steps that are written together, and what they did to flocks.
@@ -157,9 +159,11 @@ impl Coordinator {
         bus.written(&step.records, 0);
         let syncing = Syncing::new(journal.syncer(), wake);
         let held_back = VecDeque::new();
+        let taken_back = Vec::new();
         let stats = Stats::new(now);
+        let trouble = None;
         let mut restored =
-            Coordinator { table, journal, bus, os, guard, stopwatch, stats, syncing, held_back, trouble: None };
+            Coordinator { table, journal, bus, os, guard, stopwatch, stats, syncing, held_back, taken_back, trouble };
         let mut batch = Batch::default();
         let answers = restored.carry_out(now, std::mem::take(&mut step.effects), &mut batch);
         let replies = restored.turn(now, answers);
@@ -222,7 +226,16 @@ impl Coordinator {
                 self.turn_in_trouble(now, commands, &mut out);
             }
         }
+        self.take_back_the_rest(now, &mut out);
         out
+    }
+
+    /// Of a set that could not be announced as held nothing is held.
+    fn take_back_the_rest(&mut self, now: Now, out: &mut Vec<Addressed>) {
+        if !self.taken_back.is_empty() {
+            let rest = std::mem::take(&mut self.taken_back);
+            out.extend(self.turn(now, rest));
+        }
     }
 
     /// Takes up what the sync thread has done since; to be called when [`Wake`] was.
@@ -240,6 +253,7 @@ impl Coordinator {
             }
         }
         self.ask_for_sync();
+        self.take_back_the_rest(now, &mut out);
         out
     }
 
@@ -375,7 +389,7 @@ impl Coordinator {
             let unsynced = written.synced < written.through;
             let names_holders = !self.held_back.is_empty() && names_holders(&reply.answer);
             if unsynced && (reply.synced || names_holders) {
-                self.held_back.push_back(HeldBack { reply, through: written.through, is_released: false });
+                self.held_back.push_back(HeldBack { reply, through: written.through, released: Vec::new() });
             } else {
                 out.push((reply.to, reply.answer));
             }
@@ -391,10 +405,8 @@ impl Coordinator {
             return;
         }
         let is_untold = |id: LockId| {
-            let grants = self.held_back.iter().map(|held| &held.reply.answer.reply);
-            grants
-                .filter_map(|reply| if let Reply::Granted(granted) = reply { Some(granted) } else { None })
-                .any(|granted| granted.lock.id == id)
+            let mut grants = self.held_back.iter().flat_map(|held| held.reply.answer.reply.grants());
+            grants.any(|granted| granted.lock.id == id)
         };
         granted.beside.retain(|other| !is_untold(other.id));
         answer.wanted.clear();
@@ -403,30 +415,23 @@ impl Coordinator {
     /// Whether a grant is to be taken back that an answer held back promises as well: that one is the first to tell of
     /// it from now on, and whoever fails to hear it takes the grant back.
     fn is_handed_on(&mut self, command: &Command) -> bool {
-        let Command::TakeBack { id, what, .. } = command else { return false };
-        for HeldBack { reply, .. } in &mut self.held_back {
-            if let Reply::Granted(granted) = &mut reply.answer.reply
-                && granted.lock.id == *id
-            {
-                (granted.already_held, granted.again) = (false, false);
-                (granted.resumed, granted.upgraded) = (what.resumed && !what.is_new, what.upgraded && !what.is_new);
-                return true;
-            }
-        }
-        false
+        // A set of which something has ended will not be told of.
+        let table = &self.table;
+        let is_whole = |held: &HeldBack| {
+            let mut grants = held.reply.answer.reply.grants().iter().map(|granted| granted.lock.id);
+            grants.all(|id| table.is_held(id) || held.released.contains(&id))
+        };
+        let held_back = self.held_back.iter_mut().filter(|held| is_whole(held));
+        is_told_by(command, held_back.map(|held| &mut held.reply.answer.reply))
     }
 
     /// A lock and its release may be sent together. Each is answered as it was done, though the first answer comes
     /// last.
     fn note_release(&mut self, reply: &Outgoing) {
         let Reply::Released(locks) = &reply.answer.reply else { return };
-        for held in &mut self.held_back {
-            if let Reply::Granted(granted) = &held.reply.answer.reply
-                && held.reply.to.conn == reply.to.conn
-                && locks.iter().any(|lock| lock.id == granted.lock.id)
-            {
-                held.is_released = true;
-            }
+        for held in self.held_back.iter_mut().filter(|held| held.reply.to.conn == reply.to.conn) {
+            let granted = held.reply.answer.reply.grants().iter().map(|granted| granted.lock.id);
+            held.released.extend(granted.filter(|id| locks.iter().any(|lock| lock.id == *id)));
         }
     }
 
@@ -440,12 +445,15 @@ impl Coordinator {
         let synced = self.journal.synced();
         self.bus.durable(synced);
         let ready = self.held_back.iter().take_while(|held| held.through <= synced).count();
-        for HeldBack { mut reply, is_released, .. } in self.held_back.drain(..ready) {
-            if !is_released {
-                self.table.bring_up_to_date(&mut reply.answer);
-            }
-            out.push((reply.to, reply.answer));
+        let (mut told, mut rest) = (Vec::with_capacity(ready), Vec::new());
+        for HeldBack { mut reply, released, .. } in self.held_back.drain(..ready) {
+            rest.extend(self.table.bring_up_to_date(&mut reply.answer, &released));
+            told.push((reply.to, reply.answer));
         }
+        // Unless somebody else is told of it just now.
+        rest.retain(|command| !is_told_by(command, told.iter_mut().map(|(_, answer)| &mut answer.reply)));
+        self.taken_back.extend(rest);
+        out.extend(told);
     }
 
     // ── Trouble ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -467,10 +475,8 @@ impl Coordinator {
     /// What takes back the webhooks and the grants that are held back, these newest first: whoever took a lock up that
     /// nobody had heard of yet goes with it.
     fn untold_grants(&self) -> Vec<Command> {
-        let grants = self.held_back.iter().rev().filter_map(|held| match &held.reply.answer.reply {
-            Reply::Granted(granted) if granted.is_new() => Some(granted),
-            _ => None,
-        });
+        let grants = self.held_back.iter().rev().flat_map(|held| held.reply.answer.reply.grants().iter().rev());
+        let grants = grants.filter(|granted| granted.is_new());
         let what = |id: LockId| {
             let done = grants.clone().filter(|granted| granted.lock.id == id).map(|granted| granted.unheard());
             done.fold(Unheard::default(), Unheard::and)
@@ -484,7 +490,7 @@ impl Coordinator {
             }
             _ => None,
         });
-        webhooks.chain(grants.clone().map(|granted| take_back(granted))).collect()
+        webhooks.chain(grants.clone().map(take_back)).collect()
     }
 
     /// Releases go on in memory. A crash now would bring a released lock back: held for too long, never twice.
@@ -553,6 +559,17 @@ impl Coordinator {
 struct Written {
     through: u64,
     synced: u64,
+}
+
+/// Whether one of these answers promises the grant that is to be taken back: the first that does is the first to tell
+/// of it then.
+fn is_told_by<'a>(command: &Command, replies: impl Iterator<Item = &'a mut Reply>) -> bool {
+    let Command::TakeBack { id, what, .. } = command else { return false };
+    let grants = replies.flat_map(|reply| reply.grants_mut());
+    let Some(granted) = grants.into_iter().find(|granted| granted.lock.id == *id) else { return false };
+    (granted.already_held, granted.again) = (false, false);
+    (granted.resumed, granted.upgraded) = (what.resumed && !what.is_new, what.upgraded && !what.is_new);
+    true
 }
 
 fn names_holders(answer: &Answer) -> bool {

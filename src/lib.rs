@@ -35,6 +35,7 @@
 //! - [`Session`]: one agent's connection, which keeps its locks. Two sessions exclude each other.
 //! - [`Workspace`]: a session that looks from a certain directory.
 //! - [`LockRequest`] and [`LockGuard`]: asking and holding.
+//! - [`LockAllRequest`] and [`LockGuards`]: several at once, all or none.
 //!
 //! Everything blocks, is `Send + Sync`, and goes on by itself when the daemon was restarted. Without the feature
 //! `cli`, which is on by default, the program is left out and with it most dependencies.
@@ -120,6 +121,7 @@ pub use client::{Check, Error, HoldError, Holder, LockError, Loss, LossReason, R
 pub use client::{Client, ClientBuilder, LockGuard, LockRequest, NotKept, Session, Workspace};
 pub use client::{Contention, Event, EventFilter, Gap, LockEvent};
 pub use client::{Expected, WriteError, Written};
+pub use client::{LockAllRequest, LockGuards};
 /// The channels of subscriptions; its `select!` waits for several at once.
 pub use crossbeam_channel;
 pub use embedded::{Coordinator, OpenError};

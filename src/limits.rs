@@ -150,6 +150,10 @@ pub const WAITERS_MAX: usize = 50_000;
 pub const TICKETS_MAX: usize = WAITERS_MAX / 2;
 /// Most places kept for one agent. It will hardly come back for more, and each keeps others waiting.
 pub const TICKETS_OF_AGENT: usize = 64;
+/// Most scopes that are asked for together. A commit of that many files is a large one; each is a row of its own in
+/// the queue, and whether all are free is looked up for all whenever one of them may be. Whoever wants more takes a
+/// directory.
+pub const SET_MAX: usize = 64;
 /// Most sessions in one home.
 pub const SESSIONS_MAX: usize = 20_000;
 /// Most holders that one refusal names; the rest is a count.

@@ -394,6 +394,18 @@ pub struct Ask {
     pub os: bool,
     /// The shared lock of its own agent that this request makes exclusive; none in what is held.
     pub upgrades: Option<LockId>,
+    /// Which part of a set it is, if it is one: all of that is granted in one step, or nothing.
+    pub set: Option<SetMember>,
+}
+
+/// One of the scopes that are asked for together. Those of a waiting set have consecutive [`WaiterId`]s. Once granted,
+/// each is a lock like any other; the mark tells a retry which of the scopes it stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SetMember {
+    /// Which one, from 0.
+    pub index: u16,
+    /// How many there are.
+    pub of: u16,
 }
 
 /// What keeps a lock alive.
@@ -449,6 +461,13 @@ pub enum OsWait {
         lock: LockId,
         /// How long was waited before this try, in milliseconds.
         pause: u64,
+    },
+    /// The flock of a member of a set was tried; that of another still is. The lock will have this id.
+    Had {
+        /// The lock to be.
+        lock: LockId,
+        /// It is held; if not, there is none to be had, and the lock goes without.
+        held: bool,
     },
     /// A foreigner holds the file; it is tried again when the time comes.
     Busy {
@@ -642,7 +661,7 @@ impl Waiter {
     pub fn foreigner(&self) -> Option<&Foreigner> {
         match &self.os {
             OsWait::Busy { by, .. } => Some(by),
-            OsWait::Idle | OsWait::Asked { .. } => None,
+            OsWait::Idle | OsWait::Asked { .. } | OsWait::Had { .. } => None,
         }
     }
 
@@ -666,7 +685,18 @@ impl Waiter {
     /// for the same agent or session, in the same mode.
     pub fn is_kept_for(&self, ask: &Ask) -> bool {
         let own = &*self.ask;
-        self.is_kept() && own.who == ask.who && own.mode == ask.mode && own.bound == ask.bound
+        self.is_kept() && own.who == ask.who && own.mode == ask.mode && own.bound == ask.bound && own.set == ask.set
+    }
+
+    /// What names the whole request: its first row, where it is for a set.
+    pub fn first(&self) -> WaiterId {
+        WaiterId(self.id.0 - self.ask.set.map_or(0, |member| u64::from(member.index)))
+    }
+
+    /// The rows of the whole request.
+    pub fn rows(&self) -> impl Iterator<Item = WaiterId> + use<> {
+        let first = self.first().0;
+        (first..first + self.ask.set.map_or(1, |member| u64::from(member.of))).map(WaiterId)
     }
 }
 
@@ -1001,6 +1031,7 @@ impl Webhook {
             workspace: Workspace { root: b"/".as_slice().into() },
             os: false,
             upgrades: None,
+            set: None,
         }
     }
 }
@@ -1156,6 +1187,15 @@ pub enum Command {
         caller: Caller,
         /// What.
         ask: Arc<Ask>,
+        /// How long to wait.
+        wait: Wait,
+    },
+    /// Lock all of these, in one step, or nothing.
+    LockSet {
+        /// Where the answer goes.
+        caller: Caller,
+        /// What; each says which part of the set it is. They differ in nothing but that and their targets.
+        asks: Vec<Arc<Ask>>,
         /// How long to wait.
         wait: Wait,
     },
@@ -1491,6 +1531,11 @@ impl Granted {
         !(self.already_held || self.again)
     }
 
+    /// What takes this grant back.
+    pub fn take_back(&self) -> Command {
+        Command::TakeBack { id: self.lock.id, fence: self.lock.fence, what: self.unheard() }
+    }
+
     /// What is to be undone if this answer is the first to tell of its grant and cannot be delivered.
     pub fn unheard(&self) -> Unheard {
         let is_new = !(self.resumed || self.upgraded);
@@ -1603,6 +1648,8 @@ pub enum Reply {
     SessionOpen(SessionId),
     /// The lock is held.
     Granted(Box<Granted>),
+    /// The locks of a set are held, in the order in which they were asked for.
+    GrantedSet(Vec<Granted>),
     /// The lock is not held.
     Refused(Box<Refused>),
     /// Nothing is in the way.
@@ -1638,6 +1685,26 @@ pub enum Reply {
     Cancelled(bool),
     /// It could not be done.
     Failed(Fault),
+}
+
+impl Reply {
+    /// What this answer grants: one lock, or those of a set.
+    pub fn grants(&self) -> &[Granted] {
+        match self {
+            Reply::Granted(granted) => std::slice::from_ref(granted),
+            Reply::GrantedSet(all) => all,
+            _ => &[],
+        }
+    }
+
+    /// The same, to be corrected.
+    pub fn grants_mut(&mut self) -> &mut [Granted] {
+        match self {
+            Reply::Granted(granted) => std::slice::from_mut(granted),
+            Reply::GrantedSet(all) => all,
+            _ => &mut [],
+        }
+    }
 }
 
 /// A reply with what its agent should hear along with it.

@@ -113,6 +113,15 @@ bugs! {
     ViolationToldThoughUndone => "table" "violation::what_is_taken_back_was_never_told",
     /// A file that is written all the time fills the memory of what was seen.
     SeenAgainAndAgain => "lib" "os::watcher::tests::a_file_is_seen_once_until_that_is_taken",
+    // Sets
+    /// A set is granted as soon as its first scope is free.
+    SetByItsFirst => "table" "sets::a_set_is_granted_when_all_of_it_is_free_and_not_before",
+    /// A set is as far in front as the scope of it that is most so.
+    SetByItsDeepest => "table" "sets::a_set_is_no_further_in_front_than_the_least_of_its_scopes",
+    /// One scope of a set that is cancelled stays in line.
+    SetLeavesRow => "table" "sets::a_set_that_goes_leaves_no_row_and_no_flock_behind",
+    /// A set keeps the flocks that it has while a foreign program keeps it waiting for another.
+    SetKeepsFlocks => "table" "flocks::while_a_foreigner_has_one_file_of_a_set_no_flock_of_it_is_kept",
     // Sub-agents
     /// A parent's lock keeps its sub-agents out like anybody.
     ParentKeepsChildOut => "table" "families::a_sub_agent_takes_what_its_parent_holds_and_strangers_stay_out",

@@ -45,6 +45,7 @@ pub fn ask(name: &str, target: Target) -> Arc<Ask> {
         process: None,
         bound: None,
         upgrades: None,
+        set: None,
         request: None,
         workspace: Workspace { root: b"/w"[..].into() },
         os: false,

@@ -42,15 +42,16 @@ pub(super) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
-    /// Hold a lock while a command runs
+    /// Hold a lock, or several, while a command runs
     #[command(after_long_help = "\
 The lock lives exactly as long as the command: killing `flockd run` alone frees nothing, and unlike with flock(1) a \
 process that the command leaves behind in the background does not keep it. After a second of waiting the holder is \
 named. The command's own exit status is passed through, also if the lock was broken or released meanwhile; a \
-sentence on stderr says so then.
+sentence on stderr says so then. Several scopes are locked in one step, all or none.
 
 Examples:
   flockd run data.json -- python3 update.py
+  flockd run schema.sql src/models/ -- ./migrate
   flockd run -s src/ -- cargo check
   flockd run -w 30 @port-3000 -- npm run dev
   flockd run -n -E 75 build/ -- make || echo busy")]
@@ -85,8 +86,13 @@ shell puts the names in their place that there are now. * and ? stay within a na
 number of directories, [a-z] is one character, {a,b} either, \\ takes the next sign for itself. A pattern also keeps \
 others from making new files that match.
 
+Several scopes, up to 64, are locked in one step: all or none, waiting as one request. So nobody waits for whoever \
+has one and wants the other. They must have nothing in common: a directory covers what is in it. --json has one \
+object with `acquired` and `locks` then. Advisory locks are asked for one by one.
+
 If it was not free in time, the place in the queue is kept for two minutes: the same command again goes on there. \
-When its turn comes, it is kept for 30 s, then the next one is served. `flockd unlock SCOPE` gives it up.
+When its turn comes, it is kept for 30 s, then the next one is served. `flockd unlock SCOPE` gives it up, of several \
+scopes by any.
 
 With --advisory the lock is in nobody's way and nobody is in its way: it is there for agents who trust each other to \
 see. It is granted at once, names who else is there, and protects no write. Those on one scope are ranked by who came \
@@ -97,6 +103,7 @@ that is released.
 
 Examples:
   flockd lock data.json
+  flockd lock schema.sql src/models/      both or none
   flockd lock data.json || flockd lock data.json --wait 5m
   flockd lock src/a.rs --agent claw-1/w1  a part of what claw-1 holds
   flockd lock -s src/ --wait 2m --note \"reading the parser\"
@@ -414,13 +421,13 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "TEXT")]
     pub(super) note: Option<String>,
 
-    /// SCOPE is a pattern, as with `glob:` before it; quote it
+    /// Each SCOPE is a pattern, as with `glob:` before it; quote it
     #[arg(long)]
     pub(super) glob: bool,
 
-    /// File, directory, 'glob:PATTERN' or @name
-    #[arg(value_name = "SCOPE")]
-    pub(super) scope: std::ffi::OsString,
+    /// Files, directories, 'glob:PATTERN's or @names: all or none
+    #[arg(value_name = "SCOPE", required = true)]
+    pub(super) scopes: Vec<std::ffi::OsString>,
 
     /// Command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
@@ -483,17 +490,17 @@ pub(super) struct LockArgs {
     #[arg(long, value_name = "PID")]
     pub(super) pid: Option<u32>,
 
-    /// Name this request: repeated with it, it gets the same lock
+    /// Name this request: repeated with it, it gets the same locks
     #[arg(long, value_name = "ID")]
     pub(super) request_id: Option<String>,
 
-    /// SCOPE is a pattern, as with `glob:` before it; quote it
+    /// Each SCOPE is a pattern, as with `glob:` before it; quote it
     #[arg(long)]
     pub(super) glob: bool,
 
-    /// File, directory, 'glob:PATTERN' or @name
-    #[arg(value_name = "SCOPE")]
-    pub(super) scope: std::ffi::OsString,
+    /// Files, directories, 'glob:PATTERN's or @names: all or none
+    #[arg(value_name = "SCOPE", required = true)]
+    pub(super) scopes: Vec<std::ffi::OsString>,
 }
 
 #[derive(Debug, Args)]

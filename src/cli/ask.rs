@@ -12,7 +12,7 @@ use crate::os::process;
 use crate::wire::{self, Answer, Body, Code, Mode, Op, Request};
 use rustix::fd::{AsFd, BorrowedFd};
 use serde::Serialize;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
@@ -32,6 +32,14 @@ pub(super) fn scope(typed: &OsStr, glob: bool) -> String {
     let text = wire::escape(typed.as_bytes());
     let says_so = text.starts_with('@') || text.starts_with("glob:");
     if glob && !says_so { format!("glob:{text}") } else { text }
+}
+
+/// The request for one scope, or for several together.
+pub(super) fn for_all(typed: &[OsString], glob: bool, request: Request) -> Request {
+    match typed {
+        [one] => Request { scope: Some(scope(one, glob)), ..request },
+        several => Request { scopes: several.iter().map(|typed| scope(typed, glob)).collect(), ..request },
+    }
 }
 
 pub(super) fn mode(shared: bool) -> Mode {
@@ -88,14 +96,16 @@ pub(super) fn name_holders(client: &Connection, scope: Option<String>) {
     let request = Request { scope, ..Request::new(Op::Status) };
     let Ok(Answer { ok: Some(Body::Status(status)), .. }) = client.call(request) else { return };
     let agent = client.agent().map(Agent::as_str);
-    let mine = status.waiters.iter().find(|waiter| Some(waiter.agent.as_str()) == agent);
-    let holders = match mine {
-        Some(waiter) => &waiter.holders,
+    let mine = status.waiters.iter().filter(|waiter| Some(waiter.agent.as_str()) == agent);
+    let mut holders: Vec<&wire::Held> = match agent {
+        // If it waits no more, the answer is on its way.
+        Some(_) => mine.flat_map(|waiter| &waiter.holders).collect(),
         // Who waits without a name is not found among those who wait.
-        None if agent.is_none() => &status.locks,
-        // It waits no more: the answer is on its way.
-        None => return,
+        None => status.locks.iter().collect(),
     };
+    // The rows of a set may be behind the same one.
+    let mut named = std::collections::BTreeSet::new();
+    holders.retain(|holder| named.insert(&holder.lock_id));
     for holder in holders {
         print::err(&format!("flockd: waiting: {}\n", print::holder_line(holder)));
     }
@@ -106,7 +116,6 @@ pub(super) fn lock(common: &Common, args: &LockArgs) -> Result<Exit, Failure> {
     let pidfd = pidfd.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
     let client = common.connect_as_agent()?;
     let request = Request {
-        scope: Some(scope(&args.scope, args.glob)),
         mode: Some(if args.advisory { Mode::Advisory } else { mode(args.shared) }),
         wait_ms: args.patience.wait_ms(Some(limits::WAIT_DEFAULT)),
         ttl_ms: args.ttl,
@@ -116,6 +125,7 @@ pub(super) fn lock(common: &Common, args: &LockArgs) -> Result<Exit, Failure> {
         bound: pidfd.is_some(),
         ..Request::new(Op::Lock)
     };
+    let request = for_all(&args.scopes, args.glob, request);
     told(common, patiently(&client, request, pidfd.as_ref().map(AsFd::as_fd), common.tells_a_person())?)
 }
 
@@ -127,6 +137,14 @@ fn told(common: &Common, answer: Body) -> Result<Exit, Failure> {
                 (true, _) => print::json(&body),
                 (false, true) => print::out(&print::granted(&body)),
                 (false, false) => print::err(&print::refused(&body)),
+            }
+            Ok(body.code.map_or(Exit::Yes, Exit::of))
+        }
+        Body::Locks(body) => {
+            match (common.json, body.acquired) {
+                (true, _) => print::json(&body),
+                (false, true) => body.locks.iter().for_each(|body| print::out(&print::granted(body))),
+                (false, false) => print::err(&print::refused_set(&body)),
             }
             Ok(body.code.map_or(Exit::Yes, Exit::of))
         }

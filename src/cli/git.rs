@@ -61,7 +61,7 @@ pub(super) fn git(common: &Common, args: &GitArgs) -> Result<ExitCode, Failure> 
                 no_os_lock: false,
                 note: verb.map(|verb| format!("git {}", verb.to_string_lossy())),
                 glob: false,
-                scope: scope.clone().into(),
+                scopes: vec![scope.clone().into()],
                 command: words.collect(),
                 environment: vec![(INDEX, scope)],
             };

@@ -4,7 +4,8 @@ use super::Failure;
 use crate::client::ClientError;
 use crate::wire::render::duration;
 use crate::wire::{
-    Answer, ContentionBody, DaemonBody, EventBody, GapBody, Held, KeptBy, LockBody, Loss, StatusBody, WaiterBody,
+    Answer, ContentionBody, DaemonBody, EventBody, GapBody, Held, KeptBy, LockBody, LocksBody, Loss, StatusBody,
+    WaiterBody,
 };
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
@@ -190,22 +191,54 @@ pub(super) fn refused(body: &LockBody) -> String {
         _ => "is held",
     };
     let mut text = format!("{} {file} {why}\n", paint(BAD, "flockd:"));
-    for holder in &body.holders {
-        let _ = writeln!(text, "  {}", holder_line(holder));
-    }
-    if body.more_holders > 0 {
-        let _ = writeln!(text, "  and {} more", body.more_holders);
-    }
-    for step in &body.cycle {
-        let _ = writeln!(text, "  {}", shown(step));
-    }
-    if let Some(position) = body.position.filter(|position| *position > 1) {
-        let _ = writeln!(text, "  {} asked before you", position - 1);
-    }
-    if let Some(advice) = &body.advice {
-        let _ = writeln!(text, "  {}", shown(advice));
-    }
+    let LockBody { holders, more_holders, cycle, position, advice, .. } = body;
+    let in_the_way = InTheWay { holders, more: *more_holders, cycle, position: *position, advice: advice.as_deref() };
+    in_the_way.write(&mut text);
     text
+}
+
+/// Why none of several locks is held, who holds any of them and what to do.
+pub(super) fn refused_set(body: &LocksBody) -> String {
+    let why = match body.code {
+        Some(crate::wire::Code::Timeout) => "were not all free in time",
+        Some(crate::wire::Code::Deadlock) => "would never become free together: to wait for them would close a cycle",
+        _ => "are not all free",
+    };
+    let files: Vec<String> = body.file_ids.iter().map(|file| paint(NAME, &shown(file))).collect();
+    let mut text = format!("{} {} {why}; none is locked\n", paint(BAD, "flockd:"), files.join(", "));
+    let LocksBody { holders, more_holders, cycle, position, advice, .. } = body;
+    let in_the_way = InTheWay { holders, more: *more_holders, cycle, position: *position, advice: advice.as_deref() };
+    in_the_way.write(&mut text);
+    text
+}
+
+/// What a refusal names.
+struct InTheWay<'a> {
+    holders: &'a [Held],
+    more: usize,
+    cycle: &'a [String],
+    position: Option<usize>,
+    advice: Option<&'a str>,
+}
+
+impl InTheWay<'_> {
+    fn write(&self, text: &mut String) {
+        for holder in self.holders {
+            let _ = writeln!(text, "  {}", holder_line(holder));
+        }
+        if self.more > 0 {
+            let _ = writeln!(text, "  and {} more", self.more);
+        }
+        for step in self.cycle {
+            let _ = writeln!(text, "  {}", shown(step));
+        }
+        if let Some(position) = self.position.filter(|position| *position > 1) {
+            let _ = writeln!(text, "  {} asked before you", position - 1);
+        }
+        if let Some(advice) = self.advice {
+            let _ = writeln!(text, "  {}", shown(advice));
+        }
+    }
 }
 
 /// A holder in a line: `claw-1 holds data.json exclusive since …, 9m left, pid 12: why`.
@@ -334,6 +367,9 @@ fn waiter_row(waiter: &WaiterBody) -> [String; 6] {
         (false, Some(ms)) => format!("waits {} more", duration(ms)),
         (false, None) => "waits for ever".to_owned(),
     };
+    let set = waiter.set.map(|set| format!("{} of {} together", set.number, set.of));
+    let behind = [set.unwrap_or_default(), behind].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>();
+    let behind = behind.join(", ");
     let note = waiter.note.as_deref().map_or(behind.clone(), |note| format!("{behind}: {}", shown(note)));
     let place = format!("place {}", waiter.position);
     [name(&waiter.path), waiter.mode.to_string(), shown(&waiter.agent), place, left, note]

@@ -1,4 +1,4 @@
-//! `flockd run`: hold a lock while a command runs. The command, not `run`, keeps the lock from before its first step.
+//! `flockd run`: hold locks while a command runs. The command, not `run`, keeps them from before its first step.
 
 use super::args::RunArgs;
 use super::child::{self, AROUND, Kept};
@@ -6,7 +6,7 @@ use super::{Common, Exit, Failure, ask, print};
 use crate::client::{ClientError, Connection, Custodian};
 use crate::model::Agent;
 use crate::os::process;
-use crate::wire::{Body, Code, LockBody, Op, Request};
+use crate::wire::{Body, Code, LockBody, LocksBody, Op, Request};
 use signal_hook::iterator::Signals;
 use std::io;
 use std::process::{Child, Command, ExitCode, ExitStatus};
@@ -18,7 +18,6 @@ pub(super) fn run(common: &Common, args: &RunArgs) -> Result<ExitCode, Failure> 
     };
     let client = common.connect(Some(agent.clone()), Some(Custodian::Command))?;
     let request = Request {
-        scope: Some(ask::scope(&args.scope, args.glob)),
         mode: Some(ask::mode(args.shared)),
         wait_ms: args.patience.wait_ms(None),
         ttl_ms: Some(0),
@@ -26,48 +25,78 @@ pub(super) fn run(common: &Common, args: &RunArgs) -> Result<ExitCode, Failure> 
         no_os_lock: args.no_os_lock,
         ..Request::new(Op::Lock)
     };
-    let body = take(&client, request, !common.json)?;
-    let Some(lock_id) = body.lock_id.clone().filter(|_| body.acquired) else {
-        if common.json {
-            print::json(&body);
-        } else {
-            print::err(&print::refused(&body));
-        }
-        let own = ask::exit_of(body.code) as u8;
-        return Ok(ExitCode::from(args.conflict_exit_code.unwrap_or(own)));
+    let request = ask::for_all(&args.scopes, args.glob, request);
+    let locks = match take_any(&client, request, !common.json)? {
+        Body::Lock(body) if body.acquired => vec![*body],
+        Body::Locks(body) if body.acquired => body.locks,
+        refused => return refuse(common, args, &refused),
     };
-    let ended = command(args, &agent, &client, &lock_id)?;
-    release(&client, &lock_id, &body);
+    let ended = command(args, &agent, &client, &locks)?;
+    for body in &locks {
+        release(&client, body.lock_id.as_deref().unwrap_or_default(), body);
+    }
     match ended {
         Ok(status) => Ok(child::exit_code(status)),
         Err(error) => Ok(child::not_run(&args.command[0], &error)),
     }
 }
 
+fn refuse(common: &Common, args: &RunArgs, refused: &Body) -> Result<ExitCode, Failure> {
+    let (text, code) = match refused {
+        Body::Lock(body) => (print::refused(body), body.code),
+        Body::Locks(body) => (print::refused_set(body), body.code),
+        other => return Err(crate::client::unexpected(Some(other)).into()),
+    };
+    match refused {
+        _ if !common.json => print::err(&text),
+        Body::Lock(body) => print::json(body),
+        Body::Locks(body) => print::json(body),
+        _ => unreachable!("anything else was unexpected"),
+    }
+    let own = ask::exit_of(code) as u8;
+    Ok(ExitCode::from(args.conflict_exit_code.unwrap_or(own)))
+}
+
 // ── The lock ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// Asks for a lock that lives as long as a command, and waits. It is not waited for what waits for us.
 pub(super) fn take(client: &Connection, request: Request, names_holders: bool) -> Result<LockBody, Failure> {
-    let around = std::env::var(AROUND).unwrap_or_default();
-    if !around.is_empty() {
-        let tried = client.lock(Request { wait_ms: Some(0), ..request.clone() })?;
-        let is_ours = tried.holders.iter().find(|holder| around.split(' ').any(|id| id == holder.lock_id));
-        match is_ours {
-            Some(holder) => return Ok(waits_for_itself(&tried, &holder.lock_id)),
-            None if tried.acquired || request.wait_ms == Some(0) => return Ok(tried),
-            None => {}
-        }
-    }
-    match ask::patiently(client, request, None, names_holders)? {
+    match take_any(client, request, names_holders)? {
         Body::Lock(body) => Ok(*body),
         other => Err(crate::client::unexpected(Some(&other)).into()),
     }
 }
 
+/// The same for one scope or several.
+fn take_any(client: &Connection, request: Request, names_holders: bool) -> Result<Body, Failure> {
+    let around = std::env::var(AROUND).unwrap_or_default();
+    if !around.is_empty() {
+        let tried = client.call(Request { wait_ms: Some(0), ..request.clone() })?.ok;
+        let (acquired, holders) = match &tried {
+            Some(Body::Lock(body)) => (body.acquired, body.holders.as_slice()),
+            Some(Body::Locks(body)) => (body.acquired, body.holders.as_slice()),
+            other => return Err(crate::client::unexpected(other.as_ref()).into()),
+        };
+        let is_ours = holders.iter().find(|holder| around.split(' ').any(|id| id == holder.lock_id));
+        let is_ours = is_ours.map(|holder| holder.lock_id.clone());
+        match (is_ours, tried) {
+            (Some(lock_id), Some(tried)) => return Ok(waits_for_itself(tried, &lock_id)),
+            (None, Some(tried)) if acquired || request.wait_ms == Some(0) => return Ok(tried),
+            _ => {}
+        }
+    }
+    ask::patiently(client, request, None, names_holders)
+}
+
 /// The holder is a `run` that this one runs in: it ends only after us.
-fn waits_for_itself(tried: &LockBody, lock_id: &str) -> LockBody {
+fn waits_for_itself(tried: Body, lock_id: &str) -> Body {
     let advice = format!("this command runs inside the `flockd run` that holds it ({lock_id}): run it without a lock");
-    LockBody { code: Some(Code::Deadlock), advice: Some(advice), ..tried.clone() }
+    let (code, advice) = (Some(Code::Deadlock), Some(advice));
+    match tried {
+        Body::Lock(body) => Body::Lock(Box::new(LockBody { code, advice, ..*body })),
+        Body::Locks(body) => Body::Locks(Box::new(LocksBody { code, advice, ..*body })),
+        other => other,
+    }
 }
 
 /// Releases a lock and says so if it was lost while the command ran. That the command's end released it is no loss.
@@ -84,18 +113,20 @@ pub(super) fn release(client: &Connection, lock_id: &str, body: &LockBody) {
 
 // ── The command ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// Runs the command with the lock bound to it. The inner error says why there is no such command.
+/// Runs the command with the locks bound to it. The inner error says why there is no such command.
 fn command(
     args: &RunArgs,
     agent: &Agent,
     client: &Connection,
-    lock_id: &str,
+    locks: &[LockBody],
 ) -> Result<io::Result<ExitStatus>, Failure> {
     let mut command = Command::new(&args.command[0]);
     command.args(&args.command[1..]).env("FLOCKD_AGENT", agent.as_str());
     command.envs(args.environment.iter().map(|(name, value)| (name, value)));
     let signals = child::signals()?;
-    match child::start(command, &[Kept { client, lock_id }])? {
+    let kept: Vec<Kept<'_>> =
+        locks.iter().filter_map(|body| Some(Kept { client, lock_id: body.lock_id.as_deref()? })).collect();
+    match child::start(command, &kept)? {
         Ok(child) => wait_for(child, signals).map(Ok),
         Err(error) => Ok(Err(error)),
     }

@@ -44,6 +44,10 @@ impl LockRequest {
         LockRequest { connection, request: Request { wait_ms: Some(limits::WAIT_DEFAULT), ..request } }
     }
 
+    pub(super) fn into_parts(self) -> (Arc<Connection>, Request) {
+        (self.connection, self.request)
+    }
+
     /// Many readers at once.
     pub fn shared(self) -> LockRequest {
         self.mode(Mode::Shared)
@@ -168,7 +172,7 @@ pub struct LockGuard {
 }
 
 impl LockGuard {
-    fn new(connection: Arc<Connection>, body: LockBody) -> Option<LockGuard> {
+    pub(super) fn new(connection: Arc<Connection>, body: LockBody) -> Option<LockGuard> {
         let (lock_id, fence) = (body.lock_id.clone()?, body.fence?);
         Some(LockGuard { connection, body: Box::new(body), lock_id, fence, is_held: true })
     }

@@ -23,9 +23,7 @@ impl Ledger {
         while self.leaving.front().is_some_and(|(sent_before, _)| *sent_before <= id) {
             self.leaving.pop_front();
         }
-        if let Some(lock_id) = granted(answer) {
-            self.held.insert(lock_id.to_owned(), None);
-        }
+        self.held.extend(granted(answer).map(|(lock_id, _)| (lock_id.to_owned(), None)));
         if let Some(loss) = answer.error.as_ref().and_then(|error| error.loss.as_deref())
             && let Some(known) = self.held.get_mut(&loss.lock_id)
         {
@@ -70,17 +68,16 @@ impl Ledger {
     }
 }
 
-/// The lock that an answer grants, if it grants one that was not held before.
-pub(super) fn granted(answer: &Answer) -> Option<&str> {
-    match &answer.ok {
-        Some(Body::Lock(body)) if body.acquired && !body.already_held => body.lock_id.as_deref(),
-        _ => None,
-    }
-}
-
-/// Whether an answer grants no new lock but makes one exclusive that was shared.
-pub(super) fn is_upgrade(answer: &Answer) -> bool {
-    matches!(&answer.ok, Some(Body::Lock(body)) if body.upgraded)
+/// The locks that an answer grants and that were not held before, and whether each is no new one but was shared and is
+/// exclusive now.
+pub(super) fn granted(answer: &Answer) -> impl Iterator<Item = (&str, bool)> {
+    let bodies = match &answer.ok {
+        Some(Body::Lock(body)) => std::slice::from_ref(&**body),
+        Some(Body::Locks(body)) => body.locks.as_slice(),
+        _ => &[],
+    };
+    let new = bodies.iter().filter(|body| body.acquired && !body.already_held);
+    new.filter_map(|body| Some((body.lock_id.as_deref()?, body.upgraded)))
 }
 
 #[cfg(test)]

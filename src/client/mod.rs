@@ -14,6 +14,7 @@ pub(crate) mod agent;
 mod config;
 mod events;
 mod guard;
+mod guards;
 mod handle;
 mod launch;
 mod ledger;
@@ -25,6 +26,7 @@ mod write;
 pub use config::Config;
 pub use events::{Contention, Event, EventFilter, Gap, Heard, LockEvent, Subscription};
 pub use guard::{LockGuard, LockRequest, NotKept};
+pub use guards::{LockAllRequest, LockGuards};
 pub use handle::{Client, ClientBuilder};
 pub use launch::Launch;
 pub use place::Place;
@@ -38,7 +40,9 @@ use crate::limits;
 use crate::model::Agent;
 use crate::os;
 use crate::os::home::Home;
-use crate::wire::{self, Answer, Code, Hello, Line, LockBody, Op, Request, SessionProof, SessionWish, WireError};
+use crate::wire::{
+    self, Answer, Code, Hello, Line, LockBody, LocksBody, Op, Request, SessionProof, SessionWish, WireError,
+};
 use launch::{connect, is_broken, read_line};
 use ledger::Ledger;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
@@ -409,6 +413,17 @@ impl Connection {
         }
     }
 
+    /// Asks for the locks of several scopes, all or none. A refusal is an answer.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn lock_all(&self, request: Request) -> Result<LocksBody, ClientError> {
+        match self.call(Request { op: Op::Lock, ..request })?.ok {
+            Some(wire::Body::Locks(body)) => Ok(*body),
+            other => Err(unexpected(other.as_ref())),
+        }
+    }
+
     /// Releases a lock and waits for the word that it is released.
     ///
     /// # Errors
@@ -507,8 +522,10 @@ impl Inner {
         }
         let line = wire::encode(&request);
         if line.len() > limits::LINE_MAX {
-            let text = format!("the request is longer than {} bytes", limits::LINE_MAX);
-            return Err(ClientError::Protocol(text));
+            let (bytes, most) = (line.len(), limits::LINE_MAX);
+            let text = format!("the request is {bytes} bytes long, and at most {most} are taken; nothing was asked");
+            let text = text + ": name fewer scopes at once, or lock the directory that they are in";
+            return Err(ClientError::Refused(Box::new(WireError::new(Code::Invalid, text))));
         }
         let release = if request.lock_id.is_some() { Release::Lock } else { Release::Scope };
         let pending = Pending { op: request.op, line, fd, release, is_repeated: false, answer: None };
@@ -777,17 +794,17 @@ impl State {
         Err(ClientError::Refused(Box::new(error)))
     }
 
-    /// A lock that came too late goes back.
+    /// What came too late goes back.
     fn nobody_waits_for(&mut self, answer: &Answer) {
-        match (ledger::granted(answer), ledger::is_upgrade(answer)) {
-            (Some(lock_id), false) => self.give_back(lock_id),
-            // What was shared before is shared again.
-            (Some(lock_id), true) => {
+        for (lock_id, is_upgrade) in ledger::granted(answer) {
+            if is_upgrade {
+                // What was shared before is shared again.
                 let number = self.take_number();
                 let lock_id = Some(lock_id.to_owned());
                 self.send(&Request { id: Some(number), lock_id, ..Request::new(Op::Downgrade) });
+            } else {
+                self.give_back(lock_id);
             }
-            (None, _) => {}
         }
     }
 }

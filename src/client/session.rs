@@ -2,6 +2,7 @@
 
 use super::events::{Event, EventFilter};
 use super::guard::LockRequest;
+use super::guards::LockAllRequest;
 use super::values::{Check, Error, Holder, Loss, Status};
 use super::write::{self, Expected, WriteError, Written};
 use super::{ClientError, Config, Connection, events, place, unexpected};
@@ -72,6 +73,11 @@ impl Session {
     /// Asks for a lock; see [`Workspace::lock`].
     pub fn lock(&self, scope: impl AsRef<Path>) -> LockRequest {
         self.here.lock(scope)
+    }
+
+    /// Asks for locks on all of these scopes, or none; see [`Workspace::lock_all`].
+    pub fn lock_all<S: AsRef<Path>>(&self, scopes: impl IntoIterator<Item = S>) -> LockAllRequest {
+        self.here.lock_all(scopes)
     }
 
     /// Asks whether the agent may write now; see [`Workspace::check`].
@@ -195,6 +201,29 @@ impl Workspace {
     /// `app/[id]/page.tsx` is a file.
     pub fn lock(&self, scope: impl AsRef<Path>) -> LockRequest {
         LockRequest::new(self.connection.clone(), self.about(Op::Lock, scope.as_ref()))
+    }
+
+    /// Asks for locks on all of these scopes, up to 64, in one step: all are granted or none, and they wait as one
+    /// request. So nobody who takes all it needs at once waits for somebody who has one and wants another.
+    ///
+    /// A scope that is named twice is meant once. Scopes that have something in common, as a directory and a file in
+    /// it, are refused by name.
+    ///
+    /// # Examples
+    /// ```
+    /// # let kept = tempfile::tempdir()?;
+    /// # let coordinator = flockd::Coordinator::open(kept.path().join("home"))?;
+    /// # let session = coordinator.agent("claw-1")?;
+    /// let both = session.lock_all(["schema.sql", "src/models/"]).note("a new column").acquire()?;
+    /// assert_eq!(both.len(), 2);
+    /// both.release()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn lock_all<S: AsRef<Path>>(&self, scopes: impl IntoIterator<Item = S>) -> LockAllRequest {
+        let text = |path: &Path| wire::escape(path.as_os_str().as_bytes());
+        let scopes = scopes.into_iter().map(|scope| text(scope.as_ref())).collect();
+        let workspace = self.root.as_deref().map(text);
+        LockAllRequest::new(self.connection.clone(), Request { scopes, workspace, ..Request::new(Op::Lock) })
     }
 
     /// Asks whether the agent may write to `scope` now: whether it holds it exclusively, in any session. The answer is

@@ -2,7 +2,7 @@
 
 use super::ClientError;
 use crate::wire::render::duration;
-use crate::wire::{self, Code, KeptBy, LockBody, Mode, WireError};
+use crate::wire::{self, Code, KeptBy, LockBody, LocksBody, Mode, WireError};
 use std::fmt;
 use std::io;
 use std::time::Duration;
@@ -190,7 +190,7 @@ pub struct Refusal {
     pub agent: String,
     /// How.
     pub mode: Mode,
-    /// For what, as in [`Holder::file_id`].
+    /// For what, as in [`Holder::file_id`]; several are separated by commas.
     pub file_id: String,
     /// Who is in the way, by age. A session that asks again for what it holds finds its own lock here.
     pub holders: Vec<Holder>,
@@ -218,6 +218,24 @@ impl From<LockBody> for Refusal {
             agent: body.agent,
             mode: body.mode,
             file_id: body.file_id,
+            holders: holders(body.holders),
+            more_holders: body.more_holders,
+            position: body.position,
+            ticket: body.ticket,
+            cycle: body.cycle,
+            advice: body.advice,
+            retry_after: body.retry_after_ms.map(Duration::from_millis),
+        }
+    }
+}
+
+impl From<LocksBody> for Refusal {
+    fn from(body: LocksBody) -> Refusal {
+        Refusal {
+            code: body.code.unwrap_or(Code::Held),
+            agent: body.agent,
+            mode: body.mode,
+            file_id: body.file_ids.join(", "),
             holders: holders(body.holders),
             more_holders: body.more_holders,
             position: body.position,

@@ -296,6 +296,7 @@ mod tests {
             workspace: Workspace { root: b"/w"[..].into() },
             os: false,
             upgrades: None,
+            set: None,
         };
         let kind = EventKind::Acquired(Acquired::Granted);
         Event {

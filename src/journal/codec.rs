@@ -34,7 +34,8 @@
 use crate::model::{
     Acquired, Agent, Ask, Contended, Custody, Disabled, EVENT_NAMES, EndReason, Ended, Event, EventKind, EventSeq,
     Failing, Fence, Lease, Lock, LockId, Mode, Moment, Now, OsLock, OsWait, Process, Record, RequestId, Secret,
-    Session, SessionId, SessionKind, TicketId, Waiter, WaiterId, Wall, Webhook, WebhookId, Who, Workspace, Wrote,
+    Session, SessionId, SessionKind, SetMember, TicketId, Waiter, WaiterId, Wall, Webhook, WebhookId, Who, Workspace,
+    Wrote,
 };
 use crate::pattern::Pattern;
 use crate::scope::{FileId, Scope, Target};
@@ -270,6 +271,8 @@ struct AskV1<'a> {
     os: bool,
     bound: Option<ProcessV1>,
     upgrades: Option<u64>,
+    /// Which one of a set, and of how many.
+    set: Option<(u16, u16)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -550,6 +553,7 @@ impl<'a> From<&'a Ask> for AskV1<'a> {
             os: ask.os,
             bound: ask.bound.map(Into::into),
             upgrades: ask.upgrades.map(|lock| lock.0),
+            set: ask.set.map(|member| (member.index, member.of)),
         }
     }
 }
@@ -802,6 +806,7 @@ impl AskV1<'_> {
             os: self.os,
             bound: self.bound.map(Into::into),
             upgrades: self.upgrades.map(LockId),
+            set: self.set.map(set_member).transpose()?,
         }))
     }
 }
@@ -867,6 +872,13 @@ impl From<NowV1> for Now {
     }
 }
 
+fn set_member((index, of): (u16, u16)) -> Result<SetMember, Fault> {
+    if index >= of {
+        return Err(Fault::Damaged(format!("a set of {of} has no member {index}")));
+    }
+    Ok(SetMember { index, of })
+}
+
 fn agent(name: &str) -> Result<Agent, Fault> {
     Agent::new(name).map_err(|invalid| Fault::Damaged(invalid.0))
 }
@@ -929,6 +941,7 @@ mod tests {
                     os,
                     bound,
                     upgrades: max_hold.map(LockId),
+                    set: session.map(|n| SetMember { index: n as u16 % 64, of: n as u16 % 64 + 1 }),
                 })
             },
         )
@@ -1203,6 +1216,7 @@ mod tests {
             process: Some(Process { pid: u32::MAX, start: u64::MAX }),
             bound: Some(Process { pid: u32::MAX, start: u64::MAX }),
             upgrades: Some(LockId(u64::MAX)),
+            set: Some(SetMember { index: u16::MAX - 1, of: u16::MAX }),
             request: Some(RequestId::new(&word(limits::REQUEST_ID_MAX)).unwrap()),
             workspace: Workspace { root: path.to_vec().into() },
             os: true,

@@ -10,8 +10,8 @@ use std::collections::{HashMap, VecDeque};
 pub struct Cargo {
     /// Sent when so much was sent over its connection, in whatever the connection counts by.
     end: u64,
-    /// A grant nobody knows of yet: if the connection goes before it is sent, it is taken back.
-    grant: Option<Undelivered>,
+    /// Grants nobody knows of yet, several of a set: if the connection goes before it is sent, they are taken back.
+    grants: Vec<Undelivered>,
     /// Losses: if the connection goes before they are sent, they are told again.
     losses: Vec<LockId>,
 }
@@ -43,14 +43,14 @@ impl Load {
     /// Takes on what a message brings, or would have brought if there had been room for it. `end` is how much will
     /// have been sent over the connection when this message is, counted from its first.
     pub fn put(&mut self, cargo: Cargo, end: u64) {
-        if cargo.grant.is_some() || !cargo.losses.is_empty() {
+        if !cargo.grants.is_empty() || !cargo.losses.is_empty() {
             self.cargo.push_back(Cargo { end, ..cargo });
         }
     }
 
     /// Whether a grant is among what is still to be sent.
     pub fn brings_a_grant(&self) -> bool {
-        self.cargo.iter().any(|cargo| cargo.grant.is_some())
+        self.cargo.iter().any(|cargo| !cargo.grants.is_empty())
     }
 
     /// Whether a message on its way tells of this loss already. It is read before whatever is sent now.
@@ -78,9 +78,11 @@ impl Deliveries {
         load: Option<&Load>,
         commands: &mut Vec<Command>,
     ) -> Option<Cargo> {
-        let grant = self.first_to_tell(conn, &answer.reply, commands);
+        let grants = answer.reply.grants().iter();
+        let grants: Vec<Undelivered> =
+            grants.filter_map(|granted| self.first_to_tell(conn, granted, commands)).collect();
         let Some(load) = load else {
-            if let Some(grant) = grant {
+            for grant in grants {
                 self.undelivered.remove(&grant.id);
                 commands.push(grant.take_back());
             }
@@ -88,13 +90,12 @@ impl Deliveries {
         };
         answer.lost.retain(|ended| !load.tells_of(ended.id));
         let losses = answer.lost.iter().map(|ended| ended.id).collect();
-        Some(Cargo { end: 0, grant, losses })
+        Some(Cargo { end: 0, grants, losses })
     }
 
-    /// The grant that this answer is the first to tell of, if it is: it is taken back if it does not arrive. An answer
-    /// that tells again of a grant nobody has heard of yet takes the place of the one before.
-    fn first_to_tell(&mut self, conn: u64, reply: &Reply, commands: &mut Vec<Command>) -> Option<Undelivered> {
-        let Reply::Granted(granted) = reply else { return None };
+    /// The grant, if this answer is the first to tell of it: it is taken back if it does not arrive. An answer that
+    /// tells again of a grant nobody has heard of yet takes the place of the one before.
+    fn first_to_tell(&mut self, conn: u64, granted: &Granted, commands: &mut Vec<Command>) -> Option<Undelivered> {
         let (id, fence) = (granted.lock.id, granted.lock.fence);
         let mut unheard = self.undelivered.get(&id).map(|(_, grant)| grant.what);
         commands.retain(|command| match command {
@@ -127,7 +128,7 @@ impl Deliveries {
         while load.cargo.front().is_some_and(|cargo| cargo.end <= sent)
             && let Some(cargo) = load.cargo.pop_front()
         {
-            if let Some(grant) = cargo.grant {
+            for grant in cargo.grants {
                 self.has_heard(grant);
             }
             if !cargo.losses.is_empty() {
@@ -159,7 +160,7 @@ impl Deliveries {
         if has_open_requests {
             commands.push(Command::CallerGone { conn });
         }
-        for grant in load.cargo.into_iter().filter_map(|cargo| cargo.grant) {
+        for grant in load.cargo.into_iter().flat_map(|cargo| cargo.grants) {
             if self.undelivered.get(&grant.id).is_some_and(|(to, _)| *to == conn)
                 && !planted(Bug::UnheardGrantKept)
                 && let Some((_, latest)) = self.undelivered.remove(&grant.id)

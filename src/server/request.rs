@@ -5,8 +5,8 @@ use super::webhooks;
 use crate::events::Filter;
 use crate::limits;
 use crate::model::{
-    self, Agent, Ask, Caller, Command, Fence, Lease, LockId, Now, Prepared, Process, RequestId, SessionId, Threshold,
-    Unchanged, Wait, Which, Who, Workspace,
+    self, Agent, Ask, Caller, Command, Fence, Lease, LockId, Now, Prepared, Process, RequestId, SessionId, SetMember,
+    Threshold, Unchanged, Wait, Which, Who, Workspace,
 };
 use crate::os::paths;
 use crate::planted::{Bug, planted};
@@ -71,10 +71,20 @@ pub(super) fn threshold(said: Option<wire::Threshold>, workspace: &Workspace) ->
 /// The bytes of the scopes that a request names, those of patterns with `glob:` before them however they were said.
 /// What is no file is no pattern either: `@name` stays what it is among patterns.
 pub(super) fn scopes_bytes(request: &Request) -> Result<Vec<Vec<u8>>, Unfit> {
-    if !request.scopes.is_empty() && !matches!(request.op, Op::Subscribe | Op::WebhookAdd | Op::Stats) {
-        return Err(invalid("`scopes` is for `subscribe`, `webhook_add` and `stats` alone"));
+    if !request.scopes.is_empty() && !matches!(request.op, Op::Lock | Op::Subscribe | Op::WebhookAdd | Op::Stats) {
+        return Err(invalid("`scopes` is for `lock`, `subscribe`, `webhook_add` and `stats` alone"));
     }
-    check_count("scopes", request.scopes.len())?;
+    if request.op == Op::Lock && !request.scopes.is_empty() && request.scope.is_some() {
+        return Err(invalid("name one `scope`, or several in `scopes`"));
+    }
+    match request.op {
+        // Looked up one by one: a list that is too long is not begun.
+        Op::Lock if request.scopes.len() > limits::SET_MAX => {
+            let (count, most) = (request.scopes.len(), limits::SET_MAX);
+            return Err((Code::TooMany, format!("{count} scopes are asked for; at most {most} may be at once")));
+        }
+        _ => check_count("scopes", request.scopes.len())?,
+    }
     request.scope.iter().chain(&request.scopes).map(|scope| scope_bytes(scope, request.glob)).collect()
 }
 
@@ -148,6 +158,10 @@ pub(super) fn command(
     if matches!(request.op, Op::WebhookAdd | Op::WebhookList | Op::WebhookRemove | Op::WebhookRetry) {
         let caller = caller.ok_or_else(|| invalid("a request about webhooks needs an id"))?;
         return webhooks::command(request, caller, sender, targets);
+    }
+    if request.op == Op::Lock && !request.scopes.is_empty() {
+        let caller = caller.ok_or_else(|| invalid("a lock that is asked for without an id would be nobody's"))?;
+        return ask_set(request, caller, sender, targets, now);
     }
     let target = targets.pop();
     if request.op == Op::Unlock {
@@ -279,6 +293,7 @@ fn ask(
         os: takes && !request.no_os_lock,
         bound: sender.passed.filter(|_| takes),
         upgrades: None,
+        set: None,
     });
     let about = About::Ask { ask: ask.clone(), takes };
     let command = match takes {
@@ -286,6 +301,28 @@ fn ask(
         false => Command::WaitFree { caller, ask, wait },
     };
     Ok((command, about))
+}
+
+/// Several scopes at once. One that is named twice is meant once.
+fn ask_set(
+    request: &Request,
+    caller: Caller,
+    sender: &Sender,
+    targets: Vec<Target>,
+    now: Now,
+) -> Result<(Command, About), Unfit> {
+    let mut apart: Vec<Target> = Vec::with_capacity(targets.len());
+    for target in targets {
+        if apart.iter().all(|other| other.scope != target.scope) {
+            apart.push(target);
+        }
+    }
+    let first = ask(request, caller, sender, apart.first().cloned(), now)?;
+    let (Command::Lock { ask: first, wait, .. }, _) = first else { unreachable!("a set is asked for by `lock`") };
+    let of = apart.len() as u16;
+    let member = |(index, target)| Arc::new(Ask { target, set: Some(SetMember { index, of }), ..(*first).clone() });
+    let asks: Vec<Arc<Ask>> = (0..).zip(apart).map(member).collect();
+    Ok((Command::LockSet { caller, asks: asks.clone(), wait }, About::Set(asks)))
 }
 
 fn wait(request: &Request, now: Now) -> Result<Wait, Unfit> {

@@ -61,10 +61,12 @@ impl LockTable {
 
     /// Adds to a grant who else is there and not in its way.
     pub(super) fn name_company(&self, reply: &mut Reply) {
-        let Reply::Granted(granted) = reply else { return };
-        if self.state.advisory == 0 {
-            return;
+        if self.state.advisory > 0 {
+            reply.grants_mut().iter_mut().for_each(|granted| self.name_company_of(granted));
         }
+    }
+
+    fn name_company_of(&self, granted: &mut Granted) {
         let own = &granted.lock;
         let is_fellow = |lock: &Lock| match (own.keeper(), lock.keeper()) {
             _ if own.ask.who.agent != lock.ask.who.agent => true,
@@ -92,12 +94,12 @@ impl LockTable {
             return BTreeMap::new();
         }
         match reply {
-            Reply::Granted(granted) => {
-                let named = [&granted.lock].into_iter().chain(&granted.beside);
+            Reply::Status { locks, .. } => self.all_standings(locks),
+            other => {
+                let named =
+                    other.grants().iter().flat_map(|granted| [&granted.lock].into_iter().chain(&granted.beside));
                 named.filter_map(|lock| Some((lock.id, self.standing(lock)?))).collect()
             }
-            Reply::Status { locks, .. } => self.all_standings(locks),
-            _ => BTreeMap::new(),
         }
     }
 

@@ -1,7 +1,9 @@
 //! Asking for a lock: a retry of what was granted, a lock of one's own, a grant, a place in the queue, or a refusal.
 
 use super::contention::Came;
+use super::index::Rank;
 use super::state::Fate;
+use super::tickets::Together;
 use super::{LockTable, Step, os, with_session};
 use crate::limits;
 use crate::model::*;
@@ -25,39 +27,35 @@ pub(super) enum Verdict {
 impl LockTable {
     pub(super) fn lock(&mut self, now: Now, step: &mut Step, caller: Caller, ask: Arc<Ask>, wait: Wait) {
         let fit = self.is_known(caller, &ask.who).and_then(|()| self.is_sound(&ask));
-        if let Err(fault) = fit.and_then(|()| self.is_comparable(&ask.target)) {
+        let fit = fit.and_then(|()| self.is_comparable(&ask.target));
+        if let Err(fault) = fit.and_then(|()| self.has_room_for_patterns(std::iter::once(&ask.target))) {
             return self.fail(step, caller, fault);
         }
         let waits = ask.mode != Mode::Advisory || planted(Bug::AdvisoryPutOff);
         if let Some(ending) = self.own_ending(&ask.who.agent, &ask.target).filter(|_| waits) {
             return self.put_off(step, &[ending], Command::Lock { caller, ask, wait });
         }
+        if self.is_name_of_set(&ask.who.agent, ask.request.as_ref()) {
+            let text = "this request id was used for several scopes at once; use a fresh one";
+            return self.fail(step, caller, Fault::Invalid(text.to_owned()));
+        }
         let again = ask.request.clone().and_then(|id| self.state.requests.get(&(ask.who.agent.clone(), id)));
         match again.copied().filter(|_| !planted(Bug::RetryGrantedTwice)) {
             Some(fate) => self.asked_again(now, step, Waiting { caller, ask, wait, takes: true }, fate),
             None => {
                 let request = self.as_upgrade(Waiting { caller, ask, wait, takes: true });
-                match self.place_kept_for(&request.ask) {
-                    Some(place) => self.ask_in_place(now, step, place, request),
+                let asks = std::slice::from_ref(&request.ask);
+                match self.place_kept_for(asks) {
+                    Some(place) => self.ask_in_place(now, step, place, Together { caller, asks, wait }),
                     None => self.ask(now, step, request),
                 }
             }
         }
     }
 
-    /// A request for which a place is kept.
-    fn ask_in_place(&mut self, now: Now, step: &mut Step, place: WaiterId, request: Waiting) {
-        let request = self.as_upgrade(request);
-        if request.ask.upgrades.is_some() {
-            // An upgrade needs no place.
-            self.take_out(step, place);
-            return self.ask(now, step, request);
-        }
-        self.come_for(now, step, place, request);
-    }
-
     pub(super) fn wait_free(&mut self, now: Now, step: &mut Step, caller: Caller, ask: Arc<Ask>, wait: Wait) {
-        if let Err(fault) = self.is_known(caller, &ask.who).and_then(|()| self.is_comparable(&ask.target)) {
+        let fit = self.is_known(caller, &ask.who).and_then(|()| self.is_comparable(&ask.target));
+        if let Err(fault) = fit.and_then(|()| self.has_room_for_patterns(std::iter::once(&ask.target))) {
             return self.fail(step, caller, fault);
         }
         self.touch_all(now, step, &ask.who, &ask.target);
@@ -82,7 +80,7 @@ impl LockTable {
     }
 
     /// What no request for a lock may be.
-    fn is_sound(&self, ask: &Ask) -> Result<(), Fault> {
+    pub(super) fn is_sound(&self, ask: &Ask) -> Result<(), Fault> {
         match ask.who.session {
             None if ask.lease.ttl == 0 => Err(Fault::Invalid(
                 "a lock without a session needs a ttl above 0: nothing else would keep it; `flockd run` holds one for \
@@ -100,9 +98,9 @@ impl LockTable {
         }
     }
 
-    /// Whether the pattern that is asked for can be compared with all that are here, and there is room for it. Those
-    /// that are here could be compared with each other when they came.
-    fn is_comparable(&self, target: &Target) -> Result<(), Fault> {
+    /// Whether the pattern that is asked for can be compared with all that are here. Those could be compared with each
+    /// other when they came.
+    pub(super) fn is_comparable(&self, target: &Target) -> Result<(), Fault> {
         let Scope::Pattern(pattern) = &target.scope else { return Ok(()) };
         if let Some(other) = self.state.index.incomparable(target) {
             return Err(Fault::Invalid(format!(
@@ -110,7 +108,14 @@ impl LockTable {
                  use fewer `*` and `?` before other signs, or lock the directory"
             )));
         }
-        if self.state.index.patterns() >= limits::PATTERNS_MAX && !self.state.index.has(target) {
+        Ok(())
+    }
+
+    /// Whether there is room for the patterns among these.
+    pub(super) fn has_room_for_patterns<'a>(&self, targets: impl Iterator<Item = &'a Target>) -> Result<(), Fault> {
+        let index = &self.state.index;
+        let is_new = |target: &&Target| matches!(target.scope, Scope::Pattern(_)) && !index.has(target);
+        if index.patterns() + targets.filter(is_new).count() > limits::PATTERNS_MAX {
             let text = format!("{} patterns are in use, the most that may; lock the directory", limits::PATTERNS_MAX);
             return Err(Fault::TooMany(text));
         }
@@ -137,8 +142,9 @@ impl LockTable {
         }
         match verdict {
             Verdict::Blocked => {}
-            Verdict::Clear if *takes && ask.upgrades.is_none() && self.is_full() => {
-                return self.fail(step, *caller, too_many_locks());
+            Verdict::Clear if *takes && ask.upgrades.is_none() && self.state.locks.len() >= limits::LOCKS_MAX => {
+                let fault = Fault::TooMany(format!("this home holds {} locks, the most it may", limits::LOCKS_MAX));
+                return self.fail(step, *caller, fault);
             }
             Verdict::Clear if *takes && os::wants_flock(ask) => {
                 let id = self.enqueue(now, step, request);
@@ -169,11 +175,6 @@ impl LockTable {
         }
     }
 
-    /// Whether no lock more may be held.
-    pub(super) fn is_full(&self) -> bool {
-        self.state.locks.len() >= limits::LOCKS_MAX
-    }
-
     /// Whether a request that is blocked would wait: it wants to, and not only its own agent could end that.
     fn would_wait(&self, request: &Waiting) -> bool {
         request.wait != Wait::Try && self.own_obstacle(&request.ask).is_none()
@@ -181,6 +182,11 @@ impl LockTable {
 
     /// Whether a request can be granted, by what, if it stands at `at` in the order of arrival.
     pub(super) fn verdict(&self, ask: &Ask, at: WaiterId) -> Verdict {
+        self.verdict_by(ask, self.rank(ask, at))
+    }
+
+    /// The same for a request of this rank.
+    pub(super) fn verdict_by(&self, ask: &Ask, rank: Rank) -> Verdict {
         if let Some(mine) = self.already_held(ask) {
             return Verdict::Mine(mine);
         }
@@ -191,7 +197,7 @@ impl LockTable {
         }
         // A weaker lock of one's own on the same scope is upgraded or released: nothing is granted beside it.
         if self.is_held_against(ask, &ask.target, ask.mode)
-            || self.has_earlier(ask, at)
+            || self.has_earlier(ask, rank)
             || self.own_obstacle(ask).is_some()
         {
             return Verdict::Blocked;
@@ -312,7 +318,7 @@ impl LockTable {
     ///
     /// Whoever waits for the lock waits for the session from then on, so this may close a cycle of waits though nobody
     /// begins to wait; the lock stays detached then.
-    fn take_up(&mut self, step: &mut Step, id: LockId, ask: &Arc<Ask>) -> Result<Lock, Vec<Link>> {
+    pub(super) fn take_up(&mut self, step: &mut Step, id: LockId, ask: &Arc<Ask>) -> Result<Lock, Vec<Link>> {
         let old = self.state.locks[&id].clone();
         assert!(old.custody == Custody::Detached && old.ask.who.agent == ask.who.agent);
         let session = ask.who.session.expect("only sessions take locks up");
@@ -357,7 +363,10 @@ impl LockTable {
             return self.fail(step, caller, Fault::Invalid(text.to_owned()));
         }
         match fate {
-            Fate::Waiting(id) if self.has_given_up(id) => self.ask_in_place(now, step, id, request),
+            Fate::Waiting(id) if self.has_given_up(id) => {
+                let request = Together { caller, asks: std::slice::from_ref(&ask), wait: request.wait };
+                self.ask_in_place(now, step, id, request);
+            }
             Fate::Waiting(id) => self.back_in_line(now, step, caller, id),
             Fate::Holding(id) => {
                 let granted = Granted { again: true, ..new_grant(self.state.locks[&id].clone()) };
@@ -381,8 +390,7 @@ impl LockTable {
             return self.ask(now, step, Waiting { caller, ask: old.ask, wait: Wait::Forever, takes: true });
         }
         if let Some(before) = old.caller {
-            let text = "asked again with the same request id; the answer goes to the later request";
-            self.fail(step, before, Fault::Invalid(text.to_owned()));
+            self.fail_asked_later(step, before);
         }
         // What was asked of the system for a place is asked anew for a grant.
         let os = if was_absent { OsWait::Idle } else { old.os.clone() };
@@ -397,12 +405,12 @@ impl LockTable {
         }
         // What is kept for a session is in its own way only when it is back.
         self.withdraw_offers(step, &ask.target, ask.mode);
-        let verdict = self.verdict(&ask, id);
-        if let Some(cycle) = self.cycle_by_coming_back(&ask, &verdict) {
+        let rows = self.rows_of(id);
+        if let Some(cycle) = self.cycle_by_coming_back(&rows) {
             self.take_out(step, id);
-            return self.refuse_for(step, caller, &ask, id, RefusedFor::Deadlock(cycle));
+            return self.refuse_set(step, caller, &rows, RefusedFor::Deadlock(cycle));
         }
-        match verdict {
+        match self.verdict(&ask, id) {
             Verdict::Blocked => {}
             _ if self.paused.is_some() => {}
             Verdict::Clear if os::wants_flock(&ask) => self.ask_system(step, id, 0),
@@ -412,6 +420,12 @@ impl LockTable {
                 self.settle(now, step, Served::by(&waiter), verdict);
             }
         }
+    }
+
+    /// Whoever waited for the answer to a request is told that it goes elsewhere.
+    pub(super) fn fail_asked_later(&mut self, step: &mut Step, before: Caller) {
+        let text = "asked again with the same request id; the answer goes to the later request";
+        self.fail(step, before, Fault::Invalid(text.to_owned()));
     }
 
     fn enqueue(&mut self, now: Now, step: &mut Step, request: Waiting) -> WaiterId {
@@ -628,11 +642,6 @@ impl Served<'_> {
     }
 }
 
-/// Why nothing is granted to whoever asks while as much is held as may be.
-pub(super) fn too_many_locks() -> Fault {
-    Fault::TooMany(format!("this home holds {} locks, the most it may", limits::LOCKS_MAX))
-}
-
 /// When the lease of a lock ends if it starts now.
 pub(super) fn lease_end(lock: &Lock, now: Now) -> Moment {
     let end = now.mono.after(lock.ttl);
@@ -648,7 +657,7 @@ pub(super) fn new_grant(lock: Lock) -> Granted {
 
 /// Whether a retry asks for the same thing. The note and the process may differ: they change no one's rights. So may
 /// `max_hold`: a lock that was made exclusive keeps its own.
-fn is_same_request(before: &Ask, now: &Ask) -> bool {
+pub(super) fn is_same_request(before: &Ask, now: &Ask) -> bool {
     before.target.scope == now.target.scope
         && before.mode == now.mode
         && before.who == now.who

@@ -90,7 +90,7 @@ impl LockTable {
             Some(fence) => self.ended_of(&who.agent).find(|ended| ended.fence == fence).cloned(),
             // Whoever has heard of it may ask anew.
             None => self
-                .losses(who, Some(target))
+                .losses(who, Some(&[target]))
                 .into_iter()
                 .rev()
                 .find(|ended| ended.ask.target.scope.covers(&target.scope) && ended.ask.mode == Mode::Exclusive),
@@ -249,9 +249,13 @@ impl LockTable {
 
     /// Nothing is granted for a process that ended while its request was put off.
     pub(super) fn refuse_put_off(&mut self, step: &mut Step, process: Process) {
-        let is_bound = |command: &Command| matches!(command, Command::Lock { ask, .. } if ask.bound == Some(process));
+        let is_bound = |command: &Command| match command {
+            Command::Lock { ask, .. } => ask.bound == Some(process),
+            Command::LockSet { asks, .. } => asks[0].bound == Some(process),
+            _ => false,
+        };
         for command in self.withdraw_put_off(step, is_bound) {
-            let Command::Lock { caller, .. } = command else { unreachable!("only such are withdrawn") };
+            let caller = wisher(&command).expect("whoever asks for a lock wants an answer");
             self.fail_for_dead(step, caller);
         }
     }
@@ -284,9 +288,10 @@ impl LockTable {
 /// Who wants something by a command that can be withdrawn.
 fn wisher(command: &Command) -> Option<Caller> {
     match command {
-        Command::Lock { caller, .. } | Command::Upgrade { caller, .. } | Command::Commit { caller, .. } => {
-            Some(*caller)
-        }
+        Command::Lock { caller, .. }
+        | Command::LockSet { caller, .. }
+        | Command::Upgrade { caller, .. }
+        | Command::Commit { caller, .. } => Some(*caller),
         _ => None,
     }
 }

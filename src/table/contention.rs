@@ -13,7 +13,7 @@ use crate::limits;
 use crate::model::*;
 use crate::planted::{Bug, planted};
 use crate::scope::Scope;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -219,7 +219,7 @@ impl LockTable {
             refused: count.refused,
             queued: count.queued,
             over,
-            waiting: waiting.len() as u64,
+            waiting: waiting.iter().map(|id| self.state.waiters[id].first()).collect::<BTreeSet<_>>().len() as u64,
             longest_wait,
             left_out,
         };

@@ -164,7 +164,8 @@ impl LockTable {
         }
         let waits = self.state.waits_of_process.get(&process).into_iter().flatten().copied().collect::<Vec<_>>();
         for waiter in waits {
-            let caller = self.state.waiters[&waiter].caller;
+            // All of a set goes with its first row.
+            let Some(caller) = self.state.waiters.get(&waiter).map(|row| row.caller) else { continue };
             self.take_out(step, waiter);
             if let Some(caller) = caller {
                 self.fail_for_dead(step, caller);

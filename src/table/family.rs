@@ -12,6 +12,9 @@
 //! may close a cycle of waits though nobody begins to wait; then it keeps the place that it has.
 //!
 //! A request that no ancestor's lock covers is in line like any other, also behind its ancestors' requests.
+//!
+//! A set waits as one and has one level, the lowest of its scopes': else one scope inside a parent's lock would bring
+//! all the others before strangers who wait for those, and a family could keep them waiting for ever.
 
 use super::index::Rank;
 use super::{LockTable, Step};
@@ -46,6 +49,13 @@ impl LockTable {
             ControlFlow::Continue(())
         });
         deepest
+    }
+
+    /// The level of all rows of one request.
+    pub(super) fn level_of_set(&self, rows: &[Waiter]) -> u8 {
+        let levels = rows.iter().map(|row| self.level(&row.ask));
+        let level = if planted(Bug::SetByItsDeepest) { levels.max() } else { levels.min() };
+        level.unwrap_or(0)
     }
 
     fn have_locks_above(&self, agent: &Agent) -> bool {
@@ -93,10 +103,14 @@ impl LockTable {
         waiting.sort_unstable();
         for &id in &waiting {
             let waiter = &self.state.waiters[&id];
-            let level = self.level(&waiter.ask);
-            if level > waiter.level {
-                let waiter = waiter.clone();
-                self.raise(step, Waiter { level, ..waiter });
+            if waiter.first() != id {
+                continue;
+            }
+            let before = waiter.level;
+            let rows = self.rows_of(id);
+            let level = self.level_of_set(&rows);
+            if level > before {
+                self.raise(step, rows.into_iter().map(|row| Waiter { level, ..row }).collect());
             }
         }
         if !waiting.is_empty() {
@@ -105,17 +119,19 @@ impl LockTable {
     }
 
     /// Gives a waiting request its new place, unless that closes a cycle of waits.
-    fn raise(&mut self, step: &mut Step, waiter: Waiter) {
-        let ask = waiter.ask.clone();
-        let record = Record::Waiter(waiter.id, Some(waiter));
-        let before = self.state.fold(record.clone());
-        if self.cycle_through(&ask.who).is_some() {
-            self.state.fold(before);
+    fn raise(&mut self, step: &mut Step, rows: Vec<Waiter>) {
+        let asks: Vec<Arc<Ask>> = rows.iter().map(|row| row.ask.clone()).collect();
+        let records: Vec<Record> = rows.into_iter().map(|row| Record::Waiter(row.id, Some(row))).collect();
+        let before: Vec<Record> = records.iter().map(|record| self.state.fold(record.clone())).collect();
+        if self.cycle_through(&asks[0].who).is_some() {
+            before.into_iter().for_each(|before| drop(self.state.fold(before)));
             return;
         }
-        step.undo.push(before);
-        step.records.push(record);
-        self.withdraw_offers(step, &ask.target, ask.mode);
-        step.freed.push(ask);
+        step.undo.extend(before);
+        step.records.extend(records);
+        for ask in &asks {
+            self.withdraw_offers(step, &ask.target, ask.mode);
+        }
+        step.freed.extend(asks);
     }
 }

@@ -6,6 +6,7 @@
 //! - who excludes whom, and what an agent's own locks mean to it: `own.rs`
 //! - what sub-agents may take that their parents hold, and their place in line: `family.rs`
 //! - asking: a retry, an own lock, a grant, a place in the queue or a refusal: `ask.rs`
+//! - many scopes at once, or none: `set.rs`
 //! - a shared lock made exclusive, and back: `upgrade.rs`
 //! - advisory locks: their ranks, who leads, and what a grant tells of others: `advisory.rs`
 //! - who is next when something becomes free: `queue.rs`
@@ -30,6 +31,7 @@ mod os;
 mod own;
 mod queue;
 mod restore;
+mod set;
 mod state;
 mod step;
 mod tickets;
@@ -45,8 +47,9 @@ use crate::model::*;
 use crate::planted::{Bug, planted};
 use crate::scope::{Scope, Target};
 use contention::Contention;
-use index::Turn;
+use index::{Rank, Turn};
 use state::{State, Timer};
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use upgrade::Upgrade;
@@ -110,6 +113,7 @@ impl LockTable {
             }
             Command::EndSession(id) => self.end_session(now, step, id, EndReason::SessionEnded),
             Command::Lock { caller, ask, wait } => self.lock(now, step, caller, ask, wait),
+            Command::LockSet { caller, asks, wait } => self.lock_set(now, step, caller, asks, wait),
             Command::WaitFree { caller, ask, wait } => self.wait_free(now, step, caller, ask, wait),
             Command::Unlock { caller, who, which } => self.unlock(now, step, caller, who, which),
             Command::FinishUnlock(unlocking) => self.release(now, step, *unlocking),
@@ -196,6 +200,11 @@ impl LockTable {
         self.state.locks.get(&id).filter(|lock| is_reader(lock))
     }
 
+    /// Whether this lock is held.
+    pub fn is_held(&self, id: LockId) -> bool {
+        self.state.locks.contains_key(&id)
+    }
+
     /// How many requests wait.
     pub fn waiters(&self) -> usize {
         self.state.waiters.len()
@@ -231,6 +240,22 @@ impl LockTable {
         self.note_writer(step, &before, &record);
         step.undo.push(before);
         step.records.push(record);
+    }
+
+    fn mark(&self, step: &Step) -> step::Mark {
+        step.mark(self.next_fence, self.next_event)
+    }
+
+    /// Takes back what this step did since it was marked, as if it had not been. The numbers that it took are free
+    /// again: nobody has seen them, nor has the journal.
+    fn back_to(&mut self, step: &mut Step, mark: step::Mark) {
+        (self.next_fence, self.next_event) = mark.numbers();
+        let (undo, counted, violations) = step.cut(mark);
+        for record in undo.into_iter().rev() {
+            self.state.fold(record);
+        }
+        self.undo_counted(counted);
+        self.undo_violations(violations);
     }
 
     fn put_lock(&mut self, step: &mut Step, lock: Lock) {
@@ -287,20 +312,25 @@ impl LockTable {
     }
 
     /// Answers `who` about `target`: what it lost there, and who waits for its locks, is told along with it.
-    fn answer_about(
+    fn answer_about(&mut self, step: &mut Step, to: Caller, reply: Reply, who: Option<&Who>, target: Option<&Target>) {
+        self.answer_about_all(step, to, reply, who, target.as_ref().map(std::slice::from_ref));
+    }
+
+    /// The same about any of several targets.
+    fn answer_about_all(
         &mut self,
         step: &mut Step,
         to: Caller,
         mut reply: Reply,
         who: Option<&Who>,
-        target: Option<&Target>,
+        targets: Option<&[&Target]>,
     ) {
         self.name_company(&mut reply);
         let outlives = |lock: &Lock| lock.ttl > 0 && (lock.ask.mode != Mode::Advisory || planted(Bug::AdvisorySynced));
-        let synced = matches!(&reply, Reply::Granted(granted) if outlives(&granted.lock));
+        let synced = reply.grants().iter().any(|granted| outlives(&granted.lock));
         let synced = synced && !planted(Bug::AnsweredBeforeSync);
         let lost = who.filter(|_| !planted(Bug::LossNotTold));
-        let lost = lost.map(|who| self.losses(who, target)).unwrap_or_default();
+        let lost = lost.map(|who| self.losses(who, targets)).unwrap_or_default();
         let wanted = who.map(|who| self.wanted(who)).unwrap_or_default();
         let standings = self.standings(&reply);
         step.replies.push(Outgoing { to, answer: Answer { reply, lost, wanted, standings }, synced });
@@ -314,13 +344,13 @@ impl LockTable {
     /// call names, or all if it names nothing. They are told with every answer until one has arrived. What an open
     /// session lost is told to that session alone: it is the one that still believes, and whoever released the lock
     /// over its head would swallow the notice.
-    fn losses(&self, who: &Who, target: Option<&Target>) -> Vec<Ended> {
+    fn losses(&self, who: &Who, targets: Option<&[&Target]>) -> Vec<Ended> {
         let Some(untold) = self.state.untold_of_agent.get(&who.agent) else { return Vec::new() };
         let is_meant = |ended: &&Ended| {
             let guard = ended.ask.who.session.filter(|session| self.state.sessions.contains_key(session));
-            let is_named = target.is_none_or(|target| {
-                target.scope.covers(&ended.ask.target.scope) || ended.ask.target.scope.covers(&target.scope)
-            });
+            let (lost, names) = (&ended.ask.target.scope, targets.unwrap_or_default());
+            let is_named =
+                targets.is_none() || names.iter().any(|target| target.scope.covers(lost) || lost.covers(&target.scope));
             guard.map_or(is_named, |guard| who.session == Some(guard))
         };
         untold.iter().map(|id| &self.state.ended[id]).filter(is_meant).cloned().collect()
@@ -352,17 +382,24 @@ impl LockTable {
     /// Corrects an answer that was held back: what it promises may have ended meanwhile, and a promise that is not true
     /// when it is given would make two believe that they hold the lock. Who holds it now is not named: that may not
     /// be told yet.
-    pub fn bring_up_to_date(&self, answer: &mut Answer) {
-        let is_held = |lock: &Lock| self.state.locks.contains_key(&lock.id);
+    ///
+    /// `released` is what whoever hears the answer has released itself: of that it is told as if it were held. Of a set
+    /// either all is promised or nothing. What takes the rest back is the answer; to be carried out.
+    pub fn bring_up_to_date(&self, answer: &mut Answer, released: &[LockId]) -> Vec<Command> {
+        let is_held = |lock: &Lock| self.state.locks.contains_key(&lock.id) || released.contains(&lock.id);
         let has_weakened =
             |lock: &Lock| self.state.locks.get(&lock.id).is_some_and(|now| now.ask.mode.is_weaker_than(lock.ask.mode));
+        let grants = answer.reply.grants();
+        if let Some(gone) = grants.iter().map(|granted| &granted.lock).find(|lock| !is_held(lock)) {
+            let rest = grants.iter().filter(|granted| granted.is_new() && self.is_held(granted.lock.id));
+            let rest = rest.map(Granted::take_back).collect();
+            answer.reply = Reply::Failed(self.what_became_of(gone.id, Vec::new()));
+            return rest;
+        }
+        for granted in answer.reply.grants_mut().iter_mut().filter(|granted| has_weakened(&granted.lock)) {
+            granted.lock = self.state.locks[&granted.lock.id].clone();
+        }
         match &mut answer.reply {
-            Reply::Granted(granted) if !is_held(&granted.lock) => {
-                answer.reply = Reply::Failed(self.what_became_of(granted.lock.id, Vec::new()));
-            }
-            Reply::Granted(granted) if has_weakened(&granted.lock) => {
-                granted.lock = self.state.locks[&granted.lock.id].clone();
-            }
             Reply::Downgraded(lock) if !is_held(lock) => {
                 answer.reply = Reply::Failed(self.what_became_of(lock.id, Vec::new()));
             }
@@ -381,6 +418,7 @@ impl LockTable {
             }
             _ => {}
         }
+        Vec::new()
     }
 
     // ── Questions ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -441,17 +479,30 @@ impl LockTable {
 
     /// The place in the queue of a request that stands, or would stand, at `at`.
     fn position(&self, ask: &Ask, at: WaiterId) -> usize {
-        1 + self.earlier(ask, at).len()
+        self.place_behind(std::iter::once((ask, self.rank(ask, at))))
+    }
+
+    /// The same for all rows of a request: one more than the earlier requests, sets counted once.
+    fn place_behind<'a>(&self, rows: impl Iterator<Item = (&'a Ask, Rank)>) -> usize {
+        let rows = rows.flat_map(|(ask, rank)| self.earlier(ask, rank));
+        1 + rows.map(|id| self.state.waiters[&id].first()).collect::<BTreeSet<_>>().len()
     }
 
     /// The holders in the way of a request by age, at most [`limits::HOLDERS_NAMED`], and how many more there are.
     fn in_the_way(&self, ask: &Ask) -> (Vec<Lock>, usize) {
+        self.in_the_way_of(std::iter::once(ask))
+    }
+
+    /// The same for all rows of a request.
+    fn in_the_way_of<'a>(&self, asks: impl Iterator<Item = &'a Ask>) -> (Vec<Lock>, usize) {
         let mut ids = Vec::new();
-        let _ = self.state.index.overlapping::<()>(&ask.target, &mut |_, slot| {
-            let locks = slot.holders_against(ask.mode).map(|id| &self.state.locks[&id]);
-            ids.extend(locks.filter(|lock| self.stands_in_the_way(ask, lock)).map(|lock| lock.id));
-            ControlFlow::Continue(())
-        });
+        for ask in asks {
+            let _ = self.state.index.overlapping::<()>(&ask.target, &mut |_, slot| {
+                let locks = slot.holders_against(ask.mode).map(|id| &self.state.locks[&id]);
+                ids.extend(locks.filter(|lock| self.stands_in_the_way(ask, lock)).map(|lock| lock.id));
+                ControlFlow::Continue(())
+            });
+        }
         self.named(ids)
     }
 

@@ -44,6 +44,9 @@ impl LockTable {
 
     fn answered_waiter(&mut self, now: Now, step: &mut Step, id: WaiterId, lock: LockId, answer: OsAnswer) {
         let waiter = self.state.waiters[&id].clone();
+        if waiter.ask.set.is_some() {
+            return self.set_answered(now, step, waiter, lock, answer);
+        }
         let OsWait::Asked { pause, .. } = waiter.os else { unreachable!("the index holds those that have asked") };
         if let OsAnswer::Busy(by) = answer {
             if waiter.at_once {
@@ -68,7 +71,7 @@ impl LockTable {
         };
         if let Some(why) = self.paused.clone() {
             if waiter.at_once {
-                self.keep_place(now, step, waiter);
+                self.keep_place(now, step, id);
                 return self.fail(step, caller, Fault::Unavailable(why));
             }
             return self.go_back(step, waiter);
@@ -107,14 +110,17 @@ impl LockTable {
     }
 
     /// Back to where only ours are in the way; what was asked of the system is not wanted any more.
-    fn go_back(&mut self, step: &mut Step, waiter: Waiter) {
+    pub(super) fn go_back(&mut self, step: &mut Step, waiter: Waiter) {
+        if waiter.os == OsWait::Idle {
+            return;
+        }
         self.forget_flock(step, &waiter);
         self.set(step, Record::Waiter(waiter.id, Some(Waiter { os: OsWait::Idle, ..waiter })));
     }
 
     /// Tells the system that a waiting request does not want its flock any more.
     pub(super) fn forget_flock(&mut self, step: &mut Step, waiter: &Waiter) {
-        if let OsWait::Asked { lock, .. } = waiter.os {
+        if let OsWait::Asked { lock, .. } | OsWait::Had { lock, held: true } = waiter.os {
             step.effects.push(Effect::DropOs { lock });
         }
     }

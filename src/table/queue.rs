@@ -5,7 +5,7 @@
 //! starve, neighbouring readers are granted together, and exactly those who can hold now are woken.
 
 use super::ask::{Served, Verdict};
-use super::index::{Line, SlotId, Turn};
+use super::index::{Line, Rank, SlotId, Turn};
 use super::{LockTable, Step, os};
 use crate::model::*;
 use crate::planted::{Bug, planted};
@@ -45,9 +45,8 @@ impl LockTable {
         found.is_break()
     }
 
-    /// Whether a request that comes first is in the way of one at `at`.
-    pub(super) fn has_earlier(&self, ask: &Ask, at: WaiterId) -> bool {
-        let rank = self.rank(ask, at);
+    /// Whether a request that comes first is in the way of one of this rank.
+    pub(super) fn has_earlier(&self, ask: &Ask, rank: Rank) -> bool {
         if planted(Bug::ReadersBarge) && ask.mode == Mode::Shared {
             return false;
         }
@@ -62,9 +61,8 @@ impl LockTable {
         found.is_break()
     }
 
-    /// The requests that come first and are in the way of one at `at`, by arrival.
-    pub(super) fn earlier(&self, ask: &Ask, at: WaiterId) -> Vec<WaiterId> {
-        let rank = self.rank(ask, at);
+    /// The requests that come first and are in the way of one of this rank, by arrival.
+    pub(super) fn earlier(&self, ask: &Ask, rank: Rank) -> Vec<WaiterId> {
         let mut ids = Vec::new();
         let _ = self.state.index.overlapping::<()>(&ask.target, &mut |_, slot| {
             let waiters = slot.queued_against(ask.mode, rank).map(|turn| &self.state.waiters[&turn.at]);
@@ -192,6 +190,9 @@ impl LockTable {
         if waiter.caller.is_none() {
             return waiter.is_kept() && self.offer_if_due(now, step, id);
         }
+        if waiter.ask.set.is_some() {
+            return self.serve_set_of(now, step, id);
+        }
         let (ask, takes) = (waiter.ask.clone(), waiter.takes);
         match self.verdict(&ask, id) {
             Verdict::Blocked => false,
@@ -222,22 +223,32 @@ impl LockTable {
         if let OsWait::Busy { pause, .. } = waiter.os
             && !is_over
         {
-            return self.try_again(step, id, pause);
+            return match waiter.ask.set {
+                Some(_) => self.try_set_again(now, step, id, pause),
+                None => self.try_again(step, id, pause),
+            };
         }
         if waiter.caller.is_none() {
             return self.take_out(step, id);
         }
-        let refused = self.refused(&waiter.ask, id, RefusedFor::Timeout);
-        let foreigner = waiter.foreigner().cloned();
+        let rows = self.rows_of(id);
+        let refused = self.refused_set(&rows, RefusedFor::Timeout);
+        let foreigner = rows.iter().find_map(Waiter::foreigner).cloned();
         self.turn_away(now, step, id, Refused { foreigner, ..refused });
     }
 
-    /// Takes a request out of the queue: nothing of it stays behind.
+    /// Takes a request out of the queue, if it is there: nothing of it stays behind, of a set no row.
     pub(super) fn take_out(&mut self, step: &mut Step, id: WaiterId) {
-        let waiter = self.state.waiters[&id].clone();
-        self.forget_flock(step, &waiter);
-        step.freed.push(waiter.ask);
-        self.set(step, Record::Waiter(id, None));
+        let Some(waiter) = self.state.waiters.get(&id) else { return };
+        for id in waiter.rows() {
+            let row = self.state.waiters[&id].clone();
+            if planted(Bug::SetLeavesRow) && row.ask.set.is_some_and(|member| member.index + 1 == member.of) {
+                continue;
+            }
+            self.forget_flock(step, &row);
+            step.freed.push(row.ask);
+            self.set(step, Record::Waiter(id, None));
+        }
     }
 
     pub(super) fn cancel(&mut self, now: Now, step: &mut Step, caller: Caller, waiting: Caller) {

@@ -53,14 +53,16 @@ impl LockTable {
             self.set(step, Record::Session(id, Some(session)));
         }
         for id in sorted(self.state.waiters.keys()) {
-            let waiter = self.state.waiters[&id].clone();
-            let absent_until = match waiter.absent_until.filter(|_| waiter.ticket.is_some()) {
+            let old = self.state.waiters[&id].clone();
+            let absent_until = match old.absent_until.filter(|_| old.ticket.is_some()) {
                 // A kept place keeps what is left of its time.
                 Some(until) => until,
                 None => now.mono.after(limits::WAITER_ABSENCE),
             };
-            let waiter =
-                Waiter { absent_until: Some(absent_until), caller: None, level: self.level(&waiter.ask), ..waiter };
+            // A row of a set may be gone already, with the rest of it to follow.
+            let rows: Vec<Waiter> = old.rows().filter_map(|id| self.state.waiters.get(&id).cloned()).collect();
+            let level = self.level_of_set(&rows);
+            let waiter = Waiter { absent_until: Some(absent_until), caller: None, level, ..old };
             // One that takes nothing, or would not wait, has nothing to lose: its client asks anew.
             let kept = Some(waiter).filter(|waiter| waiter.takes && !waiter.at_once);
             self.set(step, Record::Waiter(id, kept));

@@ -62,12 +62,14 @@ pub(super) struct State {
     pub(super) waits_of_lock: HashMap<LockId, WaiterId>,
     /// Waiting requests to make a lock exclusive, by that lock.
     pub(super) upgrades_of_lock: HashMap<LockId, BTreeSet<WaiterId>>,
-    /// Places kept for agents that are not there, and how many they are.
+    /// Places kept for agents that are not there, each by its first row, and how many rows they are.
     pub(super) tickets_of_agent: HashMap<Agent, BTreeSet<WaiterId>>,
     pub(super) tickets: usize,
     /// Those of them whose turn has come.
     pub(super) offered: BTreeSet<WaiterId>,
     pub(super) requests: HashMap<(Agent, RequestId), Fate>,
+    /// The same for the members of sets, by their place in it. All that waits of a set stands at its first one.
+    pub(super) set_requests: HashMap<(Agent, RequestId), BTreeMap<u16, Fate>>,
     pub(super) ended_of_agent: HashMap<Agent, BTreeSet<LockId>>,
     pub(super) untold_of_agent: HashMap<Agent, BTreeSet<LockId>>,
     /// Ended locks whose agents know of it, oldest first, so that the oldest can go when there are too many.
@@ -103,6 +105,7 @@ impl State {
             tickets: 0,
             offered: BTreeSet::new(),
             requests: HashMap::new(),
+            set_requests: HashMap::new(),
             ended_of_agent: HashMap::new(),
             untold_of_agent: HashMap::new(),
             told_by_age: BTreeSet::new(),
@@ -193,9 +196,7 @@ impl State {
         if let Some(due) = due_of_lock(lock) {
             self.timers.insert((due, Timer::Lock(lock.id)));
         }
-        if let Some(request) = &lock.ask.request {
-            self.requests.insert((agent.clone(), request.clone()), Fate::Holding(lock.id));
-        }
+        self.note_request(&lock.ask, Fate::Holding(lock.id));
     }
 
     fn unlink_lock(&mut self, lock: &Lock) {
@@ -214,7 +215,7 @@ impl State {
         if let Some(due) = due_of_lock(lock) {
             self.timers.remove(&(due, Timer::Lock(lock.id)));
         }
-        self.drop_request(agent, &lock.ask.request, Fate::Holding(lock.id));
+        self.drop_request(&lock.ask, Fate::Holding(lock.id));
     }
 
     fn link_waiter(&mut self, waiter: &Waiter) {
@@ -232,7 +233,8 @@ impl State {
         if let Some(process) = waiter.ask.bound {
             self.waits_of_process.entry(process).or_default().insert(waiter.id);
         }
-        if let Some(caller) = waiter.caller {
+        let is_first = waiter.id == waiter.first();
+        if let Some(caller) = waiter.caller.filter(|_| is_first) {
             let before = self.waits_of_caller.insert(caller, waiter.id);
             assert!(before.is_none(), "{caller:?} waits twice");
         }
@@ -243,15 +245,17 @@ impl State {
             self.waits_of_lock.insert(lock, waiter.id);
         }
         if waiter.is_kept() {
-            self.tickets_of_agent.entry(who.agent.clone()).or_default().insert(waiter.id);
+            if is_first {
+                self.tickets_of_agent.entry(who.agent.clone()).or_default().insert(waiter.id);
+            }
             self.tickets += 1;
         }
         if waiter.offered_until.is_some() {
             self.offered.insert(waiter.id);
         }
         // One that takes nothing is no request that could be retried.
-        if let Some(request) = waiter.ask.request.as_ref().filter(|_| waiter.takes) {
-            self.requests.insert((who.agent.clone(), request.clone()), Fate::Waiting(waiter.id));
+        if waiter.takes && is_first {
+            self.note_request(&waiter.ask, Fate::Waiting(waiter.id));
         }
     }
 
@@ -269,7 +273,8 @@ impl State {
         if let Some(process) = waiter.ask.bound {
             drop_entry(&mut self.waits_of_process, &process, &waiter.id);
         }
-        if let Some(caller) = waiter.caller {
+        let is_first = waiter.id == waiter.first();
+        if let Some(caller) = waiter.caller.filter(|_| is_first) {
             self.waits_of_caller.remove(&caller);
         }
         if let Some(due) = due_of_waiter(waiter) {
@@ -279,11 +284,13 @@ impl State {
             self.waits_of_lock.remove(&lock);
         }
         if waiter.is_kept() {
-            drop_entry(&mut self.tickets_of_agent, &who.agent, &waiter.id);
+            if is_first {
+                drop_entry(&mut self.tickets_of_agent, &who.agent, &waiter.id);
+            }
             self.tickets -= 1;
         }
         self.offered.remove(&waiter.id);
-        self.drop_request(&who.agent, &waiter.ask.request, Fate::Waiting(waiter.id));
+        self.drop_request(&waiter.ask, Fate::Waiting(waiter.id));
     }
 
     fn enter_family(&mut self, agent: &Agent) {
@@ -334,9 +341,7 @@ impl State {
         let agent = &ended.ask.who.agent;
         self.timers.insert((due_of_ended(ended), Timer::Ended(ended.id)));
         self.ended_of_agent.entry(agent.clone()).or_default().insert(ended.id);
-        if let Some(request) = &ended.ask.request {
-            self.requests.entry((agent.clone(), request.clone())).or_insert(Fate::Ended(ended.id));
-        }
+        self.note_request(&ended.ask, Fate::Ended(ended.id));
         if ended.untold {
             self.untold_by_age.insert((ended.at.mono, ended.id));
             self.untold_of_agent.entry(agent.clone()).or_default().insert(ended.id);
@@ -349,7 +354,7 @@ impl State {
         let agent = &ended.ask.who.agent;
         self.timers.remove(&(due_of_ended(ended), Timer::Ended(ended.id)));
         drop_entry(&mut self.ended_of_agent, agent, &ended.id);
-        self.drop_request(agent, &ended.ask.request, Fate::Ended(ended.id));
+        self.drop_request(&ended.ask, Fate::Ended(ended.id));
         if ended.untold {
             self.untold_by_age.remove(&(ended.at.mono, ended.id));
             drop_entry(&mut self.untold_of_agent, agent, &ended.id);
@@ -358,12 +363,38 @@ impl State {
         }
     }
 
+    /// Notes what became of a request. That something of it has ended is no news where it goes on.
+    fn note_request(&mut self, ask: &Ask, fate: Fate) {
+        let Some(request) = &ask.request else { return };
+        let key = (ask.who.agent.clone(), request.clone());
+        match (ask.set, fate) {
+            (None, Fate::Ended(_)) => drop(self.requests.entry(key).or_insert(fate)),
+            (None, _) => drop(self.requests.insert(key, fate)),
+            (Some(SetMember { index, .. }), Fate::Ended(_)) => {
+                self.set_requests.entry(key).or_default().entry(index).or_insert(fate);
+            }
+            (Some(SetMember { index, .. }), _) => {
+                self.set_requests.entry(key).or_default().insert(index, fate);
+            }
+        }
+    }
+
     /// Forgets what became of a request, unless something newer stands there.
-    fn drop_request(&mut self, agent: &Agent, request: &Option<RequestId>, fate: Fate) {
-        let Some(request) = request else { return };
-        let key = (agent.clone(), request.clone());
-        if self.requests.get(&key) == Some(&fate) {
-            self.requests.remove(&key);
+    fn drop_request(&mut self, ask: &Ask, fate: Fate) {
+        let Some(request) = &ask.request else { return };
+        let key = (ask.who.agent.clone(), request.clone());
+        match ask.set {
+            None if self.requests.get(&key) == Some(&fate) => drop(self.requests.remove(&key)),
+            None => {}
+            Some(SetMember { index, .. }) => {
+                let Some(members) = self.set_requests.get_mut(&key) else { return };
+                if members.get(&index) == Some(&fate) {
+                    members.remove(&index);
+                }
+                if members.is_empty() {
+                    self.set_requests.remove(&key);
+                }
+            }
         }
     }
 
@@ -394,7 +425,7 @@ fn due_of_lock(lock: &Lock) -> Option<Moment> {
 fn due_of_waiter(waiter: &Waiter) -> Option<Moment> {
     let again = match waiter.os {
         OsWait::Busy { again, .. } => Some(again),
-        OsWait::Idle | OsWait::Asked { .. } => None,
+        OsWait::Idle | OsWait::Asked { .. } | OsWait::Had { .. } => None,
     };
     let offered_until = waiter.offered_until.filter(|_| !planted(Bug::OfferNeverPassedOn));
     [waiter.deadline, waiter.absent_until, offered_until, again].into_iter().flatten().min()

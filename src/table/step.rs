@@ -44,6 +44,32 @@ pub struct Step {
     pub(super) came: Vec<Arc<Ask>>,
 }
 
+/// How far a step was at some point; see [`super::LockTable::back_to`].
+#[derive(Debug)]
+pub(super) struct Mark {
+    next_fence: u64,
+    next_event: u64,
+    records: usize,
+    replies: usize,
+    effects: usize,
+    undo: usize,
+    undo_counted: usize,
+    violations: usize,
+    refused: usize,
+    came: usize,
+    freed: usize,
+    eased: usize,
+    /// Telling who leads takes from these, so that a length would not do.
+    unranked: Vec<(LockId, Arc<Ask>)>,
+}
+
+impl Mark {
+    /// The next fence and the next event number, as they were.
+    pub(super) fn numbers(&self) -> (u64, u64) {
+        (self.next_fence, self.next_event)
+    }
+}
+
 impl Step {
     /// The records, each with what its row was before; none before an event or a reservation, which are no rows.
     pub fn changes(&self) -> impl Iterator<Item = (&Record, Option<&Record>)> {
@@ -67,5 +93,38 @@ impl Step {
     /// Something was counted; this takes it back.
     pub(super) fn counted(&mut self, undo: contention::Undo) {
         self.undo_counted.push(undo);
+    }
+
+    pub(super) fn mark(&self, next_fence: u64, next_event: u64) -> Mark {
+        Mark {
+            next_fence,
+            next_event,
+            records: self.records.len(),
+            replies: self.replies.len(),
+            effects: self.effects.len(),
+            undo: self.undo.len(),
+            undo_counted: self.undo_counted.len(),
+            violations: self.violations.len(),
+            refused: self.refused.len(),
+            came: self.came.len(),
+            freed: self.freed.len(),
+            eased: self.eased.len(),
+            unranked: self.unranked.clone(),
+        }
+    }
+
+    /// Forgets what came behind a mark; answers with what takes the changes back, newest last, and what was counted and
+    /// remembered.
+    pub(super) fn cut(&mut self, mark: Mark) -> (Vec<Record>, Vec<contention::Undo>, Vec<violation::Undo>) {
+        self.records.truncate(mark.records);
+        self.replies.truncate(mark.replies);
+        self.effects.truncate(mark.effects);
+        self.refused.truncate(mark.refused);
+        self.came.truncate(mark.came);
+        self.freed.truncate(mark.freed);
+        self.eased.truncate(mark.eased);
+        self.unranked = mark.unranked;
+        let counted = self.undo_counted.split_off(mark.undo_counted);
+        (self.undo.split_off(mark.undo), counted, self.violations.split_off(mark.violations))
     }
 }

@@ -26,6 +26,10 @@ impl LockTable {
         if let Err(fault) = self.is_known(caller, &who) {
             return self.fail(step, caller, fault);
         }
+        if self.is_name_of_set(&who.agent, name.as_ref()) {
+            let text = "this request id was used for several scopes at once; use a fresh one";
+            return self.fail(step, caller, Fault::Invalid(text.to_owned()));
+        }
         let again = name.clone().and_then(|id| self.state.requests.get(&(who.agent.clone(), id))).copied();
         if let Some(Fate::Holding(id)) = again
             && self.is_ending(id)
@@ -59,8 +63,8 @@ impl LockTable {
             _ => lock.ask.target.clone(),
         };
         let lease = Lease { ttl: lock.ttl, ..lock.ask.lease };
-        let ask = (*lock.ask).clone();
-        let ask = Ask { target, mode: Mode::Exclusive, who, lease, request: name, upgrades: Some(id), ..ask };
+        let ask = Ask { target, mode: Mode::Exclusive, who, lease, request: name, ..(*lock.ask).clone() };
+        let ask = Ask { upgrades: Some(id), set: None, ..ask };
         self.ask(now, step, Waiting { caller, ask: Arc::new(ask), wait, takes: true });
     }
 
@@ -182,9 +186,15 @@ impl LockTable {
         if request.ask.upgrades.is_none() && waiter.level == 0 || planted(Bug::PassedCloseNoCycle) {
             return None;
         }
-        let before = self.state.fold(Record::Waiter(waiter.id, Some(waiter)));
-        let cycle = self.cycle_through(&request.ask.who);
-        self.state.fold(before);
+        self.cycle_with(&[waiter])
+    }
+
+    /// The cycle that these rows of one request are part of as soon as they stand in the queue.
+    pub(super) fn cycle_with(&mut self, rows: &[Waiter]) -> Option<Vec<Link>> {
+        let fold = |row: &Waiter| self.state.fold(Record::Waiter(row.id, Some(row.clone())));
+        let before: Vec<Record> = rows.iter().map(fold).collect();
+        let cycle = self.cycle_through(&rows[0].ask.who);
+        before.into_iter().for_each(|before| drop(self.state.fold(before)));
         cycle
     }
 
@@ -248,11 +258,11 @@ impl LockTable {
     pub(super) fn drop_upgrades(&mut self, step: &mut Step, id: LockId, fault: &Fault) {
         let waiting = self.state.upgrades_of_lock.get(&id).into_iter().flatten().copied().collect::<Vec<_>>();
         for id in waiting {
-            let waiter = self.state.waiters[&id].clone();
+            let Some(waiter) = self.state.waiters.get(&id).cloned() else { continue };
+            let rows = self.rows_of(id);
             self.take_out(step, id);
             if let Some(caller) = waiter.caller {
-                let (who, target) = (&waiter.ask.who, &waiter.ask.target);
-                self.answer_about(step, caller, Reply::Failed(fault.clone()), Some(who), Some(target));
+                self.answer_set(step, caller, rows.iter().map(|row| &row.ask), Reply::Failed(fault.clone()));
             }
         }
     }

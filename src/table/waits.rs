@@ -90,12 +90,13 @@ impl LockTable {
 
     /// The cycle that is closed by a request whose client is back: from now on it waits, and whoever is behind it waits
     /// for it, also where it is granted at once. A lock of its own that answers it is waited for already.
-    pub(super) fn cycle_by_coming_back(&self, ask: &Ask, verdict: &Verdict) -> Option<Vec<Link>> {
-        match verdict {
-            Verdict::Blocked => self.cycle_through(&ask.who),
-            Verdict::Clear if !planted(Bug::ReturnClosesNoCycle) => self.cycle_through(&ask.who),
-            Verdict::Clear | Verdict::Mine(_) | Verdict::Resume(_) => None,
-        }
+    pub(super) fn cycle_by_coming_back(&self, rows: &[Waiter]) -> Option<Vec<Link>> {
+        let waits = |row: &Waiter| match self.verdict_of(row) {
+            Verdict::Blocked => true,
+            Verdict::Clear => !planted(Bug::ReturnClosesNoCycle),
+            Verdict::Mine(_) | Verdict::Resume(_) => false,
+        };
+        if rows.iter().any(waits) { self.cycle_through(&rows[0].ask.who) } else { None }
     }
 
     /// Whether anybody could wait for this actor at all. Most requests come from agents that hold nothing yet, and

@@ -128,6 +128,7 @@ pub struct Welcome {
 #[serde(rename_all = "snake_case")]
 pub enum Op {
     /// Take a lock: `scope`, `mode`, `wait_ms`, `ttl_ms`, `max_hold_ms`, `note`, `request_id`, `no_os_lock`, `bound`.
+    /// Or several, all or nothing: `scopes` in the place of `scope`.
     Lock,
     /// Release: `lock_id`, `scope` or `all`.
     Unlock,
@@ -399,6 +400,8 @@ pub struct Answer {
 pub enum Body {
     /// To `lock`, `upgrade` and `downgrade`: held so or not.
     Lock(Box<LockBody>),
+    /// To `lock` with `scopes`: all held or none.
+    Locks(Box<LocksBody>),
     /// To `unlock`.
     Released(Vec<Held>),
     /// To `renew`.
@@ -634,6 +637,41 @@ pub struct LockBody {
     pub retry_after_ms: Option<u64>,
 }
 
+/// The answer to `lock` with `scopes`: all of them are held, or none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocksBody {
+    /// All are held now.
+    pub acquired: bool,
+    /// Why not: `held`, `timeout` or `deadlock`.
+    pub code: Option<Code>,
+    /// The locks, in the order in which they were asked for, each as it would be answered alone; none if they are not
+    /// held.
+    pub locks: Vec<LockBody>,
+    /// `ws_…`
+    pub workspace_id: String,
+    /// The scopes that were asked for, each once, within the workspace or absolute.
+    pub file_ids: Vec<String>,
+    /// The mode asked for.
+    pub mode: Mode,
+    /// Whose.
+    pub agent: String,
+    /// Who is in the way of any of them.
+    pub holders: Vec<Held>,
+    /// How many more there are than are named.
+    pub more_holders: usize,
+    /// Place in the queue, from 1.
+    pub position: Option<usize>,
+    /// `tk_…`: the place in the queue that is kept.
+    pub ticket: Option<String>,
+    /// The cycle of waits, in words, one a step.
+    pub cycle: Vec<String>,
+    /// What to do.
+    pub advice: Option<String>,
+    /// After how many milliseconds another try may have a chance, where one of the scopes is contended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
+}
+
 /// The answer to `check`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckBody {
@@ -731,6 +769,18 @@ pub struct WaiterBody {
     /// It is its turn: it would be granted if it asked again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub offered: bool,
+    /// It is one of several that are locked together or not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set: Option<SetBody>,
+}
+
+/// Which part of a set something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetBody {
+    /// Which one, from 1.
+    pub number: u16,
+    /// Of how many.
+    pub of: u16,
 }
 
 /// A lock that ended without its agent's doing.

@@ -2,7 +2,8 @@
 
 use super::webhooks::{self, WebhookBody};
 use super::{
-    Answer, Body, CheckBody, Code, CommitBody, Held, KeptBy, LockBody, Loss, StatusBody, WaitBody, WaiterBody, Wanted,
+    Answer, Body, CheckBody, Code, CommitBody, Held, KeptBy, LockBody, LocksBody, Loss, SetBody, StatusBody, WaitBody,
+    WaiterBody, Wanted,
 };
 use super::{ContentionBody, EventBody, GapBody, Line, Mode, WireError, escape, sign};
 use crate::events::{Gap, Told};
@@ -34,6 +35,8 @@ pub enum About {
         /// Whether it takes the lock.
         takes: bool,
     },
+    /// A request for a set of locks, by what it asks for.
+    Set(Vec<std::sync::Arc<model::Ask>>),
     /// A file that is written.
     Write {
         /// Which.
@@ -88,6 +91,10 @@ fn body(reply: &Reply, standings: &Standings, about: &About, now: Now) -> Result
     let takes = !matches!(about, About::Ask { takes: false, .. });
     Ok(match reply {
         Reply::Granted(granted) => Body::Lock(Box::new(granted_body(granted, standings, now))),
+        Reply::GrantedSet(all) => Body::Locks(Box::new(granted_set_body(all, standings, about, now))),
+        Reply::Refused(refused) if matches!(about, About::Set(_)) => {
+            Body::Locks(Box::new(refused_set_body(refused, about, now)))
+        }
         Reply::Refused(refused) if takes => Body::Lock(Box::new(refused_body(refused, about, now))),
         Reply::Refused(refused) => Body::Wait(WaitBody {
             free: false,
@@ -203,7 +210,7 @@ fn refused_body(refused: &Refused, about: &About, now: Now) -> LockBody {
     let ask = match (kept, about) {
         (Some(lock), _) => &lock.ask,
         (None, About::Ask { ask, .. }) => ask,
-        (None, About::Write { .. } | About::Check { .. } | About::Webhook { .. } | About::Other) => {
+        (None, About::Set(_) | About::Write { .. } | About::Check { .. } | About::Webhook { .. } | About::Other) => {
             unreachable!("only requests for locks are refused")
         }
     };
@@ -235,6 +242,46 @@ fn refused_body(refused: &Refused, about: &About, now: Now) -> LockBody {
     }
 }
 
+fn granted_set_body(all: &[model::Granted], standings: &Standings, about: &About, now: Now) -> LocksBody {
+    let locks = all.iter().map(|granted| granted_body(granted, standings, now)).collect();
+    LocksBody { acquired: true, locks, ..set_body(about) }
+}
+
+fn refused_set_body(refused: &Refused, about: &About, now: Now) -> LocksBody {
+    let About::Set(asks) = about else { unreachable!("only a request for a set is answered so") };
+    LocksBody {
+        code: Some(code_of(&refused.why)),
+        holders: in_the_way(&refused.holders, refused.foreigner.as_ref(), &asks[0], now),
+        more_holders: refused.more,
+        position: Some(refused.position),
+        ticket: refused.ticket.map(|ticket| ticket.id.to_string()),
+        cycle: cycle(&refused.why),
+        advice: Some(advice_about_set(refused, about, now)),
+        retry_after_ms: refused.retry_after,
+        ..set_body(about)
+    }
+}
+
+fn set_body(about: &About) -> LocksBody {
+    let About::Set(asks) = about else { unreachable!("only a request for a set is answered so") };
+    LocksBody {
+        acquired: false,
+        code: None,
+        locks: Vec::new(),
+        workspace_id: asks[0].workspace.id(),
+        file_ids: asks.iter().map(|ask| file_id(ask)).collect(),
+        mode: mode(asks[0].mode),
+        agent: asks[0].who.agent.to_string(),
+        holders: Vec::new(),
+        more_holders: 0,
+        position: None,
+        ticket: None,
+        cycle: Vec::new(),
+        advice: None,
+        retry_after_ms: None,
+    }
+}
+
 fn code_of(why: &RefusedFor) -> Code {
     match why {
         RefusedFor::Held | RefusedFor::OwnLock => Code::Held,
@@ -260,6 +307,17 @@ fn advice(refused: &Refused, about: &About, now: Now) -> String {
     match refused.retry_after {
         Some(ms) => format!("{what}; many want it: try again in about {}", duration(ms)),
         None => what,
+    }
+}
+
+/// Where a set was to make a shared lock exclusive, it is said what has become of that: no lock is named in the answer.
+fn advice_about_set(refused: &Refused, about: &About, now: Now) -> String {
+    let text = advice(refused, about, now);
+    match &refused.kept {
+        Some(kept) if !matches!(refused.why, RefusedFor::Deadlock(_)) => {
+            format!("{text}; you share {} as before", path(&kept.ask.target.scope))
+        }
+        _ => text,
     }
 }
 
@@ -323,6 +381,7 @@ fn wait_longer(refused: &Refused, now: Now) -> String {
 fn asker(about: &About) -> Option<&model::Agent> {
     match about {
         About::Ask { ask, .. } => Some(&ask.who.agent),
+        About::Set(asks) => asks.first().map(|ask| &ask.who.agent),
         About::Write { agent, .. } | About::Check { agent } => Some(agent),
         About::Webhook { .. } | About::Other => None,
     }
@@ -330,10 +389,17 @@ fn asker(about: &About) -> Option<&model::Agent> {
 
 /// Names a path that a pattern has in common with what is in its way: else nobody would see why.
 fn in_common(first: &Lock, about: &About) -> String {
-    let About::Ask { ask, .. } = about else { return String::new() };
-    let (held, asked) = (&first.ask.target.scope, &ask.target.scope);
-    let Some(path) = held.example(asked).filter(|_| held != asked) else { return String::new() };
-    format!("; both match {}", name_within(&Scope::File(path.into()), &ask.workspace))
+    let asks = match about {
+        About::Ask { ask, .. } => std::slice::from_ref(ask),
+        About::Set(asks) => asks,
+        About::Write { .. } | About::Check { .. } | About::Webhook { .. } | About::Other => &[],
+    };
+    let held = &first.ask.target.scope;
+    let others = asks.iter().filter(|ask| ask.target.scope != *held);
+    let both = others.filter_map(|ask| Some((held.example(&ask.target.scope)?, ask))).next();
+    both.map_or_else(String::new, |(path, ask)| {
+        format!("; both match {}", name_within(&Scope::File(path.into()), &ask.workspace))
+    })
 }
 
 fn error(fault: &Fault, about: &About, now: Now) -> WireError {
@@ -609,6 +675,7 @@ fn waiter(queued: &Queued, now: Now) -> WaiterBody {
         ticket: waiter.ticket.map(|ticket| ticket.to_string()),
         kept_ms: left(waiter.kept_until(), now),
         offered: waiter.offered_until.is_some(),
+        set: waiter.ask.set.map(|member| SetBody { number: member.index + 1, of: member.of }),
     }
 }
 

@@ -13,6 +13,7 @@ mod locks;
 mod patterns;
 mod restart;
 mod run;
+mod sets;
 mod stats;
 mod storm;
 mod tickets;

@@ -114,6 +114,7 @@ impl Service {
             process: None,
             bound: None,
             upgrades: None,
+            set: None,
             request: None,
             workspace: Workspace { root: b"/"[..].into() },
             os: true,

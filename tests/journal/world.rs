@@ -39,6 +39,7 @@ pub fn ask(random: &mut Random) -> Arc<Ask> {
         os: random.chance(50),
         bound: process.filter(|_| process.is_some_and(|process| process.pid.is_multiple_of(2))),
         upgrades: None,
+        set: None,
     })
 }
 

@@ -8,6 +8,7 @@ mod families;
 mod guards;
 mod losses;
 mod sessions;
+mod sets;
 mod stats;
 mod upgrades;
 mod util;

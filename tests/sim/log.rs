@@ -74,6 +74,10 @@ pub fn command(command: &Command) -> String {
         Command::Lock { caller, ask: what, wait } => {
             format!("lock {}/{} {} {wait:?}", caller.conn, caller.id, ask(what))
         }
+        Command::LockSet { caller, asks, wait } => {
+            let all: Vec<String> = asks.iter().map(|what| ask(what)).collect();
+            format!("lock together {}/{} {} {wait:?}", caller.conn, caller.id, all.join(", "))
+        }
         Command::WaitFree { caller, ask: what, wait } => {
             format!("wait {}/{} {} {wait:?}", caller.conn, caller.id, ask(what))
         }
@@ -114,6 +118,10 @@ pub fn answer(answer: &Answer) -> String {
             let resumed = if granted.resumed { " resumed" } else { "" };
             let upgraded = if granted.upgraded { " upgraded" } else { "" };
             format!("granted{how}{resumed}{upgraded} {}", lock(&granted.lock))
+        }
+        Reply::GrantedSet(all) => {
+            let all: Vec<String> = all.iter().map(|granted| lock(&granted.lock)).collect();
+            format!("granted together {}", all.join(", "))
         }
         Reply::Refused(refused) => {
             let why = match &refused.why {

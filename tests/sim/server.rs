@@ -36,6 +36,15 @@ pub enum Op {
         request: Option<RequestId>,
         os: bool,
     },
+    LockSet {
+        targets: Vec<Target>,
+        mode: Mode,
+        lease: Lease,
+        wait: Option<u64>,
+        bound: Option<Process>,
+        request: Option<RequestId>,
+        os: bool,
+    },
     WaitFree {
         target: Target,
         mode: Mode,
@@ -62,7 +71,7 @@ impl Op {
     /// The process whose pidfd travels with it.
     pub fn process(&self) -> Option<Process> {
         match self {
-            Op::Lock { bound, .. } => *bound,
+            Op::Lock { bound, .. } | Op::LockSet { bound, .. } => *bound,
             Op::Bind(_, process) => Some(*process),
             _ => None,
         }
@@ -365,10 +374,34 @@ impl Server {
         let command = match op {
             Op::Unlock(which) => Command::Unlock { caller, who, which },
             Op::Lock { target, mode, lease, wait, bound: _, request, os } => {
-                let (note, upgrades) = (None, None);
+                let (note, upgrades, set) = (None, None, None);
                 let bound = passed;
-                let ask = Ask { target, mode, who, lease, note, process, bound, request, workspace, os, upgrades };
+                let ask = Ask { target, mode, who, lease, note, process, bound, request, workspace, os, upgrades, set };
                 Command::Lock { caller: always(), ask: Arc::new(ask), wait: waits(wait) }
+            }
+            Op::LockSet { targets, mode, lease, wait, bound: _, request, os } => {
+                let of = targets.len() as u16;
+                let ask = |(index, target)| {
+                    let (note, upgrades, set) = (None, None, Some(SetMember { index, of }));
+                    let (who, bound, request) = (who.clone(), passed, request.clone());
+                    let workspace = workspace.clone();
+                    Arc::new(Ask {
+                        target,
+                        mode,
+                        who,
+                        lease,
+                        note,
+                        process,
+                        bound,
+                        request,
+                        workspace,
+                        os,
+                        upgrades,
+                        set,
+                    })
+                };
+                let asks = (0..).zip(targets).map(ask).collect();
+                Command::LockSet { caller: always(), asks, wait: waits(wait) }
             }
             Op::WaitFree { target, mode, wait } => {
                 let lease = Lease { ttl: flockd::limits::TTL_ONE_SHOT, max_hold: None };
@@ -385,6 +418,7 @@ impl Server {
                     workspace,
                     os: false,
                     upgrades: None,
+                    set: None,
                 };
                 Command::WaitFree { caller: always(), ask: Arc::new(ask), wait: waits(wait) }
             }
@@ -413,7 +447,7 @@ impl Server {
     fn watch_passed(&mut self, around: &mut Around, op: &Op) -> Result<Option<Process>, Fault> {
         let Some(process) = op.process() else { return Ok(None) };
         let is_seen_dead = around.dead.contains(&process) && (around.draw)().is_multiple_of(2);
-        if is_seen_dead || (self.ended.contains(&process) && matches!(op, Op::Lock { .. })) {
+        if is_seen_dead || (self.ended.contains(&process) && matches!(op, Op::Lock { .. } | Op::LockSet { .. })) {
             return Err(Fault::Invalid("the process has ended".to_owned()));
         }
         *self.watched.entry(process).or_insert(0) += 1;

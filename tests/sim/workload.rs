@@ -132,8 +132,8 @@ fn choose<'a, T>(random: &mut Random, of: &'a [T]) -> Option<&'a T> {
 
 fn mode(random: &mut Random) -> Mode {
     match random.below(100) {
-        0..=7 => Mode::Advisory,
-        8..=62 => Mode::Exclusive,
+        0..=9 => Mode::Advisory,
+        10..=63 => Mode::Exclusive,
         _ => Mode::Shared,
     }
 }
@@ -254,12 +254,14 @@ impl World {
         let asked = client.pending.remove(&id);
         client.held.retain(|belief| answer.lost.iter().all(|ended| ended.id != belief.id));
         match answer.reply {
-            Reply::Granted(granted) => {
-                let lock = granted.lock;
-                client.held.retain(|belief| belief.id != lock.id);
-                let belief = Belief { id: lock.id, target: lock.ask.target.clone(), fence: lock.fence };
-                client.held.push(belief);
-                self.rumour(lock.id);
+            Reply::Granted(_) | Reply::GrantedSet(_) => {
+                for lock in answer.reply.grants().iter().map(|granted| &granted.lock) {
+                    let client = &mut self.clients[at];
+                    client.held.retain(|belief| belief.id != lock.id);
+                    let belief = Belief { id: lock.id, target: lock.ask.target.clone(), fence: lock.fence };
+                    client.held.push(belief);
+                    self.rumour(lock.id);
+                }
             }
             Reply::Released(locks) => client.held.retain(|belief| locks.iter().all(|lock| lock.id != belief.id)),
             Reply::Refused(refused) => {
@@ -270,6 +272,9 @@ impl World {
                         Op::Lock { target, mode, lease, wait, bound, os, .. } => {
                             Op::Lock { target, mode, lease, wait, bound, os, request: None }
                         }
+                        Op::LockSet { targets, mode, lease, wait, bound, os, .. } => {
+                            Op::LockSet { targets, mode, lease, wait, bound, os, request: None }
+                        }
                         other => other,
                     });
                     client.asked.extend(again);
@@ -278,7 +283,9 @@ impl World {
                     self.rumour(holder.id);
                 }
             }
-            Reply::Failed(Fault::Unavailable(_)) if matches!(asked, Some(Op::Lock { .. } | Op::Upgrade { .. })) => {
+            Reply::Failed(Fault::Unavailable(_))
+                if matches!(asked, Some(Op::Lock { .. } | Op::LockSet { .. } | Op::Upgrade { .. })) =>
+            {
                 if let Some(op) = asked.filter(|_| client.asked.len() < 8) {
                     client.asked.push_back(op);
                 }
@@ -310,7 +317,12 @@ impl World {
         if is_numbered {
             client.pending.insert(id, op.clone());
         }
-        let is_named = matches!(&op, Op::Lock { request: Some(_), .. } | Op::Upgrade { request: Some(_), .. });
+        let is_named = matches!(
+            &op,
+            Op::Lock { request: Some(_), .. }
+                | Op::LockSet { request: Some(_), .. }
+                | Op::Upgrade { request: Some(_), .. }
+        );
         if is_named && self.random.chance(40) {
             client.asked.push_back(op.clone());
             if client.asked.len() > 8 {
@@ -351,7 +363,7 @@ impl World {
             return Some((Op::Write(file, random.chance(70).then_some(belief.fence)), true));
         }
         let op = match what {
-            0..=8 if belief.is_some() => {
+            0..=10 if belief.is_some() => {
                 let belief = belief?;
                 self.next_request += 1;
                 let request = (client.kind != Kind::OneShot || random.chance(40))
@@ -373,7 +385,19 @@ impl World {
                     _ => target,
                 };
                 self.seen.bound_asked += u64::from(bound.is_some());
-                Op::Lock { target, mode, lease, wait: wait(random), bound, request, os: random.chance(70) }
+                let (wait, os) = (wait(random), random.chance(70));
+                if random.chance(88) || mode == Mode::Advisory {
+                    return Some((Op::Lock { target, mode, lease, wait, bound, request, os }, true));
+                }
+                // Two or three at once, now and then some with something in common.
+                let mut targets = vec![target];
+                for _ in 0..1 + random.below(2) {
+                    let other = choose(random, &self.targets)?;
+                    if targets.iter().all(|target| target.scope != other.scope) {
+                        targets.push(other.clone());
+                    }
+                }
+                Op::LockSet { targets, mode, lease, wait, bound, request, os }
             }
             41..=60 => {
                 let belief = belief?;
@@ -395,10 +419,9 @@ impl World {
             71..=75 => Op::Status(random.chance(70).then_some(place)),
             76..=79 => Op::WaitFree { target: place, mode: mode(random), wait: wait(random) },
             80..=82 => {
-                let waiting = client
-                    .pending
-                    .iter()
-                    .find(|(_, op)| matches!(op, Op::Lock { .. } | Op::Upgrade { .. } | Op::WaitFree { .. }));
+                let waiting = client.pending.iter().find(|(_, op)| {
+                    matches!(op, Op::Lock { .. } | Op::LockSet { .. } | Op::Upgrade { .. } | Op::WaitFree { .. })
+                });
                 Op::Cancel(*waiting?.0)
             }
             83 => Op::Break(*choose(random, self.rumours.make_contiguous())?),
@@ -424,7 +447,7 @@ impl World {
 
     /// The process that a lock of this client is to end with: a command of somebody's, a new one, or a fellow program.
     fn bound_to(&mut self, at: usize) -> Option<Process> {
-        if self.clients[at].kind != Kind::OneShot || self.random.chance(50) {
+        if self.clients[at].kind != Kind::OneShot || self.random.chance(40) {
             return None;
         }
         let fellow = &self.clients[self.random.below(self.clients.len() as u64) as usize];

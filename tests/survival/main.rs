@@ -13,6 +13,7 @@ mod late;
 mod names;
 mod pids;
 mod reuse;
+mod sets;
 mod subscribers;
 mod torn;
 #[path = "../cli/util.rs"]

@@ -1,6 +1,6 @@
 //! The same random commands, crashes and restarts through the table and the naive model, and an auditor after each.
 
-use crate::model::{Naive, is_in_the_way, overlaps};
+use crate::model::{Naive, first_row, is_in_the_way, overlaps};
 use crate::{scaled, seed};
 use flockd::limits::{self, MINUTE, SECOND};
 use flockd::model::*;
@@ -54,11 +54,18 @@ fn a_hundred_thousand_random_commands_end_as_in_the_naive_model() {
 }
 
 /// Every outcome that a full run must have met, or it proves less than it says.
-const OUTCOMES: [&str; 44] = [
+const OUTCOMES: [&str; 51] = [
     "violation told",
+    "set came back",
     "contention told",
     "granted",
     "granted later",
+    "set granted",
+    "set granted later",
+    "set partly held",
+    "set resumed",
+    "set upgraded",
+    "set granted again",
     "upgraded",
     "upgraded later",
     "downgraded",
@@ -132,6 +139,17 @@ fn outcome(reply: &Reply, later: bool) -> &'static str {
                 "granted"
             }
         }
+        Reply::GrantedSet(all) => {
+            let any = |is_so: &dyn Fn(&Granted) -> bool| all.iter().any(is_so);
+            match () {
+                () if any(&|granted| granted.again) => "set granted again",
+                () if any(&|granted| granted.resumed) => "set resumed",
+                () if any(&|granted| granted.upgraded) => "set upgraded",
+                () if any(&|granted| granted.already_held) => "set partly held",
+                () if later => "set granted later",
+                () => "set granted",
+            }
+        }
         Reply::Free => {
             if later {
                 "free later"
@@ -188,6 +206,8 @@ fn outcome(reply: &Reply, later: bool) -> &'static str {
 enum Kind {
     LockOnce,
     LockInSession,
+    SetOnce,
+    SetInSession,
     AskAgain,
     ComeBack,
     Upgrade,
@@ -225,9 +245,11 @@ enum Kind {
 use Kind::*;
 
 /// The kinds and how often each is drawn at most.
-const KINDS: [(Kind, u32); 34] = [
+const KINDS: [(Kind, u32); 36] = [
     (LockOnce, 30),
     (LockInSession, 40),
+    (SetOnce, 20),
+    (SetInSession, 24),
     (AskAgain, 8),
     (Upgrade, 16),
     (Downgrade, 8),
@@ -501,7 +523,8 @@ struct World {
     now: Now,
     callers: u64,
     opened: Vec<Session>,
-    asked: Vec<Arc<Ask>>,
+    /// Requests with an id, sets and single ones.
+    asked: Vec<Vec<Arc<Ask>>>,
     told: Vec<String>,
     seen: BTreeMap<&'static str, usize>,
     /// The kept places that went into grants.
@@ -593,13 +616,9 @@ impl World {
         let who = self.who(raw);
         match kind {
             LockOnce => self.lock(caller, Who { session: None, ..who }, raw),
-            LockInSession => match self.session(raw) {
-                Some(session) => {
-                    let who = Who { agent: session.agent, session: Some(session.id) };
-                    self.lock(caller, who, raw)
-                }
-                None => self.open_session(caller, raw),
-            },
+            LockInSession => self.in_session(caller, raw, World::lock),
+            SetOnce => self.lock_set(caller, Who { session: None, ..who }, raw),
+            SetInSession => self.in_session(caller, raw, World::lock_set),
             AskAgain => self.ask_again(caller, raw),
             Upgrade => {
                 let request =
@@ -838,15 +857,42 @@ impl World {
             workspace: Workspace { root: b"/d"[..].into() },
             os: false,
             upgrades: None,
+            set: None,
         })
+    }
+
+    fn in_session(&mut self, caller: Caller, raw: &Raw, ask: fn(&mut World, Caller, Who, &Raw) -> Command) -> Command {
+        match self.session(raw) {
+            Some(Session { agent, id, .. }) => ask(self, caller, Who { agent, session: Some(id) }, raw),
+            None => self.open_session(caller, raw),
+        }
     }
 
     fn lock(&mut self, caller: Caller, who: Who, raw: &Raw) -> Command {
         let ask = self.ask(who, raw);
         if ask.request.is_some() {
-            self.asked.push(ask.clone());
+            self.asked.push(vec![ask.clone()]);
         }
         Command::Lock { caller, ask, wait: self.wait(raw) }
+    }
+
+    /// One to four places, some of which may have something in common.
+    fn lock_set(&mut self, caller: Caller, who: Who, raw: &Raw) -> Command {
+        let ask = self.ask(who, raw);
+        let mut targets = vec![ask.target.clone()];
+        for n in 0..raw.pick % 4 {
+            let next = self.target(&Raw { place: raw.place + (n + 1) * (1 + raw.lease), ..raw.clone() });
+            if targets.iter().all(|target| target.scope != next.scope) {
+                targets.push(next);
+            }
+        }
+        let of = targets.len() as u16;
+        let member = |(index, target)| Arc::new(Ask { target, set: Some(SetMember { index, of }), ..(*ask).clone() });
+        let asks: Vec<Arc<Ask>> = (0..).zip(targets).map(member).collect();
+        if ask.request.is_some() {
+            self.asked.push(asks.clone());
+        }
+        Command::LockSet { caller, asks, wait: self.wait(raw) }
     }
 
     /// The same request once more, sometimes with something changed.
@@ -854,7 +900,10 @@ impl World {
         let Some(before) = self.asked.get(raw.pick % self.asked.len().max(1)) else {
             return Command::Tick;
         };
-        let mut ask = (**before).clone();
+        if before[0].set.is_some() {
+            return self.ask_set_again(caller, before, raw);
+        }
+        let mut ask = (*before[0]).clone();
         match raw.lease {
             0 => ask.mode = self.mode(raw),
             1 => ask.lease.ttl += 1,
@@ -870,6 +919,9 @@ impl World {
     fn come_back(&mut self, caller: Caller, raw: &Raw) -> Command {
         let kept: Vec<_> = self.naive.waiters.iter().filter(|waiter| waiter.is_kept()).collect();
         let Some(place) = kept.get(raw.pick % kept.len().max(1)) else { return Command::Tick };
+        if place.ask.set.is_some() {
+            return self.come_back_for_set(caller, first_row(place), raw);
+        }
         let mut ask = (*place.ask).clone();
         match raw.lease {
             0 => ask.mode = if raw.shared { Mode::Shared } else { Mode::Exclusive },
@@ -884,6 +936,51 @@ impl World {
             ask.request = None;
         }
         Command::Lock { caller, ask: Arc::new(ask), wait: self.wait(raw) }
+    }
+
+    /// The same for a set: all of it, or a part by itself.
+    fn come_back_for_set(&mut self, caller: Caller, first: WaiterId, raw: &Raw) -> Command {
+        *self.seen.entry("set came back").or_default() += 1;
+        let rows = self.naive.waiters.iter().filter(|row| first_row(row) == first);
+        let mut asks: Vec<Ask> = rows.map(|row| (*row.ask).clone()).collect();
+        match raw.lease {
+            0 => asks.iter_mut().for_each(|ask| ask.lease.ttl += 1),
+            1 => asks.reverse(),
+            2..5 => {
+                let target = namesake(&asks[0].target, raw.place).unwrap_or(asks[0].target.clone());
+                asks[0].target = target;
+            }
+            _ => {}
+        }
+        if raw.odd % 4 < 3 {
+            asks.iter_mut().for_each(|ask| ask.request = None);
+        }
+        if raw.lease == 5 {
+            let ask = Ask { set: None, ..asks[0].clone() };
+            return Command::Lock { caller, ask: Arc::new(ask), wait: self.wait(raw) };
+        }
+        let of = asks.len() as u16;
+        let member = |(index, ask)| Arc::new(Ask { set: Some(SetMember { index, of }), ..ask });
+        Command::LockSet { caller, asks: (0..).zip(asks).map(member).collect(), wait: self.wait(raw) }
+    }
+
+    fn ask_set_again(&self, caller: Caller, before: &[Arc<Ask>], raw: &Raw) -> Command {
+        let mut asks: Vec<Ask> = before.iter().map(|ask| (**ask).clone()).collect();
+        match raw.lease {
+            0 => asks.iter_mut().for_each(|ask| ask.lease.ttl += 1),
+            1 => asks[0].target = self.target(raw),
+            2 if asks.len() > 1 => drop(asks.pop()),
+            3 => asks.iter_mut().for_each(|ask| ask.who.session = None),
+            _ => {}
+        }
+        if raw.lease == 4 {
+            let ask = Ask { set: None, ..asks[0].clone() };
+            return Command::Lock { caller, ask: Arc::new(ask), wait: self.wait(raw) };
+        }
+        let of = asks.len() as u16;
+        let member = |(index, ask)| Arc::new(Ask { set: Some(SetMember { index, of }), ..ask });
+        let asks = (0..).zip(asks).map(member).collect();
+        Command::LockSet { caller, asks, wait: self.wait(raw) }
     }
 
     fn open_session(&mut self, caller: Caller, raw: &Raw) -> Command {
@@ -1184,16 +1281,24 @@ impl World {
 
     /// Whoever waits and listens has a holder, an earlier request or a weaker lock of its own in the way.
     fn nobody_waits_for_nothing(&self, locks: &[Lock], waiters: &[Queued]) -> Result<(), Wrong> {
-        for queued in waiters.iter().filter(|queued| queued.waiter.caller.is_some() && !self.naive.paused) {
+        let waits_for_nothing = |queued: &Queued| {
             let ask = &queued.waiter.ask;
             let own = |lock: &Lock| lock.ask.who.agent == ask.who.agent && lock.ask.mode.is_weaker_than(ask.mode);
-            if queued.behind.is_empty() && queued.position == 1 && !locks.iter().any(own) {
+            queued.behind.is_empty() && queued.position == 1 && !locks.iter().any(own)
+        };
+        for queued in waiters.iter().filter(|queued| queued.waiter.caller.is_some() && !self.naive.paused) {
+            let rows = waiters.iter().filter(|row| first_row(&row.waiter) == first_row(&queued.waiter));
+            if rows.clone().count() != queued.waiter.ask.set.map_or(1, |member| usize::from(member.of)) {
+                return Err(format!("not all rows of a set wait: {:?}", queued.waiter));
+            }
+            if rows.into_iter().all(waits_for_nothing) {
                 return Err(format!("{:?} waits for nothing", queued.waiter));
             }
         }
         for queued in waiters.iter().filter(|queued| queued.waiter.is_kept() && !self.naive.paused) {
             let own = |lock: &Lock| lock.ask.who.agent == queued.waiter.ask.who.agent;
-            let is_free = queued.behind.is_empty() && queued.position == 1;
+            let mut rows = waiters.iter().filter(|row| first_row(&row.waiter) == first_row(&queued.waiter));
+            let is_free = rows.all(|row| row.behind.is_empty() && row.position == 1);
             if !locks.iter().any(own) && is_free != queued.waiter.offered_until.is_some() {
                 return Err(format!("{:?} is offered where it is not free, or free and not offered", queued.waiter));
             }
@@ -1276,6 +1381,10 @@ fn brief(command: &Command) -> String {
     };
     match command {
         Command::Lock { caller, ask, wait } => request("lock", caller, ask, wait),
+        Command::LockSet { caller, asks, wait } => {
+            let all: Vec<String> = asks.iter().map(|ask| request("of a set", caller, ask, wait)).collect();
+            all.join("\n    ")
+        }
         Command::WaitFree { caller, ask, wait } => request("wait", caller, ask, wait),
         Command::Unlock { who, which: Which::Scope(target), .. } => format!("unlock {} by {who:?}", target.scope),
         Command::Renew { who, which: Which::Scope(target), .. } => format!("renew {} by {who:?}", target.scope),

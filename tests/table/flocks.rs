@@ -40,6 +40,7 @@ fn terms() -> Ask {
         process: None,
         bound: None,
         upgrades: None,
+        set: None,
         request: None,
         workspace: Workspace { root: b"/"[..].into() },
         os: true,
@@ -370,6 +371,153 @@ fn a_lock_that_is_resumed_has_a_flock_if_the_new_terms_want_one() {
     hold(&mut desk, 12, true);
     assert_eq!((desk.dropped.len(), desk.wanted.len()), (1, 1));
 }
+
+// ── Sets ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+impl Desk {
+    /// A set of ada's on these files, which exist.
+    fn ask_all(&mut self, names: &[&str], wait: Wait) -> u64 {
+        self.calls += 1;
+        let of = names.len() as u16;
+        let member = |(index, name): (u16, &&str)| {
+            let inode = name.bytes().fold(9, |hash: u64, byte| hash * 31 + u64::from(byte));
+            let id = |inode| FileId { device: 1, inode, birth: 0 };
+            let target = Target { scope: Scope::File(name.as_bytes().into()), ids: [id(1), id(inode)].into() };
+            Arc::new(Ask { target, set: Some(SetMember { index, of }), ..terms() })
+        };
+        let asks = (0..).zip(names).map(member).collect();
+        self.run(Command::LockSet { caller: Caller { conn: 1, id: self.calls }, asks, wait });
+        self.calls
+    }
+
+    fn granted_set(&self, call: u64) -> Vec<Lock> {
+        let mine = self.replies.iter().filter(|(to, _)| *to == call).flat_map(|(_, reply)| reply.grants());
+        mine.map(|granted| granted.lock.clone()).collect()
+    }
+}
+
+#[test]
+fn a_set_is_granted_when_the_last_of_its_flocks_is_had() {
+    let mut desk = Desk::new();
+    let ada = desk.ask_all(&["/a", "/b", "/c"], Wait::Try);
+    assert_eq!(desk.wanted.len(), 3, "all are asked for at once");
+    desk.answer(OsAnswer::Held);
+    desk.answer(OsAnswer::Unable);
+    assert_eq!((desk.granted_set(ada), desk.table.locks()), (vec![], 0));
+    desk.answer(OsAnswer::Held);
+    let os: Vec<OsLock> = desk.granted_set(ada).into_iter().map(|lock| lock.os).collect();
+    assert_eq!((os, desk.dropped.len()), (vec![OsLock::Held, OsLock::None, OsLock::Held], 0));
+    desk.unlock("ada");
+    assert_eq!(desk.dropped.len(), 2);
+}
+
+#[test]
+fn nothing_of_a_set_is_flocked_before_ours_let_all_of_it_through() {
+    let mut desk = Desk::new();
+    let bob = desk.ask_for(file(false), "bob", Mode::Exclusive, Wait::Try);
+    assert!(desk.granted(bob).is_some());
+    let ada = desk.ask_all(&["/a", "/f"], Wait::Forever);
+    assert_eq!((desk.wanted.len(), desk.table.waiters()), (0, 2));
+    desk.unlock("bob");
+    assert_eq!(desk.wanted.len(), 2);
+    desk.answer(OsAnswer::Held);
+    desk.answer(OsAnswer::Held);
+    assert_eq!(desk.granted_set(ada).len(), 2);
+}
+
+#[test]
+fn while_a_foreigner_has_one_file_of_a_set_no_flock_of_it_is_kept() {
+    let mut desk = Desk::new();
+    let ada = desk.ask_all(&["/a", "/b", "/c"], Wait::Forever);
+    let asked = desk.wanted.clone();
+    desk.answer(OsAnswer::Held);
+    desk.answer(OsAnswer::Busy(foreigner()));
+    assert_eq!((desk.dropped.clone(), desk.wanted.len()), (vec![asked[0], asked[2]], 0));
+    // One answer was on its way.
+    desk.run(Command::Os { lock: asked[2], answer: OsAnswer::Held });
+    assert_eq!(desk.dropped.last(), Some(&asked[2]));
+    for pause in [50, 100, 200, 400, 800, 1_000, 1_000] {
+        desk.pass(pause - 1);
+        assert_eq!(desk.wanted.len(), 0, "before {pause}");
+        desk.pass(1);
+        assert_eq!(desk.wanted.len(), 3, "all are tried again after {pause}");
+        desk.answer(OsAnswer::Held);
+        let had = desk.dropped.len();
+        desk.answer(OsAnswer::Busy(foreigner()));
+        assert_eq!((desk.dropped.len(), desk.wanted.len()), (had + 2, 0));
+    }
+    desk.pass(1_000);
+    (0..3).for_each(|_| desk.answer(OsAnswer::Held));
+    assert_eq!(desk.granted_set(ada).len(), 3);
+}
+
+#[test]
+fn a_set_that_a_foreigner_keeps_waiting_is_refused_as_one_and_names_it() {
+    let mut desk = Desk::new();
+    let tried = desk.ask_all(&["/a", "/b"], Wait::Try);
+    desk.answer(OsAnswer::Held);
+    desk.answer(OsAnswer::Busy(foreigner()));
+    assert_eq!(desk.refused(tried).and_then(|refused| refused.foreigner), Some(foreigner()));
+    assert_eq!((desk.dropped.len(), desk.table.waiters(), desk.table.next_deadline()), (2, 0, None));
+    let waited = desk.ask_all(&["/a", "/b"], Wait::Until(Moment(1_010)));
+    desk.answer(OsAnswer::Busy(foreigner()));
+    desk.pass(10);
+    let refused = desk.refused(waited).expect("its time is over");
+    assert_eq!((refused.why, refused.foreigner), (RefusedFor::Timeout, Some(foreigner())));
+    assert!(refused.ticket.is_some(), "its place is kept as one");
+    assert_eq!(desk.table.waiters(), 2);
+    // The foreigner is looked for all the same, and no flock is held for whoever is not there.
+    desk.pass(100);
+    assert_eq!(desk.wanted.len(), 2);
+    let had = desk.dropped.len();
+    (0..2).for_each(|_| desk.answer(OsAnswer::Held));
+    assert_eq!((desk.dropped.len(), desk.table.locks()), (had + 2, 0));
+    let back = desk.ask_all(&["/a", "/b"], Wait::Try);
+    (0..2).for_each(|_| desk.answer(OsAnswer::Held));
+    assert_eq!((desk.granted_set(back).len(), desk.table.waiters()), (2, 0));
+}
+
+#[test]
+fn a_set_that_goes_while_the_system_is_asked_leaves_no_flock_behind() {
+    let mut desk = Desk::new();
+    desk.ask_all(&["/a", "/b"], Wait::Forever);
+    let asked = desk.wanted.clone();
+    desk.answer(OsAnswer::Held);
+    desk.run(Command::Cancel { caller: Caller { conn: 1, id: 77 }, waiting: Caller { conn: 1, id: 1 } });
+    assert_eq!((desk.dropped.clone(), desk.table.waiters()), (asked, 0));
+}
+
+#[test]
+fn what_has_come_in_the_way_of_a_set_while_the_system_was_asked_keeps_it_waiting_without_flocks() {
+    let mut desk = Desk::new();
+    let ada = desk.ask_all(&["/a", "/b"], Wait::Forever);
+    // A weaker lock of its own agent passes by the queue, and nothing is granted beside it.
+    let target = Target { scope: Scope::File(b"/b"[..].into()), ids: [].into() };
+    let reader = desk.ask_for(target, "ada", Mode::Shared, Wait::Try);
+    assert!(desk.granted(reader).is_some());
+    desk.answer(OsAnswer::Held);
+    desk.answer(OsAnswer::Held);
+    assert_eq!((desk.granted_set(ada).len(), desk.dropped.len(), desk.table.waiters()), (0, 2, 2));
+    desk.unlock("ada");
+    (0..2).for_each(|_| desk.answer(OsAnswer::Held));
+    assert_eq!(desk.granted_set(ada).len(), 2);
+}
+
+#[test]
+fn a_set_whose_flocks_are_had_while_grants_are_stopped_lets_them_go_and_begins_anew() {
+    let mut desk = Desk::new();
+    let ada = desk.ask_all(&["/a", "/b"], Wait::Forever);
+    desk.answer(OsAnswer::Held);
+    desk.table.pause("no disk".to_owned());
+    desk.answer(OsAnswer::Held);
+    assert_eq!((desk.granted_set(ada).len(), desk.dropped.len()), (0, 2));
+    let step = desk.table.resume(desk.now);
+    desk.keep(step);
+    (0..2).for_each(|_| desk.answer(OsAnswer::Held));
+    assert_eq!(desk.granted_set(ada).len(), 2);
+}
+
+// ── Upgrades ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 impl Desk {
     fn upgrade(&mut self, agent: &str, wait: Wait) -> u64 {

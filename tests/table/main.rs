@@ -10,6 +10,7 @@ mod model;
 mod patterns;
 mod rules;
 mod scopes;
+mod sets;
 mod tickets;
 mod upgrade;
 mod violation;

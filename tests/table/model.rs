@@ -166,6 +166,42 @@ fn grant_of(lock: Lock) -> Granted {
     Granted { lock, already_held: false, resumed: false, upgraded: false, again: false, beside, more: 0, place }
 }
 
+/// What is known of the request id of a set.
+enum SetAgain {
+    /// Nothing, or not enough to answer with.
+    New,
+    /// It was used for something else.
+    Other,
+    Waiting(Vec<Waiter>),
+    Lost(Ended),
+    /// Each lock, and whether it was held before.
+    Held(Vec<(LockId, bool)>),
+}
+
+/// Whether a retry asks for the same.
+fn is_same_ask(before: &Ask, now: &Ask) -> bool {
+    before.target.scope == now.target.scope
+        && before.mode == now.mode
+        && before.who == now.who
+        && before.lease.ttl == now.lease.ttl
+        && before.bound == now.bound
+}
+
+/// Where a request stands: inside locks of deeper ancestors first, then upgrades, then by arrival.
+type Rank = (std::cmp::Reverse<u8>, bool, WaiterId);
+
+fn rank_of(row: &Waiter) -> Rank {
+    (std::cmp::Reverse(row.level), row.ask.upgrades.is_none(), row.id)
+}
+
+/// The first row of the request that a row is part of.
+pub fn first_row(row: &Waiter) -> WaiterId {
+    match row.ask.set {
+        Some(member) => WaiterId(row.id.0 - u64::from(member.index)),
+        None => row.id,
+    }
+}
+
 /// What a request comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Chance {
@@ -275,6 +311,7 @@ impl Naive {
             Command::ReturnSession { caller, id, secret, process } => self.come_back(caller, id, secret, process),
             Command::EndSession(id) => self.end_session(id, EndReason::SessionEnded),
             Command::Lock { caller, ask, wait } => self.lock(caller, ask, wait),
+            Command::LockSet { caller, asks, wait } => self.lock_set(caller, asks, wait),
             Command::WaitFree { caller, ask, wait } => self.wait_free(caller, ask, wait),
             Command::Unlock { caller, who, which } => self.unlock(caller, who, which),
             Command::FinishUnlock(unlocking) => self.release(*unlocking),
@@ -367,10 +404,11 @@ impl Naive {
         let waiter = self.waiter(id).clone();
         match waiter.caller {
             Some(_) => {
-                let refused = self.refused(&waiter.ask, id, RefusedFor::Timeout);
-                self.turn_away(waiter, refused);
+                let rows = self.rows_with(&waiter);
+                let refused = self.refused_set(&rows, RefusedFor::Timeout);
+                self.turn_away(&rows[0], refused);
             }
-            None => self.waiters.retain(|other| other.id != id),
+            None => drop(self.remove_rows(&waiter)),
         }
     }
 
@@ -398,13 +436,10 @@ impl Naive {
         }
         let is_it =
             |other: &Ask| ask.request.is_some() && other.request == ask.request && other.who.agent == ask.who.agent;
-        let same = |other: &Ask| {
-            other.target.scope == ask.target.scope
-                && other.mode == ask.mode
-                && other.who == ask.who
-                && other.lease.ttl == ask.lease.ttl
-                && other.bound == ask.bound
-        };
+        let same = |other: &Ask| is_same_ask(other, &ask);
+        if self.names_a_set(&is_it) {
+            return self.fail(caller, Fault::Invalid(String::new()));
+        }
         let held = self.locks.iter().find(|lock| is_it(&lock.ask)).cloned();
         let waits = self.waiters.iter().find(|waiter| waiter.takes && is_it(&waiter.ask)).cloned();
         let ended = self.ended.iter().find(|ended| is_it(&ended.ask)).cloned();
@@ -425,12 +460,8 @@ impl Naive {
             self.answer(caller, Reply::Failed(Fault::Lost(Box::new(ended), holders)), about);
         } else {
             let ask = self.as_upgrade(ask);
-            match given_up.or_else(|| self.kept_for(&ask)) {
-                Some(place) if ask.upgrades.is_some() => {
-                    self.waiters.retain(|other| other.id != place.id);
-                    self.ask(caller, ask, wait, true);
-                }
-                Some(place) => self.come_for(place, caller, ask, wait),
+            match given_up.or_else(|| self.kept_for(std::slice::from_ref(&ask))) {
+                Some(place) => self.ask_in_place(&place, caller, std::slice::from_ref(&ask), wait),
                 None => self.ask(caller, ask, wait, true),
             }
         }
@@ -438,122 +469,144 @@ impl Naive {
 
     // ── Kept places ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// The place that is kept for the same agent or session, for the same thing.
-    fn kept_for(&self, ask: &Ask) -> Option<Waiter> {
+    /// The place that is kept for the same agent or session, for the same thing, of a set for all of it.
+    fn kept_for(&self, asks: &[Arc<Ask>]) -> Option<Waiter> {
         let is_it = |waiter: &&Waiter| {
-            waiter.is_kept()
-                && waiter.ask.who == ask.who
-                && is_same_scope(&waiter.ask.target, &ask.target)
-                && waiter.ask.mode == ask.mode
-                && waiter.ask.bound == ask.bound
+            let rows = self.rows_with(waiter);
+            let is_for = |(row, ask): (&Waiter, &Arc<Ask>)| {
+                row.is_kept()
+                    && row.ask.who == ask.who
+                    && is_same_scope(&row.ask.target, &ask.target)
+                    && row.ask.mode == ask.mode
+                    && row.ask.bound == ask.bound
+                    && row.ask.set == ask.set
+            };
+            rows.len() == asks.len() && rows.iter().zip(asks).all(is_for)
         };
         self.waiters.iter().find(is_it).cloned()
     }
 
+    /// All rows of a waiting request, in the order of its scopes.
+    fn rows_with(&self, of: &Waiter) -> Vec<Waiter> {
+        self.waiters.iter().filter(|row| first_row(row) == first_row(of)).cloned().collect()
+    }
+
     /// Clients that go, or want something no more, leave nothing but the places that they had before.
     fn clients_go(&mut self, is_meant: impl Fn(Caller) -> bool) -> bool {
-        let is_its = |waiter: &&Waiter| waiter.caller.is_some_and(&is_meant);
+        let is_its = |waiter: &&Waiter| waiter.caller.is_some_and(&is_meant) && first_row(waiter) == waiter.id;
         let going: Vec<Waiter> = self.waiters.iter().filter(is_its).cloned().collect();
         for waiter in &going {
             match waiter.ticket {
                 Some(_) => drop(self.keep_place(waiter)),
-                None => self.waiters.retain(|other| other.id != waiter.id),
+                None => drop(self.remove_rows(waiter)),
             }
         }
         !going.is_empty()
     }
 
-    fn turn_away(&mut self, waiter: Waiter, refused: Refused) {
+    fn turn_away(&mut self, waiter: &Waiter, refused: Refused) {
         let caller = waiter.caller.expect("only who is there is turned away");
-        let ticket = self.keep_place(&waiter);
-        let about = Some((&waiter.ask.who, Some(&waiter.ask.target)));
-        self.answer(caller, Reply::Refused(Box::new(Refused { ticket, ..refused })), about);
+        let rows = self.rows_with(waiter);
+        let ticket = self.keep_place(waiter);
+        self.say_refused(caller, &rows, Refused { ticket, ..refused });
     }
 
-    /// A wait in vain: the place is kept if it was before, or if a lock with a lease was waited for and the agent has
-    /// not too many.
+    /// A wait in vain: the place is kept if it was before, or if locks with a lease were waited for, none of them an
+    /// upgrade, and the agent has not too many.
     fn keep_place(&mut self, waiter: &Waiter) -> Option<Ticket> {
-        let other = self.kept_for(&waiter.ask);
+        let rows = self.rows_with(waiter);
+        let asks: Vec<Arc<Ask>> = rows.iter().map(|row| row.ask.clone()).collect();
+        let other = self.kept_for(&asks);
         let name = waiter.ticket.or(other.as_ref().and_then(|other| other.ticket));
-        let of_agent =
-            self.waiters.iter().filter(|other| other.is_kept() && other.ask.who.agent == waiter.ask.who.agent);
+        let is_place = |row: &&Waiter| row.is_kept() && row.ask.who.agent == waiter.ask.who.agent;
+        let of_agent = self.waiters.iter().filter(is_place).filter(|row| first_row(row) == row.id);
         let has_room = name.is_some() || of_agent.count() < limits::TICKETS_OF_AGENT;
-        let is_new = waiter.takes && waiter.ask.lease.ttl > 0 && waiter.ask.upgrades.is_none() && has_room;
-        self.waiters.retain(|other| other.id != waiter.id);
-        if waiter.ticket.is_none() && !is_new {
+        let outlives = |row: &Waiter| row.takes && row.ask.lease.ttl > 0 && row.ask.upgrades.is_none();
+        if waiter.ticket.is_none() && !(rows.iter().all(outlives) && has_room) {
+            self.remove_rows(waiter);
             return None;
         }
-        let mut kept = waiter.clone();
-        match other {
-            Some(other) if other.id < waiter.id => kept = other,
-            _ => {
-                self.waiters.retain(|row| other.as_ref().is_none_or(|other| row.id != other.id));
-                kept.ticket = name;
-            }
+        let mut kept = rows;
+        let name = other.as_ref().filter(|other| other.id < kept[0].id).and_then(|other| other.ticket).or(name);
+        if let Some(other) = other {
+            let (earlier, later) = if other.id < kept[0].id { (&other, waiter) } else { (waiter, &other) };
+            kept = self.rows_with(earlier);
+            self.remove_rows(later);
         }
-        if kept.ticket.is_none() {
-            kept.ticket = Some(TicketId(self.fresh_fence().0));
+        let ticket = Some(name.unwrap_or_else(|| TicketId(self.fresh_fence().0)));
+        let absent_until = Some(self.now.mono.after(limits::TICKET_KEPT));
+        for row in self.waiters.iter_mut().filter(|row| first_row(row) == kept[0].id) {
+            *row = Waiter { caller: None, deadline: None, absent_until, ticket, ..row.clone() };
         }
-        (kept.caller, kept.deadline) = (None, None);
-        kept.absent_until = Some(self.now.mono.after(limits::TICKET_KEPT));
-        let id = kept.id;
-        self.waiters.retain(|row| row.id != id);
-        self.waiters.push(kept);
-        self.waiters.sort_by_key(|row| row.id);
-        self.offer_if_due(id);
-        let kept = self.waiters.iter().find(|row| row.id == id)?;
+        self.offer_if_due(kept[0].id);
+        let kept = self.waiters.iter().find(|row| row.id == kept[0].id)?;
         Some(Ticket {
             id: kept.ticket.expect("it was just given"),
             until: kept.absent_until.min(kept.offered_until.or(kept.absent_until)).expect("no place is for ever"),
         })
     }
 
-    /// The place of which nobody heard that it was granted is as it was, if its session is there still.
+    /// The place of which nobody heard that it was granted is as it was, if its session is there still. That of a set
+    /// is over.
     fn keep_again(&mut self, ask: Arc<Ask>, place: Option<KeptPlace>) {
         let Some(place) = place else { return };
         if ask.who.session.is_none_or(|id| self.has_session(id)) {
             let KeptPlace { id, ticket, since, level } = place;
             let nobody = Caller { conn: 0, id: 0 };
-            let waiter =
-                Waiter { since, level, caller: None, is_counted: true, ..self.in_line(nobody, &ask, true, id) };
-            self.keep_place(&Waiter { ticket: Some(ticket), ..waiter });
+            let ask = Arc::new(Ask { set: None, ..(*ask).clone() });
+            let waiter = Waiter { since, level, is_counted: true, ..self.in_line(nobody, &ask, true, id) };
+            let waiter = Waiter { ticket: Some(ticket), ..waiter };
+            self.waiters.push(waiter.clone());
+            self.waiters.sort_by_key(|row| row.id);
+            self.keep_place(&waiter);
         }
     }
 
-    fn come_for(&mut self, place: Waiter, caller: Caller, ask: Arc<Ask>, wait: Wait) {
+    /// A request for which a place is kept. An upgrade needs none.
+    fn ask_in_place(&mut self, place: &Waiter, caller: Caller, asks: &[Arc<Ask>], wait: Wait) {
+        let asks: Vec<Arc<Ask>> = asks.iter().map(|ask| self.as_upgrade(ask.clone())).collect();
+        if asks.iter().any(|ask| ask.upgrades.is_some()) {
+            self.remove_rows(place);
+            return match asks[0].set {
+                Some(_) => self.ask_set(caller, &asks, wait),
+                None => self.ask(caller, asks[0].clone(), wait, true),
+            };
+        }
         if self.paused {
             return self.fail(caller, Fault::Unavailable(String::new()));
         }
+        self.come_for(place, caller, &asks, wait);
+    }
+
+    fn come_for(&mut self, place: &Waiter, caller: Caller, asks: &[Arc<Ask>], wait: Wait) {
         let deadline = match wait {
             Wait::Until(deadline) => Some(deadline),
             _ => None,
         };
-        let Waiter { since, ticket, level, is_counted, .. } = place;
-        let back = Waiter { since, ticket, level, is_counted, deadline, ..self.in_line(caller, &ask, true, place.id) };
-        for row in &mut self.waiters {
-            if row.id == place.id {
-                *row = back.clone();
-            }
+        for (old, ask) in self.rows_with(place).into_iter().zip(asks) {
+            let back = self.in_line(caller, ask, true, old.id);
+            let Waiter { since, ticket, level, is_counted, .. } = old;
+            let row = self.waiters.iter_mut().find(|row| row.id == old.id).expect("its place is kept");
+            *row = Waiter { since, ticket, level, is_counted, deadline, ..back };
         }
-        let is_blocked = self.chance(&ask, place.id) == Chance::Blocked;
-        let own = self.own_obstacle(&ask).filter(|_| is_blocked);
+        let rows = self.rows_with(place);
+        let is_blocked = rows.iter().any(|row| self.chance_of(row) == Chance::Blocked);
+        let own = rows.iter().find_map(|row| self.own_obstacle(&row.ask)).filter(|_| is_blocked);
         if let Some(own) = own {
-            self.waiters.retain(|other| other.id != place.id);
-            let (why, kept) = (RefusedFor::OwnLock, self.kept(&ask));
-            let holders = vec![own];
-            let refused =
-                Refused { why, holders, more: 0, foreigner: None, position: 1, ticket: None, kept, retry_after: None };
-            self.answer(caller, Reply::Refused(Box::new(refused)), Some((&ask.who, Some(&ask.target))));
+            self.remove_rows(place);
+            self.refuse_set_for_own(caller, &rows, own.id);
         } else if is_blocked && wait == Wait::Try {
-            let refused = self.refused(&ask, place.id, RefusedFor::Held);
-            self.turn_away(back, refused);
-        } else if self.closes_a_cycle_by_coming_back(&ask, place.id) {
-            self.waiters.retain(|other| other.id != place.id);
-            self.refuse(caller, &ask, place.id, RefusedFor::Deadlock(Vec::new()));
+            let refused = self.refused_set(&rows, RefusedFor::Held);
+            self.turn_away(&rows[0], refused);
+        } else if self.closes_a_cycle_by_coming_back(&rows) {
+            self.remove_rows(place);
+            self.refuse_set(caller, &rows, RefusedFor::Deadlock(Vec::new()));
         } else if !is_blocked {
-            let chance = self.chance(&ask, place.id);
-            self.waiters.retain(|other| other.id != place.id);
-            self.settle(caller, &ask, true, chance, back.place());
+            self.remove_rows(place);
+            match asks[0].set {
+                Some(_) => self.settle_set(caller, &rows),
+                None => self.settle(caller, &rows[0].ask, true, self.chance_of(&rows[0]), rows[0].place()),
+            }
         }
         self.withdraw_offers();
     }
@@ -561,38 +614,343 @@ impl Naive {
     /// A kept place with nothing in its way is offered, or over if its agent holds what it is for, or what it would
     /// never be granted beside.
     fn offer_if_due(&mut self, id: WaiterId) {
-        let waiter = self.waiter(id).clone();
-        let until = self.now.mono.after(limits::TICKET_OFFERED);
+        let rows = self.rows_with(&self.waiter(id).clone());
         if self.paused {
             return;
         }
-        if self.is_needless(&waiter) {
-            return self.waiters.retain(|other| other.id != id);
+        if self.is_needless(&rows) {
+            self.remove_rows(&rows[0]);
+            return;
         }
-        if self.chance(&waiter.ask, id) == Chance::Clear && waiter.offered_until.is_none() {
-            for row in self.waiters.iter_mut().filter(|row| row.id == id) {
+        let chances: Vec<Chance> = rows.iter().map(|row| self.chance_of(row)).collect();
+        let is_due = !chances.contains(&Chance::Blocked) && chances.contains(&Chance::Clear);
+        if chances.contains(&Chance::Blocked) {
+            for row in self.waiters.iter_mut().filter(|row| first_row(row) == rows[0].id) {
+                row.offered_until = None;
+            }
+        }
+        if is_due && rows[0].offered_until.is_none() {
+            let until = self.now.mono.after(limits::TICKET_OFFERED);
+            for row in self.waiters.iter_mut().filter(|row| first_row(row) == rows[0].id) {
                 row.offered_until = Some(until);
             }
         }
     }
 
-    fn is_needless(&self, waiter: &Waiter) -> bool {
-        match self.chance(&waiter.ask, waiter.id) {
-            Chance::Mine(_) => true,
-            Chance::Blocked => self.own_obstacle(&waiter.ask).is_some(),
-            _ => false,
-        }
+    fn is_needless(&self, rows: &[Waiter]) -> bool {
+        let is_held = |row: &Waiter| matches!(self.chance_of(row), Chance::Mine(_));
+        let is_hopeless =
+            |row: &Waiter| self.chance_of(row) == Chance::Blocked && self.own_obstacle(&row.ask).is_some();
+        rows.iter().all(is_held) || rows.iter().any(is_hopeless)
     }
 
-    /// Something new is in the way of others: what cannot be had any more is not offered any more.
+    /// Something new is in the way of others: what cannot be had any more, of a set any part of it, is not offered any
+    /// more.
     fn withdraw_offers(&mut self) {
         for waiter in self.waiters.clone() {
-            if waiter.offered_until.is_some() && self.chance(&waiter.ask, waiter.id) == Chance::Blocked {
+            let rows = self.rows_with(&waiter);
+            if waiter.offered_until.is_some() && rows.iter().any(|row| self.chance_of(row) == Chance::Blocked) {
                 for row in self.waiters.iter_mut().filter(|row| row.id == waiter.id) {
                     row.offered_until = None;
                 }
             }
         }
+    }
+
+    // ── Sets ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn lock_set(&mut self, caller: Caller, asks: Vec<Arc<Ask>>, wait: Wait) {
+        let who = asks[0].who.clone();
+        if who.session.is_some_and(|id| !self.has_session(id)) {
+            return self.fail(caller, Fault::UnknownSession);
+        }
+        let has_session = who.session.is_some();
+        let (ttl, bound) = (asks[0].lease.ttl, asks[0].bound);
+        let is_unsound = (!has_session && ttl == 0) || (has_session && bound.is_some()) || ttl > limits::TTL_MAX;
+        let meet = |n: usize, ask: &Arc<Ask>| asks[..n].iter().any(|other| overlaps(&other.target, &ask.target));
+        if is_unsound || asks[0].mode == Mode::Advisory || asks.iter().enumerate().any(|(n, ask)| meet(n, ask)) {
+            return self.fail(caller, Fault::Invalid(String::new()));
+        }
+        for ask in &asks {
+            let is_own = |lock: &&Lock| lock.ask.who.agent == who.agent && overlaps(&lock.ask.target, &ask.target);
+            let own = self.locks.iter().filter(is_own).filter(|lock| is_ending(lock)).map(|lock| lock.id).min();
+            if let Some(id) = own {
+                return self.put_off(id, Command::LockSet { caller, asks, wait });
+            }
+        }
+        match self.set_again(&asks) {
+            SetAgain::New => match self.kept_for(&asks) {
+                Some(place) => self.ask_in_place(&place, caller, &asks, wait),
+                None => self.ask_set(caller, &asks, wait),
+            },
+            SetAgain::Other => self.fail(caller, Fault::Invalid(String::new())),
+            SetAgain::Waiting(rows) if rows[0].is_kept() && rows[0].deadline.is_none() => {
+                self.ask_in_place(&rows[0], caller, &asks, wait);
+            }
+            SetAgain::Waiting(rows) => self.set_back_in_line(caller, &rows),
+            SetAgain::Lost(ended) => {
+                let holders = self.holders_over(&ended.ask.target);
+                self.answer_set(caller, Reply::Failed(Fault::Lost(Box::new(ended), holders)), &asks);
+            }
+            SetAgain::Held(held) => {
+                let mut all = Vec::new();
+                for ((id, already_held), ask) in held.into_iter().zip(&asks) {
+                    if already_held {
+                        self.renew_lock(id, Some(ask.lease.ttl));
+                    }
+                    let lock = self.held(id).expect("it is held").clone();
+                    all.push(Granted { already_held, again: !already_held, ..grant_of(lock) });
+                }
+                self.answer_set(caller, Reply::GrantedSet(all), &asks);
+            }
+        }
+    }
+
+    /// What is known of the request that a set names.
+    fn set_again(&self, asks: &[Arc<Ask>]) -> SetAgain {
+        let (agent, request) = (&asks[0].who.agent, &asks[0].request);
+        if request.is_none() {
+            return SetAgain::New;
+        }
+        let is_it = |ask: &Ask| ask.request == *request && ask.who.agent == *agent;
+        let rows: Vec<Waiter> = self.waiters.iter().filter(|row| row.takes && is_it(&row.ask)).cloned().collect();
+        let held: Vec<&Lock> = self.locks.iter().filter(|lock| is_it(&lock.ask)).collect();
+        let ended: Vec<&Ended> = self.ended.iter().filter(|ended| is_it(&ended.ask)).collect();
+        let known = rows.iter().map(|row| &row.ask).chain(held.iter().map(|lock| &lock.ask));
+        let known: Vec<&Arc<Ask>> = known.chain(ended.iter().map(|ended| &ended.ask)).collect();
+        if known.is_empty() {
+            return SetAgain::New;
+        }
+        let is_same = |known: &Ask| {
+            let Some(SetMember { index, of }) = known.set else { return false };
+            let ask = &asks[usize::from(index).min(asks.len() - 1)];
+            usize::from(of) == asks.len() && is_same_ask(known, ask)
+        };
+        if !known.iter().all(|known| is_same(known)) {
+            return SetAgain::Other;
+        }
+        if !rows.is_empty() {
+            return SetAgain::Waiting(rows);
+        }
+        if let Some(ended) = ended.iter().min_by_key(|ended| ended.ask.set) {
+            return SetAgain::Lost((**ended).clone());
+        }
+        let mut all = Vec::new();
+        for (index, ask) in (0..).zip(asks) {
+            let granted = held.iter().find(|lock| lock.ask.set.is_some_and(|member| member.index == index));
+            match granted {
+                Some(lock) => all.push((lock.id, false)),
+                None => match self.chance(ask, WaiterId(self.next_waiter)) {
+                    Chance::Mine(id) => all.push((id, true)),
+                    _ => return SetAgain::Other,
+                },
+            }
+        }
+        SetAgain::Held(all)
+    }
+
+    fn ask_set(&mut self, caller: Caller, asks: &[Arc<Ask>], wait: Wait) {
+        if self.paused {
+            return self.fail(caller, Fault::Unavailable(String::new()));
+        }
+        let deadline = match wait {
+            Wait::Until(deadline) => Some(deadline),
+            _ => None,
+        };
+        let mut rows = Vec::new();
+        for (at, ask) in (self.next_waiter..).zip(asks) {
+            let ask = self.as_upgrade(ask.clone());
+            rows.push(Waiter { deadline, ..self.in_line(caller, &ask, true, WaiterId(at)) });
+        }
+        // No further in front than the row that is least so.
+        let level = rows.iter().map(|row| row.level).min().unwrap_or(0);
+        rows.iter_mut().for_each(|row| row.level = level);
+        let own = rows.iter().find_map(|row| self.own_obstacle(&row.ask));
+        let is_clear = rows.iter().all(|row| self.chance_of(row) != Chance::Blocked);
+        let would_wait = !is_clear && own.is_none() && wait != Wait::Try;
+        let goes_first = level > 0 || rows.iter().any(|row| row.ask.upgrades.is_some());
+        if ((is_clear && goes_first) || would_wait) && self.set_closes_a_cycle(&rows) {
+            self.set_came(&rows, false);
+            return self.refuse_set(caller, &rows, RefusedFor::Deadlock(Vec::new()));
+        }
+        if is_clear {
+            return self.settle_set(caller, &rows);
+        }
+        match own {
+            Some(own) => self.refuse_set_for_own(caller, &rows, own.id),
+            None if wait == Wait::Try => {
+                self.set_came(&rows, false);
+                self.refuse_set(caller, &rows, RefusedFor::Held);
+            }
+            None => {
+                self.next_waiter += rows.len() as u64;
+                self.waiters.extend(rows.clone());
+                self.withdraw_offers();
+                self.set_came(&rows, true);
+            }
+        }
+    }
+
+    /// Each scope of a set that others keep it from is counted.
+    fn set_came(&mut self, rows: &[Waiter], waits: bool) {
+        for row in rows.iter().filter(|row| self.chance_of(row) == Chance::Blocked).cloned().collect::<Vec<_>>() {
+            for waiting in self.waiters.iter_mut().filter(|waiting| waiting.id == row.id) {
+                waiting.is_counted = true;
+            }
+            self.came(&row.ask, waits);
+        }
+    }
+
+    /// Whether somebody waits for itself as soon as all of a set stands in the queue.
+    fn set_closes_a_cycle(&mut self, rows: &[Waiter]) -> bool {
+        self.waiters.extend(rows.to_vec());
+        let actor = self.actor(&rows[0].ask.who.agent, rows[0].ask.who.session);
+        let is_mine = |w: &&Waiter| self.actor(&w.ask.who.agent, w.ask.who.session) == actor && w.caller.is_some();
+        let mine: Vec<Waiter> = self.waiters.iter().filter(is_mine).cloned().collect();
+        let closes = mine.iter().any(|waiter| self.closes_a_cycle(&waiter.ask, waiter.id));
+        self.waiters.retain(|waiter| rows.iter().all(|row| row.id != waiter.id));
+        closes
+    }
+
+    fn set_back_in_line(&mut self, caller: Caller, rows: &[Waiter]) {
+        if let Some(before) = rows[0].caller {
+            self.fail(before, Fault::Invalid(String::new()));
+        }
+        for row in self.waiters.iter_mut().filter(|row| rows.iter().any(|other| other.id == row.id)) {
+            (row.caller, row.absent_until, row.offered_until) = (Some(caller), None, None);
+        }
+        self.withdraw_offers();
+        if rows[0].caller.is_none() && self.closes_a_cycle_by_coming_back(rows) {
+            self.remove_rows(&rows[0]);
+            self.refuse_set(caller, rows, RefusedFor::Deadlock(Vec::new()));
+        }
+    }
+
+    /// Grants all of a set, one after the other; if one of its locks turns out to be in the way of another, or to close
+    /// a cycle, nothing of it has been.
+    fn settle_set(&mut self, caller: Caller, rows: &[Waiter]) {
+        let before = self.clone();
+        let nothing = |model: &mut Naive| {
+            let waits = std::mem::take(&mut model.waits_then);
+            *model = Naive { waits_then: waits, ..before.clone() };
+        };
+        let mut all = Vec::new();
+        for row in rows {
+            let ask = &row.ask;
+            // Who has come before it by what it was granted just now is behind it all the same.
+            let chance = match self.chance_of(row) {
+                Chance::Blocked if self.own_obstacle(ask).is_none() => Chance::Clear,
+                chance => chance,
+            };
+            let id = match chance {
+                Chance::Blocked => {
+                    let own = self.own_obstacle(ask).expect("only its own can have come in the way").id;
+                    nothing(self);
+                    return self.refuse_set_for_own(caller, rows, own);
+                }
+                Chance::Mine(id) => {
+                    self.renew_lock(id, Some(ask.lease.ttl));
+                    id
+                }
+                Chance::Resume(id) => {
+                    self.take_up(id, ask);
+                    let actor = self.actor(&ask.who.agent, ask.who.session);
+                    let is_mine =
+                        |w: &&Waiter| self.actor(&w.ask.who.agent, w.ask.who.session) == actor && w.caller.is_some();
+                    let mine: Vec<Waiter> = self.waiters.iter().filter(is_mine).cloned().collect();
+                    if mine.iter().any(|waiter| self.closes_a_cycle(&waiter.ask, waiter.id)) {
+                        nothing(self);
+                        return self.refuse_set(caller, rows, RefusedFor::Deadlock(Vec::new()));
+                    }
+                    self.drop_upgrades(id, &Fault::Invalid(String::new()));
+                    self.withdraw_offers();
+                    id
+                }
+                Chance::Clear => match ask.upgrades {
+                    Some(id) => {
+                        self.make_exclusive(id, ask);
+                        id
+                    }
+                    None => self.grant(ask),
+                },
+            };
+            all.push(Granted {
+                lock: self.held(id).expect("it was just granted").clone(),
+                already_held: matches!(chance, Chance::Mine(_)),
+                resumed: matches!(chance, Chance::Resume(_)),
+                upgraded: chance == Chance::Clear && ask.upgrades.is_some(),
+                ..grant_of(self.held(id).expect("it was just granted").clone())
+            });
+        }
+        let asks: Vec<Arc<Ask>> = rows.iter().map(|row| row.ask.clone()).collect();
+        self.answer_set(caller, Reply::GrantedSet(all), &asks);
+    }
+
+    fn refuse_set(&mut self, caller: Caller, rows: &[Waiter], why: RefusedFor) {
+        let refused = self.refused_set(rows, why);
+        self.say_refused(caller, rows, refused);
+    }
+
+    fn refused_set(&self, rows: &[Waiter], why: RefusedFor) -> Refused {
+        let mut holders: Vec<Lock> = Vec::new();
+        for row in rows {
+            holders.extend(self.holders_against(&row.ask, &row.ask.target, row.ask.mode));
+        }
+        holders.sort_by_key(|lock| lock.id);
+        holders.dedup_by_key(|lock| lock.id);
+        let position = self.position(rows.iter().map(|row| (&*row.ask, rank_of(row))));
+        let retry_after = match why {
+            RefusedFor::Held | RefusedFor::Timeout => {
+                rows.iter().map(|row| self.retry_after(&row.ask, position, &holders)).max().flatten()
+            }
+            RefusedFor::OwnLock | RefusedFor::Deadlock(_) => None,
+        };
+        let kept = rows.iter().find_map(|row| self.kept(&row.ask));
+        Refused { why, holders, more: 0, foreigner: None, position, ticket: None, kept, retry_after }
+    }
+
+    fn refuse_set_for_own(&mut self, caller: Caller, rows: &[Waiter], own: LockId) {
+        let holders = self.held(own).cloned().into_iter().collect();
+        let why = RefusedFor::OwnLock;
+        let kept = rows.iter().find_map(|row| self.kept(&row.ask));
+        let refused =
+            Refused { why, holders, more: 0, foreigner: None, position: 1, ticket: None, kept, retry_after: None };
+        self.say_refused(caller, rows, refused);
+    }
+
+    fn say_refused(&mut self, caller: Caller, rows: &[Waiter], refused: Refused) {
+        let asks: Vec<Arc<Ask>> = rows.iter().map(|row| row.ask.clone()).collect();
+        self.answer_set(caller, Reply::Refused(Box::new(refused)), &asks);
+    }
+
+    fn answer_set(&mut self, to: Caller, reply: Reply, asks: &[Arc<Ask>]) {
+        self.answer(to, reply, None);
+        let who = &asks[0].who;
+        let mut lost: Vec<Ended> = asks.iter().flat_map(|ask| self.losses(who, Some(&ask.target))).collect();
+        lost.sort_by_key(|ended| ended.id);
+        lost.dedup_by_key(|ended| ended.id);
+        let wanted = self.wanted(who);
+        let said = self.said.last_mut().expect("it was just said");
+        (said.answer.lost, said.answer.wanted) = (lost, wanted);
+    }
+
+    /// Takes all rows of a waiting request out of the queue.
+    fn remove_rows(&mut self, of: &Waiter) -> Vec<Waiter> {
+        let is_one = |row: &Waiter| first_row(row) == first_row(of);
+        let rows = self.waiters.iter().filter(|row| is_one(row)).cloned().collect();
+        self.waiters.retain(|row| !is_one(row));
+        rows
+    }
+
+    /// One more than the requests that come before any of these rows.
+    fn position<'a>(&self, rows: impl Iterator<Item = (&'a Ask, Rank)>) -> usize {
+        let mut before: Vec<WaiterId> = Vec::new();
+        for (ask, rank) in rows {
+            before.extend(self.earlier_by(ask, rank).iter().map(first_row));
+        }
+        before.sort_unstable();
+        before.dedup();
+        1 + before.len()
     }
 
     fn wait_free(&mut self, caller: Caller, ask: Arc<Ask>, wait: Wait) {
@@ -614,9 +972,10 @@ impl Naive {
             }
         }
         self.withdraw_offers();
-        if waiter.caller.is_none() && self.closes_a_cycle_by_coming_back(&waiter.ask, waiter.id) {
-            self.waiters.retain(|other| other.id != waiter.id);
-            self.refuse(caller, &waiter.ask, waiter.id, RefusedFor::Deadlock(Vec::new()));
+        let rows = self.rows_with(&waiter);
+        if waiter.caller.is_none() && self.closes_a_cycle_by_coming_back(&rows) {
+            self.remove_rows(&waiter);
+            self.refuse_set(caller, &rows, RefusedFor::Deadlock(Vec::new()));
         }
     }
 
@@ -702,7 +1061,7 @@ impl Naive {
     }
 
     /// Where a request stands: inside locks of deeper ancestors first, then upgrades, then by arrival.
-    fn rank(&self, ask: &Ask, at: WaiterId) -> (std::cmp::Reverse<u8>, bool, WaiterId) {
+    fn rank(&self, ask: &Ask, at: WaiterId) -> Rank {
         let waiting = self.waiters.iter().find(|waiter| waiter.id == at);
         let level = waiting.map_or_else(|| self.level(ask), |waiter| waiter.level);
         (std::cmp::Reverse(level), ask.upgrades.is_none(), at)
@@ -712,10 +1071,13 @@ impl Naive {
     /// somebody would wait for itself then.
     fn let_sub_agents_in(&mut self, agent: &Agent) {
         for waiter in self.waiters.clone() {
-            let level = self.level(&waiter.ask);
-            if is_above(agent, &waiter.ask.who.agent) && level > waiter.level {
+            // All of a set, which waits as one and is no further in front than any of it.
+            let rows = self.waiters.iter().filter(|row| first_row(row) == first_row(&waiter));
+            let level = rows.map(|row| self.level(&row.ask)).min().unwrap_or(0);
+            if is_above(agent, &waiter.ask.who.agent) && level > self.waiter(waiter.id).level {
                 let before = self.waiters.clone();
-                self.waiters.iter_mut().find(|other| other.id == waiter.id).expect("it waits").level = level;
+                let rows = self.waiters.iter_mut().filter(|row| first_row(row) == first_row(&waiter));
+                rows.for_each(|row| row.level = level);
                 if self.waits_for_itself(&waiter.ask.who) {
                     self.waiters = before;
                 }
@@ -774,11 +1136,12 @@ impl Naive {
             .waiters
             .iter()
             .filter(|waiter| waiter.takes && waiter.caller.is_some() && overlaps(&waiter.ask.target, &ask.target));
+        let requests: std::collections::BTreeSet<WaiterId> = waiting.clone().map(first_row).collect();
         let contended = Contended {
             refused: told.iter().filter(|(.., waits)| !waits).count() as u64,
             queued: told.iter().filter(|(.., waits)| *waits).count() as u64,
             over: now.0 - since.0,
-            waiting: waiting.clone().count() as u64,
+            waiting: requests.len() as u64,
             longest_wait: waiting.map(|waiter| now.0 - waiter.since.mono.0).max().unwrap_or(0),
             left_out: std::mem::take(&mut self.left_out),
         };
@@ -872,6 +1235,9 @@ impl Naive {
             return self.fail(caller, Fault::UnknownSession);
         }
         let is_it = |ask: &Ask| request.is_some() && ask.request == request && ask.who.agent == who.agent;
+        if self.names_a_set(&is_it) {
+            return self.fail(caller, Fault::Invalid(String::new()));
+        }
         let held = self.locks.iter().find(|lock| is_it(&lock.ask)).cloned();
         if let Some(ending) = held.as_ref().filter(|lock| is_ending(lock)) {
             return self.put_off(ending.id, Command::Upgrade { caller, who, which, wait, request });
@@ -924,8 +1290,8 @@ impl Naive {
             _ => lock.ask.target.clone(),
         };
         let lease = Lease { ttl: lock.ttl, ..lock.ask.lease };
-        let (ask, upgrades) = ((*lock.ask).clone(), Some(lock.id));
-        let ask = Ask { target, mode: Mode::Exclusive, who, lease, request, upgrades, ..ask };
+        let before = Ask { set: None, lease, ..(*lock.ask).clone() };
+        let ask = Ask { target, mode: Mode::Exclusive, who, request, upgrades: Some(lock.id), ..before };
         self.ask(caller, Arc::new(ask), wait, true);
     }
 
@@ -1001,10 +1367,10 @@ impl Naive {
     fn drop_upgrades(&mut self, id: LockId, fault: &Fault) {
         for waiter in self.waiters.clone() {
             if waiter.ask.upgrades == Some(id) {
-                self.waiters.retain(|other| other.id != waiter.id);
-                if let Some(caller) = waiter.caller {
-                    let about = Some((&waiter.ask.who, Some(&waiter.ask.target)));
-                    self.answer(caller, Reply::Failed(fault.clone()), about);
+                let rows = self.remove_rows(&waiter);
+                if let Some(caller) = waiter.caller.filter(|_| !rows.is_empty()) {
+                    let asks: Vec<Arc<Ask>> = rows.iter().map(|row| row.ask.clone()).collect();
+                    self.answer_set(caller, Reply::Failed(fault.clone()), &asks);
                 }
             }
         }
@@ -1025,16 +1391,26 @@ impl Naive {
 
     /// Whoever is back waits again, and is waited for, also if it is granted at once. What a lock of its own answers
     /// changes nothing about that.
-    fn closes_a_cycle_by_coming_back(&mut self, ask: &Ask, at: WaiterId) -> bool {
-        matches!(self.chance(ask, at), Chance::Blocked | Chance::Clear) && self.waits_for_itself(&ask.who)
+    fn closes_a_cycle_by_coming_back(&mut self, rows: &[Waiter]) -> bool {
+        let waits = |row: &Waiter| matches!(self.chance_of(row), Chance::Blocked | Chance::Clear);
+        rows.iter().any(waits) && self.waits_for_itself(&rows[0].ask.who)
     }
 
     /// What a request at `at` in the order of arrival comes to right now.
     pub fn chance(&self, ask: &Ask, at: WaiterId) -> Chance {
+        self.chance_by(ask, self.rank(ask, at))
+    }
+
+    /// What a row of a set comes to: it is as far in front as the whole set is.
+    fn chance_of(&self, row: &Waiter) -> Chance {
+        self.chance_by(&row.ask, rank_of(row))
+    }
+
+    fn chance_by(&self, ask: &Ask, rank: Rank) -> Chance {
         if let Some(id) = ask.upgrades {
             let is_done = self.held(id).expect("its upgrades end with it").ask.mode == Mode::Exclusive;
             let is_blocked = !self.holders_against(ask, &ask.target, ask.mode).is_empty()
-                || !self.earlier(ask, at).is_empty()
+                || !self.earlier_by(ask, rank).is_empty()
                 || self.own_obstacle(ask).is_some();
             return match (is_done, is_blocked) {
                 (true, _) => Chance::Mine(id),
@@ -1066,7 +1442,7 @@ impl Naive {
             }
         }
         let is_blocked = !self.holders_against(ask, &ask.target, ask.mode).is_empty()
-            || !self.earlier(ask, at).is_empty()
+            || !self.earlier_by(ask, rank).is_empty()
             || self.own_obstacle(ask).is_some();
         if is_blocked { Chance::Blocked } else { Chance::Clear }
     }
@@ -1217,16 +1593,22 @@ impl Naive {
                     continue;
                 }
                 let chance = self.chance(&waiter.ask, waiter.id);
-                if waiter.caller.is_some() && chance != Chance::Blocked {
+                // All of a set can be had, or nothing of it is.
+                let rows = self.waiters.iter().filter(|row| first_row(row) == first_row(&waiter));
+                let is_blocked = rows.into_iter().any(|row| self.chance(&row.ask, row.id) == Chance::Blocked);
+                if waiter.caller.is_some() && !is_blocked {
                     next = Some((waiter.clone(), chance));
                 } else if waiter.is_kept() {
                     self.offer_if_due(waiter.id);
                 }
             }
             let Some((waiter, chance)) = next else { return };
-            self.waiters.retain(|other| other.id != waiter.id);
             let caller = waiter.caller.expect("only those who listen are served");
-            self.settle(caller, &waiter.ask, waiter.takes, chance, waiter.place());
+            let rows = self.remove_rows(&waiter);
+            match waiter.ask.set {
+                Some(_) => self.settle_set(caller, &rows),
+                None => self.settle(caller, &waiter.ask, waiter.takes, chance, waiter.place()),
+            }
         }
     }
 
@@ -1252,11 +1634,15 @@ impl Naive {
     }
 
     fn earlier(&self, ask: &Ask, at: WaiterId) -> Vec<Waiter> {
+        self.earlier_by(ask, self.rank(ask, at))
+    }
+
+    fn earlier_by(&self, ask: &Ask, rank: Rank) -> Vec<Waiter> {
         // What is kept for a session keeps that session from nothing.
         let guard = self.holder_to_be(ask);
         let is_own_kept = |waiter: &Waiter| waiter.is_kept() && waiter.ask.who == guard;
         let comes_first = |waiter: &&Waiter| {
-            self.rank(&waiter.ask, waiter.id) < self.rank(ask, at)
+            rank_of(waiter) < rank
                 && waiter.takes
                 && overlaps(&waiter.ask.target, &ask.target)
                 && modes_clash(waiter.ask.mode, ask.mode)
@@ -1303,7 +1689,7 @@ impl Naive {
 
     fn refused(&self, ask: &Ask, at: WaiterId, why: RefusedFor) -> Refused {
         let holders = self.holders_against(ask, &ask.target, ask.mode);
-        let position = 1 + self.earlier(ask, at).len();
+        let position = self.position(std::iter::once((ask, self.rank(ask, at))));
         let retry_after = match why {
             RefusedFor::Held | RefusedFor::Timeout => self.retry_after(ask, position, &holders),
             RefusedFor::OwnLock | RefusedFor::Deadlock(_) => None,
@@ -1516,8 +1902,8 @@ impl Naive {
         }
         for waiter in self.waiters.clone() {
             if waiter.ask.bound == Some(process) {
-                self.waiters.retain(|other| other.id != waiter.id);
-                if let Some(caller) = waiter.caller {
+                let rows = self.remove_rows(&waiter);
+                if let Some(caller) = waiter.caller.filter(|_| !rows.is_empty()) {
                     self.fail(caller, Fault::Invalid(String::new()));
                 }
             }
@@ -1597,14 +1983,15 @@ impl Naive {
 
     fn unlock(&mut self, caller: Option<Caller>, who: Who, which: Which) {
         let (chosen, before) = (self.chosen(&who, &which), self.waiters.len());
-        self.waiters.retain(|waiter| {
-            let is_meant = match &which {
-                Which::All => true,
-                Which::Id(_) => false,
-                Which::Scope(target) => is_here(&waiter.ask.target, target),
-            };
-            !(waiter.is_kept() && waiter.ask.who.agent == who.agent && is_meant)
-        });
+        let is_meant = |row: &Waiter| match &which {
+            Which::All => true,
+            Which::Id(_) => false,
+            Which::Scope(target) => is_here(&row.ask.target, target),
+        };
+        // Of a set all goes with any part of it.
+        let given_up = |row: &&Waiter| row.is_kept() && row.ask.who.agent == who.agent && is_meant(row);
+        let given_up: Vec<WaiterId> = self.waiters.iter().filter(given_up).map(first_row).collect();
+        self.waiters.retain(|row| !given_up.contains(&first_row(row)));
         let reply = match chosen {
             Err(_) if self.waiters.len() < before => Reply::Released(Vec::new()),
             Err(fault) => Reply::Failed(fault),
@@ -1884,9 +2271,10 @@ impl Naive {
     /// What is wanted and not looked at yet goes with whoever wants it.
     fn forget_put_off(&mut self, is_meant: impl Fn(Caller) -> bool) -> bool {
         let stays = |command: &Command| match command {
-            Command::Lock { caller, .. } | Command::Upgrade { caller, .. } | Command::Commit { caller, .. } => {
-                !is_meant(*caller)
-            }
+            Command::Lock { caller, .. }
+            | Command::LockSet { caller, .. }
+            | Command::Upgrade { caller, .. }
+            | Command::Commit { caller, .. } => !is_meant(*caller),
             _ => true,
         };
         let mut was_any = false;
@@ -1903,6 +2291,10 @@ impl Naive {
         for in_flight in self.locks.iter_mut().filter_map(|lock| lock.in_flight.as_mut()) {
             in_flight.waiting.retain(|command| match command {
                 Command::Lock { caller, ask, .. } if ask.bound == Some(process) => {
+                    refused.push(*caller);
+                    false
+                }
+                Command::LockSet { caller, asks, .. } if asks[0].bound == Some(process) => {
                     refused.push(*caller);
                     false
                 }
@@ -1938,7 +2330,7 @@ impl Naive {
         let waiters = self.waiters.iter().filter(|waiter| is_meant(&waiter.ask.target));
         let waiters = waiters.map(|waiter| Queued {
             waiter: waiter.clone(),
-            position: 1 + self.earlier(&waiter.ask, waiter.id).len(),
+            position: self.position(std::iter::once((&*waiter.ask, rank_of(waiter)))),
             behind: self.holders_against(&waiter.ask, &waiter.ask.target, waiter.ask.mode),
         });
         let reply = Reply::Status { locks, waiters: waiters.collect() };
@@ -1953,17 +2345,18 @@ impl Naive {
 
     fn answer(&mut self, to: Caller, reply: Reply, about: Option<(&Who, Option<&Target>)>) {
         let outlives = |lock: &Lock| lock.ttl > 0 && lock.ask.mode != Mode::Advisory;
-        let synced = matches!(&reply, Reply::Granted(granted) if outlives(&granted.lock));
+        let synced = reply.grants().iter().any(|granted| outlives(&granted.lock));
         let mut reply = reply;
-        if let Reply::Granted(granted) = &mut reply {
+        for granted in reply.grants_mut() {
             granted.beside = self.beside(&granted.lock);
             granted.more = granted.beside.len().saturating_sub(limits::HOLDERS_NAMED);
             granted.beside.truncate(limits::HOLDERS_NAMED);
         }
         let named: Vec<&Lock> = match &reply {
-            Reply::Granted(granted) => [&granted.lock].into_iter().chain(&granted.beside).collect(),
             Reply::Status { locks, .. } => locks.iter().collect(),
-            _ => Vec::new(),
+            other => {
+                other.grants().iter().flat_map(|granted| [&granted.lock].into_iter().chain(&granted.beside)).collect()
+            }
         };
         let standings = named.iter().filter_map(|lock| Some((lock.id, self.standing(lock)?))).collect();
         let mut answer = Answer { standings, ..Answer::bare(reply) };
@@ -2013,6 +2406,14 @@ impl Naive {
         wanted
     }
 
+    /// Whether a request id belongs to a set.
+    fn names_a_set(&self, is_it: &impl Fn(&Ask) -> bool) -> bool {
+        let is_member = |ask: &Ask| is_it(ask) && ask.set.is_some();
+        self.locks.iter().any(|lock| is_member(&lock.ask))
+            || self.waiters.iter().any(|waiter| is_member(&waiter.ask))
+            || self.ended.iter().any(|ended| is_member(&ended.ask))
+    }
+
     fn held(&self, id: LockId) -> Option<&Lock> {
         self.locks.iter().find(|lock| lock.id == id)
     }
@@ -2034,7 +2435,11 @@ impl Naive {
             session.away_until = Some(now.mono.after(limits::SESSION_SILENCE));
         }
         self.waiters.retain(|waiter| waiter.takes);
-        let levels: Vec<u8> = self.waiters.iter().map(|waiter| self.level(&waiter.ask)).collect();
+        let level_of = |waiter: &Waiter| {
+            let rows = self.waiters.iter().filter(|row| first_row(row) == first_row(waiter));
+            rows.map(|row| self.level(&row.ask)).min().unwrap_or(0)
+        };
+        let levels: Vec<u8> = self.waiters.iter().map(level_of).collect();
         for (waiter, level) in self.waiters.iter_mut().zip(levels) {
             waiter.level = level;
             // A kept place keeps what is left of its time.
@@ -2051,10 +2456,11 @@ impl Naive {
             }
         }
         self.withdraw_offers();
-        let needless: Vec<WaiterId> =
-            self.waiters.iter().filter(|row| row.is_kept() && self.is_needless(row)).map(|row| row.id).collect();
-        self.waiters.retain(|row| !needless.contains(&row.id));
-        for waiter in self.waiters.clone().into_iter().filter(Waiter::is_kept) {
+        let is_place = |row: &Waiter| row.is_kept() && first_row(row) == row.id;
+        let needless = |row: &Waiter| is_place(row) && self.is_needless(&self.rows_with(row));
+        let needless: Vec<WaiterId> = self.waiters.iter().filter(|row| needless(row)).map(|row| row.id).collect();
+        self.waiters.retain(|row| !needless.contains(&first_row(row)));
+        for waiter in self.waiters.clone().into_iter().filter(is_place) {
             self.offer_if_due(waiter.id);
         }
     }

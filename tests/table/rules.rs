@@ -135,6 +135,7 @@ impl Desk {
             process: None,
             bound: self.bound.take(),
             upgrades: None,
+            set: None,
             request: self.request.take(),
             workspace: Workspace { root: b"/"[..].into() },
             os: false,
@@ -156,9 +157,10 @@ impl Desk {
     /// Runs a command; the answers to others become news.
     pub fn run(&mut self, command: Command) -> Vec<Outgoing> {
         let by = match &command {
-            Command::Lock { caller, .. } | Command::Upgrade { caller, .. } | Command::WaitFree { caller, .. } => {
-                Some(*caller)
-            }
+            Command::Lock { caller, .. }
+            | Command::LockSet { caller, .. }
+            | Command::Upgrade { caller, .. }
+            | Command::WaitFree { caller, .. } => Some(*caller),
             _ => None,
         };
         let step = self.table.apply(self.now, command);
@@ -180,7 +182,8 @@ impl Desk {
         let replies = step.replies.clone();
         for reply in replies.iter().filter(|reply| Some(reply.to) != by) {
             let word = Desk::word(&reply.answer.reply);
-            let waited = matches!(reply.answer.reply, Reply::Granted(_) | Reply::Refused(_) | Reply::Free);
+            let is_grant = !reply.answer.reply.grants().is_empty();
+            let waited = is_grant || matches!(reply.answer.reply, Reply::Refused(_) | Reply::Free);
             if waited {
                 self.news.push(format!("{}: {word}", self.asked_by[&reply.to]));
             }
@@ -197,6 +200,12 @@ impl Desk {
             Reply::Granted(granted) if granted.again => "granted again".into(),
             Reply::Granted(granted) if granted.upgraded => "upgraded".into(),
             Reply::Granted(_) => "granted".into(),
+            Reply::GrantedSet(all) => {
+                let word = |granted: &Granted| Desk::word(&Reply::Granted(Box::new(granted.clone())));
+                let mut words: Vec<String> = all.iter().map(word).collect();
+                words.dedup();
+                words.join(", ")
+            }
             Reply::Refused(refused) => match &refused.why {
                 RefusedFor::Held => format!("held by {}", names(&refused.holders).join(" ")),
                 RefusedFor::OwnLock => "own lock".into(),
@@ -267,6 +276,27 @@ impl Desk {
 
     pub fn wait_for(&mut self, ms: u64, name: &str, words: &str) -> String {
         self.lock(name, words, Wait::Until(self.now.mono.after(ms)))
+    }
+
+    /// As [`Desk::ask`], for a set: `x /f /g`.
+    pub fn ask_all(&mut self, name: &str, words: &str) -> String {
+        self.lock_set(name, words, Wait::Try)
+    }
+
+    pub fn wait_all(&mut self, name: &str, words: &str) -> String {
+        self.lock_set(name, words, Wait::Forever)
+    }
+
+    pub fn lock_set(&mut self, name: &str, words: &str, wait: Wait) -> String {
+        let (mode, scopes) = words.split_once(' ').expect("a mode and scopes");
+        let first = self.request_of(name, &format!("{mode} /"));
+        let of = scopes.split(' ').count() as u16;
+        let member = |(index, scope)| {
+            Arc::new(Ask { target: target(scope), set: Some(SetMember { index, of }), ..(*first).clone() })
+        };
+        let asks = (0..).zip(scopes.split(' ')).map(member).collect();
+        let caller = self.caller(name);
+        self.command(caller, Command::LockSet { caller, asks, wait })
     }
 
     fn lock(&mut self, name: &str, words: &str, wait: Wait) -> String {

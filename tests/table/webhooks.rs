@@ -82,6 +82,7 @@ impl Bench {
             workspace: Workspace { root: b"/w".as_slice().into() },
             os: false,
             upgrades: None,
+            set: None,
         };
         let command = Command::Lock { caller: CALLER, ask: Arc::new(ask), wait: Wait::Try };
         assert!(matches!(self.command(command), Some(Reply::Granted(_))));

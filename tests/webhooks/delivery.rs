@@ -80,6 +80,9 @@ fn what_is_not_taken_is_sent_again_with_the_same_id_and_body_and_all_behind_it_i
     assert!(times[1] >= times[0] + 5, "{times:?}");
     assert_eq!(receiver.next().event(), "lock.released");
     until("it is well again", || Some(show(&ground, &webhook)).filter(|one| one["state"] == "active"));
+    let figures = || ground.flockd("", "stats --json").gives(0).json()["deliveries"].clone();
+    let deliveries = until("both are counted", || Some(figures()).filter(|found| found["posted"] == 2));
+    assert_eq!(deliveries["posts_failed"], 1, "{deliveries}");
 }
 
 #[test]

@@ -44,7 +44,7 @@ impl Auditor {
         match &answer.reply {
             Reply::Failed(Fault::Invalid(_)) => self.counts.bound_sent_away += 1,
             // What ended just before made way for it, and it ended again at once.
-            Reply::Granted(_) | Reply::Failed(Fault::Lost(..)) => {}
+            Reply::Granted(_) | Reply::GrantedSet(_) | Reply::Failed(Fault::Lost(..)) => {}
             other => panic!("{to:?} waits for a lock of a process that is dead and is told {other:?}"),
         }
     }
@@ -54,10 +54,8 @@ impl Auditor {
         assert_eq!(lock.ask.bound, bound, "{} ends with another process than was asked", lock.id);
         let is_known_dead = self.knew_dead(bound, self.turn);
         // The answer may be late, and a session of its agent may have the lock by now, which no longer ends with it.
-        let by_session = |open: &Open| match &open.command {
-            Command::Lock { ask: of, .. } => of.who.session.is_some() && of.who.agent == who.agent,
-            _ => false,
-        };
+        let is_sessions = |of: &Arc<Ask>| of.who.session.is_some() && of.who.agent == who.agent;
+        let by_session = |open: &Open| rules::asks_of(&open.command).iter().any(is_sessions);
         let is_taken_up = self.claims.get(&lock.id).is_some_and(|claim| claim.lock.fence > lock.fence)
             || self.open.values().any(by_session);
         assert!(!is_known_dead || is_taken_up, "{} is told to {}, and its process is dead", lock.id, who.agent);
@@ -91,5 +89,5 @@ pub(super) fn is_no_loss(ended: &Ended) -> bool {
 }
 
 fn bound_of(command: &Command) -> Option<Process> {
-    if let Command::Lock { ask, .. } = command { ask.bound } else { None }
+    rules::asks_of(command).first().and_then(|ask| ask.bound)
 }

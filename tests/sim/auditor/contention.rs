@@ -59,16 +59,21 @@ impl Asking {
             self.offset = offset;
         }
         self.moments.insert(now.wall.0, now.mono);
-        let (caller, scope) = match command {
+        let (caller, scopes) = match command {
             Command::Contention { threshold, .. } => {
                 self.threshold = Some(*threshold);
                 return;
             }
-            Command::Lock { caller, ask, .. } => (*caller, Some(ask.target.scope.clone())),
-            Command::Upgrade { caller, .. } => (*caller, None),
+            Command::Lock { caller, ask, .. } => (*caller, vec![Some(ask.target.scope.clone())]),
+            // Each scope by itself, though which of them kept a set waiting is not said.
+            Command::LockSet { caller, asks, .. } => {
+                (*caller, asks.iter().map(|ask| Some(ask.target.scope.clone())).collect())
+            }
+            Command::Upgrade { caller, .. } => (*caller, vec![None]),
             _ => return,
         };
-        self.asked.push(Asked { caller, scope, from: now.mono, until: None });
+        let asked = |scope| Asked { caller, scope, from: now.mono, until: None };
+        self.asked.extend(scopes.into_iter().map(asked));
     }
 
     pub(super) fn answered(&mut self, now: Moment, to: Caller, open: &Open, reply: &Reply, is_at_once: bool) {

@@ -71,11 +71,11 @@ impl Auditor {
             Command::CallerGone { conn } => {
                 self.queue.retain(|_, waiter| waiter.caller.is_none_or(|caller| caller.conn != *conn));
                 let open = self.open.iter_mut().filter(|(caller, _)| caller.conn == *conn);
-                let asks = open.filter_map(|(_, open)| {
+                let asks = open.map(|(_, open)| {
                     open.is_gone = true;
-                    if let Command::Lock { ask, .. } = &open.command { Some(ask.clone()) } else { None }
+                    asks_of(&open.command).to_vec()
                 });
-                for ask in asks.collect::<Vec<_>>() {
+                for ask in asks.flatten().collect::<Vec<_>>() {
                     self.places_may_be_over(&ask.who.agent, Some(&ask.target));
                 }
             }
@@ -112,18 +112,13 @@ impl Auditor {
                 }
                 self.wishes.insert((ask.who.agent.clone(), ask.target.scope.clone(), ask.mode));
             }
+            Command::LockSet { asks, .. } => {
+                let wish = |ask: &Arc<Ask>| (ask.who.agent.clone(), ask.target.scope.clone(), ask.mode);
+                self.wishes.extend(asks.iter().map(wish));
+            }
             _ => {}
         }
-        if let Command::Lock { caller, ask, .. } = command
-            && !self.queue.values().any(|waiter| !waiter.is_kept() && is_named_so(waiter, ask))
-            && let Some(id) = self.place_of(ask)
-            && let Some(kept) = self.queue.get_mut(&id)
-        {
-            self.counts.came_back += 1;
-            (kept.caller, kept.absent_until, kept.offered_until) = (Some(*caller), None, None);
-            // Under another name of the file it is in other requests' way.
-            kept.ask = ask.clone();
-        }
+        self.place_taken_up(command);
         let mut is_again = false;
         if let (Some(key), Some(caller)) = (name_of(command), caller_of(command)) {
             let (agent, request) = &key;
@@ -212,23 +207,48 @@ impl Auditor {
         }
     }
 
+    /// Whoever asks for what a place is kept for is back in it.
+    fn place_taken_up(&mut self, command: &Command) {
+        let asks = asks_of(command);
+        if let Some(caller) = caller_of(command)
+            && let Some(ask) = asks.first()
+            && !self.queue.values().any(|waiter| !waiter.is_kept() && is_named_so(waiter, ask))
+            && let Some(id) = self.place_of(asks)
+        {
+            self.counts.came_back += 1;
+            let rows = self.queue.values_mut().filter(|row| first_row(row) == id);
+            for (kept, ask) in rows.zip(asks) {
+                (kept.caller, kept.absent_until, kept.offered_until) = (Some(caller), None, None);
+                // Under another name of the file it is in other requests' way.
+                kept.ask = ask.clone();
+            }
+        }
+    }
+
     /// The place where this request goes on: that of the request which it is a retry of, else one for the same thing.
-    fn place_of(&self, ask: &Ask) -> Option<WaiterId> {
-        let kept = || self.queue.values().filter(|waiter| is_kept_there(waiter, ask));
-        kept().find(|waiter| is_named_so(waiter, ask)).or(kept().next()).map(|waiter| waiter.id)
+    fn place_of(&self, asks: &[Arc<Ask>]) -> Option<WaiterId> {
+        let is_there = |id: u64, ask: &Ask| self.queue.get(&WaiterId(id)).is_some_and(|row| is_kept_there(row, ask));
+        let is_place = |waiter: &&Waiter| (waiter.id.0..).zip(asks).all(|(id, ask)| is_there(id, ask));
+        let kept = || self.queue.values().filter(is_place);
+        kept().find(|waiter| is_named_so(waiter, &asks[0])).or(kept().next()).map(|waiter| waiter.id)
     }
 
     /// A grant of this agent's has ended its places there, though it may be taken back itself: nobody makes them anew.
     pub(super) fn places_may_be_over(&mut self, agent: &Agent, target: Option<&Target>) {
-        self.queue.retain(|_, waiter| {
-            let is_there = target.is_none_or(|target| overlap(&waiter.ask.target, target));
-            !(waiter.is_kept() && waiter.ask.who.agent == *agent && is_there)
-        });
+        let is_over = |row: &&Waiter| {
+            let is_there = target.is_none_or(|target| overlap(&row.ask.target, target));
+            row.is_kept() && row.ask.who.agent == *agent && is_there
+        };
+        let over: BTreeSet<WaiterId> = self.queue.values().filter(is_over).map(first_row).collect();
+        self.queue.retain(|_, row| !over.contains(&first_row(row)));
     }
 
     /// An agent wants none of these places any more.
     fn places_given_up(&mut self, who: &Who, is_meant: impl Fn(&Waiter) -> bool) {
-        self.queue.retain(|_, waiter| !(waiter.is_kept() && waiter.ask.who.agent == who.agent && is_meant(waiter)));
+        let is_one = |waiter: &&Waiter| waiter.is_kept() && waiter.ask.who.agent == who.agent && is_meant(waiter);
+        // Of a set all goes with any part of it.
+        let given_up: BTreeSet<WaiterId> = self.queue.values().filter(is_one).map(first_row).collect();
+        self.queue.retain(|_, waiter| !given_up.contains(&first_row(waiter)));
     }
 
     fn unlock_asked(&mut self, who: &Who, which: &Which) {
@@ -244,7 +264,7 @@ impl Auditor {
         }
         for open in self.open.values_mut() {
             let by = match &open.command {
-                Command::Lock { ask, .. } => Some(&ask.who.agent),
+                Command::Lock { .. } | Command::LockSet { .. } => Some(&asks_of(&open.command)[0].who.agent),
                 Command::Upgrade { who, .. } => Some(&who.agent),
                 _ => None,
             };
@@ -350,11 +370,12 @@ impl Auditor {
 
     /// The client has read this answer.
     pub fn read(&mut self, answer: &Answer) {
-        if let Reply::Granted(granted) = &answer.reply
-            && let Some(claim) = self.claims.get_mut(&granted.lock.id)
-            && claim.lock.fence == granted.lock.fence
-        {
-            claim.is_delivered = true;
+        for granted in answer.reply.grants() {
+            if let Some(claim) = self.claims.get_mut(&granted.lock.id)
+                && claim.lock.fence == granted.lock.fence
+            {
+                claim.is_delivered = true;
+            }
         }
     }
 }

@@ -32,6 +32,10 @@ impl Auditor {
             match &queued.waiter.os {
                 OsWait::Idle => {}
                 OsWait::Asked { lock, .. } => drop(asked.insert(*lock)),
+                OsWait::Had { lock, held: is_held } => {
+                    self.is_asking_on(&queued.waiter, waiters);
+                    held.extend(is_held.then_some(*lock));
+                }
                 OsWait::Busy { again, .. } => {
                     assert!(is_soon(*again, now), "a flock for {} is not tried again", queued.waiter.ask.who.agent);
                 }

@@ -56,7 +56,9 @@ fn is_of(claim: &Claim, who: &Who, target: Option<&Target>) -> bool {
 /// Whether a call that is not answered yet may have changed this lease.
 pub(super) fn may_renew(open: &Open, claim: &Claim) -> bool {
     match &open.command {
-        Command::Lock { ask, .. } => ask.who.agent == claim.lock.ask.who.agent,
+        Command::Lock { .. } | Command::LockSet { .. } => {
+            rules::asks_of(&open.command)[0].who.agent == claim.lock.ask.who.agent
+        }
         Command::Renew { who, .. }
         | Command::Check { who, .. }
         | Command::Commit { who, .. }

@@ -13,6 +13,7 @@ mod flocks;
 mod leases;
 mod restart;
 mod rules;
+mod sets;
 mod state;
 mod subscribers;
 mod told;
@@ -60,14 +61,16 @@ impl Open {
 #[derive(Clone)]
 struct Terms {
     agent: Agent,
-    target: Option<Target>,
+    /// None for all that it holds.
+    targets: Option<Vec<Target>>,
     ttl: u64,
     from: Moment,
 }
 
 impl Terms {
     fn concern(&self, claim: &Claim) -> bool {
-        let is_meant = self.target.as_ref().is_none_or(|target| overlap(target, &claim.lock.ask.target));
+        let meets = |target: &Target| overlap(target, &claim.lock.ask.target);
+        let is_meant = self.targets.as_ref().is_none_or(|targets| targets.iter().any(meets));
         claim.lock.ask.who.agent == self.agent && is_meant
     }
 }
@@ -75,11 +78,12 @@ impl Terms {
 fn terms(command: &Command, from: Moment) -> Option<Terms> {
     match command {
         Command::Renew { who, ttl: Some(ttl), .. } => {
-            Some(Terms { agent: who.agent.clone(), target: None, ttl: *ttl, from })
+            Some(Terms { agent: who.agent.clone(), targets: None, ttl: *ttl, from })
         }
-        Command::Lock { ask, .. } => {
-            let (agent, target) = (ask.who.agent.clone(), Some(ask.target.clone()));
-            Some(Terms { agent, target, ttl: ask.lease.ttl, from })
+        Command::Lock { .. } | Command::LockSet { .. } => {
+            let asks = rules::asks_of(command);
+            let targets = Some(asks.iter().map(|ask| ask.target.clone()).collect());
+            Some(Terms { agent: asks[0].who.agent.clone(), targets, ttl: asks[0].lease.ttl, from })
         }
         _ => None,
     }
@@ -143,6 +147,9 @@ counters! {
         waits_granted,
         resumed,
         upgraded,
+        sets,
+        sets_waited,
+        sets_seen,
         downgraded,
         delegated,
         refused,
@@ -204,6 +211,8 @@ pub struct Auditor {
     queue: BTreeMap<WaiterId, Waiter>,
     /// A grant was held back for so long that its lock is forgotten when it is answered: nobody knows which it was.
     has_forgotten: bool,
+    /// How many locks each grant of a set brought, by the number of its first event.
+    set_grants: BTreeMap<u64, usize>,
     /// Locks whose downgrade was refused by a journal that may have written it.
     may_be_shared: BTreeSet<LockId>,
     /// Locks under which a write was on its way when this turn began.

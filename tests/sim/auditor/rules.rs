@@ -152,7 +152,29 @@ pub(super) fn lease_end(claim: &Claim, ttl: u64, now: Moment) -> Moment {
     claim.lock.hold_until.map_or(now.after(ttl), |most| most.min(now.after(ttl)))
 }
 
-pub(super) fn who_and_target(command: &Command) -> Option<(&Who, Option<&Target>)> {
+/// What a request for locks asks for: one thing, or those of a set.
+pub(super) fn asks_of(command: &Command) -> &[Arc<Ask>] {
+    match command {
+        Command::Lock { ask, .. } => std::slice::from_ref(ask),
+        Command::LockSet { asks, .. } => asks,
+        _ => &[],
+    }
+}
+
+/// The first row of the request that a row is part of.
+pub(super) fn first_row(row: &Waiter) -> WaiterId {
+    WaiterId(row.id.0 - row.ask.set.map_or(0, |member| u64::from(member.index)))
+}
+
+/// Who asks, and about what; none for everything.
+pub(super) fn who_and_targets(command: &Command) -> Option<(&Who, Option<Vec<&Target>>)> {
+    match command {
+        Command::LockSet { asks, .. } => Some((&asks[0].who, Some(asks.iter().map(|ask| &ask.target).collect()))),
+        other => who_and_target(other).map(|(who, target)| (who, target.map(|target| vec![target]))),
+    }
+}
+
+fn who_and_target(command: &Command) -> Option<(&Who, Option<&Target>)> {
     match command {
         Command::Lock { ask, .. } | Command::WaitFree { ask, .. } => Some((&ask.who, Some(&ask.target))),
         Command::Check { who, target, .. } | Command::Commit { who, target, .. } => Some((who, Some(target))),
@@ -176,14 +198,17 @@ pub(super) fn who_asks(command: &Command) -> Option<&Who> {
         | Command::Renew { who, .. }
         | Command::Upgrade { who, .. }
         | Command::Downgrade { who, .. } => Some(who),
-        other => who_and_target(other).map(|(who, _)| who),
+        other => who_and_targets(other).map(|(who, _)| who),
     }
 }
 
 /// The name that a client gave its request.
 pub(super) fn name_of(command: &Command) -> Option<(Agent, RequestId)> {
     match command {
-        Command::Lock { ask, .. } => Some((ask.who.agent.clone(), ask.request.clone()?)),
+        Command::Lock { .. } | Command::LockSet { .. } => {
+            let ask = &asks_of(command)[0];
+            Some((ask.who.agent.clone(), ask.request.clone()?))
+        }
         Command::Upgrade { who, request, .. } => Some((who.agent.clone(), request.clone()?)),
         _ => None,
     }
@@ -198,6 +223,7 @@ pub(super) fn caller_of(command: &Command) -> Option<Caller> {
         Command::OpenSession { caller, .. }
         | Command::ReturnSession { caller, .. }
         | Command::Lock { caller, .. }
+        | Command::LockSet { caller, .. }
         | Command::WaitFree { caller, .. }
         | Command::Renew { caller, .. }
         | Command::Upgrade { caller, .. }

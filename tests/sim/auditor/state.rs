@@ -64,7 +64,8 @@ impl Auditor {
             }
             let before = self.queue.values().find(|before| waiter.caller.is_some() && before.caller == waiter.caller);
             // Whoever asks for more than it holds by now needs no place that was kept.
-            let is_moved = before.is_some_and(|before| before.id != waiter.id) && waiter.ask.upgrades.is_none();
+            let is_moved = before.is_some_and(|before| first_row(before) != first_row(waiter));
+            let is_moved = is_moved && waiter.ask.upgrades.is_none();
             assert!(!is_moved, "{} has another place in the queue than before", waiter.ask.who.agent);
             let is_lower = before.is_some_and(|before| before.level > waiter.level);
             assert!(!is_lower, "{} has lost its place before others", waiter.ask.who.agent);
@@ -75,7 +76,9 @@ impl Auditor {
         for absent in self.queue.values().filter(|waiter| waiter.caller.is_none()) {
             // An upgrade ends with the lock that it is about.
             let is_over = absent.ask.upgrades.is_some_and(|id| locks.iter().all(|lock| lock.id != id));
-            let is_over = is_over || is_answered(absent, locks, waiters);
+            // Of a set it is enough that it is so of one row.
+            let mut rows = self.queue.values().filter(|row| first_row(row) == first_row(absent));
+            let is_over = is_over || rows.any(|row| is_answered(row, locks, waiters));
             let is_there = is_over || waiters.iter().any(|queued| queued.waiter.id == absent.id);
             assert!(is_there, "the place of {} was not kept for it: {absent:?}", absent.ask.who.agent);
         }
@@ -106,7 +109,7 @@ impl Auditor {
         for queued in waiters {
             let open = queued.waiter.caller.and_then(|caller| self.open.get(&caller));
             // Whoever has come back to its place stands where it stood.
-            let is_new = queued.waiter.ticket.is_none();
+            let is_new = queued.waiter.ticket.is_none() && first_row(&queued.waiter) == queued.waiter.id;
             if let Some(open) = open.filter(|open| is_new && !open.is_again && !open.may_be_put_off) {
                 assert!(open.order > last, "{} has passed others in the queue", queued.waiter.ask.who.agent);
                 last = open.order;
@@ -126,6 +129,7 @@ impl Auditor {
         });
         apart(&locks);
         self.heard_is_written(loaded, is_cut);
+        self.sets_are_whole(loaded);
         assert!(loaded.fences_from > self.top_fence, "fences would start again below {}", self.top_fence);
         assert!(loaded.events_from > self.top_event, "event numbers would start again below {}", self.top_event);
         if is_cut {
@@ -253,26 +257,33 @@ fn in_line(locks: &[Lock], waiters: &[Queued], now: Moment) {
         let waiter = as_holder(&queued.waiter, locks);
         let ask = &waiter.ask;
         let others = waiters.iter().map(|other| as_holder(&other.waiter, locks));
-        let earlier = others.filter(|other| place(other) < place(&waiter) && comes_before(other, ask)).count();
+        let earlier = others.filter(|other| place(other) < place(&waiter) && comes_before(other, ask));
+        let earlier = earlier.map(|other| first_row(&other)).collect::<BTreeSet<_>>().len();
         assert_eq!(queued.position, earlier + 1, "the place of {} in the queue", ask.who.agent);
         for due in [waiter.deadline, waiter.absent_until, waiter.offered_until].into_iter().flatten() {
             assert!(due > now, "{} waits beyond its time", ask.who.agent);
         }
         assert_eq!(waiter.caller.is_none(), waiter.absent_until.is_some(), "absent or present: {waiter:?}");
-        let is_held = locks.iter().any(|lock| blocks(lock, ask) || is_own_weaker(lock, ask) || holds_up(lock, ask));
-        let asks_system = waiter.os != OsWait::Idle;
+        // Of a set it is enough that one row cannot be had.
+        let rows = waiters.iter().filter(|other| first_row(&other.waiter) == first_row(&waiter));
+        let asks_system = rows.clone().any(|row| row.waiter.os != OsWait::Idle);
+        let is_stuck = |row: &Queued| {
+            let ask = &as_holder(&row.waiter, locks).ask;
+            let is_held = |lock: &Lock| blocks(lock, ask) || is_own_weaker(lock, ask) || holds_up(lock, ask);
+            row.position > 1 || locks.iter().any(is_held)
+        };
+        let is_stuck = rows.clone().any(is_stuck);
         assert!(!waiter.at_once || asks_system, "{} waits and would not wait", ask.who.agent);
         let has_more = locks.iter().any(|lock| lock.ask.who.agent == ask.who.agent);
         if waiter.is_kept() && !has_more && !asks_system {
-            let is_clear = !is_held && earlier == 0;
             assert_eq!(
                 waiter.offered_until.is_some(),
-                is_clear,
+                !is_stuck,
                 "offered if it is its turn, and then only: {waiter:?}"
             );
         }
         assert!(
-            waiter.caller.is_none() || is_held || earlier > 0 || asks_system,
+            waiter.caller.is_none() || is_stuck || asks_system,
             "{} waits for {} and nothing is in the way",
             ask.who.agent,
             ask.target.scope

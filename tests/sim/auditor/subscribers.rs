@@ -124,6 +124,7 @@ mod tests {
             workspace: Workspace { root: b"/w".as_slice().into() },
             os: false,
             upgrades: None,
+            set: None,
         };
         let kind = EventKind::Acquired(how);
         let (seq, after, time) = (EventSeq(2), Some(EventSeq(1)), Wall(0));

@@ -13,6 +13,7 @@ impl Auditor {
         self.advisory(&open, answer);
         match &answer.reply {
             Reply::Granted(granted) => self.granted(now, &open, granted),
+            Reply::GrantedSet(all) => self.granted_set(now, &open, all),
             Reply::Refused(refused) => self.refused(now, &open, refused),
             Reply::Free => self.free(now, &open),
             Reply::Released(locks) => self.released(&open, locks),
@@ -46,17 +47,12 @@ impl Auditor {
     /// An answer has left the daemon: what it tells is known from now on.
     pub fn brought(&mut self, answer: &Answer) {
         self.heard_lost.extend(answer.lost.iter().map(|ended| ended.id));
-        if let Reply::Granted(granted) = &answer.reply {
-            self.heard.insert(granted.lock.id);
-        }
+        self.heard.extend(answer.reply.grants().iter().map(|granted| granted.lock.id));
     }
 
     /// Nobody holds a lock without having heard of it, or being about to.
     pub fn nothing_is_unheard<'a>(&self, now: Now, on_their_way: impl Iterator<Item = &'a Answer>) {
-        let granted = on_their_way.filter_map(|answer| match &answer.reply {
-            Reply::Granted(granted) => Some(granted.lock.id),
-            _ => None,
-        });
+        let granted = on_their_way.flat_map(|answer| answer.reply.grants().iter().map(|granted| granted.lock.id));
         let on_their_way: BTreeSet<LockId> = granted.collect();
         for claim in self.claims.values().filter(|claim| self.is_live(claim, now.mono)) {
             let id = claim.lock.id;
@@ -82,10 +78,11 @@ impl Auditor {
         if matches!(answer.reply, Reply::Failed(_) | Reply::Cancelled(_)) {
             return;
         }
-        let Some((who, target)) = who_and_target(&open.command) else { return };
+        let Some((who, targets)) = who_and_targets(&open.command) else { return };
         for (id, owed) in &self.owed {
             let listening = owed.who.session.filter(|id| self.sessions.contains_key(id));
-            let is_named = || target.is_none_or(|target| is_named(&target.scope, &owed.target.scope));
+            let meets = |target: &&Target| is_named(&target.scope, &owed.target.scope);
+            let is_named = || targets.as_ref().is_none_or(|targets| targets.iter().any(meets));
             let is_meant = listening.map_or_else(is_named, |session| who.session == Some(session));
             let is_told = answer.lost.iter().any(|ended| ended.id == *id);
             // Its lease may have run out, but it ends only now that nothing is on its way under it.
@@ -107,7 +104,10 @@ impl Auditor {
     pub(super) fn granted(&mut self, now: Now, open: &Open, granted: &Granted) {
         let lock = &granted.lock;
         let (who, mode, wait, bound) = match &open.command {
-            Command::Lock { ask, wait, .. } => (&ask.who, ask.mode, wait, ask.bound),
+            Command::Lock { wait, .. } | Command::LockSet { wait, .. } => {
+                let ask = &asks_of(&open.command)[0];
+                (&ask.who, ask.mode, wait, ask.bound)
+            }
             Command::Upgrade { who, wait, .. } => (who, Mode::Exclusive, wait, lock.ask.bound),
             _ => panic!("{} was granted unasked", lock.id),
         };
@@ -277,6 +277,7 @@ impl Auditor {
         self.counts.refused += 1;
         let (agent, wait) = match &open.command {
             Command::Lock { ask, wait, .. } | Command::WaitFree { ask, wait, .. } => (&ask.who.agent, wait),
+            Command::LockSet { asks, wait, .. } => (&asks[0].who.agent, wait),
             Command::Upgrade { who, wait, .. } => (&who.agent, wait),
             other => panic!("refused unasked: {other:?}"),
         };
@@ -309,11 +310,15 @@ impl Auditor {
                         (Command::Lock { ask, .. } | Command::WaitFree { ask, .. }, None) => {
                             self.is_there(foreigner, ask);
                         }
+                        (Command::LockSet { asks, .. }, None) => self.is_at_one_of(foreigner, asks),
                         (other, None) => panic!("nothing is kept of {other:?}"),
                     }
                 }
             }
-            RefusedFor::OwnLock => assert!(!refused.holders.is_empty()),
+            RefusedFor::OwnLock => {
+                assert!(!refused.holders.is_empty());
+                self.is_no_part_of(now, &open.command, &refused.holders);
+            }
             RefusedFor::Timeout => {
                 let is_over = matches!(wait, Wait::Until(until) if *until <= now.mono) || open.is_again;
                 assert!(is_over, "{agent} is sent away before its time");
@@ -333,7 +338,7 @@ impl Auditor {
             // A subtree does not keep out other names of its files from outside: who holds it may have the file too.
             let is_over = |own: &Ask| own.who.agent == ask.who.agent && overlap(&own.target, &ask.target);
             // Its grant may be told only after this.
-            let may_get = |open: &Open| matches!(&open.command, Command::Lock { ask: own, .. } if is_over(own));
+            let may_get = |open: &Open| asks_of(&open.command).iter().any(|own| is_over(own));
             let has_it = self.claims.values().any(|own| is_over(&own.lock.ask)) || self.open.values().any(may_get);
             assert!(has_it || !blocks(&claim.lock, ask), "it is called free, and {} is held", claim.lock.id);
         }
@@ -497,7 +502,7 @@ impl Auditor {
     }
 
     fn cancelled(&mut self, open: &Open, is_gone: bool) {
-        if matches!(open.command, Command::Lock { .. } | Command::Upgrade { .. }) {
+        if matches!(open.command, Command::Lock { .. } | Command::LockSet { .. } | Command::Upgrade { .. }) {
             assert!(is_gone, "a request is told that it is not cancelled");
         }
         if let Some(name) = name_of(&open.command) {
@@ -517,7 +522,11 @@ impl Auditor {
                 self.counts.unavailable += 1;
                 // It may have been granted before, and taken back with what could not be written.
                 match &open.command {
-                    Command::Lock { ask, .. } => self.places_may_be_over(&ask.who.agent, Some(&ask.target)),
+                    Command::Lock { .. } | Command::LockSet { .. } => {
+                        for ask in asks_of(&open.command) {
+                            self.places_may_be_over(&ask.who.agent, Some(&ask.target));
+                        }
+                    }
                     Command::Upgrade { who, .. } => self.places_may_be_over(&who.agent, None),
                     _ => {}
                 }
@@ -531,7 +540,7 @@ impl Auditor {
             Fault::UnknownSession => {
                 let id = match &open.command {
                     Command::ReturnSession { id, .. } => Some(*id),
-                    command => who_and_target(command).and_then(|(who, _)| who.session),
+                    command => who_and_targets(command).and_then(|(who, _)| who.session),
                 };
                 let known = id.and_then(|id| self.sessions.get(&id));
                 assert!(known.is_none(), "an open session is unknown: {known:?}");
@@ -546,10 +555,13 @@ impl Auditor {
             }
             Fault::TooMany(text) | Fault::Denied(text) => panic!("refused for another reason: {text}"),
         }
-        self.has_forgotten |= *fault == Fault::NotFound && matches!(open.command, Command::Lock { .. });
+        self.has_forgotten |= *fault == Fault::NotFound && !asks_of(&open.command).is_empty();
+        // With what was lost of a set the rest goes, of which nobody was told.
+        let is_set = matches!(open.command, Command::LockSet { .. }) && open.turn != self.turn;
+        self.has_forgotten |= is_set && matches!(fault, Fault::Lost(..));
         if let Fault::Lost(ended, _) = fault {
             let is_own_doing = self.was_released_by(open, ended.id) && !open.is_again;
-            let is_lock = matches!(open.command, Command::Lock { .. });
+            let is_lock = !asks_of(&open.command).is_empty();
             assert!(!(is_lock && is_own_doing), "{} is told to be lost to who released it", ended.id);
             // A retry is answered with the end of what was granted; the notice itself is told along with it.
             self.end(ended.id, self.turn, UNKNOWN);
