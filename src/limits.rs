@@ -133,7 +133,8 @@ pub const VIOLATION_WRITERS_MAX: usize = 512;
 pub const VIOLATION_WITHIN: u64 = 10 * SECOND;
 /// How many violations are told in that time: whoever overwrites a whole tree must not drown all other events.
 pub const VIOLATIONS_TOLD_MAX: usize = 256;
-/// How long after something was seen the next look comes: somebody who writes all the time costs twenty rounds a second.
+/// How long after something was seen the next look comes: somebody who writes all the time costs twenty rounds a
+/// second.
 pub const WATCH_PAUSE: u64 = 50;
 /// Directories that are watched at once. Older kernels give a user 8,192 watches, and editors want most of them.
 pub const WATCHED_DIRS_MAX: usize = 1_024;

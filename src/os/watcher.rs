@@ -295,10 +295,7 @@ fn do_job(job: Job, inotify: &mut Option<INotifyWatcher>, shared: &Arc<Shared>) 
 }
 
 /// The one inotify instance, made when something is to be watched first: the system has few for each user.
-fn begin<'a>(
-    inotify: &'a mut Option<INotifyWatcher>,
-    shared: &Arc<Shared>,
-) -> notify::Result<&'a mut INotifyWatcher> {
+fn begin<'a>(inotify: &'a mut Option<INotifyWatcher>, shared: &Arc<Shared>) -> notify::Result<&'a mut INotifyWatcher> {
     if let Some(inotify) = inotify {
         return Ok(inotify);
     }

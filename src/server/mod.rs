@@ -340,8 +340,16 @@ impl Server {
         let silent = self.silent.front().map(|(until, _)| *until);
         let lookup = self.pending.values().map(|pending| pending.until).min();
         let webhook = self.webhooks.next_deadline(&self.coordinator);
-        let next =
-            [webhook, self.writes.next_deadline(), self.coordinator.next_deadline(), idle, silent, lookup, self.accept_again, self.watch_again];
+        let next = [
+            webhook,
+            self.writes.next_deadline(),
+            self.coordinator.next_deadline(),
+            idle,
+            silent,
+            lookup,
+            self.accept_again,
+            self.watch_again,
+        ];
         let next = next.into_iter().flatten().min().map_or(self.look_at_home, |next| next.min(self.look_at_home));
         // A millisecond more: the clock is cut to milliseconds, and to wake early is to wake twice.
         Some(Duration::from_millis(next.left(now) + u64::from(next > now)))

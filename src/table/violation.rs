@@ -125,6 +125,8 @@ impl LockTable {
 
     /// Takes back what a step remembered and told.
     pub(super) fn undo_violations(&mut self, undo: Vec<Undo>) {
-        undo.into_iter().filter(|_| !planted(Bug::ViolationToldThoughUndone)).for_each(|undo| self.violations.undo(undo));
+        undo.into_iter()
+            .filter(|_| !planted(Bug::ViolationToldThoughUndone))
+            .for_each(|undo| self.violations.undo(undo));
     }
 }

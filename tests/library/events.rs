@@ -190,5 +190,5 @@ fn a_write_around_a_readers_lock_is_heard_of() {
     });
     let Some(Event::Lock(event)) = told else { panic!("nothing is missing: {told:?}") };
     assert_eq!((event.file_id.as_str(), event.how.as_deref(), event.by), ("data", Some("written"), None));
-    assert_eq!((event.lock_id.as_str(), event.acquired_by.as_str()), (held.id(), "claw-1"));
+    assert_eq!((event.lock_id.as_str(), event.acquired_by.as_str()), (held.lock_id(), "claw-1"));
 }

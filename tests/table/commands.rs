@@ -713,7 +713,9 @@ impl World {
                     Scope::Subtree(_) => place.scope.other_kind(),
                     Scope::Pattern(_) | Scope::Resource(_) => None,
                 };
-                let how = [flockd::model::Wrote::Written, flockd::model::Wrote::Replaced, flockd::model::Wrote::Deleted][raw.lease % 3];
+                let how =
+                    [flockd::model::Wrote::Written, flockd::model::Wrote::Replaced, flockd::model::Wrote::Deleted]
+                        [raw.lease % 3];
                 file.map_or(Command::Tick, |scope| Command::Wrote { target: Target { scope, ids: place.ids }, how })
             }
             Restart | Reboot | JournalFails | Resume => unreachable!("these are no commands"),

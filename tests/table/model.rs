@@ -1174,8 +1174,7 @@ impl Naive {
         let now = self.now.mono;
         let within = |at: Moment, ms: u64| now.0 - at.0 < ms;
         let is_writer = |lock: &Lock| lock.ask.mode == Mode::Exclusive && covers(&lock.ask.target, target);
-        let was_writer =
-            |(at, held): &(Moment, Target)| within(*at, limits::VIOLATION_GRACE) && overlaps(held, target);
+        let was_writer = |(at, held): &(Moment, Target)| within(*at, limits::VIOLATION_GRACE) && overlaps(held, target);
         if self.locks.iter().any(is_writer) || self.writers.iter().any(was_writer) {
             return;
         }
