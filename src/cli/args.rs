@@ -239,8 +239,9 @@ Examples:
 The command has the event as JSON on its stdin, and in its environment: FLOCKD_EVENT, FLOCKD_FILE_ID, FLOCKD_PATH, \
 FLOCKD_LOCK_ID, FLOCKD_ACQUIRED_BY, FLOCKD_WORKSPACE_ID, FLOCKD_MODE, FLOCKD_FENCE, FLOCKD_EVENT_ID, \
 FLOCKD_EVENT_SEQ, FLOCKD_EVENT_TIME, and where there is something to say FLOCKD_REASON, FLOCKD_WAITER, \
-FLOCKD_FORMER_LEADER, FLOCKD_HOW, FLOCKD_NOTE, FLOCKD_REFUSED, FLOCKD_QUEUED, FLOCKD_WAITING, FLOCKD_WEBHOOK_ID, FLOCKD_URL. While \
-commands run, events wait: about a thousand here, 10,000 in the daemon; what is missing then is said on stderr.
+FLOCKD_FORMER_LEADER, FLOCKD_HOW, FLOCKD_NOTE, FLOCKD_REFUSED, FLOCKD_QUEUED, FLOCKD_WAITING, FLOCKD_WEBHOOK_ID, \
+FLOCKD_URL. While commands run, events wait: about a thousand here, 10,000 in the daemon; what is missing then is said \
+on stderr.
 
 Examples:
   flockd on lock.released data.json -- ./analyze.sh

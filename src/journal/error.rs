@@ -16,6 +16,13 @@ pub enum JournalError {
         /// Its format.
         version: u32,
     },
+    /// A file has a format that this version does not know any more.
+    Past {
+        /// Which file.
+        file: String,
+        /// Its format.
+        version: u32,
+    },
     /// A file is ours and its content is not what was written.
     Damaged {
         /// Which file.
@@ -87,6 +94,11 @@ impl fmt::Display for JournalError {
                 f,
                 "{file} was written by a newer flockd (format {version}); nothing was changed: start that version \
                  again, or give this one another home"
+            ),
+            JournalError::Past { file, version } => write!(
+                f,
+                "{file} was written by a flockd before the first release (format {version}), which this one does not \
+                 read; nothing was changed: {FRESH}"
             ),
             JournalError::Damaged { file, found } => write!(f, "{file} is damaged: {found}; {FRESH}"),
             JournalError::Foreign { file, found } => {

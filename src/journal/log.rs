@@ -303,13 +303,13 @@ mod tests {
         let mut bytes = batch(&[reserve(1)], 1, 0).unwrap();
         let record = BATCH_HEAD + 4;
         let end = record + u32::from_le_bytes(bytes[BATCH_HEAD..record].try_into().unwrap()) as usize;
-        bytes[record] = 2;
-        let checksum = codec::crc32(&[&[2], &bytes[record + 5..end]]);
+        bytes[record] = 3;
+        let checksum = codec::crc32(&[&[3], &bytes[record + 5..end]]);
         bytes[record + 1..record + 5].copy_from_slice(&checksum.to_le_bytes());
         let checksum = codec::crc32(&[&bytes[8..end]]);
         bytes[4..8].copy_from_slice(&checksum.to_le_bytes());
         let (_place, disk) = home(&[bytes]);
-        assert!(matches!(replay(&disk, &[1], 5, 0), Err(JournalError::Future { version: 2, .. })));
+        assert!(matches!(replay(&disk, &[1], 5, 0), Err(JournalError::Future { version: 3, .. })));
     }
 
     #[test]

@@ -566,6 +566,7 @@ fn path(disk: &dyn Disk, name: &str) -> String {
 fn refuse(file: &str, fault: Fault, foreign: &str) -> JournalError {
     match fault {
         Fault::Future(version) => JournalError::Future { file: file.into(), version },
+        Fault::Past(version) => JournalError::Past { file: file.into(), version },
         Fault::Damaged(found) => JournalError::damaged(file, found),
         Fault::Foreign => JournalError::Foreign { file: file.into(), found: foreign.into() },
     }

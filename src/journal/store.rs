@@ -513,11 +513,16 @@ mod tests {
             transaction.open_table(TABLES[0]).unwrap().insert(1, &*row).unwrap();
         });
         assert!(matches!(refusal(&disk), JournalError::Damaged { .. }), "a row that is stored as gone");
-        let future = [&[2][..], &codec::crc32(&[&[2], b"new"]).to_le_bytes(), b"new"].concat();
+        let future = [&[3][..], &codec::crc32(&[&[3], b"new"]).to_le_bytes(), b"new"].concat();
         change(&place, |transaction| {
             transaction.open_table(TABLES[0]).unwrap().insert(1, &*future).unwrap();
         });
-        assert!(matches!(refusal(&disk), JournalError::Future { version: 2, .. }));
+        assert!(matches!(refusal(&disk), JournalError::Future { version: 3, .. }));
+        let past = [&[1][..], &codec::crc32(&[&[1], b"old"]).to_le_bytes(), b"old"].concat();
+        change(&place, |transaction| {
+            transaction.open_table(TABLES[0]).unwrap().insert(1, &*past).unwrap();
+        });
+        assert!(matches!(refusal(&disk), JournalError::Past { version: 1, .. }));
     }
 
     #[test]
