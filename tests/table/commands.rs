@@ -706,20 +706,22 @@ impl World {
                 };
                 Command::Contention { workspace: Workspace { root: b"/d"[..].into() }, threshold }
             }
-            Wrote => {
-                let place = self.place(raw);
-                let file = match &place.scope {
-                    Scope::File(_) => Some(place.scope.clone()),
-                    Scope::Subtree(_) => place.scope.other_kind(),
-                    Scope::Pattern(_) | Scope::Resource(_) => None,
-                };
-                let how =
-                    [flockd::model::Wrote::Written, flockd::model::Wrote::Replaced, flockd::model::Wrote::Deleted]
-                        [raw.lease % 3];
-                file.map_or(Command::Tick, |scope| Command::Wrote { target: Target { scope, ids: place.ids }, how })
-            }
+            Wrote => self.wrote(raw),
             Restart | Reboot | JournalFails | Resume => unreachable!("these are no commands"),
         }
+    }
+
+    /// Somebody writes to a file, whoever holds it.
+    fn wrote(&self, raw: &Raw) -> Command {
+        use flockd::model::Wrote::{Deleted, Replaced, Written};
+        let place = self.place(raw);
+        let file = match &place.scope {
+            Scope::File(_) => Some(place.scope.clone()),
+            Scope::Subtree(_) => place.scope.other_kind(),
+            Scope::Pattern(_) | Scope::Resource(_) => None,
+        };
+        let how = [Written, Replaced, Deleted][raw.lease % 3];
+        file.map_or(Command::Tick, |scope| Command::Wrote { target: Target { scope, ids: place.ids }, how })
     }
 
     /// One of a few connections, with a number of its own for each request.
