@@ -177,6 +177,8 @@ bugs! {
         "os::commit::tests::a_file_that_is_still_open_for_writing_is_not_put_in_place_and_a_closed_one_is",
     /// What is held at a place still means the file that was there before a write.
     LockKeepsOldFile => "table" "writes::a_lock_means_the_file_that_was_put_in_its_place",
+    /// A scope of a set that a lock of its agent answers counts as a wait.
+    OwnLockClosesCycle => "table" "sets::a_set_waits_only_for_what_its_agent_does_not_hold",
     // The system's flocks
     /// No flock is taken.
     FlockNotTaken => "table" "flocks::a_lock_is_granted_only_when_its_flock_is_held",

@@ -818,6 +818,20 @@ impl Naive {
         closes
     }
 
+    /// What an own lock answered waits for others when that has ended, and may wait for itself by that.
+    fn refuse_sets_in_cycles(&mut self) {
+        let is_there = |row: &&Waiter| row.ask.set.is_some_and(|set| set.index == 0) && row.caller.is_some();
+        for first in self.waiters.iter().filter(is_there).cloned().collect::<Vec<_>>() {
+            let is_of_it = |row: &&Waiter| first_row(row) == first.id;
+            let rows: Vec<Waiter> = self.waiters.iter().filter(is_of_it).cloned().collect();
+            if rows.iter().any(|row| self.closes_a_cycle(&row.ask, row.id)) {
+                self.remove_rows(&first);
+                let caller = first.caller.expect("it is there");
+                self.refuse_set(caller, &rows, RefusedFor::Deadlock(Vec::new()));
+            }
+        }
+    }
+
     fn set_back_in_line(&mut self, caller: Caller, rows: &[Waiter]) {
         if let Some(before) = rows[0].caller {
             self.fail(before, Fault::Invalid(String::new()));
@@ -1603,6 +1617,7 @@ impl Naive {
     /// From the front of the queue, again and again, until nobody more can be served.
     fn serve(&mut self) {
         self.tell_leaders();
+        self.refuse_sets_in_cycles();
         while !self.paused {
             let mut next = None;
             let mut in_order = self.waiters.clone();
@@ -1729,6 +1744,10 @@ impl Naive {
 
     /// Everybody whom one request waits for.
     fn waits_for(&self, ask: &Ask, at: WaiterId) -> Vec<(Actor, Link)> {
+        // What a lock of its own answers a set does not wait for.
+        if ask.set.is_some() && matches!(self.chance(ask, at), Chance::Mine(_) | Chance::Resume(_)) {
+            return Vec::new();
+        }
         let from = self.actor(&ask.who.agent, ask.who.session);
         let link = |behind: &Agent, held: bool| Link {
             waits: ask.who.agent.clone(),
