@@ -7,7 +7,8 @@ use crate::wire::stats::{Latency, Stats, Tally, Times};
 use std::fmt::{Display, Write as _};
 
 /// The whole page. All others that have no figures of their own are not on it: what they come to falls whenever one of
-/// them gets some, and Prometheus takes a counter that falls for one that began anew. They are the total less the named.
+/// them gets some, and Prometheus takes a counter that falls for one that began anew. They are the total less the
+/// named.
 pub(super) fn page(stats: &Stats) -> String {
     let mut page = Page::default();
     let now = &stats.now;
