@@ -204,7 +204,7 @@ fn a_set_that_would_come_between_its_agents_lock_and_a_sub_agents_is_refused_as_
     assert_eq!(desk.ask_for("ada/x", "x", alias.clone()), "granted");
     let before = desk.status("nobody").0;
     // The directory is a guard of the session, and the lock on the file in it does not come back beside that.
-    assert_eq!(lock_targets(&mut desk, "ada#2", &[target("/d/"), alias], 3), "own lock");
+    assert_eq!(lock_targets(&mut desk, "ada#2", &[target("/d/"), alias], 2), "own lock");
     assert_eq!(desk.status("nobody").0, before);
 }
 
