@@ -1174,12 +1174,14 @@ impl Naive {
                 && is_weaker(own, &ask)
                 && own.custody == Custody::Detached
                 && own.ask.bound == ask.bound
-                && own.ask.target.scope == ask.target.scope
                 && is_same_scope(&own.ask.target, &ask.target)
         });
         let Some(own) = shared else { return ask };
         let lease = Lease { max_hold: own.ask.lease.max_hold, ..ask.lease };
-        Arc::new(Ask { upgrades: Some(own.id), lease, ..(*ask).clone() })
+        // Under another name it stays where it is.
+        let is_its_name = own.ask.target.scope == ask.target.scope;
+        let target = if is_its_name { ask.target.clone() } else { own.ask.target.clone() };
+        Arc::new(Ask { upgrades: Some(own.id), target, lease, ..(*ask).clone() })
     }
 
     fn upgrade(&mut self, caller: Caller, who: Who, which: Which, wait: Wait, request: Option<RequestId>) {
