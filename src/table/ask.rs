@@ -358,7 +358,7 @@ impl LockTable {
             Fate::Holding(id) => &self.state.locks[&id].ask,
             Fate::Ended(id) => &self.state.ended[&id].ask,
         };
-        if !is_same_request(before, &ask) {
+        if !is_same_request(before, &ask, self.is_about_older(fate)) {
             let text = "this request id was used for another scope, mode, ttl or session; use a fresh one";
             return self.fail(step, caller, Fault::Invalid(text.to_owned()));
         }
@@ -378,6 +378,16 @@ impl LockTable {
                 let reply = Reply::Failed(Fault::Lost(ended, holders));
                 self.answer_about(step, caller, reply, Some(&ask.who), Some(&ask.target));
             }
+        }
+    }
+
+    /// Whether what a request came to is, or may be, a lock of its agent's that was there before: that has got another
+    /// fence than its first.
+    pub(super) fn is_about_older(&self, fate: Fate) -> bool {
+        match fate {
+            Fate::Waiting(id) => self.state.waiters[&id].ask.upgrades.is_some(),
+            Fate::Holding(id) => self.state.locks[&id].fence.0 != id.0,
+            Fate::Ended(id) => self.state.ended[&id].fence.0 != id.0,
         }
     }
 
@@ -656,10 +666,14 @@ pub(super) fn new_grant(lock: Lock) -> Granted {
 }
 
 /// Whether a retry asks for the same thing. The note and the process may differ: they change no one's rights. So may
-/// `max_hold`: a lock that was made exclusive keeps its own.
-pub(super) fn is_same_request(before: &Ask, now: &Ask) -> bool {
-    before.target.scope == now.target.scope
-        && before.mode == now.mode
+/// `max_hold`: a lock that was made exclusive keeps its own. One that was there before also keeps its name, and if a
+/// session has taken it up its mode, which may be stronger than what was asked for.
+pub(super) fn is_same_request(before: &Ask, now: &Ask, is_about_older: bool) -> bool {
+    let is_taken_up = is_about_older && before.upgrades.is_none() && now.who.session.is_some();
+    let is_same_scope = before.target.scope == now.target.scope;
+    let is_same_mode = before.mode == now.mode;
+    (is_same_scope || (is_about_older && before.target.is_one_with(&now.target)))
+        && (is_same_mode || (is_taken_up && before.mode.answers(now.mode)))
         && before.who == now.who
         && before.lease.ttl == now.lease.ttl
         && before.bound == now.bound

@@ -80,7 +80,7 @@ impl LockTable {
         };
         let is_meant = match which {
             Which::Id(id) => lock == Some(*id),
-            Which::Scope(target) => lock.is_some() && target.scope == ask.target.scope,
+            Which::Scope(target) => lock.is_some() && target.is_one_with(&ask.target),
             Which::All => false,
         };
         let is_same = is_meant && ask.mode == Mode::Exclusive;

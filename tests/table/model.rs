@@ -178,10 +178,23 @@ enum SetAgain {
     Held(Vec<(LockId, bool)>),
 }
 
-/// Whether a retry asks for the same.
-fn is_same_ask(before: &Ask, now: &Ask) -> bool {
-    before.target.scope == now.target.scope
-        && before.mode == now.mode
+/// Whether two names stand for one thing of one kind.
+fn is_one(a: &Target, b: &Target) -> bool {
+    let is_alike = match (&a.scope, &b.scope) {
+        (Scope::Resource(a), Scope::Resource(b)) => return a == b,
+        (Scope::Pattern(p), Scope::Pattern(q)) => p.rest() == q.rest(),
+        (a, b) => std::mem::discriminant(a) == std::mem::discriminant(b),
+    };
+    is_alike && leads_on(a, b, |way| way.is_empty())
+}
+
+/// Whether a retry asks for the same. A lock that was there before, as its second fence tells, keeps its name, and its
+/// mode for a session that takes it up.
+fn is_same_ask(before: &Ask, now: &Ask, has_second_fence: bool) -> bool {
+    let is_older = has_second_fence || before.upgrades.is_some();
+    let is_stronger = (before.mode, now.mode) == (Mode::Exclusive, Mode::Shared);
+    (before.target.scope == now.target.scope || (is_older && is_one(&before.target, &now.target)))
+        && (before.mode == now.mode || (has_second_fence && now.who.session.is_some() && is_stronger))
         && before.who == now.who
         && before.lease.ttl == now.lease.ttl
         && before.bound == now.bound
@@ -427,7 +440,6 @@ impl Naive {
         }
         let is_it =
             |other: &Ask| ask.request.is_some() && other.request == ask.request && other.who.agent == ask.who.agent;
-        let same = |other: &Ask| is_same_ask(other, &ask);
         if self.names_a_set(&is_it) {
             return self.fail(caller, Fault::Invalid(String::new()));
         }
@@ -435,9 +447,10 @@ impl Naive {
         let waits = self.waiters.iter().find(|waiter| waiter.takes && is_it(&waiter.ask)).cloned();
         let ended = self.ended.iter().find(|ended| is_it(&ended.ask)).cloned();
         let given_up = waits.clone().filter(|waiter| waiter.is_kept() && waiter.deadline.is_none());
-        let before = held.as_ref().map(|lock| &lock.ask);
-        let before = before.or(waits.as_ref().map(|waiter| &waiter.ask)).or(ended.as_ref().map(|ended| &ended.ask));
-        if before.is_some_and(|before| !same(before)) {
+        let before = held.as_ref().map(|lock| (&lock.ask, lock.fence.0 != lock.id.0));
+        let before = before.or(waits.as_ref().map(|waiter| (&waiter.ask, false)));
+        let before = before.or(ended.as_ref().map(|ended| (&ended.ask, ended.fence.0 != ended.id.0)));
+        if before.is_some_and(|(before, has_second_fence)| !is_same_ask(before, &ask, has_second_fence)) {
             return self.fail(caller, Fault::Invalid(String::new()));
         }
         let about = Some((&ask.who, Some(&ask.target)));
@@ -707,17 +720,19 @@ impl Naive {
         let rows: Vec<Waiter> = self.waiters.iter().filter(|row| row.takes && is_it(&row.ask)).cloned().collect();
         let held: Vec<&Lock> = self.locks.iter().filter(|lock| is_it(&lock.ask)).collect();
         let ended: Vec<&Ended> = self.ended.iter().filter(|ended| is_it(&ended.ask)).collect();
-        let known = rows.iter().map(|row| &row.ask).chain(held.iter().map(|lock| &lock.ask));
-        let known: Vec<&Arc<Ask>> = known.chain(ended.iter().map(|ended| &ended.ask)).collect();
+        let known = rows.iter().map(|row| (&row.ask, false));
+        let known = known.chain(held.iter().map(|lock| (&lock.ask, lock.fence.0 != lock.id.0)));
+        let known = known.chain(ended.iter().map(|ended| (&ended.ask, ended.fence.0 != ended.id.0)));
+        let known: Vec<(&Arc<Ask>, bool)> = known.collect();
         if known.is_empty() {
             return SetAgain::New;
         }
-        let is_same = |known: &Ask| {
+        let is_same = |known: &Ask, has_second_fence: bool| {
             let Some(SetMember { index, of }) = known.set else { return false };
             let ask = &asks[usize::from(index).min(asks.len() - 1)];
-            usize::from(of) == asks.len() && is_same_ask(known, ask)
+            usize::from(of) == asks.len() && is_same_ask(known, ask, has_second_fence)
         };
-        if !known.iter().all(|known| is_same(known)) {
+        if !known.iter().all(|(known, has_second_fence)| is_same(known, *has_second_fence)) {
             return SetAgain::Other;
         }
         if !rows.is_empty() {
@@ -1204,7 +1219,7 @@ impl Naive {
         if let Some((id, ask)) = before {
             let is_meant = match &which {
                 Which::Id(meant) => id == Some(*meant),
-                Which::Scope(target) => id.is_some() && ask.target.scope == target.scope,
+                Which::Scope(target) => id.is_some() && is_one(target, &ask.target),
                 Which::All => false,
             };
             if !is_meant || ask.mode != Mode::Exclusive {

@@ -995,6 +995,26 @@ fn a_retry_gets_the_same_grant_and_other_parameters_are_invalid() {
 }
 
 #[test]
+fn a_retry_of_a_resumed_grant_gets_that_though_the_lock_has_kept_another_mode_and_name() {
+    let name = |name: &str| Target { scope: target(name).scope, ids: target("/f").ids };
+    for (mode, link) in [("s", "/f"), ("x", "/link"), ("s", "/link")] {
+        let mut desk = Desk::new();
+        desk.ttl(MINUTE).ask("ada", "x /f");
+        desk.request("r1");
+        assert_eq!(desk.ask_for("ada#1", mode, name(link)), "resumed");
+        let first = desk.granted();
+        assert!(first.ask.target == target("/f") && first.ask.mode == Mode::Exclusive);
+        desk.request("r1");
+        assert_eq!(desk.ask_for("ada#1", mode, name(link)), "granted again");
+        assert_eq!(desk.granted(), first);
+        assert_eq!(desk.request("r1").ask("ada#1", "s /g"), "invalid");
+        assert_eq!(desk.unlock("ada#1", "/f"), "released 1");
+        desk.request("r1");
+        assert_eq!(desk.ask_for("ada#1", mode, name(link)), "lost: Released");
+    }
+}
+
+#[test]
 fn a_retry_of_a_waiting_request_keeps_its_place() {
     let mut desk = Desk::new();
     desk.ask("ada", "x /f");

@@ -199,7 +199,15 @@ fn asking_for_more_by_another_name_of_the_file_is_asking_for_an_upgrade_of_the_l
     let other_name = Target { ids: target("/d/f").ids, ..target("/e/g") };
     desk.ask("ada", "s /d/f");
     let before = lock(&mut desk, "ada");
-    assert_eq!(desk.ask_for("ada", "x", other_name), "upgraded");
+    desk.ask("cy", "s /d/f");
+    for asked in ["once", "again"] {
+        desk.request("r1");
+        assert_eq!(desk.wait_at("ada", other_name.clone()), "waits", "{asked}");
+    }
+    desk.unlock("cy", "/d/f");
+    assert_eq!(desk.news(), ["ada: upgraded"]);
+    desk.request("r1");
+    assert_eq!(desk.ask_for("ada", "x", other_name), "granted again");
     let after = lock(&mut desk, "ada");
     assert_eq!((after.id, after.ask.mode), (before.id, Mode::Exclusive));
     assert_eq!(after.ask.target, before.ask.target);
