@@ -15,7 +15,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 FLOCKD = os.path.abspath(sys.argv[1])
 WITHIN = 60  # seconds; a guard, no measurement
-OTHERS = "(all others)"
 # The hardest name that a file may have: quotes, a backslash, a line end, and what is no UTF-8.
 HARD = b'a "quoted\\" name,\n{of="two"} lines \xff'
 
@@ -92,9 +91,7 @@ def main():
 
     rows = [("", [], stats["total"])]
     rows += [("scope_", [("scope", one["path"]), ("workspace", one["workspace_id"])], one) for one in stats["scopes"]]
-    rows += [("scope_", [("scope", OTHERS), ("workspace", "")], stats["other_scopes"])]
     rows += [("agent_", [("agent", one["agent"])], one) for one in stats["agents"]]
-    rows += [("agent_", [("agent", OTHERS)], stats["other_agents"])]
     for prefix, labels, tally in rows:
         for (name, more), value in of_tally(tally).items():
             is_so(prefix + name, [*labels, *more], value)

@@ -141,6 +141,9 @@ bugs! {
     BreakWithoutReason => "wire" "lines::unknown_operations_fields_and_values_are_refused_by_name",
     /// Whose lock was broken, or ran out, does not hear of it.
     LossNotTold => "table" "rules::breaking_needs_the_exact_id_and_the_holder_is_told_once",
+    /// An upgrade that was asked for by another name of the file tells only what was lost under the name of the lock.
+    UpgradeForgetsName => "table"
+        "upgrade::an_upgrade_asked_for_by_another_name_tells_what_was_lost_under_that_at_once_or_after_a_wait",
     /// A lock is taken up again with the fence that it had.
     ResumedWithOldFence => "table" "rules::a_new_session_takes_a_detached_lock_up_with_a_new_fence",
     /// A retry of a granted request is granted anew.

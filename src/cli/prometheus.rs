@@ -6,11 +6,8 @@
 use crate::wire::stats::{Latency, Stats, Tally, Times};
 use std::fmt::{Display, Write as _};
 
-/// What stands for all scopes, or agents, that have no figures of their own. No agent and no scope is called so: the
-/// former has no blank, the latter begins with `/`, `@` or `glob:`.
-const OTHERS: &str = "(all others)";
-
-/// The whole page.
+/// The whole page. All others that have no figures of their own are not on it: what they come to falls whenever one of
+/// them gets some, and Prometheus takes a counter that falls for one that began anew. They are the total less the named.
 pub(super) fn page(stats: &Stats) -> String {
     let mut page = Page::default();
     let now = &stats.now;
@@ -26,11 +23,9 @@ pub(super) fn page(stats: &Stats) -> String {
     for one in &stats.scopes {
         scopes.push((vec![("scope", &one.path), ("workspace", &one.workspace_id)], &one.tally));
     }
-    scopes.push((vec![("scope", OTHERS), ("workspace", "")], &stats.other_scopes));
     page.tallies("scope_", &scopes);
     let agents = stats.agents.iter().map(|one| (vec![("agent", one.agent.as_str())], &one.tally));
-    let agents: Vec<_> = agents.chain([(vec![("agent", OTHERS)], &stats.other_agents)]).collect();
-    page.tallies("agent_", &agents);
+    page.tallies("agent_", &agents.collect::<Vec<_>>());
     page.family("events_total", "counter", "Events by name.");
     for (event, count) in &stats.events {
         page.sample("events_total", &[("event", event)], count);

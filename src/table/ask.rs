@@ -265,11 +265,11 @@ impl LockTable {
                 None => Granted { place, ..self.grant(now, step, ask, None, OsLock::None) },
             })),
         };
-        self.answer_about(step, caller, reply, Some(&ask.who), Some(&ask.target));
+        self.answer_about(step, caller, reply, Some(&ask.who), losses_meant(ask));
     }
 
     pub(super) fn answer_grant(&mut self, step: &mut Step, to: Caller, ask: &Arc<Ask>, granted: Granted) {
-        self.answer_about(step, to, Reply::Granted(Box::new(granted)), Some(&ask.who), Some(&ask.target));
+        self.answer_about(step, to, Reply::Granted(Box::new(granted)), Some(&ask.who), losses_meant(ask));
     }
 
     /// Grants, under the id that the system was asked with or a fresh one.
@@ -539,7 +539,7 @@ impl LockTable {
             refused.retry_after = self.retry_after(step.now.mono, ask, refused.position, &refused.holders);
         }
         step.refused.push((ask.clone(), refused.why.clone()));
-        self.answer_about(step, to, Reply::Refused(Box::new(refused)), Some(&ask.who), Some(&ask.target));
+        self.answer_about(step, to, Reply::Refused(Box::new(refused)), Some(&ask.who), losses_meant(ask));
     }
 
     // ── Renewal ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -650,6 +650,12 @@ impl Served<'_> {
         let caller = caller.expect("only who is there is served");
         Served { caller, ask, takes: *takes, place: waiter.place() }
     }
+}
+
+/// Where what was lost is told with the answer to a request. An upgrade may have named its lock by another name of the
+/// file, which is not kept, and what was lost under that name is to be told: so it tells of all.
+pub(super) fn losses_meant(ask: &Ask) -> Option<&Target> {
+    Some(&ask.target).filter(|_| ask.upgrades.is_none() || planted(Bug::UpgradeForgetsName))
 }
 
 /// When the lease of a lock ends if it starts now.

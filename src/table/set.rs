@@ -8,7 +8,7 @@
 //! Flocks are asked for when nothing of ours is in the way of any row. If a foreign program has one of the files, the
 //! flocks of all others are let go until that one is tried again: nothing is held there while something is waited for.
 
-use super::ask::{Verdict, Waiting, is_same_request, new_grant};
+use super::ask::{Verdict, Waiting, is_same_request, losses_meant, new_grant};
 use super::contention::Came;
 use super::index::{Index, Rank};
 use super::state::Fate;
@@ -370,13 +370,18 @@ impl LockTable {
     fn grant_member(&mut self, now: Now, step: &mut Step, row: &Waiter) -> Result<Granted, Unfit> {
         let ask = &row.ask;
         let verdict = match self.verdict_of(row) {
-            // By what it was granted just now a sub-agent's request may have come before it; that is behind it all
-            // the same, since a set is granted in one step.
-            Verdict::Blocked if self.own_obstacle(ask).is_none() => {
-                let is_free = !self.is_held_against(ask, &ask.target, ask.mode) || planted(Bug::SetByItsFirst);
-                assert!(is_free, "nothing but its own is held in the way of a clear set");
+            // A lock that it was to take up lies, by its other name, in what the set was granted just now. What a
+            // sub-agent holds in it would be no obstacle to the return, but is one to a lock of its own.
+            Verdict::Blocked if self.own_obstacle(ask).is_none() && !planted(Bug::SetByItsFirst) => {
+                if self.is_held_against(ask, &ask.target, ask.mode) {
+                    let own = self.own_detached(ask).expect("nothing but its own is held in the way of a clear set");
+                    return Err(Unfit::OwnLock(own));
+                }
+                // By what it was granted just now a sub-agent's request may have come before it; that is behind it
+                // all the same, since a set is granted in one step.
                 Verdict::Clear
             }
+            Verdict::Blocked if self.own_obstacle(ask).is_none() => Verdict::Clear,
             verdict => verdict,
         };
         let flock = match (&verdict, &row.os) {
@@ -548,8 +553,13 @@ impl LockTable {
             let after = rows.iter().map(|row| self.retry_after(now, &row.ask, position, &refused.holders));
             refused.retry_after = after.max().flatten();
         }
-        // What takes nothing is no request for a lock.
-        let counted = rows.iter().filter(|row| row.takes);
+        // What takes nothing is no request for a lock, and a scope of a set that could be had was not refused.
+        let is_foreign = refused.foreigner.is_some();
+        let is_why = |row: &&Waiter| {
+            let is_tried = is_foreign && matches!(row.os, OsWait::Asked { .. });
+            row.is_counted || is_tried || matches!(self.verdict_of(row), Verdict::Blocked)
+        };
+        let counted = rows.iter().filter(|row| row.takes && (rows.len() == 1 || is_why(row)));
         step.refused.extend(counted.map(|row| (row.ask.clone(), refused.why.clone())));
         self.answer_set(step, to, rows.iter().map(|row| &row.ask), Reply::Refused(Box::new(refused)));
     }
@@ -563,8 +573,8 @@ impl LockTable {
         reply: Reply,
     ) {
         let who = asks.clone().next().map(|ask| &ask.who);
-        let targets: Vec<&Target> = asks.map(|ask| &ask.target).collect();
-        self.answer_about_all(step, to, reply, who, Some(&targets));
+        let targets: Option<Vec<&Target>> = asks.map(|ask| losses_meant(ask)).collect();
+        self.answer_about_all(step, to, reply, who, targets.as_deref());
     }
 }
 

@@ -64,6 +64,13 @@ fn ask(ask: &Ask) -> String {
     format!("{}{session} {mode} {} ttl {ttl}{bound} id {request}", ask.who.agent, ask.target.scope)
 }
 
+/// A request that waits; a place that is kept has nobody who is to be told.
+fn waiter(waiter: &Waiter) -> String {
+    let to = waiter.caller.map_or("kept".to_owned(), |caller| format!("{}/{}", caller.conn, caller.id));
+    let offered = if waiter.offered_until.is_some() { " offered" } else { "" };
+    format!("{} {to}{offered} {:?} [{}]", waiter.id.0, waiter.os, ask(&waiter.ask))
+}
+
 pub fn lock(lock: &Lock) -> String {
     let expires = lock.expires.map_or(String::new(), |at| format!(" until {}", at.0));
     format!("{} fence {} {:?}{expires} [{}]", lock.id, lock.fence.0, lock.custody, ask(&lock.ask))
@@ -130,7 +137,10 @@ pub fn answer(answer: &Answer) -> String {
             };
             format!("refused {why} behind {} at {}", locks(&refused.holders), refused.position)
         }
-        Reply::Status { locks: held, waiters } => format!("status {}, {} wait", locks(held), waiters.len()),
+        Reply::Status { locks: held, waiters } => {
+            let waiters: Vec<String> = waiters.iter().map(|queued| waiter(&queued.waiter)).collect();
+            format!("status {}, wait {}: {}", locks(held), waiters.len(), waiters.join("; "))
+        }
         Reply::Released(held) => format!("released {}", locks(held)),
         Reply::Downgraded(held) => format!("shared {}", lock(held)),
         Reply::Renewed(held) => format!("renewed {}", locks(held)),

@@ -3,7 +3,8 @@
 //!
 //! Events are audited in the journal and as subscribers are told of them.
 //!
-//! `FLOCKD_SCALE` multiplies the number of seeds; `FLOCKD_SEED=N` runs one seed and prints every step of it.
+//! `FLOCKD_SCALE` multiplies the number of seeds and `FLOCKD_FROM=N` begins with another one than 0; `FLOCKD_SEED=N`
+//! runs one seed and prints every step of it.
 
 mod auditor;
 mod faults;
@@ -20,6 +21,7 @@ mod world;
 use auditor::Counts;
 use flocks::FlockCounts;
 use std::cell::RefCell;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 use world::{Seen, World};
@@ -82,9 +84,10 @@ fn run(seed: u64, aloud: bool) -> Result<Run, String> {
     }
 }
 
-fn seeds() -> u64 {
+fn seeds() -> Range<u64> {
     let scale = std::env::var("FLOCKD_SCALE").map_or(1.0, |scale| scale.parse().expect("FLOCKD_SCALE is a number"));
-    (SEEDS * scale).ceil() as u64
+    let from = std::env::var("FLOCKD_FROM").map_or(0, |from| from.parse().expect("FLOCKD_FROM is a number"));
+    from..from + (SEEDS * scale).ceil() as u64
 }
 
 fn chosen_seed() -> Option<u64> {
@@ -99,7 +102,7 @@ fn whatever_happens_every_promise_is_kept() {
         return;
     }
     let seeds = seeds();
-    let shard = |first: u64| (first..seeds).step_by(2).map(|seed| run(seed, false)).collect::<Vec<_>>();
+    let shard = |at: u64| (seeds.start + at..seeds.end).step_by(2).map(|seed| run(seed, false)).collect::<Vec<_>>();
     let runs = std::thread::scope(|scope| {
         let other = scope.spawn(|| shard(1));
         let mut runs = shard(0);
@@ -111,7 +114,7 @@ fn whatever_happens_every_promise_is_kept() {
         let numbers: Vec<&str> = failures.iter().filter_map(|text| text.split(',').next()).take(50).collect();
         let lines: Vec<&str> = failures.iter().filter_map(|text| text.lines().next()).take(25).collect();
         panic!(
-            "{} of {seeds} seeds failed ({}); replay one with FLOCKD_SEED=N\n{}\n\nthe first:\n{first}",
+            "{} of the seeds {seeds:?} failed ({}); replay one with FLOCKD_SEED=N\n{}\n\nthe first:\n{first}",
             failures.len(),
             numbers.join(", "),
             lines.join("\n")

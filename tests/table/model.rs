@@ -160,6 +160,12 @@ pub fn is_in_the_way(lock: &Lock, who: &Who, target: &Target, mode: Mode) -> boo
 
 // ── The model ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
+/// Who is answered, and on which scope what it lost is told: with an upgrade all, since it may have been asked for by
+/// another name of the file.
+fn about(ask: &Ask) -> Option<(&Who, Option<&Target>)> {
+    Some((&ask.who, if ask.upgrades.is_some() { None } else { Some(&ask.target) }))
+}
+
 fn grant_of(lock: Lock) -> Granted {
     let beside = Vec::new();
     let place = None;
@@ -843,6 +849,17 @@ impl Naive {
         let mut all = Vec::new();
         for row in rows {
             let ask = &row.ask;
+            // What its own lock was to be taken up beside is in the way now.
+            let is_held = !self.holders_against(ask, &ask.target, ask.mode).is_empty();
+            if self.chance_of(row) == Chance::Blocked && self.own_obstacle(ask).is_none() && is_held {
+                let is_own = |lock: &&Lock| {
+                    let is_detached = lock.custody == Custody::Detached && answers(lock, ask);
+                    lock.ask.who.agent == ask.who.agent && is_detached && is_same_scope(&lock.ask.target, &ask.target)
+                };
+                let own = self.locks.iter().find(is_own).expect("it was to be taken up").id;
+                nothing(self);
+                return self.refuse_set_for_own(caller, rows, own);
+            }
             // Who has come before it by what it was granted just now is behind it all the same.
             let chance = match self.chance_of(row) {
                 Chance::Blocked if self.own_obstacle(ask).is_none() => Chance::Clear,
@@ -932,7 +949,10 @@ impl Naive {
     fn answer_set(&mut self, to: Caller, reply: Reply, asks: &[Arc<Ask>]) {
         self.answer(to, reply, None);
         let who = &asks[0].who;
-        let mut lost: Vec<Ended> = asks.iter().flat_map(|ask| self.losses(who, Some(&ask.target))).collect();
+        let mut lost: Vec<Ended> = match asks.iter().any(|ask| ask.upgrades.is_some()) {
+            true => self.losses(who, None),
+            false => asks.iter().flat_map(|ask| self.losses(who, Some(&ask.target))).collect(),
+        };
         lost.sort_by_key(|ended| ended.id);
         lost.dedup_by_key(|ended| ended.id);
         let wanted = self.wanted(who);
@@ -1011,7 +1031,7 @@ impl Naive {
             let holders = vec![own];
             let refused =
                 Refused { why, holders, more: 0, foreigner: None, position: 1, ticket: None, kept, retry_after: None };
-            return self.answer(caller, Reply::Refused(Box::new(refused)), Some((&ask.who, Some(&ask.target))));
+            return self.answer(caller, Reply::Refused(Box::new(refused)), about(&ask));
         }
         let is_refused = wait == Wait::Try || self.closes_a_cycle(&ask, at);
         if is_refused && takes {
@@ -1416,7 +1436,7 @@ impl Naive {
     }
 
     fn settle(&mut self, caller: Caller, ask: &Arc<Ask>, takes: bool, chance: Chance, place: Option<KeptPlace>) {
-        let about = Some((&ask.who, Some(&ask.target)));
+        let about = about(ask);
         if !takes {
             return self.answer(caller, Reply::Free, about);
         }
@@ -1652,7 +1672,7 @@ impl Naive {
 
     fn refuse(&mut self, caller: Caller, ask: &Ask, at: WaiterId, why: RefusedFor) {
         let refused = self.refused(ask, at, why);
-        self.answer(caller, Reply::Refused(Box::new(refused)), Some((&ask.who, Some(&ask.target))));
+        self.answer(caller, Reply::Refused(Box::new(refused)), about(ask));
     }
 
     fn refused(&self, ask: &Ask, at: WaiterId, why: RefusedFor) -> Refused {

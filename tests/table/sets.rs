@@ -195,6 +195,20 @@ fn a_set_whose_own_locks_would_be_in_its_way_is_refused_as_a_whole_and_as_it_was
 }
 
 #[test]
+fn a_set_that_would_come_between_its_agents_lock_and_a_sub_agents_is_refused_as_a_whole() {
+    let mut desk = Desk::new();
+    desk.ttl(MINUTE);
+    assert_eq!(desk.ask_for("ada", "x", target("/d/f")), "granted");
+    let file = target("/d/f").ids;
+    let alias = Target { ids: [file[0], file[2]].into(), ..target("/z") };
+    assert_eq!(desk.ask_for("ada/x", "x", alias.clone()), "granted");
+    let before = desk.status("nobody").0;
+    // The directory is a guard of the session, and the lock on the file in it does not come back beside that.
+    assert_eq!(lock_targets(&mut desk, "ada#2", &[target("/d/"), alias], 3), "own lock");
+    assert_eq!(desk.status("nobody").0, before);
+}
+
+#[test]
 fn a_cycle_through_any_scope_of_a_set_is_refused() {
     let mut desk = Desk::new();
     desk.ask("ada", "x /a");

@@ -51,6 +51,31 @@ fn what_is_exclusive_already_answers_under_the_name_that_it_was_asked_by_and_tel
 }
 
 #[test]
+fn an_upgrade_asked_for_by_another_name_tells_what_was_lost_under_that_at_once_or_after_a_wait() {
+    for waits in [false, true] {
+        let mut desk = Desk::new();
+        let mut other_name = target("/e/g");
+        let last = other_name.ids.len() - 1;
+        other_name.ids[last] = target("/d/f").own_id().expect("it exists");
+        assert_eq!(desk.ask("ada", "s /e/"), "granted");
+        desk.pass(MINUTE);
+        assert_eq!(desk.ask("ada", "s /d/f"), "granted");
+        if waits {
+            assert_eq!(desk.ask("bo", "s /d/f"), "granted");
+        }
+        let (who, caller, which) = (desk.who("ada"), desk.caller("ada"), Which::Scope(other_name));
+        let mut told = desk.run(Command::Upgrade { caller, who, which, wait: Wait::Forever, request: None });
+        if waits {
+            assert!(told.is_empty(), "{told:?}");
+            let (who, which) = (desk.who("bo"), Which::Scope(target("/d/f")));
+            told = desk.run(Command::Unlock { caller: None, who, which });
+        }
+        assert!(matches!(&told[0].answer.reply, Reply::Granted(granted) if granted.upgraded), "{told:?}");
+        assert_eq!(told[0].answer.lost.iter().map(|lost| &lost.why).collect::<Vec<_>>(), [&EndReason::Expired]);
+    }
+}
+
+#[test]
 fn an_upgrade_comes_before_all_who_wait_there() {
     let mut desk = Desk::new();
     desk.ask("ada", "s /f");

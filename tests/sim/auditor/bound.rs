@@ -58,6 +58,8 @@ impl Auditor {
         let by_session = |open: &Open| rules::asks_of(&open.command).iter().any(is_sessions);
         let is_taken_up = self.claims.get(&lock.id).is_some_and(|claim| claim.lock.fence > lock.fence)
             || self.open.values().any(by_session);
+        // Nor does it end while a file is on its way into place under it.
+        let is_taken_up = is_taken_up || self.is_writing(lock.id);
         assert!(!is_known_dead || is_taken_up, "{} is told to {}, and its process is dead", lock.id, who.agent);
         self.counts.bound += u64::from(bound.is_some());
     }

@@ -34,8 +34,9 @@ pub(super) struct Asking {
     moments: BTreeMap<u64, Moment>,
     /// What the wall clock has shown before it was set: what happened then is not judged.
     before: BTreeSet<u64>,
-    /// The difference between the clocks.
+    /// The difference between the clocks, and when it was found.
     offset: u64,
+    set_at: Moment,
     /// Events from this number on are this daemon's.
     first: u64,
 }
@@ -56,7 +57,7 @@ impl Asking {
             self.owing.clear();
             self.told.clear();
             self.before.extend(std::mem::take(&mut self.moments).into_keys());
-            self.offset = offset;
+            (self.offset, self.set_at) = (offset, now.mono);
         }
         self.moments.insert(now.wall.0, now.mono);
         let (caller, scopes) = match command {
@@ -102,8 +103,10 @@ impl Asking {
             self.refused.iter().filter(|(_, at)| *at == now).map(|(scope, _)| scope.clone()).collect();
         for scope in new {
             let count = self.refused.iter().filter(|(other, _)| *other == scope).count();
-            if count >= requests as usize {
-                self.owing.push(Owing { scope, after: (now.0 + 1).saturating_sub(within), until: now });
+            let after = (now.0 + 1).saturating_sub(within);
+            // It may have been told within the window and before the clock was set: when, the event does not say.
+            if count >= requests as usize && after > self.set_at.0 {
+                self.owing.push(Owing { scope, after, until: now });
             }
         }
     }

@@ -134,6 +134,7 @@ impl Auditor {
         }
         let Some(caller) = caller_of(command) else { return };
         self.order += 1;
+        let writes = self.open.values().any(|open| matches!(open.command, Command::Commit { .. }));
         let open = Open {
             command: command.clone(),
             turn: self.turn,
@@ -143,7 +144,7 @@ impl Auditor {
             is_again,
             voided: false,
             is_gone: false,
-            may_be_put_off: !self.writing.is_empty() || !self.machine.writing().is_empty(),
+            may_be_put_off: writes || !self.writing.is_empty() || !self.machine.writing().is_empty(),
         };
         let before = self.open.insert(caller, open);
         assert!(before.is_none(), "the workload asks {caller:?} twice");
@@ -310,6 +311,9 @@ impl Auditor {
     /// What kept it is gone: it is on its lease from now on.
     fn let_go(&mut self, id: LockId, now: Moment, is_silent: bool) {
         let turn = self.turn;
+        // A place of its agent's may be for nothing beside a lock that is not another session's any more.
+        let (agent, target) = (self.claims[&id].lock.ask.who.agent.clone(), self.claims[&id].lock.ask.target.clone());
+        self.places_may_be_over(&agent, Some(&target));
         let claim = self.claims.get_mut(&id).expect("it was found by its keeper");
         claim.keeper = Keeper::Nobody;
         claim.lock.custody = Custody::Detached;
@@ -339,10 +343,16 @@ impl Auditor {
             self.session_over(session, now, true);
         }
         let mut queue = std::mem::take(&mut self.queue);
+        let is_due = |waiter: &Waiter| waiter.deadline.is_some_and(|due| due <= now);
+        let due: Vec<Waiter> = queue.values().filter(|waiter| is_due(waiter)).cloned().collect();
         queue.retain(|_, waiter| {
             let is_there = waiter.caller.is_some() || self.is_surely_kept(waiter, now);
-            is_there && waiter.deadline.is_none_or(|due| due > now)
+            is_there && !is_due(waiter)
         });
+        // Of two places for one thing the earlier is kept.
+        let is_later = |row: &&Waiter| due.iter().any(|due| due.id < row.id && is_kept_there(row, &due.ask));
+        let later: BTreeSet<WaiterId> = queue.values().filter(is_later).map(first_row).collect();
+        queue.retain(|_, row| !later.contains(&first_row(row)));
         self.queue = queue;
         let due: Vec<LockId> =
             self.claims.values().filter(|claim| self.has_run_out(claim, now)).map(|c| c.lock.id).collect();

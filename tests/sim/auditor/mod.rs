@@ -236,8 +236,11 @@ pub struct Auditor {
     epoch: u64,
     /// When the last turn was: what came due since is not done yet.
     last: Moment,
-    /// When the queue was seen.
+    /// When the queue was seen, and in which turn.
     queue_seen: Moment,
+    queue_turn: u64,
+    /// What was held then.
+    held_seen: Vec<Lock>,
     /// A daemon has begun to start since the last one ended, and did not come up.
     has_failed_to_start: bool,
     /// Processes that this daemon knows to be dead, and since which turn.

@@ -39,8 +39,8 @@ impl Auditor {
         self.heard.extend(self.claims.keys());
         // Each daemon has to find out anew.
         self.gone.clear();
-        let ids = |record: &Record| if let Record::Lock(id, Some(_)) = record { Some(*id) } else { None };
-        self.inherited = rows(loaded, ids).into_iter().collect();
+        self.held_seen = rows(loaded, |record| if let Record::Lock(_, row) = record { row.clone() } else { None });
+        self.inherited = self.held_seen.iter().map(|lock| lock.id).collect();
         match how {
             Start::Again => self.restarted(now, loaded),
             Start::Reboot | Start::PowerCut => self.rebooted(now, loaded, how),

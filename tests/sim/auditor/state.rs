@@ -78,15 +78,22 @@ impl Auditor {
             let is_over = absent.ask.upgrades.is_some_and(|id| locks.iter().all(|lock| lock.id != id));
             // Of a set it is enough that it is so of one row.
             let mut rows = self.queue.values().filter(|row| first_row(row) == first_row(absent));
-            let is_over = is_over || rows.any(|row| is_answered(row, locks, waiters));
+            let is_over = is_over || rows.any(|row| is_answered(row, locks, waiters) || self.was_answered(row));
             let is_there = is_over || waiters.iter().any(|queued| queued.waiter.id == absent.id);
             assert!(is_there, "the place of {} was not kept for it: {absent:?}", absent.ask.who.agent);
         }
         self.order_kept(waiters);
         self.counts.offered += waiters.iter().filter(|queued| queued.waiter.offered_until.is_some()).count() as u64;
         self.queue = waiters.iter().map(|queued| (queued.waiter.id, queued.waiter.clone())).collect();
-        self.queue_seen = open.at;
+        (self.queue_seen, self.queue_turn) = (open.at, open.turn);
+        self.held_seen = locks.to_vec();
         self.status = Some((locks.to_vec(), waiters.to_vec()));
+    }
+
+    /// Whether a kept place may have been for nothing since the queue was seen: a lock of its agent that was kept by
+    /// another session may have been let go, or grants may have been stopped, and it may have ended since.
+    fn was_answered(&self, kept: &Waiter) -> bool {
+        is_answered(kept, &self.held_seen, &[])
     }
 
     /// Everything that is promised now is held, as it was told.

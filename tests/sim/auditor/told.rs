@@ -18,7 +18,9 @@ impl Auditor {
             Reply::Free => self.free(now, &open),
             Reply::Released(locks) => self.released(&open, locks),
             Reply::Renewed(locks) => {
-                locks.iter().for_each(|lock| leases::was_renewed(lock, open.at));
+                // An answer that was held back tells of a lock that was made shared since as it is now.
+                let is_as_it_was = |lock: &&Lock| open.turn == self.turn || lock.ask.mode != Mode::Shared;
+                locks.iter().filter(is_as_it_was).for_each(|lock| leases::was_renewed(lock, open.at));
                 locks.iter().for_each(|lock| self.touched(lock, &open));
             }
             Reply::Downgraded(lock) => self.downgraded(&open, lock),
@@ -200,7 +202,9 @@ impl Auditor {
         let place = self.queue.values().find(|waiter| waiter.caller == Some(caller)).map(|waiter| waiter.id);
         let place = place.or(granted.place.map(|kept| kept.id));
         // It keeps the place that it once had inside what a parent held.
-        if self.claims.values().any(|parents| is_inside(lock, &parents.lock)) {
+        // A parent may hold what the daemon before this one granted and told nobody.
+        let mut held = self.claims.values().map(|claim| &claim.lock).chain(&self.held_seen);
+        if held.any(|parents| is_inside(lock, parents)) {
             return;
         }
         // What an agent above was granted may be held back; it lets this one in.
@@ -223,13 +227,16 @@ impl Auditor {
             let lease = lease.unwrap_or(0).min(waiter.ask.lease.ttl);
             let lease = waiter.ask.lease.max_hold.map_or(lease, |most| most.min(lease));
             let may_be_over = waiter.ask.who.session.is_none() && self.queue_seen.after(lease) <= now.mono;
-            let is_open = waiter.caller.is_some_and(|of| self.open.get(&of).is_some_and(|open| !open.voided));
+            // One that nobody has seen wait since it asked may have been refused at once, and its refusal is held back.
+            let is_seen = |open: &Open| !open.voided && open.turn <= self.queue_turn;
+            let is_open = waiter.caller.is_some_and(|of| self.open.get(&of).is_some_and(is_seen));
+            let is_kept = self.is_surely_kept(waiter, now.mono) && !self.may_be_needless(waiter);
+            let is_kept = waiter.caller.is_none() && is_kept;
             // The system may have said no to one that would not wait, and its refusal is held back.
-            let is_kept = waiter.caller.is_none() && self.is_surely_kept(waiter, now.mono);
             let is_waiting = is_kept || (is_open && !may_be_over && !waiter.at_once);
             assert!(
                 !(is_earlier && is_waiting && comes_before(waiter, &lock.ask) && !open.is_again && !open.voided),
-                "at {}: {} is granted to {} while {} waits longer",
+                "at {}: {} is granted to {} while {} waits longer: {waiter:?}",
                 now.mono.0,
                 lock.id,
                 lock.ask.who.agent,
@@ -243,6 +250,17 @@ impl Auditor {
     pub(super) fn is_surely_kept(&self, waiter: &Waiter, now: Moment) -> bool {
         let may_be_over = waiter.ticket.is_some() && self.queue_seen.after(limits::TICKET_OFFERED) <= now;
         waiter.kept_until().is_none_or(|until| until > now) && !may_be_over
+    }
+
+    /// Whether its agent may have been granted something since that makes a kept place needless, and the grant is held
+    /// back.
+    fn may_be_needless(&self, kept: &Waiter) -> bool {
+        let agent = &kept.ask.who.agent;
+        let is_beside = |ask: &Arc<Ask>| ask.who.agent == *agent && overlap(&ask.target, &kept.ask.target);
+        self.open.values().any(|open| match &open.command {
+            Command::Upgrade { who, .. } => who.agent == *agent,
+            command => asks_of(command).iter().any(is_beside),
+        })
     }
 
     /// What a sub-agent holds, no parent of it comes to hold.
@@ -517,19 +535,18 @@ impl Auditor {
         if matches!(open.command, Command::Commit { .. }) {
             self.may_have_renewed(open);
         }
+        // It may have been granted before, and taken back with what could not be written, or have ended since.
+        if matches!(fault, Fault::Unavailable(_) | Fault::Lost(..) | Fault::NotFound) {
+            for ask in asks_of(&open.command) {
+                self.places_may_be_over(&ask.who.agent, Some(&ask.target));
+            }
+            if let Command::Upgrade { who, .. } = &open.command {
+                self.places_may_be_over(&who.agent, None);
+            }
+        }
         match fault {
             Fault::Unavailable(_) => {
                 self.counts.unavailable += 1;
-                // It may have been granted before, and taken back with what could not be written.
-                match &open.command {
-                    Command::Lock { .. } | Command::LockSet { .. } => {
-                        for ask in asks_of(&open.command) {
-                            self.places_may_be_over(&ask.who.agent, Some(&ask.target));
-                        }
-                    }
-                    Command::Upgrade { who, .. } => self.places_may_be_over(&who.agent, None),
-                    _ => {}
-                }
                 self.may_be_shared(&open.command);
                 self.may_have_renewed(open);
                 if let Some(terms) = open.terms() {
