@@ -2428,9 +2428,12 @@ impl Naive {
         let levels: Vec<u8> = self.waiters.iter().map(level_of).collect();
         for (waiter, level) in self.waiters.iter_mut().zip(levels) {
             waiter.level = level;
-            // A kept place keeps what is left of its time.
-            if !waiter.is_kept() {
+            // A kept place keeps what is left of its time, or all of it if somebody waited there.
+            if waiter.ticket.is_none() {
                 waiter.absent_until = Some(now.mono.after(limits::WAITER_ABSENCE));
+            } else if !waiter.is_kept() {
+                waiter.absent_until = Some(now.mono.after(limits::TICKET_KEPT));
+                waiter.deadline = None;
             }
             waiter.caller = None;
         }

@@ -482,6 +482,23 @@ fn a_restart_keeps_what_is_left_of_a_place_and_a_reboot_ends_it() {
 }
 
 #[test]
+fn a_place_that_its_agent_waits_in_again_outlives_a_restart_and_the_end_of_that_wait() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ttl(limits::HOUR).ask("ada", "x /f"), "granted");
+    let ticket = in_vain(&mut desk, "bo", "x /f");
+    assert_eq!(desk.wait_for(SECOND, "bo", "x /f"), "waits");
+    assert_eq!(desk.wait("cy", "x /f"), "waits");
+    desk.restart(false);
+    desk.pass(limits::TICKET_KEPT - 1);
+    assert_eq!(desk.queue(), ["bo"]);
+    assert_eq!(desk.ask("bo", "x /f"), "held by ada");
+    assert_eq!(desk.refused().ticket.map(|again| again.id), Some(ticket.id));
+    desk.restart(false);
+    desk.pass(limits::TICKET_KEPT);
+    assert_eq!(desk.queue(), [] as [&str; 0]);
+}
+
+#[test]
 fn a_retry_of_a_wait_in_vain_begins_to_wait_anew() {
     let mut desk = Desk::new();
     assert_eq!(desk.ask("ada", "x /f"), "granted");
