@@ -254,7 +254,7 @@ impl LockTable {
                 Reply::Granted(Box::new(Granted { already_held: true, ..new_grant(lock) }))
             }
             Verdict::Resume(id) => match self.take_up(step, id, ask) {
-                Ok(lock) => Reply::Granted(Box::new(Granted { resumed: true, ..new_grant(lock) })),
+                Ok(granted) => Reply::Granted(Box::new(granted)),
                 Err(cycle) => {
                     let at = WaiterId(self.next_waiter);
                     return self.refuse_for(step, caller, ask, at, RefusedFor::Deadlock(cycle));
@@ -318,8 +318,9 @@ impl LockTable {
     ///
     /// Whoever waits for the lock waits for the session from then on, so this may close a cycle of waits though nobody
     /// begins to wait; the lock stays detached then.
-    pub(super) fn take_up(&mut self, step: &mut Step, id: LockId, ask: &Arc<Ask>) -> Result<Lock, Vec<Link>> {
+    pub(super) fn take_up(&mut self, step: &mut Step, id: LockId, ask: &Arc<Ask>) -> Result<Granted, Vec<Link>> {
         let old = self.state.locks[&id].clone();
+        let resumed = Some(Promised::by(&old));
         assert!(old.custody == Custody::Detached && old.ask.who.agent == ask.who.agent);
         let session = ask.who.session.expect("only sessions take locks up");
         let lock = Lock {
@@ -347,7 +348,7 @@ impl LockTable {
         let text = "a session has taken the lock up meanwhile; only that session can make it exclusive";
         self.drop_upgrades(step, id, &Fault::Invalid(text.to_owned()));
         self.withdraw_offers(step, &lock.ask.target, lock.ask.mode);
-        Ok(lock)
+        Ok(Granted { resumed, ..new_grant(lock) })
     }
 
     /// A request whose id is known: the same grant, the same place, or the word that it is over.
@@ -668,7 +669,7 @@ pub(super) fn lease_end(lock: &Lock, now: Now) -> Moment {
 pub(super) fn new_grant(lock: Lock) -> Granted {
     let beside = Vec::new();
     let place = None;
-    Granted { lock, already_held: false, resumed: false, upgraded: false, again: false, beside, more: 0, place }
+    Granted { lock, already_held: false, resumed: None, upgraded: false, again: false, beside, more: 0, place }
 }
 
 /// Whether a retry asks for the same thing. The note and the process may differ: they change no one's rights. So may

@@ -400,10 +400,7 @@ impl LockTable {
                 self.renew_lock(now, step, id, Some(ask.lease.ttl));
                 Granted { already_held: true, ..new_grant(self.state.locks[&id].clone()) }
             }
-            Verdict::Resume(id) => {
-                let lock = self.take_up(step, id, ask).map_err(Unfit::Cycle)?;
-                Granted { resumed: true, ..new_grant(lock) }
-            }
+            Verdict::Resume(id) => self.take_up(step, id, ask).map_err(Unfit::Cycle)?,
             Verdict::Clear => match ask.upgrades {
                 Some(held) => {
                     let flock = flock.filter(|(_, held)| *held).map(|(lock, _)| lock);

@@ -169,7 +169,7 @@ fn about(ask: &Ask) -> Option<(&Who, Option<&Target>)> {
 fn grant_of(lock: Lock) -> Granted {
     let beside = Vec::new();
     let place = None;
-    Granted { lock, already_held: false, resumed: false, upgraded: false, again: false, beside, more: 0, place }
+    Granted { lock, already_held: false, resumed: None, upgraded: false, again: false, beside, more: 0, place }
 }
 
 /// What is known of the request id of a set.
@@ -865,6 +865,7 @@ impl Naive {
                 Chance::Blocked if self.own_obstacle(ask).is_none() => Chance::Clear,
                 chance => chance,
             };
+            let mut resumed = None;
             let id = match chance {
                 Chance::Blocked => {
                     let own = self.own_obstacle(ask).expect("only its own can have come in the way").id;
@@ -876,6 +877,7 @@ impl Naive {
                     id
                 }
                 Chance::Resume(id) => {
+                    resumed = Some(Promised::by(self.held(id).expect("it is held")));
                     self.take_up(id, ask);
                     let actor = self.actor(&ask.who.agent, ask.who.session);
                     let is_mine =
@@ -900,7 +902,7 @@ impl Naive {
             all.push(Granted {
                 lock: self.held(id).expect("it was just granted").clone(),
                 already_held: matches!(chance, Chance::Mine(_)),
-                resumed: matches!(chance, Chance::Resume(_)),
+                resumed,
                 upgraded: chance == Chance::Clear && ask.upgrades.is_some(),
                 ..grant_of(self.held(id).expect("it was just granted").clone())
             });
@@ -1444,28 +1446,28 @@ impl Naive {
             Chance::Blocked => unreachable!("a blocked request is not settled"),
             Chance::Mine(id) => {
                 self.renew_lock(id, Some(ask.lease.ttl));
-                (id, true, false)
+                (id, true, None)
             }
             Chance::Resume(id) => {
                 let before = self.held(id).expect("it is held").clone();
                 self.take_up(id, ask);
                 // Those who wait for the lock wait for this session now.
                 if self.waits_for_itself(&ask.who) {
-                    self.put(before);
+                    self.put(before.clone());
                     let at = WaiterId(self.next_waiter);
                     return self.refuse(caller, ask, at, RefusedFor::Deadlock(Vec::new()));
                 }
                 let text = Fault::Invalid(String::new());
                 self.drop_upgrades(id, &text);
                 self.withdraw_offers();
-                (id, false, true)
+                (id, false, Some(Promised::by(&before)))
             }
             Chance::Clear => match ask.upgrades {
                 Some(id) => {
                     self.make_exclusive(id, ask);
-                    (id, false, false)
+                    (id, false, None)
                 }
-                None => (self.grant(ask), false, false),
+                None => (self.grant(ask), false, None),
             },
         };
         let lock = self.held(id).expect("it was just granted").clone();
@@ -1817,11 +1819,16 @@ impl Naive {
             return self.keep_again(lock.ask, what.place);
         }
         lock.ask = Arc::new(Ask { request: None, ..(*lock.ask).clone() });
+        if let Some(Promised { lease, ttl, hold_until }) = what.resumed {
+            lock.ask = Arc::new(Ask { lease, ..(*lock.ask).clone() });
+            (lock.ttl, lock.hold_until) = (ttl, hold_until);
+            lock.expires = Some(self.lease_end(&lock));
+        }
         self.put(lock);
         if what.upgraded {
             self.make_shared(id);
         }
-        if what.resumed {
+        if what.resumed.is_some() {
             self.let_go(id, EndReason::SessionEnded);
         }
     }

@@ -1,6 +1,6 @@
 //! Places kept for agents that have waited in vain, and for how long they keep others waiting; one claim a test.
 
-use crate::rules::{Desk, target};
+use crate::rules::{Desk, take_back, target};
 use flockd::limits::{self, MINUTE, SECOND};
 use flockd::model::*;
 use flockd::scope::{Scope, Target};
@@ -389,13 +389,6 @@ fn a_place_does_not_outlive_its_session_by_way_of_a_grant() {
     desk.end("bo#1");
     take_back(&mut desk);
     assert_eq!((desk.table.locks(), desk.table.waiters()), (0, 0));
-}
-
-/// The latest answer is a grant, and does not reach its client.
-fn take_back(desk: &mut Desk) {
-    let Some(Reply::Granted(granted)) = desk.last.as_ref().map(|answer| &answer.reply) else { panic!("no grant") };
-    let (id, fence, what) = (granted.lock.id, granted.lock.fence, granted.unheard());
-    desk.run(Command::TakeBack { id, fence, what });
 }
 
 #[test]
