@@ -129,12 +129,13 @@ impl Daemon {
         Ok(Daemon { server, lock, notes })
     }
 
-    /// Serves until told to stop, or until nobody has needed it for a while.
+    /// Serves until told to stop, or until nobody has needed it for a while. `log` is told what whoever looks after the
+    /// machine is to know.
     ///
     /// # Errors
     /// When the system refuses to wait for readiness, or the journal cannot be closed.
-    pub fn run(self) -> io::Result<Ended> {
-        let (ended, connections) = self.server.run()?;
+    pub fn run(self, log: impl FnMut(&str)) -> io::Result<Ended> {
+        let (ended, connections) = self.server.run(log)?;
         drop(self.lock);
         drop(connections);
         Ok(ended)

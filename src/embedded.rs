@@ -52,7 +52,7 @@ impl Coordinator {
         let (stop, stopped) = UnixStream::pair()?;
         let daemon = open_patiently(&home, &stopped)?;
         drop(stopped);
-        let handle = std::thread::Builder::new().name("flockd-loop".into()).spawn(move || daemon.run())?;
+        let handle = std::thread::Builder::new().name("flockd-loop".into()).spawn(move || daemon.run(|_| {}))?;
         let thread = Thread { stop: Some(stop), handle: Some(handle) };
         let client = reach(&home).map_err(OpenError::Unreachable)?;
         Ok(Coordinator { client, thread })

@@ -121,6 +121,26 @@ pub const RETRY_AFTER_MIN: u64 = 100;
 /// Longest: beyond it nobody knows.
 pub const RETRY_AFTER_MAX: u64 = 5 * MINUTE;
 
+// ── Writes around the locks ─────────────────────────────────────────────────────────────────────────────────────────
+
+/// For how long after an exclusive lock has ended a write counts as its holder's: the kernel's word of it goes through
+/// two threads and waits for [`WATCH_PAUSE`], a moment altogether, or a second where the machine is busy.
+pub const VIOLATION_GRACE: u64 = 2 * SECOND;
+/// Ended exclusive locks that are remembered for that. Each is compared with each file that is seen to be written, all
+/// together in a fraction of a millisecond; where more end, no violation is told until all of them are so long ago.
+pub const VIOLATION_WRITERS_MAX: usize = 512;
+/// A violation of a lock is told once in this time: whoever writes once mostly writes again, and one word is enough.
+pub const VIOLATION_WITHIN: u64 = 10 * SECOND;
+/// How many violations are told in that time: whoever overwrites a whole tree must not drown all other events.
+pub const VIOLATIONS_TOLD_MAX: usize = 256;
+/// How long after something was seen the next look comes: somebody who writes all the time costs twenty rounds a
+/// second.
+pub const WATCH_PAUSE: u64 = 50;
+/// Directories that are watched at once. Older kernels give a user 8,192 watches, and editors want most of them.
+pub const WATCHED_DIRS_MAX: usize = 1_024;
+/// Of those, how many stay watched that nobody needs now: agents come back to where they were.
+pub const WATCHED_IDLE_MAX: usize = 16;
+
 // ── Counts ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// Most locks in one home. At about 600 bytes each the table stays below 150 MB.

@@ -828,6 +828,28 @@ pub struct Contended {
     pub left_out: u64,
 }
 
+/// How a file was written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wrote {
+    /// Its content was changed, or it was made.
+    Written,
+    /// Another file was put in its place.
+    Replaced,
+    /// It was deleted, or moved away.
+    Deleted,
+}
+
+impl Wrote {
+    /// Its word in events.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Wrote::Written => "written",
+            Wrote::Replaced => "replaced",
+            Wrote::Deleted => "deleted",
+        }
+    }
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventKind {
@@ -853,6 +875,11 @@ pub enum EventKind {
     /// A webhook is sent nothing more until somebody asks for it. This is about no lock: its request stands for the
     /// webhook, see [`Webhook::as_ask`].
     WebhookDisabled(Disabled),
+    /// Somebody wrote to a file under this shared lock, while nobody was allowed to. Nothing tells who.
+    Violation {
+        /// What was done to it.
+        how: Wrote,
+    },
 }
 
 /// A webhook that is given up, for the others.
@@ -876,6 +903,7 @@ pub const EVENT_NAMES: &[&str] = &[
     "lock.detached",
     "lock.leader",
     "lock.contention",
+    "lock.violation",
     "webhook.disabled",
 ];
 
@@ -890,6 +918,7 @@ impl EventKind {
             EventKind::Leader { .. } => "lock.leader",
             EventKind::Contention(_) => "lock.contention",
             EventKind::WebhookDisabled(_) => "webhook.disabled",
+            EventKind::Violation { .. } => "lock.violation",
         }
     }
 }
@@ -1337,6 +1366,13 @@ pub enum Command {
         workspace: Workspace,
         /// When.
         threshold: Threshold,
+    },
+    /// Somebody was seen to write to a file, a while ago. Nobody is answered.
+    Wrote {
+        /// Which file.
+        target: Target,
+        /// What was done to it.
+        how: Wrote,
     },
     /// Nothing is asked; what is due is done.
     Tick,

@@ -102,6 +102,17 @@ bugs! {
     ContentionFlood => "table" "contention::it_is_told_once_a_window_however_many_come",
     /// A request whose step was taken back counts all the same.
     ContentionCountedThoughUndone => "table" "contention::what_is_taken_back_was_never_counted",
+    // Writes around the locks
+    /// Whoever holds a file exclusively writes around its own lock.
+    HolderViolates => "table" "violation::who_holds_it_exclusively_may_write",
+    /// What is seen of a write after its holder has released is a violation of the next one's lock.
+    LateWriteIsViolation => "table" "violation::a_write_that_is_seen_after_the_release_was_the_holders",
+    /// Whoever writes all the time is told all the time.
+    ViolationFlood => "table" "violation::a_lock_is_told_once_a_window_however_much_is_written",
+    /// A violation whose step was taken back counts as told.
+    ViolationToldThoughUndone => "table" "violation::what_is_taken_back_was_never_told",
+    /// A file that is written all the time fills the memory of what was seen.
+    SeenAgainAndAgain => "lib" "os::watcher::tests::a_file_is_seen_once_until_that_is_taken",
     // Sets
     /// A set is granted as soon as its first scope is free.
     SetByItsFirst => "table" "sets::a_set_is_granted_when_all_of_it_is_free_and_not_before",

@@ -31,8 +31,8 @@ const WORDS: &str = "model scope pattern limits planted";
 /// Whoever decides or names is pure: the same calls give the same answers, on any machine, at any time.
 const PURE: &str = "std::env std::fs std::io std::net std::os std::process std::thread std::time std::sync::mpsc \
                     anstream anstyle base64 basic_toml bincode clap clap_complete crossbeam_channel fastrand fs4 \
-                    hdrhistogram hmac indicatif libc mio rand redb rustix serde serde_json sha2 tempfile toml_edit \
-                    ureq";
+                    hdrhistogram hmac indicatif libc mio notify rand redb rustix serde serde_json sha2 tempfile \
+                    toml_edit ureq";
 
 /// The layers in the order of dependency. Every part may name itself; `*` is everything.
 const PARTS: &[Part] = &[
@@ -95,6 +95,7 @@ const HOMES: &[(&str, &str, &str)] = &[
     ("base64", "wire/sign.rs", "one file knows how posts are signed"),
     ("rmcp", "mcp/", "one part speaks MCP"),
     ("tokio", "mcp/", "the core has no async runtime"),
+    ("notify", "os/watcher.rs", "one file hears of changed files"),
     ("fs4", "os/ journal/disk.rs journal/log.rs", "workspace flocks in os/, the home's own lock beside the journal"),
     ("toml_edit", "hooks/ cli/", "other programs' settings and what a workspace wants of hooks"),
     ("clap", "cli/ sim/ main.rs", "arguments end at the door"),

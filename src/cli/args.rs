@@ -222,7 +222,8 @@ Examples:
     /// Tell what happens to locks, as it happens
     #[command(after_long_help = "\
 Events are lock.acquired, lock.waiting, lock.released, lock.detached, lock.contention, when an advisory lock comes to \
-lead lock.leader, and when a webhook is given up webhook.disabled. The daemon keeps the newest 10,000; what is \
+lead lock.leader, when somebody writes to a file that readers hold lock.violation, and when a webhook is given up \
+webhook.disabled. The daemon keeps the newest 10,000; what is \
 missing, because it is older or was lost in a power cut, is told as such. It goes on when the daemon is restarted, and \
 ends with Ctrl-C or the pipe that it writes to.
 
@@ -238,8 +239,9 @@ Examples:
 The command has the event as JSON on its stdin, and in its environment: FLOCKD_EVENT, FLOCKD_FILE_ID, FLOCKD_PATH, \
 FLOCKD_LOCK_ID, FLOCKD_ACQUIRED_BY, FLOCKD_WORKSPACE_ID, FLOCKD_MODE, FLOCKD_FENCE, FLOCKD_EVENT_ID, \
 FLOCKD_EVENT_SEQ, FLOCKD_EVENT_TIME, and where there is something to say FLOCKD_REASON, FLOCKD_WAITER, \
-FLOCKD_FORMER_LEADER, FLOCKD_NOTE, FLOCKD_REFUSED, FLOCKD_QUEUED, FLOCKD_WAITING, FLOCKD_WEBHOOK_ID, FLOCKD_URL. While \
-commands run, events wait: about a thousand here, 10,000 in the daemon; what is missing then is said on stderr.
+FLOCKD_FORMER_LEADER, FLOCKD_HOW, FLOCKD_NOTE, FLOCKD_REFUSED, FLOCKD_QUEUED, FLOCKD_WAITING, FLOCKD_WEBHOOK_ID, \
+FLOCKD_URL. While commands run, events wait: about a thousand here, 10,000 in the daemon; what is missing then is said \
+on stderr.
 
 Examples:
   flockd on lock.released data.json -- ./analyze.sh
@@ -248,6 +250,7 @@ Examples:
   flockd on lock.leader @review -- sh -c 'echo \"$FLOCKD_ACQUIRED_BY follows $FLOCKD_FORMER_LEADER\"'
   flockd on lock.waiting --by claw-1 -- jq -r .waiter
   flockd on lock.contention -- sh -c 'echo \"$FLOCKD_FILE_ID is hot: $FLOCKD_REFUSED refused\" >&2'
+  flockd on lock.violation -- sh -c 'echo \"$FLOCKD_PATH was $FLOCKD_HOW around $FLOCKD_ACQUIRED_BY\" >&2'
   flockd on webhook.disabled -- jq -r .note              a receiver was given up")]
     On(OnArgs),
 

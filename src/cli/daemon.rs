@@ -74,7 +74,7 @@ fn run_here(options: &DaemonOptions) -> Result<Exit, Failure> {
         print::err(&format!("flockd: {note}\n"));
     }
     print::err(&format!("flockd: process {} serves {}\n", std::process::id(), home.dir.display()));
-    match daemon.run()? {
+    match daemon.run(|text| print::err(&format!("flockd: {text}\n")))? {
         Ended::HomeLost => Err(Failure::new(Exit::Unavailable, HOME_LOST)),
         Ended::Stopped | Ended::Idle => Ok(Exit::Yes),
     }
@@ -107,7 +107,7 @@ fn run_detached(options: &DaemonOptions) -> Result<Exit, Failure> {
     let null = File::open("/dev/null")?;
     rustix::stdio::dup2_stdout(&null).map_err(io::Error::from)?;
     let daemon = opened?;
-    let ended = daemon.run();
+    let ended = daemon.run(|text| log.line(text));
     match &ended {
         Ok(Ended::HomeLost) => log.line(&format!("ended: {HOME_LOST}")),
         Ok(Ended::Stopped) => log.line("ended: it was told to stop"),

@@ -175,6 +175,7 @@ fn environment(event: &EventBody) -> Vec<(&'static str, Option<OsString>)> {
         ("FLOCKD_REFUSED", event.contention.as_ref().map(|body| body.failed.to_string().into())),
         ("FLOCKD_QUEUED", event.contention.as_ref().map(|body| body.queued.to_string().into())),
         ("FLOCKD_WAITING", event.contention.as_ref().map(|body| body.waiting.to_string().into())),
+        ("FLOCKD_HOW", event.how.as_ref().map(OsString::from)),
         ("FLOCKD_NOTE", event.note.as_ref().map(OsString::from)),
         ("FLOCKD_WEBHOOK_ID", event.webhook_id.as_ref().map(OsString::from)),
         ("FLOCKD_URL", event.url.as_ref().map(OsString::from)),

@@ -278,7 +278,7 @@ pub(super) fn event(event: &EventBody) -> String {
     let style = match (event.event.as_str(), event.reason.as_deref()) {
         ("lock.acquired", _) => AnsiColor::Green.on_default(),
         ("lock.released", None | Some("released")) => AnsiColor::Cyan.on_default(),
-        ("lock.released", _) => BAD,
+        ("lock.released", _) | ("lock.violation", _) => BAD,
         _ => WARN,
     };
     let word = paint(style, event.event.strip_prefix("lock.").unwrap_or(&event.event));
@@ -290,6 +290,7 @@ pub(super) fn event(event: &EventBody) -> String {
     let note = event.note.as_ref().map_or_else(String::new, |note| format!(": {}", shown(note)));
     let former = event.former_leader.as_ref().map_or_else(String::new, |former| format!(", after {}", shown(former)));
     let note = event.contention.as_ref().map_or(note, contention);
+    let note = event.how.as_ref().map_or(note, |how| format!(": the file was {} around the lock", shown(how)));
     let time = paint(DIM, &event.timestamp);
     format!("{time} {word} {waiter}{agent} {file} {} ({}){reason}{by}{former}{note}\n", event.mode, event.lock_id)
 }

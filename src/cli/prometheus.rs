@@ -7,7 +7,8 @@ use crate::wire::stats::{Latency, Stats, Tally, Times};
 use std::fmt::{Display, Write as _};
 
 /// The whole page. All others that have no figures of their own are not on it: what they come to falls whenever one of
-/// them gets some, and Prometheus takes a counter that falls for one that began anew. They are the total less the named.
+/// them gets some, and Prometheus takes a counter that falls for one that began anew. They are the total less the
+/// named.
 pub(super) fn page(stats: &Stats) -> String {
     let mut page = Page::default();
     let now = &stats.now;
@@ -46,7 +47,7 @@ pub(super) fn page(stats: &Stats) -> String {
 type Labels<'a> = Vec<(&'a str, &'a str)>;
 
 /// Figures of a tally that only go up: name, help, and each with its reason if there are several.
-type Counters = [(&'static str, &'static str, &'static [(&'static str, fn(&Tally) -> u64)]); 7];
+type Counters = [(&'static str, &'static str, &'static [(&'static str, fn(&Tally) -> u64)]); 8];
 
 const COUNTERS: Counters = [
     ("requests_total", "Requests for locks.", &[("", |tally| tally.requests)]),
@@ -78,6 +79,7 @@ const COUNTERS: Counters = [
             ("broken", |tally| tally.broken),
         ],
     ),
+    ("violations_total", "Writes around locks.", &[("", |tally| tally.violations)]),
 ];
 
 /// Durations of a tally: name, help, and which.

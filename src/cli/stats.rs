@@ -49,6 +49,7 @@ fn for_people(body: &Stats, is_narrowed: bool) -> String {
         "  ended    {} released, {} expired, {} with their session, {} silent, {} broken",
         total.released, total.expired, total.session_ended, total.silent, total.broken
     );
+    let _ = writeln!(text, "  around   {} writes around locks", total.violations);
     let told: Vec<String> = body.events.iter().map(|(name, count)| format!("{count} {name}")).collect();
     let _ = writeln!(text, "  events   {}", told.join(", "));
     let _ = writeln!(

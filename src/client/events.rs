@@ -122,7 +122,7 @@ pub struct LockEvent {
     /// Its id, `ev_…`: the same in every telling.
     pub id: String,
     /// What happened: `lock.acquired`, `lock.waiting`, `lock.released`, `lock.detached`, `lock.leader`,
-    /// `lock.contention`, `webhook.disabled`; later versions add others.
+    /// `lock.contention`, `lock.violation`, `webhook.disabled`; later versions add others.
     pub event: String,
     /// When: RFC 3339, UTC.
     pub timestamp: String,
@@ -151,6 +151,8 @@ pub struct LockEvent {
     pub former_leader: Option<String>,
     /// What came together, with `lock.contention`.
     pub contention: Option<Contention>,
+    /// What was done to the file, with `lock.violation`: `written`, `replaced` or `deleted`. Nothing tells by whom.
+    pub how: Option<String>,
     /// Which webhook, `wh_…`, with `webhook.disabled`: this is about no lock then. `file_id` is `@` and the same id,
     /// `acquired_by` who added it.
     pub webhook_id: Option<String>,
@@ -232,6 +234,7 @@ impl From<Heard> for Event {
                 note: body.note,
                 former_leader: body.former_leader,
                 contention: body.contention.map(Contention::from),
+                how: body.how,
                 webhook_id: body.webhook_id,
                 url: body.url,
             })),

@@ -35,6 +35,7 @@ use crate::model::{
     Acquired, Agent, Ask, Contended, Custody, Disabled, EVENT_NAMES, EndReason, Ended, Event, EventKind, EventSeq,
     Failing, Fence, Lease, Lock, LockId, Mode, Moment, Now, OsLock, OsWait, Process, Record, RequestId, Secret,
     Session, SessionId, SessionKind, SetMember, TicketId, Waiter, WaiterId, Wall, Webhook, WebhookId, Who, Workspace,
+    Wrote,
 };
 use crate::pattern::Pattern;
 use crate::scope::{FileId, Scope, Target};
@@ -358,6 +359,16 @@ enum EventKindV2<'a> {
     Contention(ContendedV2),
     #[serde(borrow)]
     WebhookDisabled(DisabledV2<'a>),
+    Violation {
+        how: WroteV2,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+enum WroteV2 {
+    Written,
+    Replaced,
+    Deleted,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -484,6 +495,7 @@ impl<'a> From<&'a Event> for EventV2<'a> {
                 EventKind::Leader { former } => EventKindV2::Leader { former: former.as_ref().map(Agent::as_str) },
                 &EventKind::Contention(contended) => EventKindV2::Contention(contended.into()),
                 EventKind::WebhookDisabled(disabled) => EventKindV2::WebhookDisabled(disabled.into()),
+                &EventKind::Violation { how } => EventKindV2::Violation { how: how.into() },
             },
             lock: event.lock.0,
             ask: (&*event.ask).into(),
@@ -573,6 +585,16 @@ impl From<Acquired> for AcquiredV2 {
             Acquired::Upgraded => AcquiredV2::Upgraded,
             Acquired::Downgraded => AcquiredV2::Downgraded,
             Acquired::Delegated => AcquiredV2::Delegated,
+        }
+    }
+}
+
+impl From<Wrote> for WroteV2 {
+    fn from(how: Wrote) -> Self {
+        match how {
+            Wrote::Written => WroteV2::Written,
+            Wrote::Replaced => WroteV2::Replaced,
+            Wrote::Deleted => WroteV2::Deleted,
         }
     }
 }
@@ -716,6 +738,7 @@ impl EventV2<'_> {
                 EventKindV2::Leader { former } => EventKind::Leader { former: former.map(agent).transpose()? },
                 EventKindV2::Contention(contended) => EventKind::Contention(contended.into()),
                 EventKindV2::WebhookDisabled(disabled) => EventKind::WebhookDisabled(disabled.into()),
+                EventKindV2::Violation { how } => EventKind::Violation { how: how.into() },
             },
             lock: LockId(self.lock),
             ask: self.ask.into_model()?,
@@ -815,6 +838,16 @@ impl From<AcquiredV2> for Acquired {
             AcquiredV2::Upgraded => Acquired::Upgraded,
             AcquiredV2::Downgraded => Acquired::Downgraded,
             AcquiredV2::Delegated => Acquired::Delegated,
+        }
+    }
+}
+
+impl From<WroteV2> for Wrote {
+    fn from(how: WroteV2) -> Self {
+        match how {
+            WroteV2::Written => Wrote::Written,
+            WroteV2::Replaced => Wrote::Replaced,
+            WroteV2::Deleted => Wrote::Deleted,
         }
     }
 }
@@ -1026,6 +1059,8 @@ mod tests {
                 let (webhook, url, why) = (WebhookId(webhook), url.into(), why.into());
                 EventKind::WebhookDisabled(Disabled { webhook, url, is_gone, why })
             }),
+            proptest::sample::select(vec![Wrote::Written, Wrote::Replaced, Wrote::Deleted])
+                .prop_map(|how| EventKind::Violation { how }),
         ];
         (any::<(u64, u64, u64, u64, Option<u64>)>(), kind, ask()).prop_map(
             |((seq, time, lock, fence, after), kind, ask)| {

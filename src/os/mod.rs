@@ -8,6 +8,7 @@ pub mod leases;
 pub mod mounts;
 pub mod paths;
 pub mod process;
+pub mod watcher;
 
 /// The user this process acts for.
 pub fn own_uid() -> u32 {

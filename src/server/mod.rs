@@ -15,6 +15,7 @@ mod stats;
 mod subscribers;
 mod watch;
 mod webhooks;
+mod writes;
 
 use crate::clock;
 use crate::coordinator::{Addressed, Coordinator};
@@ -44,6 +45,7 @@ use std::time::Duration;
 use subscribers::Subscribers;
 use watch::Watches;
 use webhooks::Webhooks;
+use writes::Writes;
 
 const LISTENER: Token = Token(0);
 const WAKER: Token = Token(1);
@@ -143,6 +145,7 @@ pub struct Server {
     wishes: Vec<(u64, u64, Wish)>,
     subscribers: Subscribers,
     webhooks: Webhooks,
+    writes: Writes,
     /// A subscriber has read what it was told, and there is more.
     has_more_to_tell: bool,
     /// The newest event that subscribers have been told of.
@@ -184,6 +187,7 @@ impl Server {
         // A full channel makes file threads wait for the loop, which never waits for them.
         let (answers, looked) = bounded(limits::FILE_QUEUE);
         let files = files::lookups(limits::FILE_THREADS, limits::FILE_QUEUE, answers, move || wake_up(&wake));
+        let writes = Writes::new(waker, &coordinator);
         let now = clock::now().mono;
         Ok(Server {
             poll,
@@ -207,6 +211,7 @@ impl Server {
             wishes: Vec::new(),
             subscribers: Subscribers::default(),
             webhooks: Webhooks::new(Courier::new(move || wake_up(&wake_for_posts))),
+            writes,
             has_more_to_tell: false,
             told_through: 0,
             next_token: FIRST_FREE,
@@ -226,15 +231,16 @@ impl Server {
         WAKER
     }
 
-    /// Serves until told to stop, then ends in order.
+    /// Serves until told to stop, then ends in order. `log` is told what whoever looks after the machine is to know.
     ///
     /// # Errors
     /// When the system refuses to wait for readiness, or the journal cannot be closed.
-    pub fn run(mut self) -> io::Result<(Ended, Connections)> {
+    pub fn run(mut self, mut log: impl FnMut(&str)) -> io::Result<(Ended, Connections)> {
         self.watch_restored();
         let mut events = Events::with_capacity(1024);
         let ended = loop {
             self.round(clock::now());
+            self.writes.take_troubles().iter().for_each(|trouble| log(trouble));
             if self.stopping && self.commands.is_empty() {
                 break Ended::Stopped;
             }
@@ -277,6 +283,9 @@ impl Server {
         if self.watch_again.is_some_and(|again| again <= now.mono) {
             self.watch_unwatched();
         }
+        if self.writes.next_deadline().is_some_and(|again| again <= now.mono) {
+            self.writes.take(now.mono, &mut self.commands);
+        }
         let is_due = self.coordinator.next_deadline().is_some_and(|due| due <= now.mono);
         if is_due {
             self.commands.push(Command::Tick);
@@ -293,6 +302,7 @@ impl Server {
             self.subscribe(conn, id, wish);
         }
         self.tell();
+        self.writes.follow(&self.coordinator);
         self.webhooks.go_on(&self.coordinator, now, &mut self.commands);
         let mut dirty = std::mem::take(&mut self.dirty);
         // Grants first: somebody has waited for them, and to wake whoever released costs as much as all before.
@@ -330,8 +340,16 @@ impl Server {
         let silent = self.silent.front().map(|(until, _)| *until);
         let lookup = self.pending.values().map(|pending| pending.until).min();
         let webhook = self.webhooks.next_deadline(&self.coordinator);
-        let next =
-            [webhook, self.coordinator.next_deadline(), idle, silent, lookup, self.accept_again, self.watch_again];
+        let next = [
+            webhook,
+            self.writes.next_deadline(),
+            self.coordinator.next_deadline(),
+            idle,
+            silent,
+            lookup,
+            self.accept_again,
+            self.watch_again,
+        ];
         let next = next.into_iter().flatten().min().map_or(self.look_at_home, |next| next.min(self.look_at_home));
         // A millisecond more: the clock is cut to milliseconds, and to wake early is to wake twice.
         Some(Duration::from_millis(next.left(now) + u64::from(next > now)))
@@ -362,6 +380,7 @@ impl Server {
         for (caller, posted) in self.webhooks.take_results(&mut self.commands) {
             self.answer_body(caller.conn, caller.id, Body::Posted(wire::webhooks::posted(&posted.result, posted.took)));
         }
+        self.writes.take(now.mono, &mut self.commands);
         // A turn takes up the answers of file threads.
         self.commands.push(Command::Tick);
         while let Ok(looked) = self.looked.try_recv() {

@@ -35,6 +35,8 @@ pub enum What {
     Ended(Ending),
     /// It was held for so many milliseconds.
     Held(u64),
+    /// Somebody wrote around it.
+    Violated,
 }
 
 /// [`RefusedFor`], as far as it is told apart.
@@ -133,6 +135,7 @@ fn event_facts(event: &Event, waited: &mut Vec<Arc<Ask>>, facts: &mut Vec<Fact>)
             facts.push(Fact::Lock(ask.clone(), What::Granted(*how)));
         }
         EventKind::Released(why) => facts.push(Fact::Lock(ask.clone(), What::Ended(why.into()))),
+        EventKind::Violation { .. } => facts.push(Fact::Lock(ask.clone(), What::Violated)),
         EventKind::Waiting { .. }
         | EventKind::Detached
         | EventKind::Leader { .. }

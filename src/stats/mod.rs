@@ -44,6 +44,8 @@ pub struct Tally {
     pub silent: u64,
     /// Locks that somebody broke.
     pub broken: u64,
+    /// Writes around locks that were told. With an agent they are writes around its locks: nothing tells whose.
+    pub violations: u64,
     /// For how many milliseconds locks were held that have ended.
     pub held: Times,
     /// For how many milliseconds requests waited that wait no more, with success or not.
@@ -67,6 +69,7 @@ impl Default for Tally {
             session_ended: 0,
             silent: 0,
             broken: 0,
+            violations: 0,
             held: Times::of_locks(),
             waited: Times::of_locks(),
         }
@@ -93,6 +96,7 @@ impl Tally {
             What::Ended(Ending::SessionEnded) => &mut self.session_ended,
             What::Ended(Ending::Silent) => &mut self.silent,
             What::Ended(Ending::Broken) => &mut self.broken,
+            What::Violated => &mut self.violations,
             What::Held(ms) => return self.held.add(ms),
             What::Waited(ms) => return self.waited.add(ms),
         };
@@ -116,6 +120,7 @@ impl Tally {
             session_ended,
             silent,
             broken,
+            violations,
             held,
             waited,
         } = other;
@@ -133,6 +138,7 @@ impl Tally {
         self.session_ended += session_ended;
         self.silent += silent;
         self.broken += broken;
+        self.violations += violations;
         self.held.merge(held);
         self.waited.merge(waited);
     }

@@ -16,6 +16,7 @@
 //! - writing under a lock, and what has to wait for that: `commit.rs`
 //! - what foreign programs that hold a flock mean to ours: `os.rs`
 //! - which scopes many want at once, and when that is told: `contention.rs`
+//! - writes around the locks, and on which locks that is told: `violation.rs`
 //! - which webhooks there are, how far each has heard, and when it is tried again: `webhooks.rs`
 //! - what overlaps what: `index.rs`; what a change means to the rows: `state.rs`; after a restart: `restore.rs`
 
@@ -35,6 +36,7 @@ mod state;
 mod step;
 mod tickets;
 mod upgrade;
+mod violation;
 mod waits;
 mod webhooks;
 
@@ -43,7 +45,7 @@ pub use step::{Outgoing, Step};
 use crate::limits;
 use crate::model::*;
 use crate::planted::{Bug, planted};
-use crate::scope::Target;
+use crate::scope::{Scope, Target};
 use contention::Contention;
 use index::{Rank, Turn};
 use state::{State, Timer};
@@ -51,12 +53,14 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use upgrade::Upgrade;
+use violation::Violations;
 
 /// The lock table.
 #[derive(Debug)]
 pub struct LockTable {
     state: State,
     contention: Contention,
+    violations: Violations,
     next_fence: u64,
     next_event: u64,
     next_waiter: u64,
@@ -74,6 +78,7 @@ impl LockTable {
         LockTable {
             state: State::new(),
             contention: Contention::default(),
+            violations: Violations::default(),
             next_fence: fences_from,
             next_event: events_from,
             next_waiter: 1,
@@ -134,6 +139,7 @@ impl LockTable {
             Command::CommitDone { commit, lock, answer } => self.commit_done(now, step, commit, lock, answer),
             Command::Webhook(command) => self.webhook(now, step, command),
             Command::Contention { workspace, threshold } => self.set_threshold(&workspace, threshold),
+            Command::Wrote { target, how } => self.wrote(step, &target, how),
             Command::Tick => {}
         }
     }
@@ -144,6 +150,7 @@ impl LockTable {
             self.state.fold(record);
         }
         self.undo_counted(step.undo_counted);
+        self.undo_violations(step.violations);
         // Numbers once given out are not given out again, and a reservation that was not written does not count.
         self.fences_reserved = self.next_fence;
         self.events_reserved = self.next_event;
@@ -183,6 +190,16 @@ impl LockTable {
         self.state.locks.len()
     }
 
+    /// The shared locks on files, in no order that means anything.
+    pub fn readers(&self) -> impl Iterator<Item = &Lock> {
+        self.state.locks.values().filter(|lock| is_reader(lock))
+    }
+
+    /// The lock of this name, if it is one of those.
+    pub fn reader(&self, id: LockId) -> Option<&Lock> {
+        self.state.locks.get(&id).filter(|lock| is_reader(lock))
+    }
+
     /// Whether this lock is held.
     pub fn is_held(&self, id: LockId) -> bool {
         self.state.locks.contains_key(&id)
@@ -219,7 +236,9 @@ impl LockTable {
 
     /// The only way anything changes.
     fn set(&mut self, step: &mut Step, record: Record) {
-        step.undo.push(self.state.fold(record.clone()));
+        let before = self.state.fold(record.clone());
+        self.note_writer(step, &before, &record);
+        step.undo.push(before);
         step.records.push(record);
     }
 
@@ -231,11 +250,12 @@ impl LockTable {
     /// again: nobody has seen them, nor has the journal.
     fn back_to(&mut self, step: &mut Step, mark: step::Mark) {
         (self.next_fence, self.next_event) = mark.numbers();
-        let (undo, counted) = step.cut(mark);
+        let (undo, counted, violations) = step.cut(mark);
         for record in undo.into_iter().rev() {
             self.state.fold(record);
         }
         self.undo_counted(counted);
+        self.undo_violations(violations);
     }
 
     fn put_lock(&mut self, step: &mut Step, lock: Lock) {
@@ -522,4 +542,8 @@ impl LockTable {
 /// A copy of a request that is custody of somebody else from now on.
 fn with_session(ask: &Ask, session: Option<SessionId>) -> Arc<Ask> {
     Arc::new(Ask { who: Who { agent: ask.who.agent.clone(), session }, ..ask.clone() })
+}
+
+fn is_reader(lock: &Lock) -> bool {
+    lock.ask.mode == Mode::Shared && matches!(lock.ask.target.scope, Scope::File(_))
 }

@@ -1,6 +1,6 @@
 //! What a command leads to, as data: records to write, then answers to send. Nothing here is done yet.
 
-use super::contention;
+use super::{contention, violation};
 use crate::model::{Agent, Answer, Ask, Caller, Effect, LockId, Now, Record, RefusedFor};
 use std::sync::Arc;
 
@@ -28,6 +28,8 @@ pub struct Step {
     pub(super) undo: Vec<Record>,
     /// The same for what was counted.
     pub(super) undo_counted: Vec<contention::Undo>,
+    /// The same for what is remembered of writes.
+    pub(super) violations: Vec<violation::Undo>,
     /// When it is taken.
     pub(super) now: Now,
     /// What ended or went out of the queue and has not been followed up: who waited for it is to be served.
@@ -52,6 +54,7 @@ pub(super) struct Mark {
     effects: usize,
     undo: usize,
     undo_counted: usize,
+    violations: usize,
     refused: usize,
     came: usize,
     freed: usize,
@@ -101,6 +104,7 @@ impl Step {
             effects: self.effects.len(),
             undo: self.undo.len(),
             undo_counted: self.undo_counted.len(),
+            violations: self.violations.len(),
             refused: self.refused.len(),
             came: self.came.len(),
             freed: self.freed.len(),
@@ -109,8 +113,9 @@ impl Step {
         }
     }
 
-    /// Forgets what came behind a mark; answers with what takes the changes back, newest last, and what was counted.
-    pub(super) fn cut(&mut self, mark: Mark) -> (Vec<Record>, Vec<contention::Undo>) {
+    /// Forgets what came behind a mark; answers with what takes the changes back, newest last, and what was counted and
+    /// remembered.
+    pub(super) fn cut(&mut self, mark: Mark) -> (Vec<Record>, Vec<contention::Undo>, Vec<violation::Undo>) {
         self.records.truncate(mark.records);
         self.replies.truncate(mark.replies);
         self.effects.truncate(mark.effects);
@@ -119,6 +124,7 @@ impl Step {
         self.freed.truncate(mark.freed);
         self.eased.truncate(mark.eased);
         self.unranked = mark.unranked;
-        (self.undo.split_off(mark.undo), self.undo_counted.split_off(mark.undo_counted))
+        let counted = self.undo_counted.split_off(mark.undo_counted);
+        (self.undo.split_off(mark.undo), counted, self.violations.split_off(mark.violations))
     }
 }

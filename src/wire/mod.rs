@@ -879,6 +879,9 @@ pub struct EventBody {
     /// With `lock.contention`: what came together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contention: Option<ContentionBody>,
+    /// With `lock.violation`: what was done to the file, `written`, `replaced` or `deleted`. Nothing tells by whom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub how: Option<String>,
     /// With `webhook.disabled`: which webhook, `wh_…`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook_id: Option<String>,

@@ -722,7 +722,7 @@ pub fn event(event: &model::Event) -> EventBody {
     let name = event.kind.name();
     let (mut reason_word, mut waiter_name, mut by, mut note) = (None, None, None, event.ask.note.as_deref());
     let mut former_leader = None;
-    let (mut webhook_id, mut url) = (None, None);
+    let (mut webhook_id, mut url, mut done) = (None, None, None);
     match &event.kind {
         EventKind::Acquired(Acquired::Granted) => {}
         EventKind::Acquired(how) => reason_word = Some(how.as_str()),
@@ -733,6 +733,7 @@ pub fn event(event: &model::Event) -> EventBody {
             (webhook_id, url) = (Some(webhook.to_string()), Some(to.to_string()));
             (reason_word, note) = (Some(if *is_gone { "gone" } else { "failing" }), Some(&**why));
         }
+        EventKind::Violation { how } => done = Some(how.as_str().to_owned()),
         EventKind::Released(why) => {
             reason_word = Some(reason(why));
             if let EndReason::Broken { by: who, reason } = why {
@@ -760,6 +761,7 @@ pub fn event(event: &model::Event) -> EventBody {
         note: note.map(str::to_owned),
         former_leader,
         contention: contention(&event.kind),
+        how: done,
         webhook_id,
         url,
     }

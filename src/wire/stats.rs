@@ -89,6 +89,10 @@ pub struct Tally {
     pub silent: u64,
     /// Locks that somebody broke.
     pub broken: u64,
+    /// Writes around locks, as told by `lock.violation`. With an agent they are writes around its locks: nothing tells
+    /// whose.
+    #[serde(default)]
+    pub violations: u64,
     /// For how long locks were held that have ended.
     pub held: Times,
     /// For how long requests waited that do not wait any more, with success or not.
@@ -237,7 +241,7 @@ pub fn stats(
 fn tally(tally: &stats::Tally) -> Tally {
     let &stats::Tally { requests, contended, granted, resumed, upgraded, downgraded, .. } = tally;
     let &stats::Tally { refused_held, refused_timeout, refused_deadlock, .. } = tally;
-    let &stats::Tally { released, expired, session_ended, silent, broken, .. } = tally;
+    let &stats::Tally { released, expired, session_ended, silent, broken, violations, .. } = tally;
     Tally {
         requests,
         contended,
@@ -254,6 +258,7 @@ fn tally(tally: &stats::Tally) -> Tally {
         session_ended,
         silent,
         broken,
+        violations,
         held: times(&tally.held),
         waited: times(&tally.waited),
     }

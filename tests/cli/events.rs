@@ -24,7 +24,7 @@ impl Running {
         Running { child, out }
     }
 
-    fn line(&mut self) -> String {
+    pub fn line(&mut self) -> String {
         let mut line = String::new();
         self.out.as_mut().unwrap().read_line(&mut line).unwrap();
         line.trim_end().to_owned()

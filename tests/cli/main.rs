@@ -18,4 +18,5 @@ mod stats;
 mod storm;
 mod tickets;
 mod util;
+mod violations;
 mod write;

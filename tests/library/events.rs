@@ -174,3 +174,21 @@ fn a_subscription_goes_on_with_the_next_coordinator_of_the_home() {
     rounds(&again.agent("claw-1").unwrap(), "@y", 1);
     assert_eq!(names(&events, 2), ["lock.acquired @y", "lock.released @y"]);
 }
+
+#[test]
+fn a_write_around_a_readers_lock_is_heard_of() {
+    let ground = Ground::new();
+    let reader = ground.agent("claw-1").workspace(ground.dirs.work()).unwrap();
+    let events = reader.subscribe(EventFilter::new().event("lock.violation")).unwrap();
+    let held = reader.lock("data").shared().acquire().unwrap();
+    let mut told = None;
+    // A watch stands a moment after the grant: what was written before is not seen.
+    wait_until("a write is heard of", || {
+        std::fs::write(ground.dirs.work().join("data"), "by somebody").unwrap();
+        told = events.try_recv().ok();
+        told.is_some()
+    });
+    let Some(Event::Lock(event)) = told else { panic!("nothing is missing: {told:?}") };
+    assert_eq!((event.file_id.as_str(), event.how.as_deref(), event.by), ("data", Some("written"), None));
+    assert_eq!((event.lock_id.as_str(), event.acquired_by.as_str()), (held.lock_id(), "claw-1"));
+}

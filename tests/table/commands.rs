@@ -54,7 +54,8 @@ fn a_hundred_thousand_random_commands_end_as_in_the_naive_model() {
 }
 
 /// Every outcome that a full run must have met, or it proves less than it says.
-const OUTCOMES: [&str; 50] = [
+const OUTCOMES: [&str; 51] = [
+    "violation told",
     "set came back",
     "contention told",
     "granted",
@@ -238,12 +239,13 @@ enum Kind {
     JournalFails,
     Resume,
     Contention,
+    Wrote,
 }
 
 use Kind::*;
 
 /// The kinds and how often each is drawn at most.
-const KINDS: [(Kind, u32); 35] = [
+const KINDS: [(Kind, u32); 36] = [
     (LockOnce, 30),
     (LockInSession, 40),
     (SetOnce, 20),
@@ -279,6 +281,7 @@ const KINDS: [(Kind, u32); 35] = [
     (JournalFails, 3),
     (Resume, 10),
     (Contention, 3),
+    (Wrote, 8),
 ];
 
 /// One turn before it meets the world: numbers that are read as choices among what is there then. So any part of a
@@ -707,8 +710,22 @@ impl World {
                 };
                 Command::Contention { workspace: Workspace { root: b"/d"[..].into() }, threshold }
             }
+            Wrote => self.wrote(raw),
             Restart | Reboot | JournalFails | Resume => unreachable!("these are no commands"),
         }
+    }
+
+    /// Somebody writes to a file, whoever holds it.
+    fn wrote(&self, raw: &Raw) -> Command {
+        use flockd::model::Wrote::{Deleted, Replaced, Written};
+        let place = self.place(raw);
+        let file = match &place.scope {
+            Scope::File(_) => Some(place.scope.clone()),
+            Scope::Subtree(_) => place.scope.other_kind(),
+            Scope::Pattern(_) | Scope::Resource(_) => None,
+        };
+        let how = [Written, Replaced, Deleted][raw.lease % 3];
+        file.map_or(Command::Tick, |scope| Command::Wrote { target: Target { scope, ids: place.ids }, how })
     }
 
     /// One of a few connections, with a number of its own for each request.
@@ -1034,6 +1051,7 @@ impl World {
         }
         self.same_leaders(&step)?;
         self.same_contention(&step)?;
+        self.same_violations(&step)?;
         let numbers = self.numbers;
         self.write(&step)?;
         self.past.push(Past { step, naive, rows, numbers });
@@ -1057,6 +1075,19 @@ impl World {
         *self.seen.entry("contention told").or_default() += by_table.len();
         *self.seen.entry("contention left out").or_default() +=
             by_table.iter().filter(|(.., c)| c.left_out > 0).count();
+        Ok(())
+    }
+
+    fn same_violations(&mut self, step: &Step) -> Result<(), Wrong> {
+        let told = step.records.iter().filter_map(|record| match record {
+            Record::Event(Event { kind: EventKind::Violation { how }, lock, .. }) => Some((*lock, *how)),
+            _ => None,
+        });
+        let (by_table, by_model) = (told.collect::<Vec<_>>(), std::mem::take(&mut self.naive.violated));
+        if by_table != by_model {
+            return Err(format!("violations differ\n\ntable:\n{by_table:?}\n\nmodel:\n{by_model:?}"));
+        }
+        *self.seen.entry("violation told").or_default() += by_table.len();
         Ok(())
     }
 

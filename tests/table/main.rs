@@ -13,6 +13,7 @@ mod scopes;
 mod sets;
 mod tickets;
 mod upgrade;
+mod violation;
 mod webhooks;
 mod writes;
 

@@ -262,6 +262,11 @@ pub struct Naive {
     pub threshold: Threshold,
     /// What was told of contention since the last look.
     pub contended: Vec<(LockId, Scope, Contended)>,
+    /// What was held exclusively and until when.
+    writers: Vec<(Moment, Target)>,
+    /// Every violation that was told, and those that were since the last look.
+    violated_at: Vec<(Moment, LockId)>,
+    pub violated: Vec<(LockId, Wrote)>,
     now: Now,
     said: Vec<Outgoing>,
 }
@@ -288,6 +293,9 @@ impl Naive {
             holds: Vec::new(),
             threshold: Threshold::default(),
             contended: Vec::new(),
+            writers: Vec::new(),
+            violated_at: Vec::new(),
+            violated: Vec::new(),
             now: Now::default(),
             said: Vec::new(),
         }
@@ -366,6 +374,7 @@ impl Naive {
             }
             Command::Webhook(_) => unreachable!("no lock depends on a webhook; webhooks.rs tells of those"),
             Command::Contention { threshold, .. } => self.threshold = threshold,
+            Command::Wrote { target, how } => self.wrote(&target, how),
             Command::Os { .. } => unreachable!("nothing here wants a flock; rules.rs tells of those"),
             Command::Tick => {}
         }
@@ -1195,6 +1204,44 @@ impl Naive {
         Some(after.clamp(limits::RETRY_AFTER_MIN, limits::RETRY_AFTER_MAX))
     }
 
+    // ── Writes around the locks ─────────────────────────────────────────────────────────────────────────────────────
+
+    /// A file was written: nobody may, unless somebody holds it exclusively, or did until a moment ago.
+    fn wrote(&mut self, target: &Target, how: Wrote) {
+        let now = self.now.mono;
+        let within = |at: Moment, ms: u64| now.0 - at.0 < ms;
+        let is_writer = |lock: &Lock| lock.ask.mode == Mode::Exclusive && covers(&lock.ask.target, target);
+        let was_writer = |(at, held): &(Moment, Target)| within(*at, limits::VIOLATION_GRACE) && overlaps(held, target);
+        if self.locks.iter().any(is_writer) || self.writers.iter().any(was_writer) {
+            return;
+        }
+        let mut readers: Vec<LockId> = Vec::new();
+        for lock in &self.locks {
+            if lock.ask.mode == Mode::Shared && covers(&lock.ask.target, target) {
+                readers.push(lock.id);
+            }
+        }
+        readers.sort_unstable();
+        for id in readers {
+            let recent: Vec<LockId> = self
+                .violated_at
+                .iter()
+                .filter(|(at, _)| within(*at, limits::VIOLATION_WITHIN))
+                .map(|(_, id)| *id)
+                .collect();
+            if !recent.contains(&id) && recent.len() < limits::VIOLATIONS_TOLD_MAX {
+                self.violated_at.push((now, id));
+                self.violated.push((id, how));
+            }
+        }
+    }
+
+    fn writes_no_more(&mut self, lock: &Lock) {
+        if lock.ask.mode == Mode::Exclusive {
+            self.writers.push((self.now.mono, lock.ask.target.clone()));
+        }
+    }
+
     // ── Upgrades ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Who asks for more than it holds on a scope wants that made exclusive; a lock that a session or a process keeps
@@ -1344,6 +1391,7 @@ impl Naive {
 
     fn make_shared(&mut self, id: LockId) {
         let mut lock = self.held(id).expect("it is held").clone();
+        self.writes_no_more(&lock);
         lock.ask = Arc::new(Ask { mode: Mode::Shared, ..(*lock.ask).clone() });
         self.put(lock);
         self.withdraw_offers();
@@ -1794,6 +1842,7 @@ impl Naive {
     fn end(&mut self, id: LockId, why: EndReason, untold: bool) -> Ended {
         let lock = self.held(id).expect("it is held").clone();
         self.rank_is_over(&lock);
+        self.writes_no_more(&lock);
         self.locks.retain(|other| other.id != id);
         let excludes = lock.ask.mode != Mode::Advisory;
         if excludes && self.counted.iter().any(|(scope, ..)| *scope == lock.ask.target.scope) {
@@ -1814,6 +1863,7 @@ impl Naive {
         }
         if what.is_new {
             self.rank_is_over(&lock);
+            self.writes_no_more(&lock);
             self.locks.retain(|lock| lock.id != id);
             self.drop_upgrades(id, &Fault::NotFound);
             return self.keep_again(lock.ask, what.place);
@@ -2496,6 +2546,7 @@ impl Naive {
         self.next_fence = fences_from;
         self.next_commit = 1;
         (self.counted, self.hot, self.told_at, self.holds) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        (self.writers, self.violated_at) = (Vec::new(), Vec::new());
         (self.left_out, self.threshold) = (0, Threshold::default());
         self.next_waiter = self.waiters.iter().map(|waiter| waiter.id.0).max().unwrap_or(0) + 1;
         self.paused = false;

@@ -16,6 +16,7 @@ mod users;
 #[path = "../cli/util.rs"]
 #[expect(dead_code, reason = "the tests of the program need more of it")]
 mod util;
+mod watches;
 mod writes;
 
 /// Repeatable random numbers (splitmix64). `FLOCKD_SEED` is added to each seed.

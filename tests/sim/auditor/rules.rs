@@ -246,6 +246,7 @@ pub(super) fn caller_of(command: &Command) -> Option<Caller> {
         | Command::CommitDone { .. }
         | Command::Webhook(_)
         | Command::Contention { .. }
+        | Command::Wrote { .. }
         | Command::Tick => None,
     }
 }
