@@ -568,7 +568,7 @@ fn is_told_by<'a>(command: &Command, replies: impl Iterator<Item = &'a mut Reply
     let grants = replies.flat_map(|reply| reply.grants_mut());
     let Some(granted) = grants.into_iter().find(|granted| granted.lock.id == *id) else { return false };
     (granted.already_held, granted.again) = (false, false);
-    (granted.resumed, granted.upgraded) = (what.resumed && !what.is_new, what.upgraded && !what.is_new);
+    (granted.resumed, granted.upgraded) = (what.resumed.filter(|_| !what.is_new), what.upgraded && !what.is_new);
     true
 }
 

@@ -1399,12 +1399,30 @@ pub struct Unlocking {
 pub struct Unheard {
     /// They made it: it goes as if it had not been.
     pub is_new: bool,
-    /// They gave it a keeper: it goes on as a lease without one.
-    pub resumed: bool,
+    /// They gave it a keeper: it goes on as the lease that it was, without one.
+    pub resumed: Option<Promised>,
     /// They made it exclusive: it is shared again.
     pub upgraded: bool,
     /// It was made in a kept place: that is kept again.
     pub place: Option<KeptPlace>,
+}
+
+/// The terms of a detached lock, which its agent was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Promised {
+    /// What it was asked for with.
+    pub lease: Lease,
+    /// See [`Lock::ttl`].
+    pub ttl: u64,
+    /// See [`Lock::hold_until`].
+    pub hold_until: Option<Moment>,
+}
+
+impl Promised {
+    /// What this lock promises.
+    pub fn by(lock: &Lock) -> Promised {
+        Promised { lease: lock.ask.lease, ttl: lock.ttl, hold_until: lock.hold_until }
+    }
 }
 
 /// A place in the queue that was kept and has become a grant.
@@ -1421,13 +1439,13 @@ pub struct KeptPlace {
 }
 
 impl Unheard {
-    /// What both did.
-    pub fn and(self, other: Unheard) -> Unheard {
+    /// What this and an earlier one did. What was promised was so before both.
+    pub fn and(self, earlier: Unheard) -> Unheard {
         Unheard {
-            is_new: self.is_new || other.is_new,
-            resumed: self.resumed || other.resumed,
-            upgraded: self.upgraded || other.upgraded,
-            place: self.place.or(other.place),
+            is_new: self.is_new || earlier.is_new,
+            resumed: earlier.resumed.or(self.resumed),
+            upgraded: self.upgraded || earlier.upgraded,
+            place: self.place.or(earlier.place),
         }
     }
 
@@ -1435,7 +1453,7 @@ impl Unheard {
     pub fn without(self, known: Unheard) -> Unheard {
         Unheard {
             is_new: self.is_new && !known.is_new,
-            resumed: self.resumed && !known.resumed,
+            resumed: self.resumed.filter(|_| known.resumed.is_none()),
             upgraded: self.upgraded && !known.upgraded,
             place: self.place.filter(|_| !known.is_new),
         }
@@ -1508,8 +1526,8 @@ pub struct Granted {
     pub lock: Lock,
     /// It was held before by the same agent.
     pub already_held: bool,
-    /// It is a detached lock, taken up again.
-    pub resumed: bool,
+    /// It is a detached lock, taken up again, with what that had promised.
+    pub resumed: Option<Promised>,
     /// It is a shared lock, made exclusive.
     pub upgraded: bool,
     /// The same request was granted before; this repeats the answer.
@@ -1538,7 +1556,7 @@ impl Granted {
 
     /// What is to be undone if this answer is the first to tell of its grant and cannot be delivered.
     pub fn unheard(&self) -> Unheard {
-        let is_new = !(self.resumed || self.upgraded);
+        let is_new = !(self.resumed.is_some() || self.upgraded);
         Unheard { is_new, resumed: self.resumed, upgraded: self.upgraded, place: self.place }
     }
 }

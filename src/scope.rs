@@ -150,6 +150,17 @@ impl Target {
         self.ids.get(self.scope.components().count()).copied()
     }
 
+    /// Whether both are one scope, by whatever names, as each was when it was asked for.
+    pub fn is_one_with(&self, other: &Target) -> bool {
+        let is_alike = match (&self.scope, &other.scope) {
+            (Scope::Resource(a), Scope::Resource(b)) => return a == b,
+            (Scope::Pattern(a), Scope::Pattern(b)) => a.rest() == b.rest(),
+            (Scope::File(_), Scope::File(_)) | (Scope::Subtree(_), Scope::Subtree(_)) => true,
+            _ => false,
+        };
+        is_alike && self.leads_to(other, |way| way.is_empty())
+    }
+
     /// Whether a lock on the one meets a lock on the other, as each was when it was asked for: the rule of the table's
     /// index, for two. A name that is taken for a file may come to be a directory, so that it means what lies below it
     /// as well. What could only be told by more than the steps that a pattern is given counts as met.

@@ -254,7 +254,7 @@ impl LockTable {
                 Reply::Granted(Box::new(Granted { already_held: true, ..new_grant(lock) }))
             }
             Verdict::Resume(id) => match self.take_up(step, id, ask) {
-                Ok(lock) => Reply::Granted(Box::new(Granted { resumed: true, ..new_grant(lock) })),
+                Ok(granted) => Reply::Granted(Box::new(granted)),
                 Err(cycle) => {
                     let at = WaiterId(self.next_waiter);
                     return self.refuse_for(step, caller, ask, at, RefusedFor::Deadlock(cycle));
@@ -318,8 +318,9 @@ impl LockTable {
     ///
     /// Whoever waits for the lock waits for the session from then on, so this may close a cycle of waits though nobody
     /// begins to wait; the lock stays detached then.
-    pub(super) fn take_up(&mut self, step: &mut Step, id: LockId, ask: &Arc<Ask>) -> Result<Lock, Vec<Link>> {
+    pub(super) fn take_up(&mut self, step: &mut Step, id: LockId, ask: &Arc<Ask>) -> Result<Granted, Vec<Link>> {
         let old = self.state.locks[&id].clone();
+        let resumed = Some(Promised::by(&old));
         assert!(old.custody == Custody::Detached && old.ask.who.agent == ask.who.agent);
         let session = ask.who.session.expect("only sessions take locks up");
         let lock = Lock {
@@ -347,7 +348,7 @@ impl LockTable {
         let text = "a session has taken the lock up meanwhile; only that session can make it exclusive";
         self.drop_upgrades(step, id, &Fault::Invalid(text.to_owned()));
         self.withdraw_offers(step, &lock.ask.target, lock.ask.mode);
-        Ok(lock)
+        Ok(Granted { resumed, ..new_grant(lock) })
     }
 
     /// A request whose id is known: the same grant, the same place, or the word that it is over.
@@ -358,7 +359,7 @@ impl LockTable {
             Fate::Holding(id) => &self.state.locks[&id].ask,
             Fate::Ended(id) => &self.state.ended[&id].ask,
         };
-        if !is_same_request(before, &ask) {
+        if !is_same_request(before, &ask, self.is_about_older(fate)) {
             let text = "this request id was used for another scope, mode, ttl or session; use a fresh one";
             return self.fail(step, caller, Fault::Invalid(text.to_owned()));
         }
@@ -378,6 +379,16 @@ impl LockTable {
                 let reply = Reply::Failed(Fault::Lost(ended, holders));
                 self.answer_about(step, caller, reply, Some(&ask.who), Some(&ask.target));
             }
+        }
+    }
+
+    /// Whether what a request came to is, or may be, a lock of its agent's that was there before: that has got another
+    /// fence than its first.
+    pub(super) fn is_about_older(&self, fate: Fate) -> bool {
+        match fate {
+            Fate::Waiting(id) => self.state.waiters[&id].ask.upgrades.is_some(),
+            Fate::Holding(id) => self.state.locks[&id].fence.0 != id.0,
+            Fate::Ended(id) => self.state.ended[&id].fence.0 != id.0,
         }
     }
 
@@ -658,14 +669,18 @@ pub(super) fn lease_end(lock: &Lock, now: Now) -> Moment {
 pub(super) fn new_grant(lock: Lock) -> Granted {
     let beside = Vec::new();
     let place = None;
-    Granted { lock, already_held: false, resumed: false, upgraded: false, again: false, beside, more: 0, place }
+    Granted { lock, already_held: false, resumed: None, upgraded: false, again: false, beside, more: 0, place }
 }
 
 /// Whether a retry asks for the same thing. The note and the process may differ: they change no one's rights. So may
-/// `max_hold`: a lock that was made exclusive keeps its own.
-pub(super) fn is_same_request(before: &Ask, now: &Ask) -> bool {
-    before.target.scope == now.target.scope
-        && before.mode == now.mode
+/// `max_hold`: a lock that was made exclusive keeps its own. One that was there before also keeps its name, and if a
+/// session has taken it up its mode, which may be stronger than what was asked for.
+pub(super) fn is_same_request(before: &Ask, now: &Ask, is_about_older: bool) -> bool {
+    let is_taken_up = is_about_older && before.upgrades.is_none() && now.who.session.is_some();
+    let is_same_scope = before.target.scope == now.target.scope;
+    let is_same_mode = before.mode == now.mode;
+    (is_same_scope || (is_about_older && before.target.is_one_with(&now.target)))
+        && (is_same_mode || (is_taken_up && before.mode.answers(now.mode)))
         && before.who == now.who
         && before.lease.ttl == now.lease.ttl
         && before.bound == now.bound

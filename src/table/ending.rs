@@ -311,8 +311,8 @@ impl LockTable {
     }
 
     /// Ends a grant that its client never heard of: as if it had not been, so that a retry is granted anew, and the
-    /// place that it was made in is kept again. One that took up a detached lock is only let go: that lease is
-    /// promised. One that made a shared lock exclusive leaves it shared, which its agent knows.
+    /// place that it was made in is kept again. One that took up a detached lock is only let go, on the terms that
+    /// it had: that lease is promised. One that made a shared lock exclusive leaves it shared, which its agent knows.
     pub(super) fn take_back(&mut self, now: Now, step: &mut Step, id: LockId, fence: Fence, what: Unheard) {
         let Some(lock) = self.state.locks.get(&id).filter(|lock| lock.fence == fence).cloned() else { return };
         if lock.in_flight.is_some() {
@@ -321,10 +321,13 @@ impl LockTable {
         if !what.is_new {
             let ask = Arc::new(Ask { request: None, ..(*lock.ask).clone() });
             self.put_lock(step, Lock { ask, ..lock });
+            if let Some(promised) = what.resumed {
+                self.promise_again(now, step, id, promised);
+            }
             if what.upgraded {
                 self.make_shared(step, id);
             }
-            if what.resumed {
+            if what.resumed.is_some() {
                 self.let_go(now, step, id, &EndReason::SessionEnded);
             }
             return;
@@ -336,6 +339,15 @@ impl LockTable {
         if let Some(place) = what.place.filter(|_| !planted(Bug::UnheardLosesPlace)) {
             self.keep_again(now, step, lock.ask, place);
         }
+    }
+
+    /// A lock has the terms again that its agent knows, and its lease starts anew.
+    fn promise_again(&mut self, now: Now, step: &mut Step, id: LockId, promised: Promised) {
+        let Promised { lease, ttl, hold_until } = promised;
+        let old = self.state.locks[&id].clone();
+        let ask = Arc::new(Ask { lease, ..(*old.ask).clone() });
+        let lock = Lock { ask, ttl, hold_until, ..old };
+        self.put_lock(step, Lock { expires: Some(lease_end(&lock, now)), ..lock });
     }
 
     /// Ends somebody's lock, by its exact id and with a reason; the holder is told.

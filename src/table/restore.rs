@@ -54,15 +54,19 @@ impl LockTable {
         }
         for id in sorted(self.state.waiters.keys()) {
             let old = self.state.waiters[&id].clone();
-            let absent_until = match old.absent_until.filter(|_| old.ticket.is_some()) {
-                // A kept place keeps what is left of its time.
+            let is_place = old.ticket.is_some();
+            let absent_until = match old.absent_until.filter(|_| is_place) {
+                // A kept place keeps what is left of its time, and one that its agent had come back to is kept on as if
+                // that had been cut off.
                 Some(until) => until,
+                None if is_place => now.mono.after(limits::TICKET_KEPT),
                 None => now.mono.after(limits::WAITER_ABSENCE),
             };
+            let (deadline, at_once) = if is_place { (None, false) } else { (old.deadline, old.at_once) };
             // A row of a set may be gone already, with the rest of it to follow.
             let rows: Vec<Waiter> = old.rows().filter_map(|id| self.state.waiters.get(&id).cloned()).collect();
             let level = self.level_of_set(&rows);
-            let waiter = Waiter { absent_until: Some(absent_until), caller: None, level, ..old };
+            let waiter = Waiter { absent_until: Some(absent_until), deadline, at_once, caller: None, level, ..old };
             // One that takes nothing, or would not wait, has nothing to lose: its client asks anew.
             let kept = Some(waiter).filter(|waiter| waiter.takes && !waiter.at_once);
             self.set(step, Record::Waiter(id, kept));

@@ -237,17 +237,18 @@ impl LockTable {
     }
 
     fn is_same_set(&self, fates: &BTreeMap<u16, Fate>, asks: &[Arc<Ask>]) -> bool {
-        let is_same = |before: &Ask, index: u16| {
+        let is_same = |before: &Ask, index: u16, fate: Fate| {
             let of = before.set.map_or(1, |member| usize::from(member.of));
-            of == asks.len() && is_same_request(before, &asks[usize::from(index)])
+            of == asks.len() && is_same_request(before, &asks[usize::from(index)], self.is_about_older(fate))
         };
         fates.iter().all(|(index, fate)| match fate {
             Fate::Waiting(id) => {
                 let rows = self.rows_of(*id);
-                rows.len() == asks.len() && (0..).zip(&rows).all(|(index, row)| is_same(&row.ask, index))
+                let is_row = |(index, row): (u16, &Waiter)| is_same(&row.ask, index, Fate::Waiting(row.id));
+                rows.len() == asks.len() && (0..).zip(&rows).all(is_row)
             }
-            Fate::Holding(id) => is_same(&self.state.locks[id].ask, *index),
-            Fate::Ended(id) => is_same(&self.state.ended[id].ask, *index),
+            Fate::Holding(id) => is_same(&self.state.locks[id].ask, *index, *fate),
+            Fate::Ended(id) => is_same(&self.state.ended[id].ask, *index, *fate),
         })
     }
 
@@ -399,10 +400,7 @@ impl LockTable {
                 self.renew_lock(now, step, id, Some(ask.lease.ttl));
                 Granted { already_held: true, ..new_grant(self.state.locks[&id].clone()) }
             }
-            Verdict::Resume(id) => {
-                let lock = self.take_up(step, id, ask).map_err(Unfit::Cycle)?;
-                Granted { resumed: true, ..new_grant(lock) }
-            }
+            Verdict::Resume(id) => self.take_up(step, id, ask).map_err(Unfit::Cycle)?,
             Verdict::Clear => match ask.upgrades {
                 Some(held) => {
                     let flock = flock.filter(|(_, held)| *held).map(|(lock, _)| lock);

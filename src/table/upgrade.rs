@@ -9,6 +9,7 @@ use super::state::Fate;
 use super::{LockTable, Step};
 use crate::model::*;
 use crate::planted::{Bug, planted};
+use crate::scope::Target;
 use std::sync::Arc;
 
 /// A request to make a shared lock exclusive, as it comes in.
@@ -57,9 +58,8 @@ impl LockTable {
             // Under the name that it was asked by, which may be another of the file: what was lost there is told now.
             return self.answer_which(step, caller, Reply::Granted(Box::new(granted)), &who, &which);
         }
-        // What its name stands for may have changed since it was locked.
-        let target = match which {
-            Which::Scope(target) if target.scope == lock.ask.target.scope => target,
+        let target = match &which {
+            Which::Scope(target) => as_named(&lock.ask, target).clone(),
             _ => lock.ask.target.clone(),
         };
         let lease = Lease { ttl: lock.ttl, ..lock.ask.lease };
@@ -80,7 +80,7 @@ impl LockTable {
         };
         let is_meant = match which {
             Which::Id(id) => lock == Some(*id),
-            Which::Scope(target) => lock.is_some() && target.scope == ask.target.scope,
+            Which::Scope(target) => lock.is_some() && target.is_one_with(&ask.target),
             Which::All => false,
         };
         let is_same = is_meant && ask.mode == Mode::Exclusive;
@@ -156,8 +156,8 @@ impl LockTable {
         })
     }
 
-    /// A one-shot's request for more than its agent holds on a scope is for an upgrade of that. It stays a request like
-    /// any other where the lock has another name or hangs on another process, and where a session holds it.
+    /// A one-shot's request for more than its agent holds on a scope is for an upgrade of that, by whatever name of the
+    /// file. It stays a request like any other where the lock hangs on another process, and where a session holds it.
     pub(super) fn as_upgrade(&self, request: Waiting) -> Waiting {
         let ask = &request.ask;
         if !request.takes || ask.who.session.is_some() || ask.mode != Mode::Exclusive || ask.upgrades.is_some() {
@@ -168,13 +168,15 @@ impl LockTable {
         }
         let held = self.own_exactly(&ask.who.agent, &ask.target).into_iter().find(|id| {
             let own = &self.state.locks[id];
-            let is_same = own.ask.target.scope == ask.target.scope && own.ask.bound == ask.bound;
-            is_same && own.ask.mode.is_weaker_than(ask.mode) && own.custody == Custody::Detached
+            let is_weaker = own.ask.mode.is_weaker_than(ask.mode);
+            is_weaker && own.ask.bound == ask.bound && own.custody == Custody::Detached
         });
         let Some(held) = held else { return request };
+        let own = &self.state.locks[&held].ask;
         // However it is asked for, it is held no longer than it was to be.
-        let lease = Lease { max_hold: self.state.locks[&held].ask.lease.max_hold, ..ask.lease };
-        let ask = Arc::new(Ask { upgrades: Some(held), lease, ..(**ask).clone() });
+        let lease = Lease { max_hold: own.lease.max_hold, ..ask.lease };
+        let target = as_named(own, &ask.target).clone();
+        let ask = Arc::new(Ask { upgrades: Some(held), target, lease, ..(**ask).clone() });
         Waiting { ask, ..request }
     }
 
@@ -266,4 +268,10 @@ impl LockTable {
             }
         }
     }
+}
+
+/// What a lock is on that is asked for as `target`: it stays where it is under another name, for what overlaps the one
+/// need not overlap the other. What its own name stands for may have changed since it was locked.
+fn as_named<'a>(held: &'a Ask, target: &'a Target) -> &'a Target {
+    if held.target.scope == target.scope { target } else { &held.target }
 }

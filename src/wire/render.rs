@@ -110,7 +110,7 @@ fn body(reply: &Reply, standings: &Standings, about: &About, now: Now) -> Result
             let granted = model::Granted {
                 lock: (**lock).clone(),
                 already_held: true,
-                resumed: false,
+                resumed: None,
                 upgraded: false,
                 again: false,
                 beside: Vec::new(),
@@ -180,7 +180,7 @@ fn granted_body(granted: &model::Granted, standings: &Standings, now: Now) -> Lo
         ttl_ms: Some(lock.ttl),
         expires_in_ms: left(lock.expires, now),
         already_held: granted.already_held,
-        resumed: granted.resumed,
+        resumed: granted.resumed.is_some(),
         upgraded: granted.upgraded,
         os_lock: lock.os == OsLock::Held,
         holders: held_ranked(&granted.beside, standings, now),

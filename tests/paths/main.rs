@@ -69,6 +69,12 @@ fn all_are_one(ground: &Ground, spellings: &[Spelling]) {
         assert!(matches!(&renewed, Ok(Body::Renewed(locks)) if locks[0].lock_id == id), "{pair}: {renewed:?}");
         let status = ask(ground, "bo", Op::Status, second);
         assert!(matches!(&status, Ok(Body::Status(body)) if body.locks[0].lock_id == id), "{pair}: {status:?}");
+        // Its mode is changed by either name, also by asking for more than is held.
+        for (verb, name) in [("downgrade", second), ("upgrade", first), ("downgrade", first), ("lock", second)] {
+            let changed = program(ground, "ada", &[verb, "--json"], name).gives(0).json();
+            let mode = if verb == "downgrade" { "shared" } else { "exclusive" };
+            assert_eq!((&changed["lock_id"], &changed["mode"]), (&id.into(), &mode.into()), "{pair}: {verb}");
+        }
         assert_eq!(ask(ground, "bo", Op::Unlock, second), Err(Code::NotHolder), "{pair}");
         program(ground, "ada", &["unlock"], second).gives(0);
         assert!(ground.status().locks.is_empty(), "{pair}");

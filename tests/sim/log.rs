@@ -122,7 +122,7 @@ pub fn answer(answer: &Answer) -> String {
     let mut text = match &answer.reply {
         Reply::Granted(granted) => {
             let how = if granted.already_held { " already" } else { "" };
-            let resumed = if granted.resumed { " resumed" } else { "" };
+            let resumed = if granted.resumed.is_some() { " resumed" } else { "" };
             let upgraded = if granted.upgraded { " upgraded" } else { "" };
             format!("granted{how}{resumed}{upgraded} {}", lock(&granted.lock))
         }

@@ -118,7 +118,7 @@ fn outcome(reply: &Reply, later: bool) -> &'static str {
                 "already held"
             }
         }
-        Reply::Granted(granted) if granted.resumed => {
+        Reply::Granted(granted) if granted.resumed.is_some() => {
             if later {
                 "resumed later"
             } else {
@@ -143,7 +143,7 @@ fn outcome(reply: &Reply, later: bool) -> &'static str {
             let any = |is_so: &dyn Fn(&Granted) -> bool| all.iter().any(is_so);
             match () {
                 () if any(&|granted| granted.again) => "set granted again",
-                () if any(&|granted| granted.resumed) => "set resumed",
+                () if any(&|granted| granted.resumed.is_some()) => "set resumed",
                 () if any(&|granted| granted.upgraded) => "set upgraded",
                 () if any(&|granted| granted.already_held) => "set partly held",
                 () if later => "set granted later",
@@ -687,7 +687,11 @@ impl World {
                 // Only what is exclusive can have been made so.
                 let upgraded = raw.lease % 2 == 1 && is_exclusive;
                 let place = self.places.get(&id).copied();
-                let what = Unheard { is_new: !raw.shared, resumed: raw.lease < 6, upgraded, place };
+                let until = Some(self.now.mono.after(MINUTE)).filter(|_| raw.odd % 4 == 1);
+                let lease = Lease { ttl: 20 * SECOND, max_hold: until.map(|_| MINUTE) };
+                let promised = Promised { lease, ttl: [5 * SECOND, 10 * MINUTE][raw.wait % 2], hold_until: until };
+                let resumed = Some(promised).filter(|_| raw.lease < 6);
+                let what = Unheard { is_new: !raw.shared, resumed, upgraded, place };
                 Command::TakeBack { id, fence, what }
             }
             LossesTold => Command::LossesTold(vec![self.lock_id(raw), self.lock_id(raw)]),
@@ -1091,7 +1095,7 @@ impl World {
         let is_advisory = granted.lock.ask.mode == Mode::Advisory;
         let mut count = |outcome, is_so| *self.seen.entry(outcome).or_default() += usize::from(is_so);
         count("advisory granted", is_advisory && granted.is_new());
-        count("advisory resumed", is_advisory && granted.resumed);
+        count("advisory resumed", is_advisory && granted.resumed.is_some());
         count("advisory named", !is_advisory && !granted.beside.is_empty());
         let excludes = granted.beside.first().is_some_and(|lock| lock.ask.mode != Mode::Advisory);
         count("advisory beside what excludes others", excludes);

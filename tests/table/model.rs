@@ -169,7 +169,7 @@ fn about(ask: &Ask) -> Option<(&Who, Option<&Target>)> {
 fn grant_of(lock: Lock) -> Granted {
     let beside = Vec::new();
     let place = None;
-    Granted { lock, already_held: false, resumed: false, upgraded: false, again: false, beside, more: 0, place }
+    Granted { lock, already_held: false, resumed: None, upgraded: false, again: false, beside, more: 0, place }
 }
 
 /// What is known of the request id of a set.
@@ -184,10 +184,23 @@ enum SetAgain {
     Held(Vec<(LockId, bool)>),
 }
 
-/// Whether a retry asks for the same.
-fn is_same_ask(before: &Ask, now: &Ask) -> bool {
-    before.target.scope == now.target.scope
-        && before.mode == now.mode
+/// Whether two names stand for one thing of one kind.
+fn is_one(a: &Target, b: &Target) -> bool {
+    let is_alike = match (&a.scope, &b.scope) {
+        (Scope::Resource(a), Scope::Resource(b)) => return a == b,
+        (Scope::Pattern(p), Scope::Pattern(q)) => p.rest() == q.rest(),
+        (a, b) => std::mem::discriminant(a) == std::mem::discriminant(b),
+    };
+    is_alike && leads_on(a, b, |way| way.is_empty())
+}
+
+/// Whether a retry asks for the same. A lock that was there before, as its second fence tells, keeps its name, and its
+/// mode for a session that takes it up.
+fn is_same_ask(before: &Ask, now: &Ask, has_second_fence: bool) -> bool {
+    let is_older = has_second_fence || before.upgrades.is_some();
+    let is_stronger = (before.mode, now.mode) == (Mode::Exclusive, Mode::Shared);
+    (before.target.scope == now.target.scope || (is_older && is_one(&before.target, &now.target)))
+        && (before.mode == now.mode || (has_second_fence && now.who.session.is_some() && is_stronger))
         && before.who == now.who
         && before.lease.ttl == now.lease.ttl
         && before.bound == now.bound
@@ -442,7 +455,6 @@ impl Naive {
         }
         let is_it =
             |other: &Ask| ask.request.is_some() && other.request == ask.request && other.who.agent == ask.who.agent;
-        let same = |other: &Ask| is_same_ask(other, &ask);
         if self.names_a_set(&is_it) {
             return self.fail(caller, Fault::Invalid(String::new()));
         }
@@ -450,9 +462,10 @@ impl Naive {
         let waits = self.waiters.iter().find(|waiter| waiter.takes && is_it(&waiter.ask)).cloned();
         let ended = self.ended.iter().find(|ended| is_it(&ended.ask)).cloned();
         let given_up = waits.clone().filter(|waiter| waiter.is_kept() && waiter.deadline.is_none());
-        let before = held.as_ref().map(|lock| &lock.ask);
-        let before = before.or(waits.as_ref().map(|waiter| &waiter.ask)).or(ended.as_ref().map(|ended| &ended.ask));
-        if before.is_some_and(|before| !same(before)) {
+        let before = held.as_ref().map(|lock| (&lock.ask, lock.fence.0 != lock.id.0));
+        let before = before.or(waits.as_ref().map(|waiter| (&waiter.ask, false)));
+        let before = before.or(ended.as_ref().map(|ended| (&ended.ask, ended.fence.0 != ended.id.0)));
+        if before.is_some_and(|(before, has_second_fence)| !is_same_ask(before, &ask, has_second_fence)) {
             return self.fail(caller, Fault::Invalid(String::new()));
         }
         let about = Some((&ask.who, Some(&ask.target)));
@@ -722,17 +735,19 @@ impl Naive {
         let rows: Vec<Waiter> = self.waiters.iter().filter(|row| row.takes && is_it(&row.ask)).cloned().collect();
         let held: Vec<&Lock> = self.locks.iter().filter(|lock| is_it(&lock.ask)).collect();
         let ended: Vec<&Ended> = self.ended.iter().filter(|ended| is_it(&ended.ask)).collect();
-        let known = rows.iter().map(|row| &row.ask).chain(held.iter().map(|lock| &lock.ask));
-        let known: Vec<&Arc<Ask>> = known.chain(ended.iter().map(|ended| &ended.ask)).collect();
+        let known = rows.iter().map(|row| (&row.ask, false));
+        let known = known.chain(held.iter().map(|lock| (&lock.ask, lock.fence.0 != lock.id.0)));
+        let known = known.chain(ended.iter().map(|ended| (&ended.ask, ended.fence.0 != ended.id.0)));
+        let known: Vec<(&Arc<Ask>, bool)> = known.collect();
         if known.is_empty() {
             return SetAgain::New;
         }
-        let is_same = |known: &Ask| {
+        let is_same = |known: &Ask, has_second_fence: bool| {
             let Some(SetMember { index, of }) = known.set else { return false };
             let ask = &asks[usize::from(index).min(asks.len() - 1)];
-            usize::from(of) == asks.len() && is_same_ask(known, ask)
+            usize::from(of) == asks.len() && is_same_ask(known, ask, has_second_fence)
         };
-        if !known.iter().all(|known| is_same(known)) {
+        if !known.iter().all(|(known, has_second_fence)| is_same(known, *has_second_fence)) {
             return SetAgain::Other;
         }
         if !rows.is_empty() {
@@ -859,6 +874,7 @@ impl Naive {
                 Chance::Blocked if self.own_obstacle(ask).is_none() => Chance::Clear,
                 chance => chance,
             };
+            let mut resumed = None;
             let id = match chance {
                 Chance::Blocked => {
                     let own = self.own_obstacle(ask).expect("only its own can have come in the way").id;
@@ -870,6 +886,7 @@ impl Naive {
                     id
                 }
                 Chance::Resume(id) => {
+                    resumed = Some(Promised::by(self.held(id).expect("it is held")));
                     self.take_up(id, ask);
                     let actor = self.actor(&ask.who.agent, ask.who.session);
                     let is_mine =
@@ -894,7 +911,7 @@ impl Naive {
             all.push(Granted {
                 lock: self.held(id).expect("it was just granted").clone(),
                 already_held: matches!(chance, Chance::Mine(_)),
-                resumed: matches!(chance, Chance::Resume(_)),
+                resumed,
                 upgraded: chance == Chance::Clear && ask.upgrades.is_some(),
                 ..grant_of(self.held(id).expect("it was just granted").clone())
             });
@@ -1241,12 +1258,14 @@ impl Naive {
                 && is_weaker(own, &ask)
                 && own.custody == Custody::Detached
                 && own.ask.bound == ask.bound
-                && own.ask.target.scope == ask.target.scope
                 && is_same_scope(&own.ask.target, &ask.target)
         });
         let Some(own) = shared else { return ask };
         let lease = Lease { max_hold: own.ask.lease.max_hold, ..ask.lease };
-        Arc::new(Ask { upgrades: Some(own.id), lease, ..(*ask).clone() })
+        // Under another name it stays where it is.
+        let is_its_name = own.ask.target.scope == ask.target.scope;
+        let target = if is_its_name { ask.target.clone() } else { own.ask.target.clone() };
+        Arc::new(Ask { upgrades: Some(own.id), target, lease, ..(*ask).clone() })
     }
 
     fn upgrade(&mut self, caller: Caller, who: Who, which: Which, wait: Wait, request: Option<RequestId>) {
@@ -1269,7 +1288,7 @@ impl Naive {
         if let Some((id, ask)) = before {
             let is_meant = match &which {
                 Which::Id(meant) => id == Some(*meant),
-                Which::Scope(target) => id.is_some() && ask.target.scope == target.scope,
+                Which::Scope(target) => id.is_some() && is_one(target, &ask.target),
                 Which::All => false,
             };
             if !is_meant || ask.mode != Mode::Exclusive {
@@ -1475,28 +1494,28 @@ impl Naive {
             Chance::Blocked => unreachable!("a blocked request is not settled"),
             Chance::Mine(id) => {
                 self.renew_lock(id, Some(ask.lease.ttl));
-                (id, true, false)
+                (id, true, None)
             }
             Chance::Resume(id) => {
                 let before = self.held(id).expect("it is held").clone();
                 self.take_up(id, ask);
                 // Those who wait for the lock wait for this session now.
                 if self.waits_for_itself(&ask.who) {
-                    self.put(before);
+                    self.put(before.clone());
                     let at = WaiterId(self.next_waiter);
                     return self.refuse(caller, ask, at, RefusedFor::Deadlock(Vec::new()));
                 }
                 let text = Fault::Invalid(String::new());
                 self.drop_upgrades(id, &text);
                 self.withdraw_offers();
-                (id, false, true)
+                (id, false, Some(Promised::by(&before)))
             }
             Chance::Clear => match ask.upgrades {
                 Some(id) => {
                     self.make_exclusive(id, ask);
-                    (id, false, false)
+                    (id, false, None)
                 }
-                None => (self.grant(ask), false, false),
+                None => (self.grant(ask), false, None),
             },
         };
         let lock = self.held(id).expect("it was just granted").clone();
@@ -1850,11 +1869,16 @@ impl Naive {
             return self.keep_again(lock.ask, what.place);
         }
         lock.ask = Arc::new(Ask { request: None, ..(*lock.ask).clone() });
+        if let Some(Promised { lease, ttl, hold_until }) = what.resumed {
+            lock.ask = Arc::new(Ask { lease, ..(*lock.ask).clone() });
+            (lock.ttl, lock.hold_until) = (ttl, hold_until);
+            lock.expires = Some(self.lease_end(&lock));
+        }
         self.put(lock);
         if what.upgraded {
             self.make_shared(id);
         }
-        if what.resumed {
+        if what.resumed.is_some() {
             self.let_go(id, EndReason::SessionEnded);
         }
     }
@@ -2461,9 +2485,12 @@ impl Naive {
         let levels: Vec<u8> = self.waiters.iter().map(level_of).collect();
         for (waiter, level) in self.waiters.iter_mut().zip(levels) {
             waiter.level = level;
-            // A kept place keeps what is left of its time.
-            if !waiter.is_kept() {
+            // A kept place keeps what is left of its time, or all of it if somebody waited there.
+            if waiter.ticket.is_none() {
                 waiter.absent_until = Some(now.mono.after(limits::WAITER_ABSENCE));
+            } else if !waiter.is_kept() {
+                waiter.absent_until = Some(now.mono.after(limits::TICKET_KEPT));
+                waiter.deadline = None;
             }
             waiter.caller = None;
         }

@@ -261,6 +261,17 @@ fn a_set_that_goes_leaves_no_row_and_no_flock_behind() {
 }
 
 #[test]
+fn a_retry_gets_the_locks_that_were_taken_up_in_a_stronger_mode_than_was_asked_for() {
+    let mut desk = Desk::new();
+    desk.ttl(MINUTE).ask("ada", "x /a");
+    assert_eq!(desk.request("r").ask_all("ada#1", "s /a /b"), "resumed, granted");
+    let locks = granted(&desk);
+    assert_eq!(desk.request("r").ask_all("ada#1", "s /a /b"), "granted again");
+    assert_eq!(granted(&desk), locks);
+    assert_eq!(desk.request("r").ask_all("ada#1", "x /a /b"), "invalid");
+}
+
+#[test]
 fn a_retry_gets_the_same_locks_or_the_word_that_one_is_lost() {
     let mut desk = Desk::new();
     assert_eq!(desk.request("r").ask_all("ada", "x /a /b"), "granted");

@@ -1,6 +1,6 @@
 //! Places kept for agents that have waited in vain, and for how long they keep others waiting; one claim a test.
 
-use crate::rules::{Desk, target};
+use crate::rules::{Desk, take_back, target};
 use flockd::limits::{self, MINUTE, SECOND};
 use flockd::model::*;
 use flockd::scope::{Scope, Target};
@@ -391,13 +391,6 @@ fn a_place_does_not_outlive_its_session_by_way_of_a_grant() {
     assert_eq!((desk.table.locks(), desk.table.waiters()), (0, 0));
 }
 
-/// The latest answer is a grant, and does not reach its client.
-fn take_back(desk: &mut Desk) {
-    let Some(Reply::Granted(granted)) = desk.last.as_ref().map(|answer| &answer.reply) else { panic!("no grant") };
-    let (id, fence, what) = (granted.lock.id, granted.lock.fence, granted.unheard());
-    desk.run(Command::TakeBack { id, fence, what });
-}
-
 #[test]
 fn a_try_without_a_ttl_keeps_the_place_that_is_there() {
     let mut desk = Desk::new();
@@ -478,6 +471,23 @@ fn a_restart_keeps_what_is_left_of_a_place_and_a_reboot_ends_it() {
     assert_eq!(desk.ask("bo", "x /f"), "granted");
     in_vain(&mut desk, "cy", "x /f");
     desk.restart(true);
+    assert_eq!(desk.queue(), [] as [&str; 0]);
+}
+
+#[test]
+fn a_place_that_its_agent_waits_in_again_outlives_a_restart_and_the_end_of_that_wait() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ttl(limits::HOUR).ask("ada", "x /f"), "granted");
+    let ticket = in_vain(&mut desk, "bo", "x /f");
+    assert_eq!(desk.wait_for(SECOND, "bo", "x /f"), "waits");
+    assert_eq!(desk.wait("cy", "x /f"), "waits");
+    desk.restart(false);
+    desk.pass(limits::TICKET_KEPT - 1);
+    assert_eq!(desk.queue(), ["bo"]);
+    assert_eq!(desk.ask("bo", "x /f"), "held by ada");
+    assert_eq!(desk.refused().ticket.map(|again| again.id), Some(ticket.id));
+    desk.restart(false);
+    desk.pass(limits::TICKET_KEPT);
     assert_eq!(desk.queue(), [] as [&str; 0]);
 }
 

@@ -3,6 +3,7 @@
 use crate::rules::{Desk, target};
 use flockd::limits::{MINUTE, SECOND};
 use flockd::model::*;
+use flockd::scope::Target;
 
 fn lock(desk: &mut Desk, agent: &str) -> Lock {
     let (locks, _) = desk.status("nobody");
@@ -215,6 +216,27 @@ fn asking_for_more_than_one_holds_is_asking_for_an_upgrade() {
     assert_eq!(desk.upgrade("ada#1", "/f", Wait::Try), "upgraded");
     assert_eq!(desk.downgrade("ada", "/f"), "invalid");
     assert_eq!(desk.downgrade("ada#1", "/f"), "shared");
+}
+
+#[test]
+fn asking_for_more_by_another_name_of_the_file_is_asking_for_an_upgrade_of_the_lock_where_it_is() {
+    let mut desk = Desk::new();
+    let other_name = Target { ids: target("/d/f").ids, ..target("/e/g") };
+    desk.ask("ada", "s /d/f");
+    let before = lock(&mut desk, "ada");
+    desk.ask("cy", "s /d/f");
+    for asked in ["once", "again"] {
+        desk.request("r1");
+        assert_eq!(desk.wait_at("ada", other_name.clone()), "waits", "{asked}");
+    }
+    desk.unlock("cy", "/d/f");
+    assert_eq!(desk.news(), ["ada: upgraded"]);
+    desk.request("r1");
+    assert_eq!(desk.ask_for("ada", "x", other_name), "granted again");
+    let after = lock(&mut desk, "ada");
+    assert_eq!((after.id, after.ask.mode), (before.id, Mode::Exclusive));
+    assert_eq!(after.ask.target, before.ask.target);
+    assert_eq!(desk.ask("bo", "x /d/"), "held by ada", "what it kept out before it keeps out still");
 }
 
 #[test]

@@ -199,7 +199,7 @@ impl Auditor {
     pub(super) fn taken_back(&mut self, id: LockId, fence: Fence, what: Unheard) {
         self.counts.taken_back += 1;
         let is_relied_on = |claim: &Claim| claim.is_delivered || claim.lock.fence != fence;
-        if what.upgraded && !what.is_new && !what.resumed {
+        if what.upgraded && !what.is_new && what.resumed.is_none() {
             // Shared it is known, and shared it stays.
             return self.claims.get_mut(&id).filter(|claim| !is_relied_on(claim)).into_iter().for_each(make_shared);
         }

@@ -104,10 +104,13 @@ impl Auditor {
     fn restarted(&mut self, now: Moment, loaded: &Loaded) {
         // One that ended while the journal could not be written is back.
         for waiter in rows(loaded, |record| if let Record::Waiter(_, row) = record { row.clone() } else { None }) {
-            if waiter.takes && !waiter.at_once {
-                let kept_until = waiter.absent_until.filter(|_| waiter.ticket.is_some());
-                let absent_until = Some(kept_until.unwrap_or(now.after(limits::WAITER_ABSENCE)));
-                self.queue.insert(waiter.id, Waiter { caller: None, absent_until, ..waiter });
+            let is_place = waiter.ticket.is_some();
+            if waiter.takes && (is_place || !waiter.at_once) {
+                let absence = if is_place { limits::TICKET_KEPT } else { limits::WAITER_ABSENCE };
+                let kept_until = waiter.absent_until.filter(|_| is_place);
+                let absent_until = Some(kept_until.unwrap_or(now.after(absence)));
+                let (deadline, at_once) = if is_place { (None, false) } else { (waiter.deadline, waiter.at_once) };
+                self.queue.insert(waiter.id, Waiter { caller: None, absent_until, deadline, at_once, ..waiter });
             }
         }
         for row in rows(loaded, |record| if let Record::Session(_, row) = record { row.clone() } else { None }) {

@@ -132,20 +132,20 @@ impl Auditor {
         }
         let before = self.claims.get(&lock.id);
         let is_known = before.is_some_and(|claim| claim.lock.fence == lock.fence);
-        let has_old_fence = (granted.resumed || granted.upgraded) && is_known && !is_late && !open.is_again;
+        let has_old_fence = (granted.resumed.is_some() || granted.upgraded) && is_known && !is_late && !open.is_again;
         assert!(!has_old_fence, "{} was taken up with the fence that it had", lock.id);
         if !granted.already_held && !is_known {
             self.counts.grants += 1;
-            self.counts.resumed += u64::from(granted.resumed);
+            self.counts.resumed += u64::from(granted.resumed.is_some());
             self.counts.upgraded += u64::from(granted.upgraded);
             self.counts.waits_granted += u64::from(*wait != Wait::Try && open.turn != self.turn);
             self.fresh_fence(open, lock);
             let is_kept = !matches!(lock.custody, Custody::Detached);
             assert!(lock.expires.is_none() == is_kept, "{} is kept, or on its lease: {lock:?}", lock.id);
-            if !granted.resumed && !granted.upgraded {
+            if granted.resumed.is_none() && !granted.upgraded {
                 self.in_turn(now, open, granted);
             }
-            if !granted.resumed && !is_late && !open.is_again {
+            if granted.resumed.is_none() && !is_late && !open.is_again {
                 self.is_not_over_a_child(now, lock);
             }
         }
