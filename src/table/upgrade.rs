@@ -226,7 +226,8 @@ impl LockTable {
             None if old.os != OsLock::None => step.effects.push(Effect::DropOs { lock: id }),
             None => {}
         }
-        let ask = Arc::new(Ask { who, upgrades: None, ..(**ask).clone() });
+        // What the lock hangs on may have changed while this request waited.
+        let ask = Arc::new(Ask { who, bound: old.ask.bound, upgrades: None, ..(**ask).clone() });
         let ttl = ask.lease.ttl;
         let mut lock = Lock { ask, fence: self.fresh_fence(), ttl, os, ..old.clone() };
         if lock.custody == Custody::Detached {

@@ -1376,7 +1376,7 @@ impl Naive {
             Custody::Detached => Who { session: None, ..ask.who.clone() },
             _ => lock.ask.who.clone(),
         };
-        lock.ask = Arc::new(Ask { who, upgrades: None, ..ask.clone() });
+        lock.ask = Arc::new(Ask { who, bound: lock.ask.bound, upgrades: None, ..ask.clone() });
         lock.ttl = ask.lease.ttl;
         lock.fence = fence;
         // Whatever flock a commit brought along is not wanted: nothing here wants one.
