@@ -33,8 +33,8 @@ pub(super) fn on(common: &Common, args: &OnArgs) -> Result<ExitCode, Failure> {
         if let Ok(Outcome::Signalled(signal)) = &result {
             running.pass_on(*signal);
         }
-        // Commands that run are waited for.
-        drop(give);
+        // Commands that run are waited for. Their ends are reported to nobody, or a worker would wait for a reader.
+        drop((give, ended));
         result
     })?;
     Ok(match outcome {

@@ -1,5 +1,4 @@
-//! What each webhook hears next: from the bus, one post at a time. Without sockets and threads: the simulator runs this
-//! same code.
+//! What each webhook hears next: from the bus, one post at a time. Without sockets and threads.
 //!
 //! Everything here can be made anew from the table and the bus: after a restart it is. A post that failed is kept as
 //! it is until it arrives, so that every attempt has the same id and body, also when the event is kept no longer.

@@ -15,11 +15,12 @@ fn violations(ground: &Ground) -> u64 {
     ground.flockd("", "stats --json").gives(0).json()["total"]["violations"].as_u64().unwrap()
 }
 
-/// A ground whose directory is watched by now, and whoever is told from now on. A watch stands a moment after the
-/// grant: a hint is no promise.
-fn watched() -> (Ground, Running) {
+/// A ground with these files whose directory is watched by now, and whoever is told from now on. A watch stands a moment
+/// after the grant: a hint is no promise. What was written before it is not seen, so that it is taken for nothing later.
+fn watched(names: &[&str]) -> (Ground, Running) {
     let ground = Ground::new();
     append(&ground, "first");
+    names.iter().for_each(|name| append(&ground, name));
     ground.flockd("reader", "lock -s first").gives(0);
     until("a write is seen", || {
         append(&ground, "first");
@@ -31,7 +32,6 @@ fn watched() -> (Ground, Running) {
 
 fn held_by_readers(ground: &Ground, names: &[&str]) {
     for name in names {
-        append(ground, name);
         ground.flockd("reader", &format!("lock -s {name}")).gives(0);
     }
 }
@@ -49,8 +49,7 @@ fn is(file: &str, how: &str) -> (String, String) {
 
 #[test]
 fn whoever_writes_what_readers_hold_is_told_once_with_the_lock() {
-    let (ground, mut watch) = watched();
-    append(&ground, "data");
+    let (ground, mut watch) = watched(&["data", "next"]);
     let lock = ground.flockd("reader", "lock -s data --note why --json").gives(0).json();
     append(&ground, "data");
     append(&ground, "data");
@@ -69,8 +68,9 @@ fn whoever_writes_what_readers_hold_is_told_once_with_the_lock() {
 
 #[test]
 fn what_was_done_to_the_file_is_told_apart() {
-    let (ground, mut watch) = watched();
-    held_by_readers(&ground, &["appended", "cut", "replaced", "deleted", "moved"]);
+    const FILES: [&str; 5] = ["appended", "cut", "replaced", "deleted", "moved"];
+    let (ground, mut watch) = watched(&FILES);
+    held_by_readers(&ground, &FILES);
     ground.flockd("reader", "lock -s made").gives(0);
     let at = |name: &str| ground.work.join(name);
     append(&ground, "appended");
@@ -94,7 +94,7 @@ fn what_was_done_to_the_file_is_told_apart() {
 
 #[test]
 fn whoever_may_write_violates_nothing() {
-    let (ground, mut watch) = watched();
+    let (ground, mut watch) = watched(&["upgraded", "last"]);
     held_by_readers(&ground, &["upgraded", "last"]);
     append(&ground, "held");
     Done::of(ground.command("writer", &["run", "held", "--", "sh", "-c", "echo >> held"])).gives(0);
@@ -115,7 +115,7 @@ fn whoever_may_write_violates_nothing() {
 
 #[test]
 fn writes_around_locks_are_counted_and_shown_to_people() {
-    let (ground, _watch) = watched();
+    let (ground, _watch) = watched(&[]);
     let stats = ground.flockd("", "stats --json").gives(0).json();
     assert_eq!((&stats["total"]["violations"], &stats["events"]["lock.violation"]), (&json!(1), &json!(1)));
     assert_eq!((&stats["scopes"][0]["file_id"], &stats["scopes"][0]["violations"]), (&json!("first"), &json!(1)));
@@ -129,7 +129,7 @@ fn writes_around_locks_are_counted_and_shown_to_people() {
 
 #[test]
 fn readers_are_watched_for_again_after_a_restart() {
-    let (ground, watch) = watched();
+    let (ground, watch) = watched(&[]);
     drop(watch);
     ground.kill_daemon();
     until("a write is seen by the next daemon", || {

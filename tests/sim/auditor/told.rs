@@ -638,7 +638,13 @@ impl Auditor {
 
     pub(super) fn is_from_somewhere(&self, lock: &Lock) {
         let ask = &lock.ask;
-        let asked = self.wishes.contains(&(ask.who.agent.clone(), ask.target.scope.clone(), ask.mode));
+        let by_this_name = |mode| self.wishes.contains(&(ask.who.agent.clone(), ask.target.scope.clone(), mode));
+        // What an agent shares under one name of a file it may ask for alone under another.
+        let is_wish = |wish: &&(Agent, Scope, Mode)| wish.0 == ask.who.agent && wish.2 == Mode::Exclusive;
+        let by_another = || {
+            ask.mode == Mode::Exclusive && by_this_name(Mode::Shared) && self.wishes.iter().any(|wish| is_wish(&wish))
+        };
+        let asked = by_this_name(ask.mode) || by_another();
         assert!(asked, "nobody asked for {}: {ask:?}", lock.id);
     }
 
