@@ -38,7 +38,8 @@ def seconds(ms):
 def of_tally(tally):
     """What the samples of a tally must be, by name and what more there is of labels."""
     held_at_once = tally["refused"] - tally["timeouts"] - tally["deadlocks"]
-    figures = {(f"{name}_total", ()): tally[name] for name in ("requests", "contended", "granted", "resumed", "violations")}
+    plain = ("requests", "contended", "granted", "resumed", "violations")
+    figures = {(f"{name}_total", ()): tally[name] for name in plain}
     reasons = {
         "changed_total": {name: tally[name] for name in ("upgraded", "downgraded")},
         "refused_total": {"held": held_at_once, "timeout": tally["timeouts"], "deadlock": tally["deadlocks"]},

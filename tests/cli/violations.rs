@@ -15,8 +15,8 @@ fn violations(ground: &Ground) -> u64 {
     ground.flockd("", "stats --json").gives(0).json()["total"]["violations"].as_u64().unwrap()
 }
 
-/// A ground with these files whose directory is watched by now, and whoever is told from now on. A watch stands a moment
-/// after the grant: a hint is no promise. What was written before it is not seen, so that it is taken for nothing later.
+/// A ground with these files whose directory is watched by now, and whoever is told from now on. A watch stands a
+/// moment after the grant: a hint is no promise. What was written before it is not seen, and taken for nothing later.
 fn watched(names: &[&str]) -> (Ground, Running) {
     let ground = Ground::new();
     append(&ground, "first");
