@@ -74,15 +74,19 @@ async def serves(place, mode, told):
         check(not answer.is_error and answer.structured_content["acquired"] is False, answer)
         check(answer.structured_content["holders"][0]["note"] == "mine", answer)
         check(progress and "claw-2" in progress[0][2], "progress while it waited:", progress)
+        flockd(place, "claw-2", "unlock", "data.json")
+        # Of another file: the place that the first wait left behind would be kept whatever becomes of a second.
+        flockd(place, "claw-2", "lock", "other.json")
+        other = {"path": "other.json"}
         try:
-            await client.call_tool("lock_file", {"path": "data.json", "wait_seconds": 60}, read_timeout_seconds=1)
+            await client.call_tool("lock_file", {**other, "wait_seconds": 60}, read_timeout_seconds=1)
             check(False, "the SDK gave up waiting")
         except MCPError:
             pass
-        while (status := (await client.call_tool("check_lock_status", {})).structured_content)["waiters"]:
+        while (status := (await client.call_tool("check_lock_status", other)).structured_content)["waiters"]:
             pass
-        flockd(place, "claw-2", "unlock", "data.json")
-        status = (await client.call_tool("check_lock_status", {})).structured_content
+        flockd(place, "claw-2", "unlock", "other.json")
+        status = (await client.call_tool("check_lock_status", other)).structured_content
         check(status["locks"] == [], "what was given up is not granted:", status)
 
         check(await refused(client, "lock_file", {"path": "x", "mode": "mine"}) == "invalid", "a bad mode")
