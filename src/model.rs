@@ -605,6 +605,12 @@ impl Lock {
         }
     }
 
+    /// Whether its agent has it whatever becomes of a session: a one-shot took it, and if a session has taken it up since,
+    /// then for no longer than was promised before. That session has it on loan.
+    pub fn is_agents_own(&self) -> bool {
+        self.ask.who.session.is_none() || self.ttl > self.ask.lease.ttl
+    }
+
     /// The session whose guard this lock is, if any: the one that keeps it, or `run` whose command keeps it.
     pub fn keeper(&self) -> Option<SessionId> {
         match self.custody {

@@ -148,6 +148,8 @@ bugs! {
     RebootKeepsAll => "table" "rules::after_a_reboot_what_hung_on_a_process_is_void_and_the_rest_has_its_full_lease",
     /// Any agent releases a lock by naming its scope.
     AnybodyReleases => "table" "rules::nobody_releases_anothers_lock",
+    /// The place of a request is kept whose lock would have ended with the process that asked.
+    PlaceKeptForTheDead => "table" "tickets::no_place_is_kept_for_a_lock_that_ends_with_the_process_that_asks",
     /// A lock is broken without a reason.
     BreakWithoutReason => "wire" "lines::unknown_operations_fields_and_values_are_refused_by_name",
     /// Whose lock was broken, or ran out, does not hear of it.
@@ -157,6 +159,10 @@ bugs! {
         "upgrade::an_upgrade_asked_for_by_another_name_tells_what_was_lost_under_that_at_once_or_after_a_wait",
     /// A lock is taken up again with the fence that it had.
     ResumedWithOldFence => "table" "rules::a_new_session_takes_a_detached_lock_up_with_a_new_fence",
+    /// What a one-shot had ends with the session that has taken it up.
+    LoanNotReturned => "table" "rules::what_a_one_shot_had_goes_back_to_its_agent_when_a_session_is_done_with_it",
+    /// A session takes up what a one-shot had while a sub-agent holds something in it.
+    LentOverSubAgent => "table" "families::a_session_does_not_borrow_what_a_sub_agent_holds_something_in",
     /// A retry of a granted request is granted anew.
     RetryGrantedTwice => "table" "rules::a_retry_gets_the_same_grant_and_other_parameters_are_invalid",
     /// A retry is held against the ttl that its lock was renewed with.
@@ -177,6 +183,8 @@ bugs! {
         "os::commit::tests::a_file_that_is_still_open_for_writing_is_not_put_in_place_and_a_closed_one_is",
     /// What is held at a place still means the file that was there before a write.
     LockKeepsOldFile => "table" "writes::a_lock_means_the_file_that_was_put_in_its_place",
+    /// A scope of a set that a lock of its agent answers counts as a wait.
+    OwnLockClosesCycle => "table" "sets::a_set_waits_only_for_what_its_agent_does_not_hold",
     // The system's flocks
     /// No flock is taken.
     FlockNotTaken => "table" "flocks::a_lock_is_granted_only_when_its_flock_is_held",

@@ -178,13 +178,20 @@ impl LockTable {
         locks.retain(|_| !planted(Bug::DeadKeepsLock));
         for lock in locks {
             let row = &self.state.locks[&lock];
-            if row.ask.bound == Some(process) && row.in_flight.is_some() {
-                self.end_later(now, step, row.clone(), &EndReason::SessionEnded);
-            } else if row.ask.bound == Some(process) {
+            let is_bound = row.ask.bound == Some(process);
+            match row.custody {
+                // What was promised is over; whoever has it on loan keeps it.
+                Custody::Session(_) if is_bound => {
+                    let ask = Arc::new(Ask { bound: None, ..(*row.ask).clone() });
+                    let lock = Lock { ttl: ask.lease.ttl, ask, ..row.clone() };
+                    self.put_lock(step, lock);
+                }
+                Custody::Detached if is_bound && row.in_flight.is_some() => {
+                    self.end_later(now, step, row.clone(), &EndReason::SessionEnded);
+                }
                 // As its agent wanted it: no notice.
-                self.end(now, step, lock, EndReason::SessionEnded, false);
-            } else {
-                self.let_go(now, step, lock, &EndReason::SessionEnded);
+                Custody::Detached if is_bound => drop(self.end(now, step, lock, EndReason::SessionEnded, false)),
+                _ => self.let_go(now, step, lock, &EndReason::SessionEnded),
             }
         }
         self.webhooks_of_gone(step, process);
@@ -222,9 +229,19 @@ impl LockTable {
             unlocking.left.iter().copied().partition(|id| self.has_in_flight(&[*id]));
         for id in free {
             let lock = self.state.locks[&id].clone();
-            // A guard whose lock is released over its head has lost it.
-            let over_head = lock.keeper().is_some() && lock.keeper() != unlocking.who.session;
-            self.end(now, step, id, EndReason::Released, over_head);
+            if is_fellows_by_now(&lock, &unlocking) {
+                continue;
+            }
+            if is_lent_to(&lock, &unlocking.who) {
+                // Its command may have ended before, and it went back with that.
+                if lock.keeper().is_some() {
+                    self.let_go(now, step, id, &EndReason::Released);
+                }
+            } else {
+                // A guard whose lock is released over its head has lost it.
+                let over_head = lock.keeper().is_some() && lock.keeper() != unlocking.who.session;
+                self.end(now, step, id, EndReason::Released, over_head);
+            }
             unlocking.released.push(lock);
         }
         if !left.is_empty() {
@@ -371,4 +388,15 @@ impl LockTable {
         let ended = self.end(now, step, id, why, true);
         self.answer(step, caller, Reply::Broken(Box::new(ended)));
     }
+}
+
+/// Whether a session that releases this lock has it, or had it, on loan.
+fn is_lent_to(lock: &Lock, who: &Who) -> bool {
+    who.session.is_some() && lock.ask.who.session == who.session && lock.is_agents_own()
+}
+
+/// Whether a session that gives back a guard of its own, by its id, has lost that before, and another has taken it up.
+fn is_fellows_by_now(lock: &Lock, unlocking: &Unlocking) -> bool {
+    let session = unlocking.who.session;
+    matches!(unlocking.which, Which::Id(_)) && session.is_some() && lock.keeper().is_some() && lock.keeper() != session
 }

@@ -1,7 +1,7 @@
 //! What a command leads to, as data: records to write, then answers to send. Nothing here is done yet.
 
 use super::{contention, violation};
-use crate::model::{Agent, Answer, Ask, Caller, Effect, LockId, Now, Record, RefusedFor};
+use crate::model::{Agent, Answer, Ask, Caller, Effect, Lock, LockId, Now, Record, RefusedFor};
 use std::sync::Arc;
 
 /// An answer that may be sent once the records of its step are written.
@@ -30,6 +30,8 @@ pub struct Step {
     pub(super) undo_counted: Vec<contention::Undo>,
     /// The same for what is remembered of writes.
     pub(super) violations: Vec<violation::Undo>,
+    /// How many of the changes were looked at for what an agent's change of a lock means to its other requests.
+    pub(super) looked_at: usize,
     /// When it is taken.
     pub(super) now: Now,
     /// What ended or went out of the queue and has not been followed up: who waited for it is to be served.
@@ -78,6 +80,16 @@ impl Step {
             Record::Event(_) | Record::Reserve { .. } => (record, None),
             _ => (record, before.next()),
         })
+    }
+
+    /// The locks that have changed since this was asked last, as they were.
+    pub(super) fn locks_not_looked_at(&mut self) -> Vec<Lock> {
+        let from = std::mem::replace(&mut self.looked_at, self.undo.len());
+        let locks = self.undo[from..].iter().filter_map(|before| match before {
+            Record::Lock(_, lock) => lock.clone(),
+            _ => None,
+        });
+        locks.collect()
     }
 
     /// The requests for locks that are refused, and why.

@@ -360,10 +360,13 @@ fn stands_in(slot: &Slot, row: &Waiter) -> bool {
 }
 
 /// Whether the place of a request is kept: it was before, or the request has waited, for a lock that would outlive its
-/// client. An upgrade needs no place, for it is the first whenever it asks; a set with one in it has none.
+/// client: no lease does that which is to end with the process that asks. An upgrade needs no place, for it is the first
+/// whenever it asks; a set with one in it has none.
 fn may_come_back(rows: &[Waiter]) -> bool {
     let Waiter { at_once, takes, ticket, .. } = &rows[0];
-    let outlives = |row: &Waiter| row.ask.lease.ttl > 0 && row.ask.upgrades.is_none();
+    let ends_with_asker =
+        |ask: &Ask| ask.bound.is_some() && ask.bound == ask.process && !planted(Bug::PlaceKeptForTheDead);
+    let outlives = |row: &Waiter| row.ask.lease.ttl > 0 && row.ask.upgrades.is_none() && !ends_with_asker(&row.ask);
     ticket.is_some() || (!at_once && *takes && rows.iter().all(outlives))
 }
 

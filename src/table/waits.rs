@@ -167,6 +167,9 @@ impl Search<'_> {
     /// All that one request waits for, holders first, each by age.
     fn edges(&mut self, from: &Actor, ask: &Ask, at: WaiterId) -> Vec<Edge> {
         let (table, state) = (self.table, &self.table.state);
+        if table.is_answered_row(ask, at) {
+            return Vec::new();
+        }
         let (mut holders, mut earlier) = (Vec::new(), Vec::new());
         let rank = table.rank(ask, at);
         let _ = state.index.overlapping::<()>(&ask.target, &mut |slot_id, slot| {

@@ -1,6 +1,6 @@
 //! `flockd run`: whose end releases the lock, whose does not, and which exit status it has.
 
-use crate::util::{Done, Ending, Ground, kill_9, signal};
+use crate::util::{Done, Ending, Ground, kill_9, signal, until};
 use flockd::wire::KeptBy;
 use rustix::process::Signal;
 use std::io::{BufRead, BufReader, Read};
@@ -54,6 +54,42 @@ fn readers_run_together_and_a_writer_does_not_run_with_them() {
     run(&ground, "c", "-s -n x", "true").gives(0);
     run(&ground, "c", "-n x", "true").gives(1);
     assert_eq!(ground.status().locks.len(), 2);
+}
+
+#[test]
+fn what_its_agent_held_before_it_holds_again_however_run_ends() {
+    let ground = Ground::new();
+    ground.flockd("a", "lock x --ttl 5m").gives(0);
+    let lease = || {
+        let held = &ground.status().locks[0];
+        (held.agent.clone(), held.ttl_ms, held.kept_by)
+    };
+    let before = lease();
+    run(&ground, "a", "x", &format!("{} check x", env!("CARGO_BIN_EXE_flockd"))).gives(0);
+    assert_eq!(lease(), before);
+    // A second one waits for the first, for both are guards.
+    let mut first = ground.hold("a", "x");
+    run(&ground, "a", "-n x", "").gives(1);
+    first.run.kill().unwrap();
+    first.run.wait().unwrap();
+    assert_eq!(ground.status().locks[0].kept_by, KeptBy::Process);
+    kill_9(first.command());
+    until("it is on its lease", || (lease() == before).then_some(()));
+    ground.flockd("b", "lock -n x").gives(1);
+    ground.flockd("a", "unlock x").gives(0);
+    assert_eq!(ground.status().locks, []);
+}
+
+#[test]
+fn a_parents_command_does_not_begin_while_a_sub_agent_holds_something_in_its_lock() {
+    let ground = Ground::new();
+    ground.flockd("a", "lock d/").gives(0);
+    ground.flockd("a/x", "lock d/f").gives(0);
+    run(&ground, "a", "-n d/", "touch began").gives(1).says(&["a/x"]);
+    assert!(!ground.work.join("began").exists());
+    ground.flockd("a/x", "unlock d/f").gives(0);
+    run(&ground, "a", "-n d/", "").gives(0);
+    ground.flockd("b", "lock -n d/").gives(1);
 }
 
 #[test]

@@ -161,7 +161,7 @@ fn what_one_of_ours_lets_go_passes_to_the_next_without_a_gap() {
             let stopped = StopAtEnd(&stop);
             let intruders = [0; 2].map(|_| scope.spawn(|| intrude(path, &stop, &tries)));
             // From writer to writer, and at last to a reader.
-            let turns = scaled(40) as usize;
+            let turns = scaled(100) as usize;
             for turn in 0..turns {
                 let (last, next) = (&clients[(turn + 1) % 2], &clients[turn % 2]);
                 let ask = if turn + 1 == turns { shared(name, 60_000) } else { exclusive(name, 60_000) };

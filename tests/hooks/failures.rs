@@ -72,6 +72,8 @@ fn a_daemon_that_hangs_is_answered_for_before_the_clients_time_is_up() {
             let outcome = ground.hook(client, "--timeout 2s", "before_edit", "ada");
             // Not before the second that it has, and a loaded machine may take its time.
             assert!(begun.elapsed().as_millis() >= 900, "{client}: it gave up at once");
+            // The daemon's silence has a bound of its own, which would be told in other words, too late.
+            assert!(format!("{outcome:?}").contains("there was no answer in time"), "{client}: {outcome:?}");
             outcome
         });
         signal(ground.daemon_pid(), Signal::CONT);

@@ -203,7 +203,17 @@ fn is_same_ask(before: &Ask, now: &Ask, has_second_fence: bool) -> bool {
         && (before.mode == now.mode || (has_second_fence && now.who.session.is_some() && is_stronger))
         && before.who == now.who
         && before.lease.ttl == now.lease.ttl
-        && before.bound == now.bound
+        && (before.bound == now.bound || (has_second_fence && now.who.session.is_some()))
+}
+
+/// Whether a lock is its agent's beyond what a session wants of it: a one-shot had it first, and for longer.
+fn is_agents_own(lock: &Lock) -> bool {
+    lock.ask.who.session.is_none() || lock.ttl > lock.ask.lease.ttl
+}
+
+/// Whether a session has given it back to its agent.
+fn has_gone_back(lock: &Lock) -> bool {
+    lock.ask.who.session.is_some() && is_agents_own(lock) && lock.keeper().is_none()
 }
 
 /// Where a request stands: inside locks of deeper ancestors first, then upgrades, then by arrival.
@@ -234,6 +244,8 @@ pub enum Chance {
 #[derive(Clone, Debug)]
 pub struct Naive {
     pub locks: Vec<Lock>,
+    /// The same when it was last looked at what its changes mean to sets that wait.
+    locks_before: Vec<Lock>,
     pub waiters: Vec<Waiter>,
     pub sessions: Vec<Session>,
     pub ended: Vec<Ended>,
@@ -275,6 +287,7 @@ impl Naive {
     pub fn new(fences_from: u64) -> Naive {
         Naive {
             locks: Vec::new(),
+            locks_before: Vec::new(),
             waiters: Vec::new(),
             sessions: Vec::new(),
             ended: Vec::new(),
@@ -306,6 +319,7 @@ impl Naive {
         self.now = now;
         self.waits_then.clear();
         self.led.clear();
+        self.locks_before = self.locks.clone();
         if !matches!(command, Command::TakeBack { .. }) {
             self.do_what_is_due();
         }
@@ -318,6 +332,7 @@ impl Naive {
         self.now = now;
         self.waits_then.clear();
         self.led.clear();
+        self.locks_before = self.locks.clone();
         self.do_what_is_due();
         self.paused = false;
         self.serve();
@@ -469,6 +484,9 @@ impl Naive {
             return self.fail(caller, Fault::Invalid(String::new()));
         }
         let about = Some((&ask.who, Some(&ask.target)));
+        if held.as_ref().is_some_and(has_gone_back) {
+            return self.fail(caller, Fault::Invalid(String::new()));
+        }
         if let Some(lock) = held {
             let granted = Granted { again: true, ..grant_of(lock) };
             self.answer(caller, Reply::Granted(Box::new(granted)), about);
@@ -540,7 +558,10 @@ impl Naive {
         let is_place = |row: &&Waiter| row.is_kept() && row.ask.who.agent == waiter.ask.who.agent;
         let of_agent = self.waiters.iter().filter(is_place).filter(|row| first_row(row) == row.id);
         let has_room = name.is_some() || of_agent.count() < limits::TICKETS_OF_AGENT;
-        let outlives = |row: &Waiter| row.takes && row.ask.lease.ttl > 0 && row.ask.upgrades.is_none();
+        let ends_with_asker = |ask: &Ask| ask.bound.is_some() && ask.bound == ask.process;
+        let outlives = |row: &Waiter| {
+            row.takes && row.ask.lease.ttl > 0 && row.ask.upgrades.is_none() && !ends_with_asker(&row.ask)
+        };
         if waiter.ticket.is_none() && !(rows.iter().all(outlives) && has_room) {
             self.remove_rows(waiter);
             return None;
@@ -760,6 +781,7 @@ impl Naive {
         for (index, ask) in (0..).zip(asks) {
             let granted = held.iter().find(|lock| lock.ask.set.is_some_and(|member| member.index == index));
             match granted {
+                Some(lock) if has_gone_back(lock) => return SetAgain::Other,
                 Some(lock) => all.push((lock.id, false)),
                 None => match self.chance(ask, WaiterId(self.next_waiter)) {
                     Chance::Mine(id) => all.push((id, true)),
@@ -831,6 +853,26 @@ impl Naive {
         let closes = mine.iter().any(|waiter| self.closes_a_cycle(&waiter.ask, waiter.id));
         self.waiters.retain(|waiter| rows.iter().all(|row| row.id != waiter.id));
         closes
+    }
+
+    /// What an own lock answered waits for others when that has ended or changed, and may wait for itself by that.
+    fn refuse_sets_in_cycles(&mut self) {
+        let before = std::mem::replace(&mut self.locks_before, self.locks.clone());
+        let changed: Vec<&Lock> = before.iter().filter(|lock| !self.locks.contains(lock)).collect();
+        let has_changed = |agent: &Agent| changed.iter().any(|lock| lock.ask.who.agent == *agent);
+        let is_there = |row: &&Waiter| {
+            let is_set = row.ask.set.is_some_and(|set| set.index == 0) && row.caller.is_some();
+            is_set && has_changed(&row.ask.who.agent)
+        };
+        for first in self.waiters.iter().filter(is_there).cloned().collect::<Vec<_>>() {
+            let is_of_it = |row: &&Waiter| first_row(row) == first.id;
+            let rows: Vec<Waiter> = self.waiters.iter().filter(is_of_it).cloned().collect();
+            if rows.iter().any(|row| self.closes_a_cycle(&row.ask, row.id)) {
+                self.remove_rows(&first);
+                let caller = first.caller.expect("it is there");
+                self.refuse_set(caller, &rows, RefusedFor::Deadlock(Vec::new()));
+            }
+        }
     }
 
     fn set_back_in_line(&mut self, caller: Caller, rows: &[Waiter]) {
@@ -1327,7 +1369,8 @@ impl Naive {
             Which::Scope(target) if target.scope == lock.ask.target.scope => target,
             _ => lock.ask.target.clone(),
         };
-        let lease = Lease { ttl: lock.ttl, ..lock.ask.lease };
+        let ttl = if lock.keeper().is_some() { lock.ask.lease.ttl } else { lock.ttl };
+        let lease = Lease { ttl, ..lock.ask.lease };
         let before = Ask { set: None, lease, ..(*lock.ask).clone() };
         let ask = Ask { target, mode: Mode::Exclusive, who, request, upgrades: Some(lock.id), ..before };
         self.ask(caller, Arc::new(ask), wait, true);
@@ -1377,7 +1420,7 @@ impl Naive {
             _ => lock.ask.who.clone(),
         };
         lock.ask = Arc::new(Ask { who, bound: lock.ask.bound, upgrades: None, ..ask.clone() });
-        lock.ttl = ask.lease.ttl;
+        lock.ttl = if lock.keeper().is_some() { lock.ttl } else { ask.lease.ttl };
         lock.fence = fence;
         // Whatever flock a commit brought along is not wanted: nothing here wants one.
         lock.os = OsLock::None;
@@ -1472,7 +1515,7 @@ impl Naive {
                 // session's guard, is in nobody's way here: it is one's own. What sub-agents hold in it stays.
                 let mut others = self.holders_against(ask, &ask.target, lock.ask.mode);
                 others.extend(self.holders_against(ask, &lock.ask.target, lock.ask.mode));
-                others.retain(|other| !is_above(&ask.who.agent, &other.ask.who.agent));
+                others.retain(|other| is_agents_own(lock) || !is_above(&ask.who.agent, &other.ask.who.agent));
                 if others.is_empty() {
                     return Chance::Resume(lock.id);
                 }
@@ -1601,17 +1644,24 @@ impl Naive {
         named
     }
 
-    /// Same lock, same scope, same mode; new fence, the session's own terms.
+    /// Same lock, same scope, same mode; new fence, the session's own terms, or what a one-shot was promised if that is
+    /// more.
     fn take_up(&mut self, id: LockId, ask: &Ask) {
         let fence = self.fresh_fence();
         let lock = self.locks.iter_mut().find(|lock| lock.id == id).expect("it is held");
-        let (mode, target) = (lock.ask.mode, lock.ask.target.clone());
+        let is_lent = is_agents_own(lock) && lock.ttl > ask.lease.ttl;
+        let (mode, target, bound) = (lock.ask.mode, lock.ask.target.clone(), lock.ask.bound);
+        let max_hold = lock.ask.lease.max_hold;
         lock.ask = Arc::new(Ask { mode, target, ..ask.clone() });
         lock.fence = fence;
-        lock.ttl = ask.lease.ttl;
         lock.custody = Custody::Session(ask.who.session.expect("only sessions take locks up"));
         lock.expires = None;
-        lock.hold_until = None;
+        if is_lent {
+            let lease = Lease { max_hold, ..ask.lease };
+            lock.ask = Arc::new(Ask { bound, lease, ..(*lock.ask).clone() });
+        } else {
+            (lock.ttl, lock.hold_until) = (ask.lease.ttl, None);
+        }
     }
 
     fn fresh_fence(&mut self) -> Fence {
@@ -1622,6 +1672,7 @@ impl Naive {
     /// From the front of the queue, again and again, until nobody more can be served.
     fn serve(&mut self) {
         self.tell_leaders();
+        self.refuse_sets_in_cycles();
         while !self.paused {
             let mut next = None;
             let mut in_order = self.waiters.clone();
@@ -1748,6 +1799,10 @@ impl Naive {
 
     /// Everybody whom one request waits for.
     fn waits_for(&self, ask: &Ask, at: WaiterId) -> Vec<(Actor, Link)> {
+        // What a lock of its own answers a set does not wait for.
+        if ask.set.is_some() && matches!(self.chance(ask, at), Chance::Mine(_) | Chance::Resume(_)) {
+            return Vec::new();
+        }
         let from = self.actor(&ask.who.agent, ask.who.session);
         let link = |behind: &Agent, held: bool| Link {
             waits: ask.who.agent.clone(),
@@ -1953,12 +2008,18 @@ impl Naive {
         }
         self.refuse_put_off(process);
         for lock in self.locks.clone() {
-            if lock.ask.bound == Some(process) && lock.in_flight.is_some() {
-                self.end_later(lock.id, EndReason::SessionEnded);
-            } else if lock.ask.bound == Some(process) {
-                self.end(lock.id, EndReason::SessionEnded, false);
-            } else if lock.custody == Custody::Process(process) {
-                self.let_go(lock.id, EndReason::SessionEnded);
+            let is_bound = lock.ask.bound == Some(process);
+            match lock.custody {
+                Custody::Session(_) if is_bound => {
+                    let ask = Arc::new(Ask { bound: None, ..(*lock.ask).clone() });
+                    self.put(Lock { ttl: ask.lease.ttl, ask, ..lock });
+                }
+                Custody::Detached if is_bound && lock.in_flight.is_some() => {
+                    self.end_later(lock.id, EndReason::SessionEnded);
+                }
+                Custody::Detached if is_bound => drop(self.end(lock.id, EndReason::SessionEnded, false)),
+                Custody::Process(kept_by) if kept_by == process => self.let_go(lock.id, EndReason::SessionEnded),
+                _ => {}
             }
         }
     }
@@ -2050,15 +2111,26 @@ impl Naive {
 
     /// What was meant when it was asked for, each as soon as no file is being put in place under it.
     fn release(&mut self, mut unlocking: Unlocking) {
+        let which = unlocking.which.clone();
         for id in std::mem::take(&mut unlocking.left) {
             let Some(lock) = self.held(id).cloned() else { continue };
             if lock.in_flight.is_some() {
                 unlocking.left.push(id);
                 continue;
             }
+            let session = unlocking.who.session;
+            let is_fellows = session.is_some() && lock.keeper().is_some() && lock.keeper() != session;
+            if is_fellows && matches!(which, Which::Id(_)) {
+                continue;
+            }
+            let is_its_loan = session.is_some() && lock.ask.who.session == session && is_agents_own(&lock);
             // A guard that is released by anybody but its session has lost its lock.
-            let over_its_head = lock.keeper().is_some() && lock.keeper() != unlocking.who.session;
-            self.end(id, EndReason::Released, over_its_head);
+            let over_its_head = lock.keeper().is_some() && lock.keeper() != session;
+            match lock.keeper() {
+                Some(_) if is_its_loan => self.let_go(id, EndReason::Released),
+                None if is_its_loan => {}
+                _ => drop(self.end(id, EndReason::Released, over_its_head)),
+            }
             unlocking.released.push(lock);
         }
         if let Some(busy) = unlocking.left.first() {
@@ -2100,7 +2172,8 @@ impl Naive {
             Ok(locks) => {
                 let mut lock = locks[0].clone();
                 let who = Who { agent: who.agent.clone(), session: lock.keeper() };
-                lock.ask = Arc::new(Ask { who, bound: None, ..(*lock.ask).clone() });
+                let bound = lock.ask.bound.filter(|_| lock.keeper().is_some());
+                lock.ask = Arc::new(Ask { who, bound, ..(*lock.ask).clone() });
                 lock.custody = Custody::Process(process);
                 lock.expires = None;
                 self.put(lock);

@@ -831,7 +831,7 @@ fn a_bound_lock_that_a_session_takes_up_answers_its_agent_who_waits() {
     desk.restart(false);
     // While bo is absent it waits for nobody, so this closes no cycle.
     assert_eq!(desk.wait("ada", "s /f"), "waits", "the lock that it has ends too early for it");
-    assert_eq!(desk.ask("ada#1", "s /f"), "resumed");
+    assert_eq!(desk.ttl(MINUTE).ask("ada#1", "s /f"), "resumed", "for no shorter time: it is the session's for good");
     assert_eq!(desk.news(), ["ada: already held"]);
 }
 
@@ -901,6 +901,89 @@ fn a_new_session_takes_a_detached_lock_up_with_a_new_fence() {
     assert_eq!(again.expires, None, "its session keeps it now");
     assert_eq!(desk.check("ada", "/f", Some(first.fence)), "no ada", "the old fence is void");
     assert_eq!(desk.check("ada", "/f", Some(again.fence)), "yes");
+}
+
+#[test]
+fn what_a_one_shot_had_goes_back_to_its_agent_when_a_session_is_done_with_it() {
+    let done: [fn(&mut Desk, &str, LockId); 3] = [
+        |desk, session, id| drop(desk.unlock(session, &id.to_string())),
+        |desk, session, _| desk.end(session),
+        |desk, session, id| {
+            // As `run` does, in whichever order these two arrive.
+            let child = Process { pid: 77, start: 3 };
+            assert_eq!(desk.bind(session, id, child), "bound");
+            desk.run(Command::ProcessGone(child));
+            assert_eq!(desk.unlock(session, &id.to_string()), "released 0", "it is a fellow's guard by now");
+        },
+    ];
+    for done in done {
+        let mut desk = Desk::new();
+        assert_eq!(desk.ttl(10 * MINUTE).ask("ada", "x /f"), "granted");
+        let id = desk.granted().id;
+        for (session, fellow) in [("ada#1", "ada#2"), ("ada#3", "ada#4")] {
+            assert_eq!(desk.ttl(0).ask(session, "x /f"), "resumed");
+            assert_eq!(desk.wait(fellow, "x /f"), "waits", "it is a guard");
+            done(&mut desk, session, id);
+            assert_eq!(desk.news(), [format!("{fellow}: resumed")]);
+            assert_eq!(desk.ask("ada#0", "x /f"), "held by ada", "still");
+            desk.end(fellow);
+        }
+        assert_eq!(desk.ask("bo", "x /f"), "held by ada");
+        desk.pass(10 * MINUTE - 1);
+        assert_eq!(desk.ask("bo", "x /f"), "held by ada", "the lease that was promised runs anew");
+        assert_eq!(desk.unlock("ada", "/f"), "released 1");
+        assert_eq!(desk.ask("bo", "x /f"), "granted");
+    }
+}
+
+#[test]
+fn a_retry_of_what_has_gone_back_does_not_borrow_it_anew() {
+    let mut desk = Desk::new();
+    desk.ask("ada", "x /f");
+    assert_eq!(desk.request("r").ask("ada#1", "x /f"), "resumed");
+    assert_eq!(desk.unlock("ada#1", "/f"), "released 1");
+    assert_eq!(desk.request("r").ask("ada#1", "x /f"), "invalid");
+    assert_eq!(desk.ask("ada#2", "x /f"), "resumed");
+}
+
+#[test]
+fn a_session_that_takes_up_what_was_promised_for_no_longer_has_it_for_good() {
+    let mut desk = Desk::new();
+    desk.ttl(MINUTE).ask("ada", "x /f");
+    assert_eq!(desk.ttl(MINUTE).ask("ada#1", "x /f"), "resumed");
+    assert_eq!(desk.unlock("ada#1", "/f"), "released 1");
+    assert_eq!(desk.ask("bo", "x /f"), "granted");
+}
+
+#[test]
+fn what_a_session_has_on_loan_stays_its_own_when_the_process_dies_that_it_was_bound_to() {
+    let shell = Process { pid: 9, start: 9 };
+    let mut desk = Desk::new();
+    desk.bound(shell).ask("ada", "x /f");
+    assert_eq!(desk.ttl(0).request("r").ask("ada#1", "x /f"), "resumed");
+    assert_eq!(desk.ttl(0).request("r").ask("ada#1", "x /f"), "granted again");
+    desk.run(Command::ProcessGone(shell));
+    assert_eq!(desk.ask("bo", "x /f"), "held by ada");
+    assert_eq!(desk.unlock("ada#1", "/f"), "released 1");
+    assert_eq!(desk.ask("bo", "x /f"), "granted", "nothing is left of what was promised");
+    // The other way round it ends with the process as before.
+    desk.bound(shell).ask("ada", "x /g");
+    desk.ttl(0).ask("ada#1", "x /g");
+    desk.unlock("ada#1", "/g");
+    assert_eq!(desk.ask("bo", "x /g"), "held by ada");
+    desk.run(Command::ProcessGone(shell));
+    assert_eq!(desk.ask("bo", "x /g"), "granted");
+}
+
+#[test]
+fn what_a_session_has_on_loan_and_makes_exclusive_goes_back_as_that() {
+    let mut desk = Desk::new();
+    desk.ttl(10 * MINUTE).ask("ada", "s /f");
+    assert_eq!(desk.ttl(0).ask("ada#1", "s /f"), "resumed");
+    assert_eq!(desk.upgrade("ada#1", "/f", Wait::Try), "upgraded");
+    desk.end("ada#1");
+    assert_eq!(desk.ask("bo", "s /f"), "held by ada");
+    assert_eq!(desk.check("ada", "/f", None), "yes");
 }
 
 #[test]
@@ -1000,16 +1083,16 @@ fn a_retry_of_a_resumed_grant_gets_that_though_the_lock_has_kept_another_mode_an
     for (mode, link) in [("s", "/f"), ("x", "/link"), ("s", "/link")] {
         let mut desk = Desk::new();
         desk.ttl(MINUTE).ask("ada", "x /f");
-        desk.request("r1");
+        desk.ttl(MINUTE).request("r1");
         assert_eq!(desk.ask_for("ada#1", mode, name(link)), "resumed");
         let first = desk.granted();
         assert!(first.ask.target == target("/f") && first.ask.mode == Mode::Exclusive);
-        desk.request("r1");
+        desk.ttl(MINUTE).request("r1");
         assert_eq!(desk.ask_for("ada#1", mode, name(link)), "granted again");
         assert_eq!(desk.granted(), first);
         assert_eq!(desk.request("r1").ask("ada#1", "s /g"), "invalid");
         assert_eq!(desk.unlock("ada#1", "/f"), "released 1");
-        desk.request("r1");
+        desk.ttl(MINUTE).request("r1");
         assert_eq!(desk.ask_for("ada#1", mode, name(link)), "lost: Released");
     }
 }

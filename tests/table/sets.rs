@@ -198,7 +198,8 @@ fn a_set_whose_own_locks_would_be_in_its_way_is_refused_as_a_whole_and_as_it_was
 fn a_set_that_would_come_between_its_agents_lock_and_a_sub_agents_is_refused_as_a_whole() {
     let mut desk = Desk::new();
     desk.ttl(MINUTE);
-    assert_eq!(desk.ask_for("ada", "x", target("/d/f")), "granted");
+    assert_eq!(desk.ask_for("ada#1", "x", target("/d/f")), "granted");
+    desk.end("ada#1");
     let file = target("/d/f").ids;
     let alias = Target { ids: [file[0], file[2]].into(), ..target("/z") };
     assert_eq!(desk.ask_for("ada/x", "x", alias.clone()), "granted");
@@ -206,6 +207,25 @@ fn a_set_that_would_come_between_its_agents_lock_and_a_sub_agents_is_refused_as_
     // The directory is a guard of the session, and the lock on the file in it does not come back beside that.
     assert_eq!(lock_targets(&mut desk, "ada#2", &[target("/d/"), alias], 2), "own lock");
     assert_eq!(desk.status("nobody").0, before);
+}
+
+#[test]
+fn a_set_waits_only_for_what_its_agent_does_not_hold() {
+    let mut desk = Desk::new();
+    desk.ask("ada", "x /f");
+    assert_eq!(desk.wait("cy", "x /f"), "waits");
+    desk.ask("bob", "x /h");
+    assert_eq!(desk.wait_all("ada", "x /f /h"), "waits", "for bob alone: what cy wants is ada's already");
+    desk.unlock("bob", "/h");
+    assert_eq!(desk.news(), ["ada: already held, granted"]);
+    // With its own lock gone it waits for who is next there, and that is a cycle if they wait for ada elsewhere.
+    desk.unlock("ada", "/h");
+    desk.ask("bob", "x /h");
+    desk.ask("ada", "x /g");
+    assert_eq!(desk.wait("cy", "x /g"), "waits");
+    assert_eq!(desk.wait_all("ada", "x /f /h"), "waits");
+    desk.unlock("ada", "/f");
+    assert_eq!(desk.news(), ["ada: deadlock ada > cy", "cy: granted"]);
 }
 
 #[test]

@@ -94,6 +94,22 @@ fn a_place_is_found_under_every_name_of_the_file() {
 }
 
 #[test]
+fn no_place_is_kept_for_a_lock_that_ends_with_the_process_that_asks() {
+    let tool = Process { pid: 7, start: 7 };
+    let mut desk = Desk::new();
+    assert_eq!(desk.ttl(5 * MINUTE).ask("ada", "x /f"), "granted");
+    for (asked_by, is_kept) in [(tool, false), (Process { pid: 8, start: 8 }, true)] {
+        let caller = desk.caller("bo");
+        let ask = desk.bound(tool).request_of("bo", "x /f");
+        let ask = Arc::new(Ask { process: Some(asked_by), ..(*ask).clone() });
+        let wait = Wait::Until(desk.now.mono.after(SECOND));
+        assert_eq!(desk.command(caller, Command::Lock { caller, ask, wait }), "waits");
+        desk.pass(SECOND);
+        assert_eq!(refused(&desk, "bo").ticket.is_some(), is_kept);
+    }
+}
+
+#[test]
 fn of_two_places_that_came_to_be_one_the_earlier_is_kept() {
     let mut desk = Desk::new();
     assert_eq!(desk.ttl(5 * MINUTE).ask("ada", "x /d/"), "granted");
