@@ -597,18 +597,30 @@ pub struct Placed {
 }
 
 impl Lock {
-    /// The process whose end is to be told to the table for this lock's sake.
-    pub fn hangs_on(&self) -> Option<Process> {
-        match self.custody {
+    /// The processes whose end is to be told to the table for this lock's sake: one that keeps it, one that it must not
+    /// outlive.
+    pub fn hangs_on(&self) -> impl Iterator<Item = Process> + use<> {
+        let keeper = match self.custody {
             Custody::Process(process) => Some(process),
-            Custody::Detached | Custody::Session(_) => self.ask.bound,
-        }
+            Custody::Detached | Custody::Session(_) => None,
+        };
+        keeper.into_iter().chain(self.ask.bound.filter(|bound| Some(*bound) != keeper))
     }
 
-    /// Whether its agent has it whatever becomes of a session: a one-shot took it, and if a session has taken it up since,
-    /// then for no longer than was promised before. That session has it on loan.
+    /// Whether a reboot ends it: nothing is left that kept it, or that it was not to outlive.
+    pub fn is_void_after_reboot(&self) -> bool {
+        let is_kept_by_process = matches!(self.custody, Custody::Process(_)) && !self.is_lent();
+        self.ttl == 0 || is_kept_by_process || self.ask.bound.is_some() || self.ask.mode == Mode::Advisory
+    }
+
+    /// Whether a session has it, or had it, on loan: it took up what its agent was promised for longer than it asked for.
+    pub fn is_lent(&self) -> bool {
+        self.ask.who.session.is_some() && self.ttl > self.ask.lease.ttl
+    }
+
+    /// Whether its agent has it whatever becomes of a session: a one-shot took it.
     pub fn is_agents_own(&self) -> bool {
-        self.ask.who.session.is_none() || self.ttl > self.ask.lease.ttl
+        self.ask.who.session.is_none() || self.is_lent()
     }
 
     /// The session whose guard this lock is, if any: the one that keeps it, or `run` whose command keeps it.

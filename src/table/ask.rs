@@ -310,6 +310,7 @@ impl LockTable {
         }
         // It may answer requests of the same agent that still wait.
         step.eased.push(ask.who.agent.clone());
+        self.look_at_places_above(step, &ask.who.agent);
         self.let_sub_agents_in(step, ask);
         new_grant(lock)
     }
@@ -396,7 +397,7 @@ impl LockTable {
     /// Whether a session had this lock on loan and has it no more.
     pub(super) fn has_gone_back(&self, id: LockId) -> bool {
         let lock = &self.state.locks[&id];
-        lock.ask.who.session.is_some() && lock.is_agents_own() && lock.keeper().is_none()
+        lock.is_lent() && lock.keeper().is_none()
     }
 
     /// Whether what a request came to is, or may be, a lock of its agent's that was there before: that has got another

@@ -180,18 +180,24 @@ impl LockTable {
             let row = &self.state.locks[&lock];
             let is_bound = row.ask.bound == Some(process);
             match row.custody {
-                // What was promised is over; whoever has it on loan keeps it.
-                Custody::Session(_) if is_bound => {
-                    let ask = Arc::new(Ask { bound: None, ..(*row.ask).clone() });
-                    let lock = Lock { ttl: ask.lease.ttl, ask, ..row.clone() };
-                    self.put_lock(step, lock);
-                }
                 Custody::Detached if is_bound && row.in_flight.is_some() => {
                     self.end_later(now, step, row.clone(), &EndReason::SessionEnded);
                 }
                 // As its agent wanted it: no notice.
                 Custody::Detached if is_bound => drop(self.end(now, step, lock, EndReason::SessionEnded, false)),
-                _ => self.let_go(now, step, lock, &EndReason::SessionEnded),
+                custody => {
+                    if is_bound {
+                        // What was promised is over; whoever has it on loan keeps it.
+                        let ask = Arc::new(Ask { bound: None, ..(*row.ask).clone() });
+                        // From now on it answers requests of its agent that it did not.
+                        step.eased.push(ask.who.agent.clone());
+                        let lock = Lock { ttl: ask.lease.ttl, ask, ..row.clone() };
+                        self.put_lock(step, lock);
+                    }
+                    if custody == Custody::Process(process) {
+                        self.let_go(now, step, lock, &EndReason::SessionEnded);
+                    }
+                }
             }
         }
         self.webhooks_of_gone(step, process);
@@ -392,7 +398,7 @@ impl LockTable {
 
 /// Whether a session that releases this lock has it, or had it, on loan.
 fn is_lent_to(lock: &Lock, who: &Who) -> bool {
-    who.session.is_some() && lock.ask.who.session == who.session && lock.is_agents_own()
+    lock.is_lent() && lock.ask.who.session == who.session
 }
 
 /// Whether a session that gives back a guard of its own, by its id, has lost that before, and another has taken it up.

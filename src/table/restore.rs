@@ -95,8 +95,7 @@ impl LockTable {
         }
         for id in sorted(self.state.locks.keys()) {
             let old = self.state.locks[&id].clone();
-            let is_void = old.ttl == 0 || old.hangs_on().is_some() || old.ask.mode == Mode::Advisory;
-            if is_void && !planted(Bug::RebootKeepsAll) {
+            if old.is_void_after_reboot() && !planted(Bug::RebootKeepsAll) {
                 self.end_by_reboot(now, step, id);
                 continue;
             }

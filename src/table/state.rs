@@ -190,7 +190,7 @@ impl State {
         if let Custody::Session(session) = lock.custody {
             self.locks_of_session.entry(session).or_default().insert(lock.id);
         }
-        if let Some(process) = lock.hangs_on() {
+        for process in lock.hangs_on() {
             self.locks_of_process.entry(process).or_default().insert(lock.id);
         }
         if let Some(due) = due_of_lock(lock) {
@@ -209,7 +209,7 @@ impl State {
         if let Custody::Session(session) = lock.custody {
             drop_entry(&mut self.locks_of_session, &session, &lock.id);
         }
-        if let Some(process) = lock.hangs_on() {
+        for process in lock.hangs_on() {
             drop_entry(&mut self.locks_of_process, &process, &lock.id);
         }
         if let Some(due) = due_of_lock(lock) {

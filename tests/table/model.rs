@@ -206,14 +206,19 @@ fn is_same_ask(before: &Ask, now: &Ask, has_second_fence: bool) -> bool {
         && (before.bound == now.bound || (has_second_fence && now.who.session.is_some()))
 }
 
-/// Whether a lock is its agent's beyond what a session wants of it: a one-shot had it first, and for longer.
+/// Whether a session took it up that asked for less than its agent was promised.
+fn is_lent(lock: &Lock) -> bool {
+    lock.ask.who.session.is_some() && lock.ttl > lock.ask.lease.ttl
+}
+
+/// Whether a one-shot had it first, and has it again when no session wants it.
 fn is_agents_own(lock: &Lock) -> bool {
-    lock.ask.who.session.is_none() || lock.ttl > lock.ask.lease.ttl
+    lock.ask.who.session.is_none() || is_lent(lock)
 }
 
 /// Whether a session has given it back to its agent.
 fn has_gone_back(lock: &Lock) -> bool {
-    lock.ask.who.session.is_some() && is_agents_own(lock) && lock.keeper().is_none()
+    is_lent(lock) && lock.keeper().is_none()
 }
 
 /// Where a request stands: inside locks of deeper ancestors first, then upgrades, then by arrival.
@@ -2010,16 +2015,20 @@ impl Naive {
         for lock in self.locks.clone() {
             let is_bound = lock.ask.bound == Some(process);
             match lock.custody {
-                Custody::Session(_) if is_bound => {
-                    let ask = Arc::new(Ask { bound: None, ..(*lock.ask).clone() });
-                    self.put(Lock { ttl: ask.lease.ttl, ask, ..lock });
-                }
                 Custody::Detached if is_bound && lock.in_flight.is_some() => {
                     self.end_later(lock.id, EndReason::SessionEnded);
                 }
                 Custody::Detached if is_bound => drop(self.end(lock.id, EndReason::SessionEnded, false)),
-                Custody::Process(kept_by) if kept_by == process => self.let_go(lock.id, EndReason::SessionEnded),
-                _ => {}
+                custody => {
+                    let id = lock.id;
+                    if is_bound {
+                        let ask = Arc::new(Ask { bound: None, ..(*lock.ask).clone() });
+                        self.put(Lock { ttl: ask.lease.ttl, ask, ..lock });
+                    }
+                    if custody == Custody::Process(process) {
+                        self.let_go(id, EndReason::SessionEnded);
+                    }
+                }
             }
         }
     }
@@ -2123,7 +2132,7 @@ impl Naive {
             if is_fellows && matches!(which, Which::Id(_)) {
                 continue;
             }
-            let is_its_loan = session.is_some() && lock.ask.who.session == session && is_agents_own(&lock);
+            let is_its_loan = lock.ask.who.session == session && is_lent(&lock);
             // A guard that is released by anybody but its session has lost its lock.
             let over_its_head = lock.keeper().is_some() && lock.keeper() != session;
             match lock.keeper() {
@@ -2593,7 +2602,7 @@ impl Naive {
             ended.at.mono = now.mono;
         }
         for mut lock in self.locks.clone() {
-            let is_kept_by_process = matches!(lock.custody, Custody::Process(_));
+            let is_kept_by_process = matches!(lock.custody, Custody::Process(_)) && !is_lent(&lock);
             let is_advisory = lock.ask.mode == Mode::Advisory;
             if lock.ttl == 0 || is_kept_by_process || lock.ask.bound.is_some() || is_advisory {
                 self.end(lock.id, EndReason::Rebooted, true);

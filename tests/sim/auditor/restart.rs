@@ -82,7 +82,7 @@ impl Auditor {
                 .into_iter()
                 .collect();
         for claim in self.claims.values_mut() {
-            let hangs = is_void_after_reboot(&claim.lock) || matches!(claim.keeper, Keeper::Process(_));
+            let hangs = is_void(claim);
             claim.over |= hangs && !there.contains(&claim.lock.id);
         }
     }
@@ -140,14 +140,14 @@ impl Auditor {
         for record in &loaded.records {
             let Record::Lock(id, Some(lock)) = record else { continue };
             let Some(claim) = self.claims.get_mut(id).filter(|claim| !claim.over) else { continue };
-            if is_void_after_reboot(lock) {
+            if lock.is_void_after_reboot() {
                 claim.over = true;
                 self.owed.insert(*id, Owed { who: lock.ask.who.clone(), target: lock.ask.target.clone(), turn });
             }
         }
         for claim in self.claims.values_mut() {
             let ttl = claim.lock.ttl;
-            if is_void_after_reboot(&claim.lock) || matches!(claim.keeper, Keeper::Process(_)) {
+            if is_void(claim) {
                 claim.over = true;
             }
             claim.keeper = Keeper::Nobody;
@@ -159,4 +159,10 @@ impl Auditor {
             claim.is_vague |= claim.shortest != ttl || how == Start::PowerCut;
         }
     }
+}
+
+/// Whether a reboot ends a lock; a process may keep it by now.
+fn is_void(claim: &Claim) -> bool {
+    let is_kept = matches!(claim.keeper, Keeper::Process(_)) && !claim.lock.is_lent();
+    claim.lock.is_void_after_reboot() || is_kept
 }

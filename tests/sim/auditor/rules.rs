@@ -135,11 +135,6 @@ pub(super) fn outlives_power_cut(lock: &Lock) -> bool {
     lock.ttl > 0 && lock.ask.mode != Mode::Advisory
 }
 
-/// Whether a reboot ends it.
-pub(super) fn is_void_after_reboot(lock: &Lock) -> bool {
-    lock.ttl == 0 || lock.hangs_on().is_some() || lock.ask.mode == Mode::Advisory
-}
-
 pub(super) fn keeper_of(lock: &Lock) -> Keeper {
     match lock.custody {
         Custody::Detached => Keeper::Nobody,

@@ -369,6 +369,10 @@ impl Auditor {
             assert_eq!(lock.ask.who.agent, who.agent, "{} is another's", lock.id);
             let before = self.ended.get(&lock.id);
             assert!(before.is_none_or(|end| end.turn >= open.turn), "{} is released and had ended", lock.id);
+            if lock.is_lent() && who.session == lock.ask.who.session {
+                self.went_back(lock, open.at);
+                continue;
+            }
             let is_over_head = lock.keeper().is_some() && lock.keeper() != who.session;
             if is_over_head && !self.ended.contains_key(&lock.id) {
                 let owed = Owed { who: lock.ask.who.clone(), target: lock.ask.target.clone(), turn: self.turn };
@@ -376,6 +380,17 @@ impl Auditor {
             }
             self.end(lock.id, self.turn, self.epoch);
             self.ended.get_mut(&lock.id).expect("it has ended just now").released_over = conn_of(open);
+        }
+    }
+
+    /// A session had it on loan: it is its agent's again, on its lease from `at` on or a little later.
+    fn went_back(&mut self, lock: &Lock, at: Moment) {
+        let claim = self.claims.get_mut(&lock.id).filter(|claim| claim.lock.fence == lock.fence);
+        if let Some(claim) = claim {
+            claim.keeper = Keeper::Nobody;
+            claim.lock.custody = Custody::Detached;
+            let ttl = claim.lock.ttl.min(claim.shortest);
+            (claim.until, claim.is_vague) = (Some(lease_end(claim, ttl, at)), true);
         }
     }
 
