@@ -161,6 +161,20 @@ impl Target {
         is_alike && self.leads_to(other, |way| way.is_empty())
     }
 
+    /// Whether a lock on `self` is also one on all of `other`, by whatever names, as each was when it was asked for.
+    pub fn covers(&self, other: &Target) -> bool {
+        match self.scope {
+            Scope::Subtree(_) => self.leads_to(other, |_| true),
+            Scope::File(_) | Scope::Pattern(_) => self.scope.covers(&other.scope) || self.is_one_with(other),
+            Scope::Resource(_) => self.scope == other.scope,
+        }
+    }
+
+    /// The same for a name that was locked as a file and has become a directory since.
+    pub fn covers_as_directory(&self, other: &Target) -> bool {
+        matches!(self.scope, Scope::File(_)) && self.leads_to(other, |_| true)
+    }
+
     /// Whether a lock on the one meets a lock on the other, as each was when it was asked for: the rule of the table's
     /// index, for two. A name that is taken for a file may come to be a directory, so that it means what lies below it
     /// as well. What could only be told by more than the steps that a pattern is given counts as met.

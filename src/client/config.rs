@@ -23,24 +23,60 @@ pub struct Config {
     pub contention: Threshold,
 }
 
+/// How hooks honour the locks of others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Enforcement {
+    /// Not at all.
+    Off,
+    /// The agent is told.
+    Warn,
+    /// The edit is refused.
+    #[default]
+    Deny,
+}
+
 /// The file, table by table.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Toml {
     #[serde(default)]
     contention: Contention,
-    /// This and the next are what hooks go by, which read and judge them themselves.
+    /// This and the next are what hooks go by, which read them themselves.
     #[serde(rename = "enforcement")]
-    _enforcement: Option<String>,
+    _enforcement: Option<Enforcement>,
     #[serde(rename = "strict")]
     _strict: Option<bool>,
 }
 
+/// Judged while it is read, so that what makes no sense is said with its line.
 #[derive(Default, Deserialize)]
+#[serde(try_from = "ContentionTable")]
+struct Contention(Threshold);
+
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Contention {
+struct ContentionTable {
     requests: Option<u32>,
     within: Option<String>,
+}
+
+impl TryFrom<ContentionTable> for Contention {
+    type Error = String;
+
+    fn try_from(table: ContentionTable) -> Result<Contention, String> {
+        let usual = Threshold::default();
+        let requests = table.requests.unwrap_or(usual.requests);
+        let within = match &table.within {
+            None => usual.within,
+            Some(text) => humantime::parse_duration(text).map(milliseconds).map_err(|error| {
+                format!("contention.within is {text:?}, which is no duration as in `10s` or `2m` ({error})")
+            })?,
+        };
+        let threshold = Threshold { requests, within };
+        threshold.check().map_err(|error| format!("contention: {error}"))?;
+        Ok(Contention(threshold))
+    }
 }
 
 impl Config {
@@ -72,17 +108,7 @@ impl Config {
 
 fn parse(text: &str) -> Result<Config, String> {
     let toml: Toml = basic_toml::from_str(text).map_err(|error| error.to_string())?;
-    let usual = Threshold::default();
-    let requests = toml.contention.requests.unwrap_or(usual.requests);
-    let within = match &toml.contention.within {
-        None => usual.within,
-        Some(text) => humantime::parse_duration(text).map(milliseconds).map_err(|error| {
-            format!("contention.within is {text:?}, which is no duration as in `10s` or `2m` ({error})")
-        })?,
-    };
-    let threshold = Threshold { requests, within };
-    threshold.check().map_err(|error| format!("contention: {error}"))?;
-    Ok(Config { contention: threshold })
+    Ok(Config { contention: toml.contention.0 })
 }
 
 fn milliseconds(duration: Duration) -> u64 {
@@ -122,6 +148,12 @@ mod tests {
             ("[contention]\nwithin = \"soon\"", "contention.within is \"soon\", which is no duration"),
             ("[contention]\nwithin = \"1ms\"", "from 1s to 1h"),
             ("[contention]\nwithin = \"3 years\"", "from 1s to 1h"),
+            ("# x\n[contention]\nwithin = \"soon\"", "line 2"),
+            ("# x\n[contention]\nrequests = 0", "line 2"),
+            ("enforcement = 'maybe'", "unknown variant `maybe`, expected one of `off`, `warn`, `deny`"),
+            ("# x\nenforcement = 'maybe'", "line 2"),
+            ("enforcement = 'maybe'", "`enforcement`"),
+            ("strict = 'yes'", "`strict`"),
         ];
         for (text, says) in cases {
             let error = said(text).unwrap_err();
