@@ -77,6 +77,9 @@ command and all that it has started are sent SIGTERM, after --grace SIGKILL, and
 the command's own exit status is passed through. It runs in a process group of its own, so it does not read from the \
 terminal.
 
+Beside @NAME, by which it leads, it holds @NAME:command, which hangs on the command: `flockd ls` shows both and the \
+process. If `flockd elect` was killed, nobody is left to end its command when @NAME is broken; the next leader waits.
+
 Without a command it prints a line when it leads, and leads until it is killed.
 
 Examples:

@@ -4,8 +4,8 @@ use super::Failure;
 use crate::client::ClientError;
 use crate::wire::render::duration;
 use crate::wire::{
-    Answer, Body, Code, ContentionBody, DaemonBody, EventBody, GapBody, Held, KeptBy, LockBody, LocksBody, Loss, StatusBody,
-    WaiterBody,
+    Answer, Body, Code, ContentionBody, DaemonBody, EventBody, GapBody, Held, KeptBy, LockBody, LocksBody, Loss,
+    StatusBody, WaiterBody,
 };
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
@@ -211,8 +211,9 @@ pub(super) fn refused(body: &LockBody, ahead: &[WaiterBody]) -> String {
     for waiter in ahead {
         let _ = writeln!(text, "  {}", waiter_line(waiter));
     }
-    let LockBody { holders, more_holders, cycle, position, advice, .. } = body;
-    let in_the_way = InTheWay { holders, more: *more_holders, cycle, position: *position, advice: advice.as_deref() };
+    let LockBody { holders, more_holders, cycle, advice, .. } = body;
+    let position = body.position.filter(|_| ahead.is_empty());
+    let in_the_way = InTheWay { holders, more: *more_holders, cycle, position, advice: advice.as_deref() };
     in_the_way.write(&mut text);
     text
 }

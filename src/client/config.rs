@@ -107,8 +107,25 @@ impl Config {
 }
 
 fn parse(text: &str) -> Result<Config, String> {
-    let toml: Toml = basic_toml::from_str(text).map_err(|error| error.to_string())?;
+    let toml: Toml = basic_toml::from_str(text).map_err(|error| with_its_line(text, &error.to_string()))?;
     Ok(Config { contention: toml.contention.0 })
+}
+
+/// An error with the line of the key that it is about: the parser says that of the last table for what it can read and
+/// we cannot use.
+fn with_its_line(text: &str, said: &str) -> String {
+    let quoted = |before: &str| said.split_once(before)?.1.split_once('`').map(|(name, _)| name);
+    let key = quoted("unknown field `").or_else(|| quoted("for key `")?.rsplit('.').next());
+    let Some(key) = key else { return said.to_owned() };
+    let is_its = |line: &str| {
+        let after = line.trim_start_matches(['[', ' ', '\t', '"', '\'']).strip_prefix(key);
+        after.is_some_and(|rest| rest.trim_start_matches([' ', '\t', '"', '\'']).starts_with(['=', '.', ']']))
+    };
+    let what = said.rsplit_once(" at line ").map_or(said, |(what, _)| what);
+    match text.lines().position(is_its) {
+        Some(above) => format!("{what} at line {}", above + 1),
+        None => what.to_owned(),
+    }
 }
 
 fn milliseconds(duration: Duration) -> u64 {
@@ -148,7 +165,10 @@ mod tests {
             ("[contention]\nwithin = \"soon\"", "contention.within is \"soon\", which is no duration"),
             ("[contention]\nwithin = \"1ms\"", "from 1s to 1h"),
             ("[contention]\nwithin = \"3 years\"", "from 1s to 1h"),
-            ("# x\n[contention]\nwithin = \"soon\"", "line 2"),
+            ("# x\n[contention]\nwithin = \"soon\"", "for key `contention` at line 2"),
+            ("# x\n\nfast = 1\n[contention]\n", "at line 3"),
+            ("[contention]\nrequests = 3\n'request' = 3", "at line 3"),
+            ("contention = { request = 3 }", "for key `contention`"),
             ("# x\n[contention]\nrequests = 0", "line 2"),
             ("enforcement = 'maybe'", "unknown variant `maybe`, expected one of `off`, `warn`, `deny`"),
             ("# x\nenforcement = 'maybe'", "line 2"),

@@ -36,8 +36,7 @@ impl Settings {
             None => Ok(Enforcement::default()),
             Some(word) => Enforcement::deserialize(word.into_deserializer()),
         };
-        let enforcement =
-            enforcement.map_err(|_: NoWord| "enforcement is \"off\", \"warn\" or \"deny\"".to_owned())?;
+        let enforcement = enforcement.map_err(|_: NoWord| "enforcement is \"off\", \"warn\" or \"deny\"".to_owned())?;
         let strict = match file.get("strict").map(toml_edit::Item::as_bool) {
             None => false,
             Some(Some(strict)) => strict,

@@ -437,10 +437,7 @@ fn error(fault: &Fault, about: &About, now: Now) -> WireError {
         },
         Fault::OnlyAdvisory(own, holders) => WireError {
             holders: held_all(holders, now),
-            ..plain(
-                Code::NotHolder,
-                format!("{}; {}", only_advisory(own), who_holds(holders)),
-            )
+            ..plain(Code::NotHolder, format!("{}; {}", only_advisory(own), who_holds(holders)))
         },
         Fault::Lost(ended, holders) => WireError {
             holders: held_all(holders, now),
@@ -517,7 +514,9 @@ fn own_does_not_do(holders: &[Lock], about: &About) -> Option<String> {
         (model::Mode::Shared, _) => {
             format!("you only share it ({id}); `flockd upgrade --id {id}` makes it yours alone")
         }
-        (model::Mode::Exclusive, Some(model::Fence(asked))) => format!("you hold it under fence {current} ({id}), not {asked}"),
+        (model::Mode::Exclusive, Some(model::Fence(asked))) => {
+            format!("you hold it under fence {current} ({id}), not {asked}")
+        }
         (model::Mode::Exclusive, None) => {
             format!("another session of yours holds it ({id}), under fence {current}")
         }
