@@ -199,7 +199,7 @@ pub(super) fn refused(body: &LockBody, ahead: &[WaiterBody]) -> String {
     let file = paint(NAME, &name(&body.path));
     let why = match body.code {
         Some(Code::Deadlock) if body.lock_id.is_some() => {
-            "would never become yours alone: to wait for that would close a cycle; you share it as before"
+            "would never become yours alone: to wait for that would close a cycle"
         }
         _ if body.lock_id.is_some() => "is shared by others, and you share it as before",
         Some(Code::Timeout) => "was not free in time",

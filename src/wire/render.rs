@@ -345,14 +345,18 @@ fn what_to_do(refused: &Refused, about: &About, now: Now) -> String {
             }
             None => "release your own lock first, then ask again".to_owned(),
         },
-        RefusedFor::Deadlock(_) => match &refused.kept {
-            Some(own) => give_up_sharing(own, "the others"),
+        RefusedFor::Deadlock(_) => match refused.kept.as_deref() {
+            Some(Lock { id, .. }) => {
+                let then = "so that the others can go on, then ask for it exclusively";
+                format!("you share it as before ({id}); give that up, {then}")
+            }
             None => "release what you hold, so that the others can go on, then ask again".to_owned(),
         },
         // Whoever asked before waits for the shared lock as well, or will: to wait may be a deadlock.
         RefusedFor::Held | RefusedFor::Timeout if refused.kept.is_some() && refused.position > 1 => {
-            let own = refused.kept.as_ref().expect("it was found so");
-            format!("do other work first, or {}", give_up_sharing(own, "whoever asked before you"))
+            let id = refused.kept.as_ref().expect("it was found so").id;
+            let then = "so that whoever asked before you can go on, then ask for it exclusively";
+            format!("do other work first, or give up what you share ({id}), {then}")
         }
         RefusedFor::Held | RefusedFor::Timeout if refused.foreigner.is_some() => {
             let first = wait_longer(refused, now);
@@ -381,11 +385,6 @@ fn what_to_do(refused: &Refused, about: &About, now: Now) -> String {
             None => format!("others asked before you; {} or do other work first", wait_longer(refused, now)),
         },
     }
-}
-
-/// What ends a quarrel over who is to have alone what several share.
-fn give_up_sharing(own: &Lock, others: &str) -> String {
-    format!("give up sharing it ({}), so that {others} can go on, then ask for it exclusively", own.id)
 }
 
 /// Whether a sub-agent is kept out by its parents' locks alone, which let it in as soon as a write under them is over.
