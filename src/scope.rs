@@ -304,6 +304,20 @@ mod tests {
     }
 
     #[test]
+    fn a_lock_covers_what_it_is_about_under_any_name_and_more_when_its_file_has_become_a_directory() {
+        assert!(at(tree("/mnt"), &[1, 2]).covers(&at(file("/w/x"), &[1, 2, 7])));
+        assert!(at(file("/a/x"), &[1, 2, 9]).covers(&at(file("/b/y"), &[1, 3, 9])));
+        assert!(at(pattern("/w", "*.rs"), &[1, 2]).covers(&at(file("/w/a.rs"), &[1, 2])));
+        assert!(!at(tree("/a/b"), &[1, 2, 3]).covers(&at(tree("/a"), &[1, 2])));
+        let was_file = at(file("/a"), &[1]);
+        assert!(
+            !was_file.covers(&at(file("/a/x"), &[1, 2])) && was_file.covers_as_directory(&at(file("/a/x"), &[1, 2]))
+        );
+        assert!(!was_file.covers_as_directory(&at(file("/ab"), &[1])));
+        assert!(!at(tree("/a"), &[1]).covers_as_directory(&at(file("/a/x"), &[1, 2])), "that was one before");
+    }
+
+    #[test]
     fn a_pattern_meets_what_it_matches_where_its_directory_is_mounted_too() {
         let in_w = at(pattern("/w", "**/*.rs"), &[1, 2]);
         assert!(meet(&in_w, &at(file("/w/a/b.rs"), &[1, 2])) && !meet(&in_w, &at(file("/w/a/b.md"), &[1, 2])));
