@@ -244,11 +244,14 @@ impl Common {
 
 /// Where we are; what is wrong with the settings of the workspace is a warning.
 fn place_anyway() -> Result<Place, Invalid> {
-    let (place, broken) = Place::here_anyway()?;
+    Place::here_anyway().map(warned)
+}
+
+fn warned((place, broken): (Place, Option<Invalid>)) -> Place {
     if let Some(Invalid(why)) = broken {
         print::warning(&format!("{why}; locks can be looked at and given back, and none taken until that is mended"));
     }
-    Ok(place)
+    place
 }
 
 /// This very program starts the daemon, so that both are of one version.

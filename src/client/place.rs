@@ -46,16 +46,14 @@ impl Place {
         Place::of(cwd, named)
     }
 
-    /// A directory that is both, so that relative scopes and names begin there.
+    /// A directory that is both, so that relative scopes and names begin there; as [`Place::here_anyway`].
     ///
     /// # Errors
-    /// When it is none, or its `.flockd.toml` cannot be understood.
+    /// When it is none.
     #[cfg(feature = "mcp")]
-    pub fn at(dir: &Path) -> Result<Place, Invalid> {
-        let dir = directory(dir)?;
-        let config = Some(Config::of(&dir)?);
-        let root = dir.into_os_string().into_vec();
-        Ok(Place { cwd: root.clone(), workspace: root, config })
+    pub fn at_anyway(dir: &Path) -> Result<(Place, Option<Invalid>), Invalid> {
+        let root = directory(dir)?.into_os_string().into_vec();
+        Ok(Place::with_config(root.clone(), root))
     }
 
     /// The root of the workspace that a directory lies in, if one can be seen there; the directory need not exist, and
@@ -70,11 +68,15 @@ impl Place {
             Some(root) => canonical(&cwd, &root)?,
             None => find_root(&cwd).unwrap_or(&cwd).as_os_str().as_bytes().to_vec(),
         };
+        Ok(Place::with_config(cwd.into_os_string().into_vec(), workspace))
+    }
+
+    fn with_config(cwd: Vec<u8>, workspace: Vec<u8>) -> (Place, Option<Invalid>) {
         let (config, broken) = match Config::of(Path::new(OsStr::from_bytes(&workspace))) {
             Ok(config) => (Some(config), None),
             Err(error) => (None, Some(error)),
         };
-        Ok((Place { cwd: cwd.into_os_string().into_vec(), workspace, config }, broken))
+        (Place { cwd, workspace, config }, broken)
     }
 }
 
