@@ -161,6 +161,20 @@ impl Target {
         is_alike && self.leads_to(other, |way| way.is_empty())
     }
 
+    /// Whether a lock on `self` is also one on all of `other`, by whatever names, as each was when it was asked for.
+    pub fn covers(&self, other: &Target) -> bool {
+        match self.scope {
+            Scope::Subtree(_) => self.leads_to(other, |_| true),
+            Scope::File(_) | Scope::Pattern(_) => self.scope.covers(&other.scope) || self.is_one_with(other),
+            Scope::Resource(_) => self.scope == other.scope,
+        }
+    }
+
+    /// The same for a name that was locked as a file and has become a directory since.
+    pub fn covers_as_directory(&self, other: &Target) -> bool {
+        matches!(self.scope, Scope::File(_)) && self.leads_to(other, |_| true)
+    }
+
     /// Whether a lock on the one meets a lock on the other, as each was when it was asked for: the rule of the table's
     /// index, for two. A name that is taken for a file may come to be a directory, so that it means what lies below it
     /// as well. What could only be told by more than the steps that a pattern is given counts as met.
@@ -287,6 +301,20 @@ mod tests {
         assert!(!meet(&at(file("/a/x"), &[1, 2]), &at(file("/a/y"), &[1, 2])), "neither file exists");
         assert!(meet(&at(file("/a"), &[1]), &at(file("/a/x"), &[1])), "it may come to be a directory");
         assert!(!meet(&at(tree("/a"), &[1, 2]), &at(file("/ab"), &[1, 3])));
+    }
+
+    #[test]
+    fn a_lock_covers_what_it_is_about_under_any_name_and_more_when_its_file_has_become_a_directory() {
+        assert!(at(tree("/mnt"), &[1, 2]).covers(&at(file("/w/x"), &[1, 2, 7])));
+        assert!(at(file("/a/x"), &[1, 2, 9]).covers(&at(file("/b/y"), &[1, 3, 9])));
+        assert!(at(pattern("/w", "*.rs"), &[1, 2]).covers(&at(file("/w/a.rs"), &[1, 2])));
+        assert!(!at(tree("/a/b"), &[1, 2, 3]).covers(&at(tree("/a"), &[1, 2])));
+        let was_file = at(file("/a"), &[1]);
+        assert!(
+            !was_file.covers(&at(file("/a/x"), &[1, 2])) && was_file.covers_as_directory(&at(file("/a/x"), &[1, 2]))
+        );
+        assert!(!was_file.covers_as_directory(&at(file("/ab"), &[1])));
+        assert!(!at(tree("/a"), &[1]).covers_as_directory(&at(file("/a/x"), &[1, 2])), "that was one before");
     }
 
     #[test]

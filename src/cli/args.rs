@@ -1,8 +1,9 @@
 //! Commands and flags, wholly checked here; help, completions and errors come from this one definition.
 
 use crate::limits;
-use crate::model::EVENT_NAMES;
+use crate::model::{EVENT_NAMES, Invalid};
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use std::env::VarError;
 use std::time::Duration;
 
 const EXIT_STATUSES: &str = "Exit statuses: 0 yes or done, 1 no (held, not yours, lost), 2 usage, 3 waited in vain, \
@@ -34,10 +35,20 @@ pub(super) struct Cli {
     #[arg(long, global = true)]
     pub(super) json: bool,
 
-    /// In whose name, PARENT/NAME for a sub-agent; defaults to the agent around, on a terminal to you, for `run` and
-    /// `elect` to run-PID
-    #[arg(long, global = true, env = "FLOCKD_AGENT", value_name = "NAME", hide_env_values = true)]
+    /// In whose name, PARENT/NAME for a sub-agent; defaults to $FLOCKD_AGENT, else the agent around, on a terminal to
+    /// you, for `run` and `elect` to run-PID
+    #[arg(long, global = true, value_name = "NAME")]
     pub(super) agent: Option<String>,
+}
+
+/// The agent that `$FLOCKD_AGENT` names. Read here and not by clap, whose usage would show `--agent` as if it had to be
+/// given wherever the variable is set.
+pub(super) fn agent_around() -> Result<Option<String>, Invalid> {
+    match std::env::var("FLOCKD_AGENT") {
+        Ok(name) => Ok(Some(name)),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(VarError::NotUnicode(_)) => Err(Invalid("FLOCKD_AGENT is no text in UTF-8".to_owned())),
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -65,6 +76,9 @@ alone changes nothing. If the lock is broken or released meanwhile, or the daemo
 command and all that it has started are sent SIGTERM, after --grace SIGKILL, and the status is 1 or that of -E. Else \
 the command's own exit status is passed through. It runs in a process group of its own, so it does not read from the \
 terminal.
+
+Beside @NAME, by which it leads, it holds @NAME:command, which hangs on the command: `flockd ls` shows both and the \
+process. If `flockd elect` was killed, nobody is left to end its command when @NAME is broken; the next leader waits.
 
 Without a command it prints a line when it leads, and leads until it is killed.
 
@@ -202,14 +216,16 @@ Examples:
 The new content is made beside FILE and put in its place by the daemon, in one step, only while this agent holds it \
 exclusively: whoever lost the lock meanwhile overwrites nothing. Without a lock one is taken for the moment. Readers \
 see the old file or the new one, mode and owner are kept, and it is on the disk when the command returns. Files with \
-several names (hard links) and what is no regular file are refused.
+several names (hard links) and what is no regular file are refused. So is an empty stdin, by which a command that \
+failed would empty the file, without --allow-empty.
 
 HASH is BLAKE3 in hexadecimal, as `b3sum` or `flockd check --hash` prints it, or `absent` if there must be no such file.
 
 Examples:
   date | flockd write stamp.txt
   flockd write data.json --fence 17 < new.json
-  h=$(flockd check data.json --hash); ./edit < data.json | flockd write data.json --if-unchanged $h")]
+  h=$(flockd check data.json --hash) || :                 # status 1: this agent does not hold it
+  ./edit < data.json > new.json && flockd write data.json --if-unchanged $h < new.json")]
     Write(WriteArgs),
 
     /// End somebody else's lock; its holder is told
@@ -663,6 +679,10 @@ pub(super) struct WriteArgs {
     /// Only under this fencing token
     #[arg(long, value_name = "N")]
     pub(super) fence: Option<u64>,
+
+    /// Make the file empty if nothing comes on stdin, instead of leaving it as it is
+    #[arg(long)]
+    pub(super) allow_empty: bool,
 
     #[command(flatten)]
     pub(super) patience: Patience,

@@ -9,7 +9,7 @@ use crate::client::{Connection, FilePlace, hash_of, unexpected};
 use crate::limits;
 use crate::model::Agent;
 use crate::os::process;
-use crate::wire::{self, Answer, Body, Code, Mode, Op, Request};
+use crate::wire::{self, Answer, Body, Code, LockBody, LocksBody, Mode, Op, Request, WaiterBody};
 use rustix::fd::{AsFd, BorrowedFd};
 use serde::Serialize;
 use std::ffi::{OsStr, OsString};
@@ -19,13 +19,6 @@ use std::time::Duration;
 
 /// When whoever waits is told for whom, in milliseconds.
 const NAME_HOLDER_AFTER: u64 = limits::SECOND;
-
-/// What a failed check says beside a lock of the caller's own.
-const MINE_DOES_NOT_DO: &str = "  yours is shared, under another fence, on a part only, or on a name that was no \
-                                directory then: lock it again\n";
-
-/// The same beside an advisory one.
-const MINE_IS_ADVISORY: &str = "  yours is advisory and protects no write: lock it exclusively to write\n";
 
 /// A scope as typed, for the wire. With `--glob` it is a pattern, unless it is no file at all.
 pub(super) fn scope(typed: &OsStr, glob: bool) -> String {
@@ -126,30 +119,61 @@ pub(super) fn lock(common: &Common, args: &LockArgs) -> Result<Exit, Failure> {
         ..Request::new(Op::Lock)
     };
     let request = for_all(&args.scopes, args.glob, request);
-    told(common, patiently(&client, request, pidfd.as_ref().map(AsFd::as_fd), common.tells_a_person())?)
+    let answer = patiently(&client, request, pidfd.as_ref().map(AsFd::as_fd), common.tells_a_person())?;
+    told(common, &client, answer)
 }
 
 /// Tells how a lock is held now, or why not.
-fn told(common: &Common, answer: Body) -> Result<Exit, Failure> {
+fn told(common: &Common, client: &Connection, answer: Body) -> Result<Exit, Failure> {
     match answer {
+        Body::Lock(body) if !body.acquired => Ok(refused(common, client, &body)),
         Body::Lock(body) => {
-            match (common.json, body.acquired) {
-                (true, _) => print::json(&body),
-                (false, true) => print::out(&print::granted(&body)),
-                (false, false) => print::err(&print::refused(&body)),
+            match common.json {
+                true => print::json(&body),
+                false => print::out(&print::granted(&body)),
             }
-            Ok(body.code.map_or(Exit::Yes, Exit::of))
+            Ok(Exit::Yes)
         }
+        Body::Locks(body) if !body.acquired => Ok(refused_set(common, &body)),
         Body::Locks(body) => {
-            match (common.json, body.acquired) {
-                (true, _) => print::json(&body),
-                (false, true) => body.locks.iter().for_each(|body| print::out(&print::granted(body))),
-                (false, false) => print::err(&print::refused_set(&body)),
+            match common.json {
+                true => print::json(&body),
+                false => body.locks.iter().for_each(|body| print::out(&print::granted(body))),
             }
-            Ok(body.code.map_or(Exit::Yes, Exit::of))
+            Ok(Exit::Yes)
         }
         other => Err(unexpected(Some(&other)).into()),
     }
+}
+
+/// Tells why a lock is not held; the exit status for that.
+pub(super) fn refused(common: &Common, client: &Connection, body: &LockBody) -> Exit {
+    match common.json {
+        true => print::json(body),
+        false => print::err(&print::refused(body, &ahead(client, body))),
+    }
+    exit_of(body.code)
+}
+
+/// The same for several.
+pub(super) fn refused_set(common: &Common, body: &LocksBody) -> Exit {
+    match common.json {
+        true => print::json(body),
+        false => print::err(&print::refused_set(body)),
+    }
+    exit_of(body.code)
+}
+
+/// Who is before us, where nobody holds anything that is in our way.
+fn ahead(client: &Connection, body: &LockBody) -> Vec<WaiterBody> {
+    let Some(before @ 1..) = body.position.map(|position| position - 1).filter(|_| body.holders.is_empty()) else {
+        return Vec::new();
+    };
+    let request = Request { scope: Some(body.path.clone()), ..Request::new(Op::Status) };
+    let Ok(Answer { ok: Some(Body::Status(status)), .. }) = client.call(request) else { return Vec::new() };
+    // By arrival; behind our own place, if we have one, nobody is before us.
+    let earlier = status.waiters.into_iter().take_while(|waiter| waiter.agent != body.agent);
+    earlier.filter(|waiter| body.mode == Mode::Exclusive || waiter.mode == Mode::Exclusive).take(before).collect()
 }
 
 fn about_one(which: &WhichOne, glob: bool, op: Op) -> Request {
@@ -165,12 +189,24 @@ pub(super) fn upgrade(common: &Common, args: &UpgradeArgs) -> Result<Exit, Failu
         ..about_one(&args.which, args.glob, Op::Upgrade)
     };
     let names_holders = common.tells_a_person() && request.scope.is_some();
-    told(common, patiently(&client, request, None, names_holders)?)
+    let answer = patiently(&client, request, None, names_holders)?;
+    told(common, &client, answer)
 }
 
 pub(super) fn downgrade(common: &Common, args: &DowngradeArgs) -> Result<Exit, Failure> {
-    let client = common.connect_as_agent()?;
-    told(common, ask(&client, about_one(&args.which, args.glob, Op::Downgrade))?)
+    let client = common.connect_to_give_back()?;
+    let request = about_one(&args.which, args.glob, Op::Downgrade);
+    // The answer is the same whether it was shared before: that is looked at, and only the word for it depends on it.
+    let before = ask(&client, Request { op: Op::Status, lock_id: None, ..request.clone() })?;
+    match ask(&client, request)? {
+        Body::Lock(body) if !common.json => {
+            let was = |held: &wire::Held| body.lock_id.as_ref() == Some(&held.lock_id) && held.mode == Mode::Shared;
+            let was_shared = matches!(before, Body::Status(status) if status.locks.iter().any(was));
+            print::out(&print::shared(&body, was_shared));
+            Ok(Exit::Yes)
+        }
+        answer => told(common, &client, answer),
+    }
 }
 
 /// The requests that name what is meant: one for each scope, or one for an id, or for all.
@@ -189,7 +225,8 @@ pub(super) fn renew(common: &Common, args: &RenewArgs) -> Result<Exit, Failure> 
     change(common, &args.which, args.glob, &Request { ttl_ms: args.ttl, ..Request::new(Op::Renew) })
 }
 
-/// Releases or renews all that is named, also what comes after one that fails; the first failure counts.
+/// Releases or renews all that is named, also what comes after one that fails; the first failure counts. Where one
+/// fails it is said what became of the others.
 fn change(common: &Common, which: &Which, glob: bool, request: &Request) -> Result<Exit, Failure> {
     #[derive(Serialize)]
     struct Changed {
@@ -198,17 +235,25 @@ fn change(common: &Common, which: &Which, glob: bool, request: &Request) -> Resu
         #[serde(skip_serializing_if = "Option::is_none")]
         renewed: Option<Vec<wire::Held>>,
     }
-    let client = common.connect_as_agent()?;
-    let (mut changed, mut failed) = (Vec::new(), None);
+    let client = common.connect_to_give_back()?;
+    let (mut changed, mut done, mut failed) = (Vec::new(), Vec::new(), None);
     for request in each(which, glob, request) {
         let subject = request.scope.clone().filter(|_| which.scopes.len() > 1);
         match ask(&client, request) {
-            Ok(Body::Released(locks) | Body::Renewed(locks)) => changed.extend(locks),
+            Ok(Body::Released(locks)) if locks.is_empty() => {
+                done.extend(subject.map(|subject| format!("the place in the queue for {subject} is given up")));
+            }
+            Ok(Body::Released(locks)) => {
+                done.extend(locks.iter().map(|held| format!("{} is unlocked", print::name(&held.path))));
+                changed.extend(locks);
+            }
+            Ok(Body::Renewed(locks)) => {
+                done.extend(locks.iter().map(|held| format!("{} is renewed", print::name(&held.path))));
+                changed.extend(locks);
+            }
             Ok(other) => return Err(unexpected(Some(&other)).into()),
             Err(failure) => {
-                let message =
-                    subject.map_or_else(|| failure.message.clone(), |it| format!("{it}: {}", failure.message));
-                let failure = Failure { message, ..failure };
+                let failure = subject.map_or_else(|| failure.clone(), |subject| failure.about(&subject));
                 match failed {
                     None => failed = Some(failure),
                     Some(_) => print::failure(&failure, common.json),
@@ -216,16 +261,16 @@ fn change(common: &Common, which: &Which, glob: bool, request: &Request) -> Resu
             }
         }
     }
-    if let Some(failure) = failed {
-        return Err(failure);
+    if !common.json && failed.is_some() {
+        done.iter().for_each(|what| print::out(&format!("{what}\n")));
     }
-    if common.json {
+    if common.json && (failed.is_none() || !done.is_empty()) {
         print::json(&match request.op {
             Op::Unlock => Changed { released: Some(changed), renewed: None },
             _ => Changed { released: None, renewed: Some(changed) },
         });
     }
-    Ok(Exit::Yes)
+    failed.map_or(Ok(Exit::Yes), Err)
 }
 
 pub(super) fn status(common: &Common, args: &StatusArgs) -> Result<Exit, Failure> {
@@ -279,7 +324,7 @@ pub(super) fn check(common: &Common, args: &CheckArgs) -> Result<Exit, Failure> 
         #[serde(skip_serializing_if = "Option::is_none")]
         hash: Option<String>,
     }
-    let client = common.connect_as_agent()?;
+    let client = common.connect_to_give_back()?;
     let request = Request { scope: Some(scope(&args.scope, args.glob)), fence: args.fence, ..Request::new(Op::Check) };
     match ask(&client, request)? {
         Body::Check(body) => {
@@ -299,12 +344,6 @@ pub(super) fn check(common: &Common, args: &CheckArgs) -> Result<Exit, Failure> 
                 if let Some(advice) = &body.advice {
                     print::err(&format!("  {advice}\n"));
                 }
-                let agent = client.agent().map(Agent::as_str);
-                let mut own = body.holders.iter().filter(|holder| Some(holder.agent.as_str()) == agent).peekable();
-                if own.peek().is_some() {
-                    let is_advisory = own.all(|holder| holder.mode == Mode::Advisory);
-                    print::err(if is_advisory { MINE_IS_ADVISORY } else { MINE_DOES_NOT_DO });
-                }
             }
             Ok(if body.allowed { Exit::Yes } else { Exit::No })
         }
@@ -320,7 +359,7 @@ fn hash(typed: &OsStr) -> Result<String, Failure> {
 }
 
 pub(super) fn break_lock(common: &Common, args: &BreakArgs) -> Result<Exit, Failure> {
-    let client = common.connect_as_agent()?;
+    let client = common.connect_to_give_back()?;
     let request =
         Request { lock_id: Some(args.id.clone()), reason: Some(args.reason.clone()), ..Request::new(Op::Break) };
     match ask(&client, request)? {
@@ -335,6 +374,6 @@ pub(super) fn break_lock(common: &Common, args: &BreakArgs) -> Result<Exit, Fail
 }
 
 /// The exit status of a request for a lock that was not granted.
-pub(super) fn exit_of(code: Option<Code>) -> Exit {
+fn exit_of(code: Option<Code>) -> Exit {
     code.map_or(Exit::No, Exit::of)
 }

@@ -8,8 +8,9 @@ use crate::limits;
 use crate::os::home::{self, DaemonLock, Home, NotTaken, StartLock};
 use crate::os::process;
 use crate::server::{Ended, HOME_LOST};
-use crate::wire::{Body, Op, Request};
+use crate::wire::{Body, DaemonBody, Op, Request};
 use rustix::event::{PollFd, PollFlags, Timespec};
+use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read, Write};
@@ -32,8 +33,8 @@ pub(super) fn daemon(common: &Common, args: &DaemonArgs) -> Result<Exit, Failure
     match &args.verb {
         DaemonVerb::Run { options, detached: false } => run_here(options),
         DaemonVerb::Run { options, detached: true } => run_detached(options),
-        DaemonVerb::Start { options } => start(options),
-        DaemonVerb::Stop => stop(),
+        DaemonVerb::Start { options } => start(common, options),
+        DaemonVerb::Stop => stop(common),
         DaemonVerb::Status => status(common),
     }
 }
@@ -181,26 +182,39 @@ fn open_log(path: &std::path::Path) -> io::Result<File> {
 
 // ── Start ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-fn start(options: &DaemonOptions) -> Result<Exit, Failure> {
+fn start(common: &Common, options: &DaemonOptions) -> Result<Exit, Failure> {
+    #[derive(Serialize)]
+    struct Started {
+        /// Not if one ran already.
+        started: bool,
+        #[serde(flatten)]
+        daemon: DaemonBody,
+    }
     let home = Home::from_env()?;
     home.ensure()?;
     let _one_at_a_time = StartLock::take(&home)?;
-    if home::connect(&home).is_ok() {
-        return Ok(Exit::Yes);
+    let runs_already = home::connect(&home).is_ok();
+    if !runs_already {
+        start_anew(&home, options)?;
     }
-    for _ in 1..STARTS {
-        if let Some(result) = spawn(&home, options)? {
+    if common.json {
+        print::json(&Started { started: !runs_already, daemon: ask(&home)? });
+    }
+    Ok(Exit::Yes)
+}
+
+fn start_anew(home: &Home, options: &DaemonOptions) -> Result<(), Failure> {
+    for _ in 0..STARTS {
+        if let Some(result) = spawn(home, options)? {
             return result;
         }
     }
-    spawn(&home, options)?.unwrap_or_else(|| {
-        let text = format!("the daemon ended before it was ready; see {}", home.daemon_log().display());
-        Err(Failure::new(Exit::Unavailable, text))
-    })
+    let text = format!("the daemon ended before it was ready; see {}", home.daemon_log().display());
+    Err(Failure::new(Exit::Unavailable, text))
 }
 
 /// Starts a daemon and waits for its word. None if it ended without one: it was killed, and may be started again.
-fn spawn(home: &Home, options: &DaemonOptions) -> io::Result<Option<Result<Exit, Failure>>> {
+fn spawn(home: &Home, options: &DaemonOptions) -> io::Result<Option<Result<(), Failure>>> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["daemon", "run", "--detached", "--idle-exit"]);
     command.arg(options.idle_exit.0.map_or_else(|| "never".to_owned(), |ms| format!("{ms}ms")));
@@ -224,7 +238,7 @@ fn spawn(home: &Home, options: &DaemonOptions) -> io::Result<Option<Result<Exit,
             child.wait()?;
             None
         }
-        READY => Some(Ok(Exit::Yes)),
+        READY => Some(Ok(())),
         said => Some(Err(Failure::new(Exit::Unavailable, said))),
     })
 }
@@ -236,27 +250,37 @@ fn connect(home: &Home) -> Result<Connection, ClientError> {
     Connection::connect(Connect { home: home.clone(), launch: Launch::Never, agent: None, place, session: None })
 }
 
-fn stop() -> Result<Exit, Failure> {
+fn stop(common: &Common) -> Result<Exit, Failure> {
+    #[derive(Serialize)]
+    struct Stopped {
+        /// Not if none ran.
+        stopped: bool,
+    }
     let home = Home::from_env()?;
-    let client = match connect(&home) {
-        Ok(client) => client,
-        Err(ClientError::NoDaemon(_) | ClientError::NoAnswer(_)) => return stop_process(&home),
+    let stopped = match connect(&home) {
+        Ok(client) => {
+            client.call(Request::new(Op::Stop))?;
+            client.wait_until_closed();
+            true
+        }
+        Err(ClientError::NoDaemon(_) | ClientError::NoAnswer(_)) => stop_process(&home)?,
         Err(error) => return Err(error.into()),
     };
-    client.call(Request::new(Op::Stop))?;
-    client.wait_until_closed();
+    if common.json {
+        print::json(&Stopped { stopped });
+    }
     Ok(Exit::Yes)
 }
 
-/// Ends a daemon that does not listen or answer, if there is one: whoever holds the daemon lock.
-fn stop_process(home: &Home) -> Result<Exit, Failure> {
+/// Ends a daemon that does not listen or answer: whoever holds the daemon lock. Whether there was one.
+fn stop_process(home: &Home) -> Result<bool, Failure> {
     let pid = match DaemonLock::take(home) {
         Err(NotTaken::Held { pid: Some(pid) }) => pid,
         Err(NotTaken::Held { pid: None }) => {
             return Err(Failure::new(Exit::Unavailable, "a process whose number is not known holds the home"));
         }
         // Nobody has the home, or there is none.
-        Ok(_) | Err(NotTaken::Failed(_)) => return Ok(Exit::Yes),
+        Ok(_) | Err(NotTaken::Failed(_)) => return Ok(false),
     };
     let pidfd = process::pidfd_of_child(pid)?;
     rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::TERM).map_err(io::Error::from)?;
@@ -269,21 +293,24 @@ fn stop_process(home: &Home) -> Result<Exit, Failure> {
             );
             Err(Failure::new(Exit::Unavailable, text))
         }
-        _ => Ok(Exit::Yes),
+        _ => Ok(true),
     }
 }
 
 fn status(common: &Common) -> Result<Exit, Failure> {
-    let client = connect(&Home::from_env()?)?;
-    match client.call(Request::new(Op::Daemon))?.ok {
-        Some(Body::Daemon(body)) => {
-            if common.json {
-                print::json(&body);
-            } else {
-                print::out(&print::daemon(&body));
-            }
-            Ok(Exit::Yes)
-        }
+    let body = ask(&Home::from_env()?)?;
+    if common.json {
+        print::json(&body);
+    } else {
+        print::out(&print::daemon(&body));
+    }
+    Ok(Exit::Yes)
+}
+
+/// What the daemon says about itself.
+fn ask(home: &Home) -> Result<DaemonBody, Failure> {
+    match connect(home)?.call(Request::new(Op::Daemon))?.ok {
+        Some(Body::Daemon(body)) => Ok(body),
         other => Err(unexpected(other.as_ref()).into()),
     }
 }

@@ -35,12 +35,17 @@ pub(super) fn elect(common: &Common, args: &ElectArgs) -> Result<ExitCode, Failu
         None => Agent::new(&format!("run-{own}"))?,
     };
     let name = args.name.strip_prefix('@').unwrap_or(&args.name);
+    model::resource(name)?;
     let of_the_command = format!("{name}{OF_THE_COMMAND}");
-    model::resource(&of_the_command)?;
+    if of_the_command.len() > limits::RESOURCE_MAX {
+        let most = limits::RESOURCE_MAX - OF_THE_COMMAND.len();
+        let text = format!("the resource name has {} bytes; at most {most} are allowed for `elect`", name.len());
+        return Err(Failure::new(Exit::Usage, text));
+    }
     let candidate = common.connect(Some(agent.clone()), Some(Custodian::Command))?;
     let post = match run::take(&candidate, exclusive(name, args), !common.json)? {
         body if body.acquired => Post::new(candidate, body)?,
-        refused => return Ok(refuse(common, &refused).into()),
+        refused => return Ok(ask::refused(common, &candidate, &refused).into()),
     };
     let keeper = common.connect(Some(Agent::new(&format!("elect-{own}"))?), Some(Custodian::Command))?;
     let body = predecessor_gone(&keeper, exclusive(&of_the_command, args), &post, !common.json)?;
@@ -58,15 +63,6 @@ pub(super) fn elect(common: &Common, args: &ElectArgs) -> Result<ExitCode, Failu
 fn exclusive(name: &str, args: &ElectArgs) -> Request {
     let scope = Some(ask::scope(OsStr::new(&format!("@{name}")), false));
     Request { scope, ttl_ms: Some(0), note: args.note.clone(), ..Request::new(Op::Lock) }
-}
-
-fn refuse(common: &Common, refused: &LockBody) -> Exit {
-    if common.json {
-        print::json(refused);
-    } else {
-        print::err(&print::refused(refused));
-    }
-    ask::exit_of(refused.code)
 }
 
 /// Waits for the end of the command of whoever led before, for as long as we are next.

@@ -23,7 +23,7 @@ mod write;
 use crate::client::{ClientError, Connect, Connection, Custodian, Launch, Place, agent};
 use crate::model::{Agent, Invalid};
 use crate::os::home::Home;
-use crate::wire::Code;
+use crate::wire::{Code, WireError};
 use args::{Cli, Verb};
 use clap::Parser;
 use std::io::IsTerminal;
@@ -76,17 +76,24 @@ impl From<Exit> for ExitCode {
 }
 
 /// Why a command failed: the status, and the sentence for people.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Failure {
     exit: Exit,
     message: String,
     /// What `--json` prints instead of the sentence.
-    error: Option<Box<crate::wire::WireError>>,
+    error: Option<Box<WireError>>,
 }
 
 impl Failure {
     fn new(exit: Exit, message: impl Into<String>) -> Failure {
         Failure { exit, message: message.into(), error: None }
+    }
+
+    /// The same with what it is about before it.
+    fn about(&self, subject: &str) -> Failure {
+        let message = format!("{subject}: {}", self.message);
+        let error = self.error.clone().map(|error| Box::new(WireError { message: message.clone(), ..*error }));
+        Failure { exit: self.exit, message, error }
     }
 }
 
@@ -127,7 +134,8 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
-    let common = Common { json: cli.json, agent: cli.agent };
+    let agent = cli.agent.map_or_else(args::agent_around, |agent| Ok(Some(agent)))?;
+    let common = Common { json: cli.json, agent };
     let exit = match cli.verb {
         Verb::Run(args) => return run::run(&common, &args),
         Verb::Elect(args) => return elect::elect(&common, &args),
@@ -199,7 +207,16 @@ impl Common {
     }
 
     fn connect(&self, agent: Option<Agent>, session: Option<Custodian>) -> Result<Connection, Failure> {
-        let connect = Connect { home: Home::from_env()?, launch: launch()?, agent, place: Place::here()?, session };
+        self.connect_from(Place::here()?, agent, session)
+    }
+
+    fn connect_from(
+        &self,
+        place: Place,
+        agent: Option<Agent>,
+        session: Option<Custodian>,
+    ) -> Result<Connection, Failure> {
+        let connect = Connect { home: Home::from_env()?, launch: launch()?, agent, place, session };
         let process = if connect.agent.is_some() { agent::process() } else { None };
         let connection = Connection::connect_from(connect, process)?;
         if let Some(warning) = connection.take_warning() {
@@ -213,10 +230,28 @@ impl Common {
         self.connect(Some(self.agent()?), None)
     }
 
+    /// The same for whoever takes nothing: that settings of the workspace are broken keeps nobody from it.
+    fn connect_to_give_back(&self) -> Result<Connection, Failure> {
+        let agent = self.agent()?;
+        self.connect_from(place_anyway()?, Some(agent), None)
+    }
+
     /// A connection that only reads, in the agent's name if there is one.
     fn connect_to_read(&self) -> Result<Connection, Failure> {
-        self.connect(self.known_agent()?.or_else(person), None)
+        self.connect_from(place_anyway()?, self.known_agent()?.or_else(person), None)
     }
+}
+
+/// Where we are; what is wrong with the settings of the workspace is a warning.
+fn place_anyway() -> Result<Place, Invalid> {
+    Place::here_anyway().map(warned)
+}
+
+fn warned((place, broken): (Place, Option<Invalid>)) -> Place {
+    if let Some(Invalid(why)) = broken {
+        print::warning(&format!("{why}; locks can be looked at and given back, and none taken until that is mended"));
+    }
+    place
 }
 
 /// This very program starts the daemon, so that both are of one version.

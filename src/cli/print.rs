@@ -4,8 +4,8 @@ use super::Failure;
 use crate::client::ClientError;
 use crate::wire::render::duration;
 use crate::wire::{
-    Answer, ContentionBody, DaemonBody, EventBody, GapBody, Held, KeptBy, LockBody, LocksBody, Loss, StatusBody,
-    WaiterBody,
+    Answer, Body, Code, ContentionBody, DaemonBody, EventBody, GapBody, Held, KeptBy, LockBody, LocksBody, Loss,
+    StatusBody, WaiterBody,
 };
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
@@ -107,9 +107,16 @@ pub(super) fn failure(failure: &Failure, as_json: bool) {
     }
 }
 
-/// What comes along with an answer: losses and who waits.
+/// What comes along with an answer: losses and who waits. What this very answer releases is none, though whoever held
+/// it, a `flockd run` that was killed for one, did not release it.
 pub(super) fn notices(answer: &Answer) {
-    losses(&answer.lost);
+    let released = match &answer.ok {
+        Some(Body::Released(locks)) => locks.as_slice(),
+        _ => &[],
+    };
+    let is_released = |loss: &&Loss| released.iter().any(|held| held.lock_id == loss.lock_id);
+    let lost: Vec<Loss> = answer.lost.iter().filter(|loss| !is_released(loss)).cloned().collect();
+    losses(&lost);
     for wanted in &answer.wanted {
         let (agent, file) = (shown(&wanted.agent), name(&wanted.path));
         err(&format!("{} {agent} waits for {file}; when you are done: flockd unlock {file}\n", paint(WARN, "flockd:")));
@@ -147,13 +154,22 @@ pub(super) fn loss_line(loss: &Loss) -> String {
 
 /// One line on a lock that is held now, and one on each that is beside it and not in its way.
 pub(super) fn granted(body: &LockBody) -> String {
-    let lease = body.expires_in_ms.map_or_else(String::new, |ms| format!(", {} left", duration(ms)));
-    let before = match (body.already_held, body.resumed, body.upgraded) {
+    let how = match (body.already_held, body.resumed, body.upgraded) {
         (true, ..) => "already held:",
         (_, true, _) => "resumed",
         (.., true) => "upgraded",
         _ => "locked",
     };
+    held_now(how, body)
+}
+
+/// The same of a lock that was to become a shared one.
+pub(super) fn shared(body: &LockBody, was_shared: bool) -> String {
+    held_now(if was_shared { "shared already:" } else { "downgraded" }, body)
+}
+
+fn held_now(how: &str, body: &LockBody) -> String {
+    let lease = body.expires_in_ms.map_or_else(String::new, |ms| format!(", {} left", duration(ms)));
     let id = body.lock_id.as_deref().unwrap_or_default();
     let fence = body.fence.unwrap_or_default();
     let file = paint(NAME, &name(&body.path));
@@ -161,7 +177,7 @@ pub(super) fn granted(body: &LockBody) -> String {
         (Some(rank), Some(leader)) => format!(", rank {rank}: {} leads", shown(leader)),
         _ => String::new(),
     };
-    let mut text = format!("{before} {file} {}, {id}, fence {fence}{lease}{rank}\n", body.mode);
+    let mut text = format!("{how} {file} {}, {id}, fence {fence}{lease}{rank}\n", body.mode);
     for holder in &body.holders {
         let _ = writeln!(text, "  {}", holder_line(holder));
     }
@@ -178,21 +194,26 @@ pub(super) fn leads(body: &LockBody) -> String {
     format!("{agent} leads {name}, {id}, fence {fence}\n")
 }
 
-/// Why a lock is not held, who holds it and what to do.
-pub(super) fn refused(body: &LockBody) -> String {
+/// Why a lock is not held, who holds it or, where nobody does, is before us, and what to do.
+pub(super) fn refused(body: &LockBody, ahead: &[WaiterBody]) -> String {
     let file = paint(NAME, &name(&body.path));
     let why = match body.code {
-        Some(crate::wire::Code::Deadlock) if body.lock_id.is_some() => {
-            "is shared by somebody who waits to have it alone as well"
+        Some(Code::Deadlock) if body.lock_id.is_some() => {
+            "would never become yours alone: to wait for that would close a cycle"
         }
-        _ if body.lock_id.is_some() => "is shared by others, and you hold it shared as before",
-        Some(crate::wire::Code::Timeout) => "was not free in time",
-        Some(crate::wire::Code::Deadlock) => "would never become free: to wait for it would close a cycle",
+        _ if body.lock_id.is_some() => "is shared by others, and you share it as before",
+        Some(Code::Timeout) => "was not free in time",
+        Some(Code::Deadlock) => "would never become free: to wait for it would close a cycle",
+        _ if !ahead.is_empty() => "was asked for before",
         _ => "is held",
     };
     let mut text = format!("{} {file} {why}\n", paint(BAD, "flockd:"));
-    let LockBody { holders, more_holders, cycle, position, advice, .. } = body;
-    let in_the_way = InTheWay { holders, more: *more_holders, cycle, position: *position, advice: advice.as_deref() };
+    for waiter in ahead {
+        let _ = writeln!(text, "  {}", waiter_line(waiter));
+    }
+    let LockBody { holders, more_holders, cycle, advice, .. } = body;
+    let position = body.position.filter(|_| ahead.is_empty());
+    let in_the_way = InTheWay { holders, more: *more_holders, cycle, position, advice: advice.as_deref() };
     in_the_way.write(&mut text);
     text
 }
@@ -200,8 +221,8 @@ pub(super) fn refused(body: &LockBody) -> String {
 /// Why none of several locks is held, who holds any of them and what to do.
 pub(super) fn refused_set(body: &LocksBody) -> String {
     let why = match body.code {
-        Some(crate::wire::Code::Timeout) => "were not all free in time",
-        Some(crate::wire::Code::Deadlock) => "would never become free together: to wait for them would close a cycle",
+        Some(Code::Timeout) => "were not all free in time",
+        Some(Code::Deadlock) => "would never become free together: to wait for them would close a cycle",
         _ => "are not all free",
     };
     let files: Vec<String> = body.file_ids.iter().map(|file| paint(NAME, &shown(file))).collect();
@@ -232,7 +253,8 @@ impl InTheWay<'_> {
         for step in self.cycle {
             let _ = writeln!(text, "  {}", shown(step));
         }
-        if let Some(position) = self.position.filter(|position| *position > 1) {
+        // A cycle says already who waits for whom.
+        if let Some(position) = self.position.filter(|position| *position > 1 && self.cycle.is_empty()) {
             let _ = writeln!(text, "  {} asked before you", position - 1);
         }
         if let Some(advice) = self.advice {
@@ -247,6 +269,18 @@ pub(super) fn holder_line(held: &Held) -> String {
     let pid = held.pid.map_or_else(String::new, |pid| format!(", pid {pid}"));
     let note = held.note.as_deref().map_or_else(String::new, |note| format!(": {}", shown(note)));
     format!("{agent} holds {file} {} ({}) since {}, {}{pid}{note}", held.mode, held.lock_id, held.since, kept(held))
+}
+
+/// Somebody's place in the queue in a line.
+fn waiter_line(waiter: &WaiterBody) -> String {
+    let (agent, file) = (paint(NAME, &shown(&waiter.agent)), name(&waiter.path));
+    let kept = waiter.kept_ms.map(duration);
+    match (kept, waiter.absent) {
+        (Some(kept), _) if waiter.offered => format!("it is the turn of {agent}, for whom {file} is kept {kept} more"),
+        (Some(kept), _) => format!("{agent} has place {} for {file}, kept {kept} more", waiter.position),
+        (None, true) => format!("{agent} waited for {file} and is expected back"),
+        (None, false) => format!("{agent} waits for {file}"),
+    }
 }
 
 fn kept(held: &Held) -> String {

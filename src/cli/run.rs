@@ -29,7 +29,7 @@ pub(super) fn run(common: &Common, args: &RunArgs) -> Result<ExitCode, Failure> 
     let locks = match take_any(&client, request, !common.json)? {
         Body::Lock(body) if body.acquired => vec![*body],
         Body::Locks(body) if body.acquired => body.locks,
-        refused => return refuse(common, args, &refused),
+        refused => return refuse(common, args, &client, &refused),
     };
     let ended = command(args, &agent, &client, &locks)?;
     for body in &locks {
@@ -41,20 +41,13 @@ pub(super) fn run(common: &Common, args: &RunArgs) -> Result<ExitCode, Failure> 
     }
 }
 
-fn refuse(common: &Common, args: &RunArgs, refused: &Body) -> Result<ExitCode, Failure> {
-    let (text, code) = match refused {
-        Body::Lock(body) => (print::refused(body), body.code),
-        Body::Locks(body) => (print::refused_set(body), body.code),
+fn refuse(common: &Common, args: &RunArgs, client: &Connection, refused: &Body) -> Result<ExitCode, Failure> {
+    let own = match refused {
+        Body::Lock(body) => ask::refused(common, client, body),
+        Body::Locks(body) => ask::refused_set(common, body),
         other => return Err(crate::client::unexpected(Some(other)).into()),
     };
-    match refused {
-        _ if !common.json => print::err(&text),
-        Body::Lock(body) => print::json(body),
-        Body::Locks(body) => print::json(body),
-        _ => unreachable!("anything else was unexpected"),
-    }
-    let own = ask::exit_of(code) as u8;
-    Ok(ExitCode::from(args.conflict_exit_code.unwrap_or(own)))
+    Ok(ExitCode::from(args.conflict_exit_code.unwrap_or(own as u8)))
 }
 
 // ── The lock ────────────────────────────────────────────────────────────────────────────────────────────────────────

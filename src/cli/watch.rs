@@ -1,8 +1,8 @@
 //! `flockd watch`: what happens to locks, as it happens.
 
 use super::args::{EventArgs, WatchArgs};
-use super::{Common, Exit, Failure, ask, launch, print};
-use crate::client::{Connect, Heard, Place, Subscription};
+use super::{Common, Exit, Failure, ask, launch, place_anyway, print};
+use crate::client::{Connect, Heard, Subscription};
 use crate::os::home::Home;
 use crate::wire::{Op, Request};
 use crossbeam_channel::{Receiver, bounded, select};
@@ -43,8 +43,8 @@ impl GapLine<'_> {
 
 /// Subscribes to what is wanted, from where this program stands.
 pub(super) fn subscribe(which: &EventArgs, events: Vec<String>) -> Result<Receiver<Heard>, Failure> {
-    let connect =
-        Connect { home: Home::from_env()?, launch: launch()?, agent: None, place: Place::here()?, session: None };
+    let place = place_anyway()?;
+    let connect = Connect { home: Home::from_env()?, launch: launch()?, agent: None, place, session: None };
     let request = Request {
         id: Some(1),
         events,

@@ -26,6 +26,11 @@ pub(super) fn write(common: &Common, args: &WriteArgs) -> Result<Exit, Failure> 
     let place = FilePlace::of(&cwd, Path::new(&args.file))?;
     // Before anything is locked: whoever makes the content may take long.
     let mut draft = Draft::make(place, |out| std::io::copy(&mut std::io::stdin().lock(), out).map(drop))?;
+    if draft.is_empty() && !args.allow_empty {
+        let file = args.file.to_string_lossy();
+        let text = format!("nothing came on stdin, so nothing was written; --allow-empty makes {file} empty");
+        return Err(Failure::new(Exit::Usage, text));
+    }
     let body = match put(&client, &mut draft, args, args.fence) {
         // Nobody of this agent's holds it: it does for the moment.
         Err(ClientError::Refused(error)) if error.code == Code::NotHolder && args.fence.is_none() => {
@@ -74,12 +79,7 @@ fn under_own_lock(
     let body = match ask::patiently(client, request, Some(pidfd.as_fd()), common.tells_a_person())? {
         Body::Lock(body) if body.acquired => body,
         Body::Lock(body) => {
-            if common.json {
-                print::json(&body);
-            } else {
-                print::err(&print::refused(&body));
-            }
-            return Ok(Err(ask::exit_of(body.code)));
+            return Ok(Err(ask::refused(common, client, &body)));
         }
         other => return Err(unexpected(Some(&other)).into()),
     };

@@ -23,24 +23,60 @@ pub struct Config {
     pub contention: Threshold,
 }
 
+/// How hooks honour the locks of others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Enforcement {
+    /// Not at all.
+    Off,
+    /// The agent is told.
+    Warn,
+    /// The edit is refused.
+    #[default]
+    Deny,
+}
+
 /// The file, table by table.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Toml {
     #[serde(default)]
     contention: Contention,
-    /// This and the next are what hooks go by, which read and judge them themselves.
+    /// This and the next are what hooks go by, which read them themselves.
     #[serde(rename = "enforcement")]
-    _enforcement: Option<String>,
+    _enforcement: Option<Enforcement>,
     #[serde(rename = "strict")]
     _strict: Option<bool>,
 }
 
+/// Judged while it is read, so that what makes no sense is said with its line.
 #[derive(Default, Deserialize)]
+#[serde(try_from = "ContentionTable")]
+struct Contention(Threshold);
+
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Contention {
+struct ContentionTable {
     requests: Option<u32>,
     within: Option<String>,
+}
+
+impl TryFrom<ContentionTable> for Contention {
+    type Error = String;
+
+    fn try_from(table: ContentionTable) -> Result<Contention, String> {
+        let usual = Threshold::default();
+        let requests = table.requests.unwrap_or(usual.requests);
+        let within = match &table.within {
+            None => usual.within,
+            Some(text) => humantime::parse_duration(text).map(milliseconds).map_err(|error| {
+                format!("contention.within is {text:?}, which is no duration as in `10s` or `2m` ({error})")
+            })?,
+        };
+        let threshold = Threshold { requests, within };
+        threshold.check().map_err(|error| format!("contention: {error}"))?;
+        Ok(Contention(threshold))
+    }
 }
 
 impl Config {
@@ -71,18 +107,25 @@ impl Config {
 }
 
 fn parse(text: &str) -> Result<Config, String> {
-    let toml: Toml = basic_toml::from_str(text).map_err(|error| error.to_string())?;
-    let usual = Threshold::default();
-    let requests = toml.contention.requests.unwrap_or(usual.requests);
-    let within = match &toml.contention.within {
-        None => usual.within,
-        Some(text) => humantime::parse_duration(text).map(milliseconds).map_err(|error| {
-            format!("contention.within is {text:?}, which is no duration as in `10s` or `2m` ({error})")
-        })?,
+    let toml: Toml = basic_toml::from_str(text).map_err(|error| with_its_line(text, &error.to_string()))?;
+    Ok(Config { contention: toml.contention.0 })
+}
+
+/// An error with the line of the key that it is about: the parser says that of the last table for what it can read and
+/// we cannot use.
+fn with_its_line(text: &str, said: &str) -> String {
+    let quoted = |before: &str| said.split_once(before)?.1.split_once('`').map(|(name, _)| name);
+    let key = quoted("unknown field `").or_else(|| quoted("for key `")?.rsplit('.').next());
+    let Some(key) = key else { return said.to_owned() };
+    let is_its = |line: &str| {
+        let after = line.trim_start_matches(['[', ' ', '\t', '"', '\'']).strip_prefix(key);
+        after.is_some_and(|rest| rest.trim_start_matches([' ', '\t', '"', '\'']).starts_with(['=', '.', ']']))
     };
-    let threshold = Threshold { requests, within };
-    threshold.check().map_err(|error| format!("contention: {error}"))?;
-    Ok(Config { contention: threshold })
+    let what = said.rsplit_once(" at line ").map_or(said, |(what, _)| what);
+    match text.lines().position(is_its) {
+        Some(above) => format!("{what} at line {}", above + 1),
+        None => what.to_owned(),
+    }
 }
 
 fn milliseconds(duration: Duration) -> u64 {
@@ -122,6 +165,15 @@ mod tests {
             ("[contention]\nwithin = \"soon\"", "contention.within is \"soon\", which is no duration"),
             ("[contention]\nwithin = \"1ms\"", "from 1s to 1h"),
             ("[contention]\nwithin = \"3 years\"", "from 1s to 1h"),
+            ("# x\n[contention]\nwithin = \"soon\"", "for key `contention` at line 2"),
+            ("# x\n\nfast = 1\n[contention]\n", "at line 3"),
+            ("[contention]\nrequests = 3\n'request' = 3", "at line 3"),
+            ("contention = { request = 3 }", "for key `contention`"),
+            ("# x\n[contention]\nrequests = 0", "line 2"),
+            ("enforcement = 'maybe'", "unknown variant `maybe`, expected one of `off`, `warn`, `deny`"),
+            ("# x\nenforcement = 'maybe'", "line 2"),
+            ("enforcement = 'maybe'", "`enforcement`"),
+            ("strict = 'yes'", "`strict`"),
         ];
         for (text, says) in cases {
             let error = said(text).unwrap_err();

@@ -24,6 +24,8 @@ mod values;
 mod write;
 
 pub use config::Config;
+#[cfg(feature = "cli")]
+pub(crate) use config::Enforcement;
 pub use events::{Contention, Event, EventFilter, Gap, Heard, LockEvent, Subscription};
 pub use guard::{LockGuard, LockRequest, NotKept};
 pub use guards::{LockAllRequest, LockGuards};

@@ -29,6 +29,16 @@ impl Place {
     /// When the working directory is gone, `$FLOCKD_WORKSPACE` names no directory, or the `.flockd.toml` of the
     /// workspace cannot be understood.
     pub fn here() -> Result<Place, Invalid> {
+        let (place, broken) = Place::here_anyway()?;
+        broken.map_or(Ok(place), Err)
+    }
+
+    /// The same for whoever only looks or gives back: a `.flockd.toml` that cannot be understood is said beside the
+    /// place, and nothing of it is in force.
+    ///
+    /// # Errors
+    /// When the working directory is gone or `$FLOCKD_WORKSPACE` names no directory.
+    pub fn here_anyway() -> Result<(Place, Option<Invalid>), Invalid> {
         let cwd = std::env::current_dir().map_err(|error| {
             Invalid(format!("the working directory cannot be told ({error}); cd to one that is there"))
         })?;
@@ -36,16 +46,14 @@ impl Place {
         Place::of(cwd, named)
     }
 
-    /// A directory that is both, so that relative scopes and names begin there.
+    /// A directory that is both, so that relative scopes and names begin there; as [`Place::here_anyway`].
     ///
     /// # Errors
-    /// When it is none, or its `.flockd.toml` cannot be understood.
+    /// When it is none.
     #[cfg(feature = "mcp")]
-    pub fn at(dir: &Path) -> Result<Place, Invalid> {
-        let dir = directory(dir)?;
-        let config = Some(Config::of(&dir)?);
-        let root = dir.into_os_string().into_vec();
-        Ok(Place { cwd: root.clone(), workspace: root, config })
+    pub fn at_anyway(dir: &Path) -> Result<(Place, Option<Invalid>), Invalid> {
+        let root = directory(dir)?.into_os_string().into_vec();
+        Ok(Place::with_config(root.clone(), root))
     }
 
     /// The root of the workspace that a directory lies in, if one can be seen there; the directory need not exist, and
@@ -55,13 +63,20 @@ impl Place {
         find_root(dir)
     }
 
-    fn of(cwd: PathBuf, named: Option<OsString>) -> Result<Place, Invalid> {
+    fn of(cwd: PathBuf, named: Option<OsString>) -> Result<(Place, Option<Invalid>), Invalid> {
         let workspace = match named {
             Some(root) => canonical(&cwd, &root)?,
             None => find_root(&cwd).unwrap_or(&cwd).as_os_str().as_bytes().to_vec(),
         };
-        let config = Config::of(Path::new(OsStr::from_bytes(&workspace)))?;
-        Ok(Place { cwd: cwd.into_os_string().into_vec(), workspace, config: Some(config) })
+        Ok(Place::with_config(cwd.into_os_string().into_vec(), workspace))
+    }
+
+    fn with_config(cwd: Vec<u8>, workspace: Vec<u8>) -> (Place, Option<Invalid>) {
+        let (config, broken) = match Config::of(Path::new(OsStr::from_bytes(&workspace))) {
+            Ok(config) => (Some(config), None),
+            Err(error) => (None, Some(error)),
+        };
+        (Place { cwd, workspace, config }, broken)
     }
 }
 
@@ -110,7 +125,7 @@ mod tests {
         let root = kept.path().canonicalize().unwrap();
         let deep = root.join("repo/pkg/src");
         fs::create_dir_all(&deep).unwrap();
-        let workspace = || PathBuf::from(OsString::from_vec(Place::of(deep.clone(), None).unwrap().workspace));
+        let workspace = || PathBuf::from(OsString::from_vec(Place::of(deep.clone(), None).unwrap().0.workspace));
         assert_eq!(workspace(), deep);
         fs::create_dir(root.join("repo/.git")).unwrap();
         assert_eq!(workspace(), root.join("repo"));
@@ -124,7 +139,7 @@ mod tests {
         let root = kept.path().canonicalize().unwrap();
         fs::create_dir(root.join("real")).unwrap();
         std::os::unix::fs::symlink("real", root.join("link")).unwrap();
-        let place = Place::of(root.clone(), Some("link".into())).unwrap();
+        let (place, _) = Place::of(root.clone(), Some("link".into())).unwrap();
         assert_eq!(place.workspace, root.join("real").into_os_string().into_vec());
         let error = Place::of(root, Some("missing".into())).unwrap_err();
         assert!(error.0.contains("FLOCKD_WORKSPACE"), "{error}");

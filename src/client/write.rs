@@ -127,6 +127,9 @@ impl Place {
         if raw.starts_with(b"@") {
             return invalid(format!("{} is no file; ./{0} would be one", typed.display()));
         }
+        if raw.starts_with(paths::GLOB) {
+            return invalid(format!("{} is a pattern and no file; ./{0} would be one", typed.display()));
+        }
         match paths::resolve(cwd.as_os_str().as_bytes(), raw, Look::Thorough) {
             Ok(found) if found.kind == Kind::Directory => {
                 invalid(format!("{} is a directory; name a file", typed.display()))
@@ -248,6 +251,12 @@ impl Draft {
         there.is_ok_and(|there| (there.dev(), there.ino()) == (own.dev(), own.ino()))
     }
 
+    /// Whether there is nothing in it.
+    #[cfg(feature = "cli")]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
     /// The hash of its content.
     #[cfg(feature = "cli")]
     pub(crate) fn hash(&self) -> &str {
@@ -320,6 +329,10 @@ fn put_before(error: &ClientError) -> ClientError {
 fn cannot_prepare(place: &Place, error: &io::Error) -> ClientError {
     let dir = place.dir().display();
     match error.kind() {
+        ErrorKind::NotFound if place.dir().is_dir() => refused(
+            Code::Invalid,
+            format!("no file can be made in {dir}, so none there can be replaced: the system makes what is in it"),
+        ),
         ErrorKind::NotFound => refused(Code::Invalid, format!("the directory {dir} does not exist; make it first")),
         ErrorKind::PermissionDenied => {
             refused(Code::Denied, format!("the new content cannot be prepared in {dir}: you may not write there"))

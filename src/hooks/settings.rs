@@ -1,22 +1,14 @@
 //! What a workspace wants of hooks, from its `.flockd.toml`: whether they refuse, warn or keep silent, and whether an
 //! edit may go ahead where no lock can be had.
 
+pub(crate) use crate::client::Enforcement;
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
+use serde::de::value::Error as NoWord;
 use std::path::Path;
 
 /// The file, in the workspace's root.
 const FILE: &str = ".flockd.toml";
-
-/// How locks of others are honoured.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Enforcement {
-    /// Not at all.
-    Off,
-    /// The agent is told.
-    Warn,
-    /// The edit is refused.
-    #[default]
-    Deny,
-}
 
 /// `enforcement = "off" | "warn" | "deny"` and `strict = true | false`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,13 +32,11 @@ impl Settings {
     fn read(text: &str) -> Result<Settings, String> {
         let file: toml_edit::DocumentMut =
             text.parse().map_err(|error: toml_edit::TomlError| error.message().to_owned())?;
-        let enforcement = match file.get("enforcement").map(toml_edit::Item::as_str) {
-            None => Enforcement::default(),
-            Some(Some("off")) => Enforcement::Off,
-            Some(Some("warn")) => Enforcement::Warn,
-            Some(Some("deny")) => Enforcement::Deny,
-            Some(_) => return Err("enforcement is \"off\", \"warn\" or \"deny\"".to_owned()),
+        let enforcement = match file.get("enforcement").map(|item| item.as_str().unwrap_or_default()) {
+            None => Ok(Enforcement::default()),
+            Some(word) => Enforcement::deserialize(word.into_deserializer()),
         };
+        let enforcement = enforcement.map_err(|_: NoWord| "enforcement is \"off\", \"warn\" or \"deny\"".to_owned())?;
         let strict = match file.get("strict").map(toml_edit::Item::as_bool) {
             None => false,
             Some(Some(strict)) => strict,

@@ -4,7 +4,7 @@ use super::agents::{Agents, Caller};
 use super::answer::{self, Fault, Said};
 use super::calls::Calls;
 use super::tools::Kind;
-use crate::client::{ClientError, Connection, Draft, Expected, FilePlace, unexpected};
+use crate::client::{ClientError, Config, Connection, Draft, Expected, FilePlace, unexpected};
 use crate::limits;
 use crate::model::Agent;
 use crate::os::process;
@@ -264,7 +264,15 @@ impl Desk<'_> {
         self.calls.granted(self.id, connection, answer)
     }
 
+    /// Nothing is taken while what the workspace says about itself cannot be understood, as it stands now; all else is
+    /// done.
+    fn may_take(&self) -> Result<(), Fault> {
+        let root = Path::new(OsStr::from_bytes(&self.agents.setup.place.workspace));
+        Config::of(root).map(drop).map_err(|error| Fault::new(Code::Invalid, error.0))
+    }
+
     fn lock(&mut self, args: LockArgs) -> Result<Said, Fault> {
+        self.may_take()?;
         let request = Request {
             scope: Some(scope(&args.path)),
             mode: Some(mode(args.mode.as_deref())?),
@@ -338,6 +346,7 @@ enum Put {
 
 impl Desk<'_> {
     fn write(&mut self, args: &WriteArgs) -> Result<Said, Fault> {
+        self.may_take()?;
         let expected = args.if_unchanged.as_deref().map(expected).transpose()?;
         let cwd = Path::new(OsStr::from_bytes(&self.agents.setup.place.cwd));
         let place = FilePlace::of(cwd, Path::new(&args.path))?;

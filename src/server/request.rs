@@ -81,7 +81,7 @@ pub(super) fn scopes_bytes(request: &Request) -> Result<Vec<Vec<u8>>, Unfit> {
         // Looked up one by one: a list that is too long is not begun.
         Op::Lock if request.scopes.len() > limits::SET_MAX => {
             let (count, most) = (request.scopes.len(), limits::SET_MAX);
-            return Err((Code::TooMany, format!("{count} scopes are asked for; at most {most} may be at once")));
+            return Err(invalid(format!("{count} scopes are asked for; at most {most} may be at once")));
         }
         _ => check_count("scopes", request.scopes.len())?,
     }
@@ -184,7 +184,7 @@ pub(super) fn command(
         Op::Check => {
             let (who, fence) = (sender.who()?, request.fence.map(Fence));
             let target = target.ok_or_else(|| invalid("check needs a scope"))?;
-            let about = About::Check { agent: who.agent.clone() };
+            let about = About::Check { target: target.clone(), agent: who.agent.clone(), fence };
             return Ok((Command::Check { caller, who, target, fence }, about));
         }
         Op::Commit => return commit(request, caller, sender, target),
@@ -230,8 +230,9 @@ fn commit(
     let prepared = Arc::new(Prepared { name: name.into(), device, inode, unchanged });
     let who = sender.who()?;
     let (workspace, agent) = (sender.info.workspace.clone(), who.agent.clone());
-    let about = About::Write { target: target.clone(), workspace, agent };
-    Ok((Command::Commit { caller, who, target, fence: request.fence.map(Fence), prepared }, about))
+    let fence = request.fence.map(Fence);
+    let about = About::Write { target: target.clone(), workspace, agent, fence };
+    Ok((Command::Commit { caller, who, target, fence, prepared }, about))
 }
 
 /// Whether bytes are the name of something in a directory.

@@ -145,7 +145,7 @@ impl LockTable {
             CommitAnswer::InPlace(placed) | CommitAnswer::NotDurable(placed, _) => Some(*placed),
             CommitAnswer::Refused(_) | CommitAnswer::Late => None,
         };
-        if placed.is_some_and(|placed| placed.flocked) {
+        if lock.ask.os && placed.is_some_and(|placed| placed.flocked) {
             lock.os = OsLock::Held;
         }
         let is_over = in_flight.commits.is_empty();

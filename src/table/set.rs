@@ -69,7 +69,7 @@ impl LockTable {
         }
         if asks.len() > limits::SET_MAX {
             let text = format!("{} scopes are asked for; at most {} may be at once", asks.len(), limits::SET_MAX);
-            return Err(Fault::TooMany(text));
+            return Err(Fault::Invalid(text));
         }
         if asks[0].mode == Mode::Advisory {
             let text = "advisory locks wait for nobody and are granted in any case; ask for each by itself";

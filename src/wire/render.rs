@@ -45,11 +45,17 @@ pub enum About {
         workspace: model::Workspace,
         /// Who writes.
         agent: model::Agent,
+        /// Only under this fence.
+        fence: Option<model::Fence>,
     },
     /// Whether this agent may write.
     Check {
+        /// What.
+        target: crate::scope::Target,
         /// Who asks.
         agent: model::Agent,
+        /// Only under this fence.
+        fence: Option<model::Fence>,
     },
     /// Webhooks.
     Webhook {
@@ -128,7 +134,7 @@ fn body(reply: &Reply, standings: &Standings, about: &About, now: Now) -> Result
             allowed: false,
             lock: None,
             holders: held_all(holders, now),
-            advice: within_family(holders, about),
+            advice: own_does_not_do(holders, about).or_else(|| within_family(holders, about)),
         }),
         Reply::Committed(lock, placed) => {
             let About::Write { target, workspace, .. } = about else { unreachable!("only a commit is answered so") };
@@ -324,6 +330,12 @@ fn advice_about_set(refused: &Refused, about: &About, now: Now) -> String {
 fn what_to_do(refused: &Refused, about: &About, now: Now) -> String {
     match &refused.why {
         RefusedFor::OwnLock => match refused.holders.first() {
+            // What a session shares, it alone can upgrade: it knows how, and others cannot.
+            Some(own) if own.ask.mode == model::Mode::Shared && !matches!(own.custody, Custody::Session(_)) => {
+                let Lock { id, ask, .. } = own;
+                let name = path(&ask.target.scope);
+                format!("you share {name} ({id}) yourself; make it yours alone with `flockd upgrade --id {id}` first")
+            }
             Some(own) => {
                 format!(
                     "you hold {} ({}) yourself; release that first, then ask again",
@@ -333,10 +345,19 @@ fn what_to_do(refused: &Refused, about: &About, now: Now) -> String {
             }
             None => "release your own lock first, then ask again".to_owned(),
         },
-        RefusedFor::Deadlock(_) if refused.kept.is_some() => {
-            "you share it as before; release it, so that the others can go on, then ask for it exclusively".to_owned()
+        RefusedFor::Deadlock(_) => match refused.kept.as_deref() {
+            Some(Lock { id, .. }) => {
+                let then = "so that the others can go on, then ask for it exclusively";
+                format!("you share it as before ({id}); give that up, {then}")
+            }
+            None => "release what you hold, so that the others can go on, then ask again".to_owned(),
+        },
+        // Whoever asked before waits for the shared lock as well, or will: to wait may be a deadlock.
+        RefusedFor::Held | RefusedFor::Timeout if refused.kept.is_some() && refused.position > 1 => {
+            let id = refused.kept.as_ref().expect("it was found so").id;
+            let then = "so that whoever asked before you can go on, then ask for it exclusively";
+            format!("do other work first, or give up what you share ({id}), {then}")
         }
-        RefusedFor::Deadlock(_) => "release what you hold, so that the others can go on, then ask again".to_owned(),
         RefusedFor::Held | RefusedFor::Timeout if refused.foreigner.is_some() => {
             let first = wait_longer(refused, now);
             format!("a program has flocked the file without asking this daemon; {first}, or see what it does")
@@ -382,7 +403,7 @@ fn asker(about: &About) -> Option<&model::Agent> {
     match about {
         About::Ask { ask, .. } => Some(&ask.who.agent),
         About::Set(asks) => asks.first().map(|ask| &ask.who.agent),
-        About::Write { agent, .. } | About::Check { agent } => Some(agent),
+        About::Write { agent, .. } | About::Check { agent, .. } => Some(agent),
         About::Webhook { .. } | About::Other => None,
     }
 }
@@ -415,14 +436,7 @@ fn error(fault: &Fault, about: &About, now: Now) -> WireError {
         },
         Fault::OnlyAdvisory(own, holders) => WireError {
             holders: held_all(holders, now),
-            ..plain(
-                Code::NotHolder,
-                format!(
-                    "your lock {} there is advisory and protects no write; lock it exclusively to write; {}",
-                    own.id,
-                    who_holds(holders)
-                ),
-            )
+            ..plain(Code::NotHolder, format!("{}; {}", only_advisory(own), who_holds(holders)))
         },
         Fault::Lost(ended, holders) => WireError {
             holders: held_all(holders, now),
@@ -472,6 +486,42 @@ fn within_family(holders: &[Lock], about: &About) -> Option<String> {
     holders.iter().any(|lock| lock.ask.who.agent.is_above(agent)).then(|| PARENTS_DOES_NOT_DO.to_owned())
 }
 
+fn only_advisory(own: &Lock) -> String {
+    format!("your lock {} there is advisory and protects no write; lock it exclusively to write", own.id)
+}
+
+/// Why a lock of one's own does not let one write: of several the one that comes nearest is named.
+fn own_does_not_do(holders: &[Lock], about: &About) -> Option<String> {
+    let (target, agent, fence) = match about {
+        About::Write { target, agent, fence, .. } | About::Check { target, agent, fence } => (target, agent, *fence),
+        About::Ask { .. } | About::Set(_) | About::Webhook { .. } | About::Other => return None,
+    };
+    let is_whole = |lock: &Lock| lock.ask.target.covers(target);
+    let nearness = |lock: &&Lock| {
+        let mode = lock.ask.mode;
+        (mode != model::Mode::Advisory, is_whole(lock), mode == model::Mode::Exclusive)
+    };
+    let own = holders.iter().filter(|lock| lock.ask.who.agent == *agent).max_by_key(nearness)?;
+    let Lock { id, ask, fence: model::Fence(current), .. } = own;
+    let name = file_id(ask);
+    Some(match (ask.mode, fence) {
+        (model::Mode::Advisory, _) => only_advisory(own),
+        _ if !is_whole(own) && ask.target.covers_as_directory(target) => {
+            format!("you locked {name} ({id}) when it was no directory; lock it again")
+        }
+        _ if !is_whole(own) => format!("you hold only a part of it, {name} ({id}); lock all of it"),
+        (model::Mode::Shared, _) => {
+            format!("you only share it ({id}); `flockd upgrade --id {id}` makes it yours alone")
+        }
+        (model::Mode::Exclusive, Some(model::Fence(asked))) => {
+            format!("you hold it under fence {current} ({id}), not {asked}")
+        }
+        (model::Mode::Exclusive, None) => {
+            format!("another session of yours holds it ({id}), under fence {current}")
+        }
+    })
+}
+
 /// Said to a sub-agent that would write under a parent's lock.
 const PARENTS_DOES_NOT_DO: &str =
     "a parent's lock lets you in and is not yours; take one of your own inside it with `flockd lock`";
@@ -484,6 +534,9 @@ fn sub_agents_hold(first: &Lock, more: usize) -> String {
 }
 
 fn not_holder(holders: &[Lock], about: &About) -> String {
+    if let Some(own) = own_does_not_do(holders, about) {
+        return format!("{own}; nothing was written");
+    }
     let family = within_family(holders, about).map_or_else(String::new, |text| format!("; {text}"));
     format!("you do not hold it; {}{family}", who_holds(holders))
 }
@@ -640,7 +693,11 @@ fn held(lock: &Lock, now: Now) -> Held {
         ttl_ms: lock.ttl,
         expires_in_ms: left(lock.expires, now),
         note: lock.ask.note.as_deref().map(str::to_owned),
-        pid: lock.ask.process.map(|process| process.pid),
+        // Whoever asked for it may be gone; what keeps it is not.
+        pid: match lock.custody {
+            Custody::Process(keeper) => Some(keeper.pid),
+            Custody::Detached | Custody::Session(_) => lock.ask.process.map(|process| process.pid),
+        },
         bound_pid: lock.ask.bound.map(|process| process.pid),
         kept_by: match lock.custody {
             Custody::Detached => KeptBy::Lease,

@@ -81,9 +81,9 @@ fn it_protects_no_write_and_says_so() {
     fs::write(ground.work.join("data.json"), "old").unwrap();
     let granted = ground.flockd("claw-1", "lock --advisory data.json --json").gives(0).json();
     assert!(granted["advice"].as_str().unwrap().contains("protects no write") && granted["os_lock"] == false);
-    ground.flockd("claw-1", "check data.json").gives(1).says(&["yours is advisory and protects no write"]);
+    ground.flockd("claw-1", "check data.json").gives(1).says(&["is advisory and protects no write"]);
     let fence = granted["fence"].as_u64().unwrap();
-    let refused = ground.flockd("claw-1", &format!("write data.json --fence {fence}")).gives(1);
+    let refused = ground.flockd("claw-1", &format!("write data.json --allow-empty --fence {fence}")).gives(1);
     refused.says(&["is advisory and protects no write; lock it exclusively"]);
     assert_eq!(fs::read_to_string(ground.work.join("data.json")).unwrap(), "old");
     ground.flockd("claw-1", "upgrade data.json").gives(2).says(&["is advisory"]);

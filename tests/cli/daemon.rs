@@ -11,11 +11,13 @@ use std::time::{Duration, Instant};
 #[test]
 fn a_second_daemon_says_who_serves_the_home() {
     let ground = Ground::new();
-    ground.flockd("", "daemon start").gives(0);
+    let started = ground.flockd("", "daemon start --json").gives(0).json();
     let pid = ground.daemon_pid();
+    assert_eq!((&started["started"], &started["pid"]), (&true.into(), &pid.into()));
     let says = [&format!("is served by process {pid} already") as &str, "`flockd daemon stop` ends it"];
     ground.flockd("", "daemon run").gives(5).says(&says);
-    ground.flockd("", "daemon start").gives(0);
+    let started = ground.flockd("", "daemon start --json").gives(0).json();
+    assert_eq!((&started["started"], &started["pid"]), (&false.into(), &pid.into()));
     assert_eq!(ground.daemon_pid(), pid);
     assert_eq!(ground.flockd("", "daemon status").gives(0).out.lines().count(), 3);
 }

@@ -72,8 +72,15 @@ fn a_reader_that_wants_to_write_what_others_read_is_no_silent_standstill() {
         ground.until_waiting(&["a"]);
         for verb in ["lock x --wait forever", "upgrade x --wait forever"] {
             let refused = ground.flockd("b", verb).gives(4);
-            refused.says(&["b wants", "a holds it", "a wants", "you share it as before; release it"]);
+            let refused = refused.says(&["b wants", "a holds it", "a wants", "to wait for that would close a cycle"]);
+            let refused = refused.says(&["you share it as before (lk_", "give that up", "ask for it exclusively"]);
+            assert!(!refused.err.contains("asked before you"), "the cycle says it: {refused:?}");
         }
+        let tried = ground
+            .flockd("b", "upgrade -n x")
+            .gives(1)
+            .says(&["you share it as before", "give up what you share (lk_"]);
+        assert!(!tried.err.contains("wait longer"), "that would be a deadlock: {tried:?}");
         let refused = ground.flockd("b", "upgrade x --json").gives(4).json();
         assert_eq!((&refused["acquired"], &refused["mode"]), (&false.into(), &"shared".into()));
         ground.flockd("b", "unlock x").gives(0);

@@ -153,10 +153,13 @@ fn a_new_leader_waits_for_the_command_of_the_one_before() {
     first.end();
     let mut next = Candidate::new(&ground, "b", "x");
     ground.until_waiting(&["b"]);
-    next.says("waiting: a holds @x");
+    // Its command leads; `elect` is dead.
+    next.says(&format!("while its command runs, pid {pid}"));
     break_it(&ground);
     next.says(&format!("waiting: elect-{} holds @x:command", first.elect.id()));
     assert_eq!(leaders(&ground).len(), 1);
+    let told = ground.flockd("", "ls @x:command --json").gives(0).json();
+    assert_eq!(told["locks"][0]["pid"], pid);
     kill_9(pid);
     leader(&ground, 2);
     never_two_at_once(&ground);
@@ -203,7 +206,8 @@ fn the_exit_status_of_the_command_is_passed_on_and_what_it_is_told() {
     assert_eq!((&line["file_id"], &line["acquired"]), (&"@x".into(), &true.into()));
     assert_eq!(done.out, format!("a {}\n", line["fence"]));
     Done::of(ground.command("a", &["elect", "x", "--", "no-such-command"])).gives(127);
-    Done::of(ground.command("a", &["elect", &"x".repeat(250), "--", "true"])).gives(2).says(&["resource name"]);
+    Done::of(ground.command("a", &["elect", &"x".repeat(250), "--", "true"])).gives(2).says(&["resource name", "247"]);
+    Done::of(ground.command("a", &["elect", "a b", "--", "true"])).gives(2).says(&["the resource name \"a b\" has"]);
     let nested = format!("{} elect x -- true", crate::util::FLOCKD);
     Done::of(elect(&ground, "a", "x", &nested)).gives(4);
     assert_eq!(ground.status().locks, []);

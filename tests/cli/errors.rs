@@ -178,7 +178,39 @@ fn command_lines_that_make_no_sense_are_usage_errors() {
     for (args, says) in cases {
         ground.flockd("a", args).gives(2).says(&[says]);
     }
+    let usage = ground.flockd("a", "lock").gives(2).says(&["Usage: flockd lock <SCOPE>..."]);
+    assert!(!usage.err.contains("--agent"), "it is set and need not be given: {usage:?}");
     assert!(!ground.home.exists(), "none of these needs a daemon");
+}
+
+#[test]
+fn broken_settings_keep_everybody_from_taking_and_nobody_from_looking_and_giving_back() {
+    let ground = Ground::new();
+    let config = ground.work.join(".flockd.toml");
+    let takes = ["lock -n y", "upgrade z", "run -n y -- true", "elect y -- true", "write y"];
+    let gives = ["ls", "status x", "stats", "check x", "renew x", "wait -n y", "downgrade x", "unlock x"];
+    for (text, says) in [
+        ("\nenforcement = 'maybe'\n", ["line 2", "`enforcement`", "expected one of `off`, `warn`, `deny`"]),
+        ("fast = 1\n", ["line 1", "unknown field `fast`", "expected one of `contention`"]),
+        ("\n[contention]\nwithin = 'soon'\n", ["line 2", "contention.within", "no duration"]),
+    ] {
+        ground.flockd("a", "lock x").gives(0);
+        ground.flockd("a", "lock -s z").gives(0);
+        fs::write(&config, text).unwrap();
+        let says = [says.as_slice(), &[".flockd.toml"]].concat();
+        for args in takes {
+            ground.flockd("a", args).gives(2).says(&says);
+        }
+        for args in gives {
+            ground.flockd("a", args).gives(0).says(&says).says(&["none taken until that is mended"]);
+        }
+        let told = ground.flockd("a", "ls --json").gives(0).json();
+        assert_eq!(told["locks"].as_array().unwrap().len(), 1, "only z is left");
+        let id = told["locks"][0]["lock_id"].as_str().unwrap().to_owned();
+        ground.flockd("b", &format!("break {id} --reason stuck")).gives(0).says(&says);
+        fs::remove_file(&config).unwrap();
+    }
+    assert_eq!(ground.status().locks, []);
 }
 
 #[test]

@@ -140,8 +140,13 @@ fn unlock_takes_many_scopes_and_goes_on_after_one_that_fails() {
     for scope in ["x", "y", "z"] {
         ground.flockd("a", &format!("lock {scope}")).gives(0);
     }
-    ground.flockd("a", "unlock x nothing y").gives(1);
+    let done = ground.flockd("a", "unlock x nothing y").gives(1).says(&["nothing: no such lock is held"]);
+    assert_eq!(done.out, "x is unlocked\ny is unlocked\n");
     assert_eq!(ground.status().locks.len(), 1);
+    let done = ground.flockd("a", "renew nothing z --json").gives(1).out;
+    let lines: Vec<Value> = done.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&lines[0]["renewed"][0]["file_id"], lines.len()), (&"z".into(), 2), "{done}");
+    assert!(text(&lines[1]["error"]["message"]).starts_with("nothing: no such lock"), "{done}");
     ground.flockd("a", "unlock --all").gives(0);
     assert_eq!(ground.status().locks, []);
 }
@@ -226,14 +231,38 @@ fn check_says_whether_this_agent_may_write_under_this_fence() {
     let fence = ground.flockd("a", "lock src/ --json").gives(0).json()["fence"].as_u64().unwrap();
     ground.flockd("a", "check src/main.rs").gives(0);
     ground.flockd("a", &format!("check src/ --fence {fence}")).gives(0);
-    ground.flockd("a", &format!("check src/ --fence {}", fence + 1)).gives(1).says(&["under this fence"]);
+    let other = ground.flockd("a", &format!("check src/ --fence {}", fence + 1)).gives(1);
+    other.says(&["under this fence", &format!("you hold it under fence {fence} ("), &format!(", not {}", fence + 1)]);
     ground.flockd("b", "check src/main.rs").gives(1).says(&["a holds src/"]);
     let refused = ground.flockd("b", &format!("check src/ --fence {fence} --json")).gives(1).json();
     assert_eq!((&refused["allowed"], &refused["holders"][0]["agent"]), (&false.into(), &"a".into()));
     ground.flockd("a", "lock -s doc").gives(0);
-    ground.flockd("a", "check doc").gives(1);
+    let shared = ground.status().locks[1].lock_id.clone();
+    ground
+        .flockd("a", "check doc")
+        .gives(1)
+        .says(&[&format!("you only share it ({shared}); `flockd upgrade --id {shared}`")]);
+    ground.flockd("a", "check .").gives(1).says(&["you hold only a part of it, src/ ("]);
+    ground.flockd("a", "lock out").gives(0);
+    std::fs::create_dir(ground.work.join("out")).unwrap();
+    ground.flockd("a", "check out/log").gives(1).says(&["you locked out (", "when it was no directory; lock it again"]);
+    ground.flockd("a", "lock --advisory @see").gives(0);
+    ground.flockd("a", "check @see").gives(1).says(&["is advisory and protects no write"]);
     ground.flockd("a", "unlock src/").gives(0);
-    ground.flockd("a", "check src/").gives(1);
+    let free = ground.flockd("a", "check src/").gives(1);
+    assert_eq!(free.err, "flockd: you do not hold src/ exclusively\n");
+}
+
+#[test]
+fn a_downgrade_says_whether_it_changed_anything() {
+    let ground = Ground::new();
+    let id = text(&ground.flockd("a", "lock x --json").gives(0).json()["lock_id"]);
+    let first = ground.flockd("a", "downgrade x").gives(0).out;
+    assert!(first.starts_with("downgraded x shared, lk_"), "{first}");
+    for which in ["x".to_owned(), format!("--id {id}")] {
+        let again = ground.flockd("a", &format!("downgrade {which}")).gives(0).out;
+        assert!(again.starts_with("shared already: x shared, lk_"), "{again}");
+    }
 }
 
 #[test]

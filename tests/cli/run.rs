@@ -136,6 +136,23 @@ fn kill_9_of_run_alone_frees_nothing_until_the_command_ends() {
 }
 
 #[test]
+fn what_its_agent_unlocks_after_a_kill_9_of_run_is_no_loss_and_refusals_name_the_command() {
+    let ground = Ground::new();
+    let mut held = ground.hold("a", "x");
+    kill_9(held.run.id());
+    until("it is kept by its command", || {
+        let lock = ground.status().locks.remove(0);
+        (lock.kept_by == KeptBy::Process && lock.pid == Some(held.command())).then_some(())
+    });
+    ground.flockd("b", "lock -n x").gives(1).says(&[&format!("pid {}", held.command())]);
+    let done = ground.flockd("a", "unlock x").gives(0);
+    assert_eq!((done.out.as_str(), done.err.as_str()), ("", ""));
+    assert_eq!(ground.flockd("a", "ls").gives(0).err, "", "nor later");
+    assert_eq!(ground.status().locks, []);
+    held.let_go();
+}
+
+#[test]
 fn the_end_of_the_command_releases_the_lock_however_it_comes() {
     let ground = Ground::new();
     let mut held = ground.hold("a", "x");

@@ -39,7 +39,7 @@ fn scopes_with_something_in_common_are_refused_by_name() {
     let done = ground.flockd("a", "lock dir/ dir/x").gives(2);
     done.says(&["overlap", "leave", "dir/x out"]);
     let names: Vec<String> = (0..65).map(|n| format!("f{n}")).collect();
-    ground.flockd("a", &format!("lock {}", names.join(" "))).gives(5).says(&["at most 64"]);
+    ground.flockd("a", &format!("lock {}", names.join(" "))).gives(2).says(&["at most 64"]);
     let long: Vec<String> = (0..64).map(|n| format!("{n}{}", "/long".repeat(250))).collect();
     ground.flockd("a", &format!("lock {}", long.join(" "))).gives(2).says(&["at most 65536", "name fewer scopes"]);
     ground.flockd("a", "lock --advisory x y").gives(2).says(&["ask for each by itself"]);

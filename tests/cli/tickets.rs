@@ -26,7 +26,11 @@ fn a_command_that_waited_in_vain_goes_on_in_its_place_when_it_is_repeated() {
     assert!(ground.flockd("", "ls").gives(0).out.contains("its turn, kept "));
     // It is reserved for the first of them, who has it at once.
     ground.flockd("ada", "lock x -n").gives(1);
-    ground.flockd("cy", "lock x -n").gives(1);
+    let refused = ground.flockd("cy", "lock x -n").gives(1);
+    let refused = refused.says(&["x was asked for before", "it is the turn of bo, for whom x is kept 2", "s more"]);
+    assert!(!refused.err.contains("is held"), "{refused:?}");
+    let refused = ground.flockd("di", "lock x -n").gives(1);
+    refused.says(&["the turn of bo, for whom", "cy has place 2 for x, kept 1m ", "others asked before you"]);
     ground.flockd("bo", "lock x -n").gives(0);
     ground.flockd("bo", "unlock x").gives(0);
     ground.flockd("cy", "lock x -n").gives(0);

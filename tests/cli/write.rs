@@ -55,19 +55,57 @@ fn a_held_lock_is_used_and_others_wait_or_are_told_who_has_it() {
     assert_eq!(ground.status().locks.len(), 1, "it is still held");
     // A reader's lock is no right to write, and its agent is not let through beside it.
     ground.flockd("c", "lock -s notes").gives(0);
-    write(&ground, "c", "write -n notes", b"x").gives(1);
+    let upgrade = format!("`flockd upgrade --id {}`", ground.status().locks[1].lock_id);
+    write(&ground, "c", "write -n notes", b"x").gives(1).says(&["you share", &upgrade]);
+    let run = ground.flockd("c", "run -n notes -- true").gives(1).says(&["you share", &upgrade]);
+    assert!(!run.err.contains("release"), "{run:?}");
+    ground.flockd("c", "upgrade notes").gives(0);
+    write(&ground, "c", "write -n notes", b"x").gives(0);
     ground.flockd("c", "unlock notes").gives(0);
     let fence = |fence: u64| format!("write data.json --fence {fence}");
     let current = lock["fence"].as_u64().unwrap();
     write(&ground, "a", &fence(current), b"three").gives(0);
-    write(&ground, "a", &fence(current + 1), b"four").gives(1).says(&["you do not hold it"]);
-    write(&ground, "b", &fence(current), b"four").gives(1);
+    let held = format!("you hold it under fence {current} (");
+    let asked = format!(", not {}; nothing was written", current + 1);
+    write(&ground, "a", &fence(current + 1), b"four").gives(1).says(&[&held, &asked]);
+    write(&ground, "b", &fence(current), b"four").gives(1).says(&["you do not hold it; a holds it exclusive"]);
     assert_eq!(fs::read(ground.work.join("data.json")).unwrap(), b"three");
     // A lock on the directory covers it.
     ground.flockd("a", "unlock --all").gives(0);
     ground.flockd("d", "lock ./").gives(0);
     let done = write(&ground, "d", "write data.json --json", b"five").gives(0).json();
     assert_eq!(done["os_lock"], true, "the flock of the directory");
+}
+
+#[test]
+fn an_empty_input_empties_a_file_only_if_that_is_said() {
+    let ground = Ground::new();
+    fs::write(ground.work.join("data"), "kept").unwrap();
+    for file in ["data", "none"] {
+        let refused = write(&ground, "a", &format!("write {file}"), b"").gives(2);
+        refused.says(&["nothing came on stdin", &format!("--allow-empty makes {file} empty")]);
+        // From a file that is empty it is the same.
+        ground.flockd("a", &format!("write {file}")).gives(2).says(&["nothing came on stdin"]);
+    }
+    assert_eq!(
+        (fs::read(ground.work.join("data")).unwrap(), names(&ground.work)),
+        (b"kept".to_vec(), vec!["data".into()])
+    );
+    write(&ground, "a", "write data --allow-empty", b"").gives(0);
+    assert_eq!(fs::read(ground.work.join("data")).unwrap(), b"");
+}
+
+#[test]
+fn the_example_of_a_careful_edit_works_in_a_shell_that_ends_at_the_first_failure() {
+    let ground = Ground::new();
+    let help = ground.flockd("", "write --help").gives(0).out;
+    let example: Vec<&str> = help.lines().skip_while(|line| !line.contains("h=$(")).take(2).collect();
+    let script = example.join("\n").replace("./edit", "tr a-z A-Z").replace("flockd", crate::util::FLOCKD);
+    fs::write(ground.work.join("data.json"), "one").unwrap();
+    let mut shell = Command::new("sh");
+    shell.args(["-e", "-c", &script]);
+    Done::of(ground.environment(shell, "a", &[])).gives(0);
+    assert_eq!(fs::read(ground.work.join("data.json")).unwrap(), b"ONE", "{script}");
 }
 
 #[test]
@@ -176,6 +214,9 @@ fn what_cannot_be_replaced_is_refused_by_name_and_stays() {
     fs::create_dir(at("dir")).unwrap();
     write(&ground, "a", "write dir", b"x").gives(2).says(&["dir is a directory"]);
     write(&ground, "a", "write @port", b"x").gives(2).says(&["@port is no file"]);
+    write(&ground, "a", "write glob:*.rs", b"x").gives(2).says(&["glob:*.rs is a pattern", "./glob:*.rs would be one"]);
+    write(&ground, "a", "write ./glob:*.rs", b"x").gives(0);
+    write(&ground, "a", "write /proc/version", b"x").gives(2).says(&["no file can be made in /proc"]);
     write(&ground, "a", "write none/data", b"x").gives(2).says(&["does not exist; make it first"]);
     write(&ground, "a", "write new/", b"x").gives(2).says(&["no name of a file"]);
     write(&ground, "", "write data", b"x").gives(2).says(&["whose lock?"]);

@@ -1,7 +1,7 @@
 //! Three processes and one file: two share it and both want it alone, a third wants it alone from the start.
 
 use crate::daemon::Stopped;
-use crate::util::Dirs;
+use crate::util::{Dirs, wait_until};
 use flockd::{Client, Code, Mode};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -64,6 +64,7 @@ fn of_two_who_share_and_want_it_alone_one_is_refused_at_once_and_a_third_never_c
     std::fs::write(dirs.work().join("data"), "0").unwrap();
     let mut pair = [Claw::start(&dirs, "one"), Claw::start(&dirs, "two")];
     let mut third = Claw::start(&dirs, "third");
+    let looks = Client::builder().home(dirs.home()).program(env!("CARGO_BIN_EXE_flockd")).connect().unwrap();
     let rounds = rounds();
     let (mut refused, mut first_was_refused) = (0, 0);
     for round in 0..rounds {
@@ -75,6 +76,9 @@ fn of_two_who_share_and_want_it_alone_one_is_refused_at_once_and_a_third_never_c
         // Now and then it is certain that the third waits already; else they race.
         if round % 8 == 0 {
             assert_eq!(third.hear(), "asks");
+            wait_until("the third waits", || {
+                looks.status().unwrap().waiters.iter().any(|waiter| waiter.agent == "third")
+            });
         }
         let (order, other) = if round % 2 == 0 { (0, 1) } else { (1, 0) };
         pair[order].tell("upgrade");

@@ -167,6 +167,27 @@ fn what_makes_no_sense_is_an_error_in_plain_words() {
 }
 
 #[test]
+fn broken_settings_keep_an_agent_from_taking_and_not_from_looking_and_giving_back() {
+    let ground = Ground::new();
+    let config = ground.work.join(".flockd.toml");
+    ground.flockd("a", "lock x").gives(0);
+    std::fs::write(&config, "\nenforcement = 'maybe'\n").unwrap();
+    let mut client = Client::new(&ground, "a", Era::Newer);
+    for (tool, arguments) in
+        [("lock_file", json!({ "path": "y" })), ("write_file", json!({ "path": "x", "content": "new" }))]
+    {
+        let (code, text) = client.call_fails(tool, arguments);
+        assert!(code == "invalid" && text.contains(".flockd.toml") && text.contains("line 2"), "{text}");
+    }
+    assert_eq!(client.call("check_lock_status", json!({ "path": "x" })).0["may_write"], true);
+    client.call("renew_lock", json!({ "path": "x" }));
+    client.call("unlock_file", json!({ "path": "x" }));
+    assert!(!ground.work.join("x").exists() && ground.status().locks.is_empty());
+    std::fs::remove_file(&config).unwrap();
+    client.call("lock_file", json!({ "path": "y" }));
+}
+
+#[test]
 fn nobody_releases_what_is_not_theirs_and_a_loss_is_told_once_for_certain() {
     let ground = Ground::new();
     let mut client = Client::new(&ground, "a", Era::Newer);

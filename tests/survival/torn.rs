@@ -3,10 +3,12 @@
 
 use crate::util::{Ground, StopAtEnd, kill_9, scaled, until};
 use crate::witness::Random;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -36,6 +38,10 @@ fn whole(bytes: &[u8]) -> (u64, u64) {
 #[derive(Default)]
 struct Counts {
     written: AtomicU64,
+    /// What was said to be written, by the fence that it was written under: writer and number.
+    acknowledged: Mutex<BTreeMap<u64, (u64, u64)>>,
+    /// What nothing was said of, or no: it may have been written all the same.
+    unknown: Mutex<BTreeSet<(u64, u64)>>,
     kills: AtomicU64,
     daemon_kills: AtomicU64,
     reads: AtomicU64,
@@ -48,8 +54,8 @@ fn writes(ground: &Ground, writer: u64, counts: &Counts, stop: &AtomicBool) {
         if stop.load(Ordering::SeqCst) {
             return;
         }
-        let mut command = ground.command(&format!("writer-{writer}"), &["write", "data"]);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut command = ground.command(&format!("writer-{writer}"), &["write", "data", "--json"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         // A daemon that is just being killed may refuse it before it has read all.
         let _ = child.stdin.take().unwrap().write_all(&content(writer, number));
         if random.below(3) == 0 {
@@ -58,15 +64,31 @@ fn writes(ground: &Ground, writer: u64, counts: &Counts, stop: &AtomicBool) {
             let _ = child.kill();
         }
         let done = child.wait_with_output().unwrap();
-        let counted = match done.status.code() {
-            Some(0) => &counts.written,
-            None => &counts.kills,
+        match done.status.code() {
+            Some(0) => {
+                let said: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+                counts.acknowledged.lock().unwrap().insert(said["fence"].as_u64().unwrap(), (writer, number));
+                counts.written.fetch_add(1, Ordering::SeqCst);
+                continue;
+            }
+            None => drop(counts.kills.fetch_add(1, Ordering::SeqCst)),
             // It met a killed daemon and was told so.
-            Some(1..=5) => continue,
+            Some(1..=5) => {}
             Some(code) => panic!("{code}: {}", String::from_utf8_lossy(&done.stderr)),
-        };
-        counted.fetch_add(1, Ordering::SeqCst);
+        }
+        counts.unknown.lock().unwrap().insert((writer, number));
     }
+}
+
+/// The file holds the write that was acknowledged last, or one that nothing was said of and that can have come after
+/// it: not one whose writer was told of a later one of its own.
+fn holds_the_last_acknowledged(path: &Path, counts: &Counts) {
+    let found = whole(&fs::read(path).unwrap());
+    let acknowledged = counts.acknowledged.lock().unwrap();
+    let last = *acknowledged.last_key_value().expect("some were").1;
+    let later = acknowledged.values().filter(|(writer, number)| *writer == found.0 && *number > found.1).count();
+    let is_unknown = counts.unknown.lock().unwrap().contains(&found) && later == 0;
+    assert!(found == last || is_unknown, "{last:?} was acknowledged last, {found:?} is there");
 }
 
 fn reads(path: &Path, counts: &Counts, stop: &AtomicBool) {
@@ -123,6 +145,7 @@ fn a_file_is_whole_at_every_moment_whoever_is_killed() {
         count(&counts.daemon_kills),
         count(&counts.reads)
     );
+    holds_the_last_acknowledged(&path, &counts);
     // What was said to be written is there, and a new daemon finds what the killed ones left.
     if !ground.processes().is_empty() {
         ground.flockd("", "daemon stop");

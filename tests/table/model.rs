@@ -2336,7 +2336,7 @@ impl Naive {
             Some(Fault::Unavailable(text)) if text.is_empty() => in_flight.commits[at].caller = None,
             _ => drop(in_flight.commits.remove(at)),
         }
-        if placed.is_some_and(|placed| placed.flocked) {
+        if lock.ask.os && placed.is_some_and(|placed| placed.flocked) {
             lock.os = OsLock::Held;
         }
         let is_over = in_flight.commits.is_empty();

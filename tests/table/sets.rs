@@ -134,7 +134,7 @@ fn a_set_has_a_largest_size_and_counts_by_its_scopes() {
     };
     assert_eq!(lock_targets(&mut desk, "ada", &names(0, limits::SET_MAX), limits::SET_MAX as u16), "granted");
     let more = limits::SET_MAX + 1;
-    assert_eq!(lock_targets(&mut desk, "ada", &names(100, more), more as u16), "refused");
+    assert_eq!(lock_targets(&mut desk, "ada", &names(100, more), more as u16), "invalid");
     assert_eq!((desk.table.locks(), lock_targets(&mut desk, "ada", &[], 0).as_str()), (limits::SET_MAX, "invalid"));
 }
 

@@ -93,3 +93,15 @@ fn a_child_that_a_parents_write_keeps_out_is_told_that_it_is_over_soon() {
     desk.in_place();
     assert_eq!(desk.ask("ada/x", "x /d/g"), "granted");
 }
+
+#[test]
+fn a_lock_that_is_to_have_no_flock_has_none_after_a_write_whatever_the_file_system_says() {
+    let mut desk = Desk::new();
+    desk.ask("ada", "x /f");
+    desk.commit("ada", "/f", None);
+    let ordered = desk.steps.last().expect("it has just run").effects.last().cloned();
+    let Some(Effect::Commit { commit, lock, flock: false, .. }) = ordered else { panic!("{ordered:?}") };
+    let answer = CommitAnswer::InPlace(Placed { bytes: 3, file: Some(id(99)), flocked: true, again: false });
+    desk.run(Command::CommitDone { commit, lock, answer });
+    assert_eq!(desk.status("ada").0[0].os, OsLock::None);
+}
