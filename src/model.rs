@@ -613,7 +613,7 @@ impl Lock {
         self.ttl == 0 || is_kept_by_process || self.ask.bound.is_some() || self.ask.mode == Mode::Advisory
     }
 
-    /// Whether a session has it, or had it, on loan: it took up what its agent was promised for longer than it asked for.
+    /// Whether a session has it, or had it, on loan: it took up what its agent was promised for longer than it asked.
     pub fn is_lent(&self) -> bool {
         self.ask.who.session.is_some() && self.ttl > self.ask.lease.ttl
     }

@@ -63,8 +63,8 @@ impl LockTable {
         name.match_indices('/').any(|(end, _)| self.state.locks_of_agent.contains_key(&name[..end]))
     }
 
-    /// A session of an ancestor does not borrow what a sub-agent holds something in (`ask.rs`). A place that is kept for
-    /// it may be worth an offer now, which it was not while the lock could be taken up.
+    /// A session of an ancestor does not borrow what a sub-agent holds something in (`ask.rs`). A place that is kept
+    /// for it may be worth an offer now, which it was not while the lock could be taken up.
     pub(super) fn look_at_places_above(&self, step: &mut Step, agent: &Agent) {
         let name = agent.as_str();
         let above = name.match_indices('/').filter_map(|(end, _)| {

@@ -360,8 +360,8 @@ fn stands_in(slot: &Slot, row: &Waiter) -> bool {
 }
 
 /// Whether the place of a request is kept: it was before, or the request has waited, for a lock that would outlive its
-/// client: no lease does that which is to end with the process that asks. An upgrade needs no place, for it is the first
-/// whenever it asks; a set with one in it has none.
+/// client: no lease does that which is to end with the process that asks. An upgrade needs no place, for it is the
+/// first whenever it asks; a set with one in it has none.
 fn may_come_back(rows: &[Waiter]) -> bool {
     let Waiter { at_once, takes, ticket, .. } = &rows[0];
     let ends_with_asker =
