@@ -1551,8 +1551,8 @@ pub struct Granted {
     /// The same request was granted before; this repeats the answer.
     pub again: bool,
     /// Others' locks there that are not in its way and that it should know of, or they of it: to an advisory lock all,
-    /// to any other the advisory ones. Those that exclude others first, each kind by age, at most
-    /// [`limits::HOLDERS_NAMED`].
+    /// to any other the advisory ones, and what sub-agents hold in what their parent has. Those that exclude others
+    /// first, each kind by age, at most [`limits::HOLDERS_NAMED`].
     pub beside: Vec<Lock>,
     /// How many more of these there are.
     pub more: usize,

@@ -159,6 +159,8 @@ bugs! {
         "upgrade::an_upgrade_asked_for_by_another_name_tells_what_was_lost_under_that_at_once_or_after_a_wait",
     /// A lock is taken up again with the fence that it had.
     ResumedWithOldFence => "table" "rules::a_new_session_takes_a_detached_lock_up_with_a_new_fence",
+    /// An agent that has what a sub-agent holds something in is not told of it.
+    SubAgentNotNamed => "table" "families::a_parent_is_told_what_its_sub_agents_hold_in_what_it_has",
     /// What a one-shot had ends with the session that has taken it up.
     LoanNotReturned => "table" "rules::what_a_one_shot_had_goes_back_to_its_agent_when_a_session_is_done_with_it",
     /// A session takes up what a one-shot had while a sub-agent holds something in it.

@@ -231,7 +231,7 @@ impl LockGuard {
     }
 
     /// Who else held something there when it was granted and was not in its way: to an advisory lock everybody, those
-    /// that keep others out first, and to any other the advisory ones. At most 64.
+    /// that keep others out first, and to any other the advisory ones and sub-agents. At most 64.
     pub fn beside(&self) -> Vec<Holder> {
         holders(self.body.holders.clone())
     }

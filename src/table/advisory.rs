@@ -61,7 +61,10 @@ impl LockTable {
 
     /// Adds to a grant who else is there and not in its way.
     pub(super) fn name_company(&self, reply: &mut Reply) {
-        if self.state.advisory > 0 {
+        let have_sub_agents = |granted: &Granted| {
+            self.state.sub_agents_of(&granted.lock.ask.who.agent).next().is_some() && !planted(Bug::SubAgentNotNamed)
+        };
+        if self.state.advisory > 0 || reply.grants().iter().any(|granted| have_sub_agents(granted)) {
             reply.grants_mut().iter_mut().for_each(|granted| self.name_company_of(granted));
         }
     }
@@ -78,7 +81,9 @@ impl LockTable {
             let there = slot.holders().map(|id| &self.state.locks[&id]);
             let is_named = |lock: &&Lock| {
                 let is_advisory = lock.ask.mode == Mode::Advisory;
-                (is_advisory || own.ask.mode == Mode::Advisory) && is_fellow(lock)
+                let is_delegated =
+                    own.ask.mode.excludes(lock.ask.mode) && own.ask.who.agent.is_above(&lock.ask.who.agent);
+                (is_advisory || own.ask.mode == Mode::Advisory) && is_fellow(lock) || is_delegated
             };
             ids.extend(there.filter(is_named).map(|lock| (lock.ask.mode == Mode::Advisory, lock.id)));
             ControlFlow::Continue(())

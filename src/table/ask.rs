@@ -588,7 +588,12 @@ impl LockTable {
             let left = lock.expires.filter(|_| planted(Bug::LeaseAddedUp)).map_or(0, |end| end.left(now.mono));
             lock.expires = Some(lease_end(&lock, now).after(left));
         }
-        if lock != self.state.locks[&id] {
+        let old = &self.state.locks[&id];
+        if lock.is_agents_own() != old.is_agents_own() {
+            // A session that waits for it may take it up now.
+            step.eased.push(lock.ask.who.agent.clone());
+        }
+        if lock != *old {
             self.put_lock(step, lock);
         }
     }

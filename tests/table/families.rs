@@ -335,6 +335,19 @@ fn a_parents_session_takes_its_lock_up_again_around_its_child() {
 }
 
 #[test]
+fn a_parent_is_told_what_its_sub_agents_hold_in_what_it_has() {
+    let mut desk = Desk::new();
+    desk.ask("ada", "x /d/");
+    assert_eq!(desk.granted_beside(), NOTHING);
+    desk.ask("ada/x", "s /d/f");
+    assert_eq!(desk.granted_beside(), NOTHING, "its parent is in nobody's way");
+    assert_eq!(desk.ask("ada", "s /d/g"), "already held");
+    assert_eq!(desk.granted_beside(), ["ada/x"]);
+    assert_eq!(desk.ask("ada/y", "x /e"), "granted");
+    assert_eq!(desk.granted_beside(), NOTHING);
+}
+
+#[test]
 fn a_session_does_not_borrow_what_a_sub_agent_holds_something_in() {
     let mut desk = Desk::new();
     desk.ask("ada", "x /d/");

@@ -1642,7 +1642,9 @@ impl Naive {
             let is_advisory = own.ask.mode == Mode::Advisory || other.ask.mode == Mode::Advisory;
             let mine = own.keeper().is_none() || other.keeper().is_none() || own.keeper() == other.keeper();
             let is_mine = own.ask.who.agent == other.ask.who.agent && mine;
-            other.id != own.id && is_advisory && !is_mine && overlaps(&own.ask.target, &other.ask.target)
+            let is_childs = is_above(&own.ask.who.agent, &other.ask.who.agent);
+            let is_meant = (is_advisory && !is_mine) || (is_childs && modes_clash(own.ask.mode, other.ask.mode));
+            other.id != own.id && is_meant && overlaps(&own.ask.target, &other.ask.target)
         };
         let mut named: Vec<Lock> = self.locks.iter().filter(is_named).cloned().collect();
         named.sort_by_key(|other| (other.ask.mode == Mode::Advisory, other.id));

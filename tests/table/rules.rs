@@ -452,6 +452,12 @@ impl Desk {
         }
     }
 
+    /// Whose locks the latest grant names.
+    pub fn granted_beside(&self) -> Vec<String> {
+        let Some(Reply::Granted(granted)) = self.last.as_ref().map(|answer| &answer.reply) else { panic!("no grant") };
+        granted.beside.iter().map(|lock| lock.ask.who.agent.to_string()).collect()
+    }
+
     pub fn refused(&self) -> Refused {
         match &self.last.as_ref().expect("it was answered").reply {
             Reply::Refused(refused) => (**refused).clone(),
