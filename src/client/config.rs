@@ -81,7 +81,7 @@ fn parse(text: &str) -> Result<Config, String> {
         })?,
     };
     let threshold = Threshold { requests, within };
-    threshold.check().map_err(|error| format!("contention: {error}"))?;
+    threshold.check().map_err(|error| error.0)?;
     Ok(Config { contention: threshold })
 }
 
@@ -117,11 +117,11 @@ mod tests {
             ("[contention]\nrequest = 3", "unknown field `request`, expected `requests` or `within`"),
             ("[contention]\nrequests = \"3\"", "line 2"),
             ("[contention]\nrequests = -3", "line 2"),
-            ("[contention]\nrequests = 0", "1 to 100 requests"),
-            ("[contention]\nrequests = 101", "1 to 100 requests"),
+            ("[contention]\nrequests = 0", "contention.requests is 0, and may be 1 to 100"),
+            ("[contention]\nrequests = 101", "contention.requests is 101, and may be 1 to 100"),
             ("[contention]\nwithin = \"soon\"", "contention.within is \"soon\", which is no duration"),
-            ("[contention]\nwithin = \"1ms\"", "from 1s to 1h"),
-            ("[contention]\nwithin = \"3 years\"", "from 1s to 1h"),
+            ("[contention]\nwithin = \"1ms\"", "contention.within is 1 ms, and may be 1000 ms (1s) to 3600000 ms (1h)"),
+            ("[contention]\nwithin = \"3 years\"", "contention.within is 94672800000 ms, and may be 1000 ms (1s)"),
         ];
         for (text, says) in cases {
             let error = said(text).unwrap_err();
