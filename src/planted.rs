@@ -220,6 +220,8 @@ bugs! {
     // Webhooks
     /// A gap says how many events are missing while that is known, and not after a restart.
     GapCounted => "webhooks" "endings::what_is_missing_is_told_with_the_same_id_and_body_also_after_a_kill",
+    /// A post that failed is left out, and the next one is sent.
+    FailedPostLeftOut => "sim" "whatever_happens_every_promise_is_kept",
     /// The post of a webhook that was removed counts no more.
     RemovedPostUncounted => "webhooks" "delivery::posts_of_removed_webhooks_count_until_they_end",
     /// A webhook is given up without a word to anybody.
