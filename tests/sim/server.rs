@@ -146,7 +146,7 @@ pub struct Server {
     /// Posts to webhooks.
     pub outbox: Outbox,
     /// Webhooks that somebody was told are there.
-    pub promised: Vec<usize>,
+    pub promised: Vec<WebhookId>,
     dirty: BTreeSet<u64>,
     /// A connection was closed since it was last looked whether all grants are heard of.
     has_closed: bool,
@@ -518,9 +518,11 @@ impl Server {
         for (to, mut answer) in answers {
             around.log.note(|| format!("  > {}/{}: {}", to.conn, to.id, crate::log::answer(&answer)));
             if to.conn == ADMIN {
-                // Only the answer to its adding is a promise.
-                let added = |webhook: &Webhook| (webhook.id.0 - 1 == to.id).then_some(to.id as usize);
-                self.promised.extend(if let Reply::Webhook(webhook) = &answer.reply { added(webhook) } else { None });
+                match answer.reply {
+                    // Only the answer to its adding, which has its id, is a promise.
+                    Reply::Webhook(webhook) if webhook.id.0 == to.id => self.promised.push(webhook.id),
+                    _ => {}
+                }
                 continue;
             }
             around.auditor.told(around.now, to, &answer);

@@ -9,7 +9,7 @@ use flockd::model::*;
 use flockd::server::postings::Postings;
 use flockd::webhook::Post;
 use flockd::wire::webhooks::message;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// How many there are.
@@ -40,6 +40,8 @@ enum End {
 /// What the receiver of one webhook remembers, over all daemons.
 #[derive(Default)]
 pub struct Receiver {
+    /// The webhook, as it was added last; a new one each time, since no id is given twice.
+    id: Option<WebhookId>,
     /// Nothing behind this number may be missing.
     from: Option<u64>,
     /// Whoever added it was told that it is there.
@@ -88,13 +90,9 @@ impl Receiver {
     }
 }
 
-fn id(at: usize) -> WebhookId {
-    WebhookId(1 + at as u64)
-}
-
-fn new(at: usize) -> Webhook {
+fn new(at: usize, id: WebhookId) -> Webhook {
     Webhook {
-        id: id(at),
+        id,
         url: "http://localhost/".into(),
         names: NAMES[at].into(),
         scopes: Box::default(),
@@ -139,8 +137,11 @@ impl World {
         let room = 1 + self.random.below(2) as usize;
         self.webhook_is_there(at);
         self.webhooks_send(room);
-        if let Some(end) = end {
-            self.post_ends(at, end);
+        let Some(server) = &self.server else { return };
+        let on_their_way: Vec<WebhookId> = server.outbox.on_their_way.keys().copied().collect();
+        if let (Some(end), false) = (end, on_their_way.is_empty()) {
+            let which = self.random.below(on_their_way.len() as u64) as usize;
+            self.post_ends(on_their_way[which], end);
         }
     }
 
@@ -148,16 +149,17 @@ impl World {
     fn webhook_is_there(&mut self, at: usize) {
         let Some(server) = &self.server else { return };
         let receiver = &mut self.receivers[at];
-        if let Some(webhook) = server.coordinator.table().webhook_named(id(at)) {
+        let table = server.coordinator.table();
+        if let Some(webhook) = receiver.id.and_then(|id| table.webhook_named(id)) {
             receiver.from.get_or_insert(webhook.passed.0);
             return;
         }
         assert!(!receiver.is_promised, "webhook {at} was promised and is gone");
-        receiver.from = None;
-        let caller = Caller { conn: ADMIN, id: at as u64 };
-        let command = WebhookCommand::Add { caller, webhook: Box::new(new(at)) };
-        self.webhook_command(command);
-        let added = self.server.as_ref().and_then(|server| server.coordinator.table().webhook_named(id(at)));
+        let id = WebhookId(receiver.id.map_or(1 + at as u64, |id| id.0 + COUNT as u64));
+        (receiver.id, receiver.from) = (Some(id), None);
+        let caller = Caller { conn: ADMIN, id: id.0 };
+        self.webhook_command(WebhookCommand::Add { caller, webhook: Box::new(new(at, id)) });
+        let added = self.server.as_ref().and_then(|server| server.coordinator.table().webhook_named(id));
         self.receivers[at].from = added.map(|webhook| webhook.passed.0);
     }
 
@@ -171,8 +173,9 @@ impl World {
     /// Takes up who was told that its webhook is there.
     pub fn webhooks_are_promised(&mut self) {
         let Some(server) = &mut self.server else { return };
-        for at in std::mem::take(&mut server.promised) {
-            self.receivers[at].is_promised = true;
+        for id in std::mem::take(&mut server.promised) {
+            let receiver = self.receivers.iter_mut().find(|receiver| receiver.id == Some(id));
+            receiver.expect("it was just added").is_promised = true;
         }
     }
 
@@ -183,15 +186,16 @@ impl World {
         });
     }
 
-    /// The post to a webhook comes to an end, if one is on its way.
-    fn post_ends(&mut self, at: usize, end: End) {
-        let (id, random) = (id(at), self.random.next() as u32);
-        let Some(post) = self.server.as_ref().and_then(|server| server.outbox.on_their_way.get(&id)).cloned() else {
-            return;
-        };
-        self.log.note(|| format!("  the post {} to webhook {at}: {end:?}", post.id));
-        if end != End::Failed {
-            let is_repeated = self.receivers[at].takes(&post);
+    /// A post that is on its way comes to an end.
+    fn post_ends(&mut self, id: WebhookId, end: End) {
+        let random = self.random.next() as u32;
+        let server = self.server.as_ref().expect("something is on its way");
+        let post = server.outbox.on_their_way[&id].clone();
+        self.log.note(|| format!("  the post {} to {id}: {end:?}", post.id));
+        // One whose adding was taken back is nobody's any more.
+        let receiver = self.receivers.iter_mut().find(|receiver| receiver.id == Some(id));
+        if let Some(receiver) = receiver.filter(|_| end != End::Failed) {
+            let is_repeated = receiver.takes(&post);
             self.seen.posts_taken += 1;
             self.seen.posts_repeated += u64::from(is_repeated);
         }
@@ -211,17 +215,15 @@ impl World {
     pub fn webhooks_come_to_rest(&mut self) {
         for at in 0..COUNT {
             self.webhook_is_there(at);
-            let caller = Caller { conn: ADMIN, id: (COUNT + at) as u64 };
-            self.webhook_command(WebhookCommand::Retry { caller, id: id(at) });
+            let id = self.receivers[at].id.expect("it is there");
+            // No id of a webhook: the answer is no promise.
+            self.webhook_command(WebhookCommand::Retry { caller: Caller { conn: ADMIN, id: 0 }, id });
         }
         loop {
             self.webhooks_send(COUNT);
             let server = self.server.as_ref().expect("the disk is well");
-            let on_their_way: BTreeSet<WebhookId> = server.outbox.on_their_way.keys().copied().collect();
-            if on_their_way.is_empty() {
-                return;
-            }
-            (0..COUNT).filter(|at| on_their_way.contains(&id(*at))).for_each(|at| self.post_ends(at, End::Taken));
+            let Some(id) = server.outbox.on_their_way.keys().next().copied() else { return };
+            self.post_ends(id, End::Taken);
         }
     }
 
