@@ -20,7 +20,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         let writing = scope.spawn(|| write(&writer, dir.path()));
         for _ in 0..ROUNDS {
             match done.recv()? {
-                Event::Lock(event) => println!("{} has released {}", event.acquired_by, event.file_id),
+                Event::Lock(event) => {
+                    println!("{} has released {}", event.acquired_by, event.file_id);
+                    assert_eq!((event.event.as_str(), event.acquired_by.as_str()), ("lock.released", "writer"));
+                }
                 // Something was missed: the file may have changed, so it is looked at as well.
                 other => println!("{other:?}"),
             }

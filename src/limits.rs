@@ -54,6 +54,10 @@ pub const ELECT_UNSURE: u64 = READY_WITHIN;
 /// How long a command that does not lead any more has between SIGTERM and SIGKILL, as containers have.
 pub const ELECT_GRACE: u64 = 10 * SECOND;
 
+/// The pauses of `on` before it tries again to start a command, where what is in the way may pass: a program that is
+/// being written, no more processes. Over five seconds in all; what lasts longer does not pass by itself.
+pub const SPAWN_PAUSES: [u64; 9] = [10, 30, 100, 300, SECOND, SECOND, SECOND, SECOND, SECOND];
+
 // ── Hooks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// Longest time that a lock taken by a hook is held: its agent did not ask for it, and a turn that takes longer has
@@ -112,7 +116,8 @@ pub const STATS_TIME_MAX: u64 = TTL_MAX;
 pub const STATS_LATENCY_MAX: u64 = MINUTE * 1_000;
 /// Longest `.flockd.toml`: people write some lines.
 pub const CONFIG_MAX: u64 = 64 * 1024;
-/// Workspaces that say what counts as contended; beyond it one goes back to what all have.
+/// Workspaces that say what counts as contended; beyond it the one unused for longest goes back to what
+/// all have.
 pub const CONTENTION_WORKSPACES_MAX: usize = 1_024;
 /// The latest times for which a contended scope was held, whose median is taken for the usual one.
 pub const CONTENTION_HOLDS: usize = 16;
@@ -140,6 +145,9 @@ pub const WATCH_PAUSE: u64 = 50;
 pub const WATCHED_DIRS_MAX: usize = 1_024;
 /// Of those, how many stay watched that nobody needs now: agents come back to where they were.
 pub const WATCHED_IDLE_MAX: usize = 16;
+/// How long after it was said why not all is seen it is said again, if it goes on: a burst of writes lasts seconds, and
+/// each is worth a line of the log, not more.
+pub const WATCH_TROUBLE_WITHIN: u64 = 10 * MINUTE;
 
 // ── Counts ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -245,7 +253,8 @@ pub const START_WITHIN: u64 = 2 * READY_WITHIN;
 
 // ── Webhooks ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// Most webhooks in one home. Each may have a thread, and looks at every event.
+/// Most webhooks in one home, and most posts of events on their way at once. Each webhook may have one, and looks at
+/// every event; that of a removed webhook counts until it ends, so that threads do not add up where many come and go.
 pub const WEBHOOKS_MAX: usize = 64;
 /// Most posts on their way at once: one event and one test for each webhook.
 pub const WEBHOOK_POSTS: usize = 2 * WEBHOOKS_MAX;

@@ -820,10 +820,12 @@ impl Threshold {
     /// It is not; what is.
     pub fn check(self) -> Result<(), Invalid> {
         if !(1..=limits::CONTENTION_REQUESTS_MAX).contains(&self.requests) {
-            return Err(Invalid(format!("a scope is contended by 1 to {} requests", limits::CONTENTION_REQUESTS_MAX)));
+            let (said, most) = (self.requests, limits::CONTENTION_REQUESTS_MAX);
+            return Err(Invalid(format!("contention.requests is {said}, and may be 1 to {most}")));
         }
         if !(limits::CONTENTION_WITHIN_MIN..=limits::CONTENTION_WITHIN_MAX).contains(&self.within) {
-            return Err(Invalid("requests for a contended scope come within a time from 1s to 1h".to_owned()));
+            let text = format!("contention.within is {} ms, and may be 1000 ms (1s) to 3600000 ms (1h)", self.within);
+            return Err(Invalid(text));
         }
         Ok(())
     }

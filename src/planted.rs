@@ -102,6 +102,8 @@ bugs! {
     ContentionFlood => "table" "contention::it_is_told_once_a_window_however_many_come",
     /// A request whose step was taken back counts all the same.
     ContentionCountedThoughUndone => "table" "contention::what_is_taken_back_was_never_counted",
+    /// Of too many workspaces that say what counts as contended, the one used last is forgotten.
+    WorkspaceInUseForgotten => "table" "contention::an_unused_workspace_is_forgotten_before_one_in_use",
     // Writes around the locks
     /// Whoever holds a file exclusively writes around its own lock.
     HolderViolates => "table" "violation::who_holds_it_exclusively_may_write",
@@ -113,6 +115,10 @@ bugs! {
     ViolationToldThoughUndone => "table" "violation::what_is_taken_back_was_never_told",
     /// A file that is written all the time fills the memory of what was seen.
     SeenAgainAndAgain => "lib" "os::watcher::tests::a_file_is_seen_once_until_that_is_taken",
+    /// A directory that moved away keeps its watch under the old name.
+    MovedWatchKept => "cli" "violations::a_directory_that_moved_away_is_not_taken_for_the_one_made_anew",
+    /// Why not all is seen is told once in the life of a daemon.
+    TroubleToldOnce => "lib" "os::watcher::tests::what_is_lost_is_told_once_a_burst_and_counted",
     // Sets
     /// A set is granted as soon as its first scope is free.
     SetByItsFirst => "table" "sets::a_set_is_granted_when_all_of_it_is_free_and_not_before",
@@ -222,6 +228,12 @@ bugs! {
     /// A request that only the system is asked for counts as one that waited.
     FlockCountedAsWait => "cli" "stats::what_has_happened_is_counted_once",
     // Webhooks
+    /// A gap says how many events are missing while that is known, and not after a restart.
+    GapCounted => "webhooks" "endings::what_is_missing_is_told_with_the_same_id_and_body_also_after_a_kill",
+    /// A post that failed is left out, and the next one is sent.
+    FailedPostLeftOut => "sim" "whatever_happens_every_promise_is_kept",
+    /// The post of a webhook that was removed counts no more.
+    RemovedPostUncounted => "webhooks" "delivery::posts_of_removed_webhooks_count_until_they_end",
     /// A webhook is given up without a word to anybody.
     DisabledUntold => "table" "webhooks::one_that_is_given_up_is_told_to_the_others_once",
     /// A webhook is told that it is given up itself.

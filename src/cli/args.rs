@@ -242,7 +242,7 @@ Events are lock.acquired, lock.waiting, lock.released, lock.detached, lock.conte
 lead lock.leader, when somebody writes to a file that readers hold lock.violation, and when a webhook is given up \
 webhook.disabled. The daemon keeps the newest 10,000; what is \
 missing, because it is older or was lost in a power cut, is told as such. It goes on when the daemon is restarted, and \
-ends with Ctrl-C or the pipe that it writes to.
+ends with Ctrl-C or the pipe that it writes to. On a terminal it says on stderr that it waits.
 
 Examples:
   flockd watch
@@ -874,7 +874,7 @@ fn wait(text: &str) -> Result<Wait, String> {
 }
 
 /// An event's name; one that is mistyped would never come.
-fn event(text: &str) -> Result<String, String> {
+pub(super) fn event(text: &str) -> Result<String, String> {
     match EVENT_NAMES.contains(&text) {
         true => Ok(text.to_owned()),
         false => Err(format!("there is no such event; there are {}", EVENT_NAMES.join(", "))),

@@ -4,19 +4,19 @@ use super::args::OnArgs;
 use super::child::{exit_code, not_run};
 use super::{Common, Failure, print, watch};
 use crate::client::Heard;
-use crate::os::process;
+use crate::limits;
 use crate::wire::{self, EventBody};
 use crossbeam_channel::{Receiver, Sender, bounded, select};
-use rustix::fd::OwnedFd;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 pub(super) fn on(common: &Common, args: &OnArgs) -> Result<ExitCode, Failure> {
     let told = watch::subscribe(&args.which, args.events.0.clone())?;
@@ -143,14 +143,34 @@ fn run(command: &[OsString], event: &EventBody, running: &Running) -> io::Result
             None => command.env_remove(name),
         };
     }
-    let mut child = running.start(&mut command)?;
+    let mut child = start(&mut command, event, running)?;
     if let Some(mut stdin) = child.stdin.take() {
         // Most commands do not read it.
         let _ = stdin.write_all(&wire::encode(event));
     }
-    let status = child.wait();
-    running.ended(child.id());
-    status
+    running.wait(child)
+}
+
+/// Starts the command; where that fails for a reason that may pass, again after a while, with a word on the first time.
+fn start(command: &mut Command, event: &EventBody, running: &Running) -> io::Result<Child> {
+    for (nth, pause) in limits::SPAWN_PAUSES.into_iter().enumerate() {
+        match running.start(command) {
+            Err(error) if may_pass(&error) && nth == 0 => print::warning(&format!(
+                "the command for {} cannot be started yet, and is tried again for some seconds: {error}",
+                event.id
+            )),
+            Err(error) if may_pass(&error) => {}
+            done => return done,
+        }
+        running.pause(Duration::from_millis(pause));
+    }
+    running.start(command)
+}
+
+/// No more processes or memory just now, or the program is being written.
+fn may_pass(error: &io::Error) -> bool {
+    use io::ErrorKind::{ExecutableFileBusy, OutOfMemory, WouldBlock};
+    matches!(error.kind(), ExecutableFileBusy | OutOfMemory | WouldBlock)
 }
 
 /// What the event says, as variables. Names of files are the bytes that they are.
@@ -186,13 +206,16 @@ fn environment(event: &EventBody) -> Vec<(&'static str, Option<OsString>)> {
 #[derive(Default)]
 struct Running {
     state: Mutex<State>,
+    /// Tells that no more are started.
+    over: Condvar,
 }
 
 #[derive(Default)]
 struct State {
-    pidfds: BTreeMap<u32, OwnedFd>,
+    /// Processes that are not reaped: their numbers can be nobody else's.
+    pids: HashSet<Pid>,
     /// No more are started.
-    is_over: Option<Signal>,
+    is_over: bool,
 }
 
 impl Running {
@@ -203,26 +226,40 @@ impl Running {
 
     fn start(&self, command: &mut Command) -> io::Result<Child> {
         let mut state = self.lock();
-        if state.is_over.is_some() {
+        if state.is_over {
             return Err(io::Error::other("flockd on was told to end"));
         }
         let child = command.spawn()?;
-        state.pidfds.insert(child.id(), process::pidfd_of_child(child.id())?);
+        state.pids.insert(Pid::from_child(&child));
         Ok(child)
     }
 
-    fn ended(&self, pid: u32) {
-        self.lock().pidfds.remove(&pid);
+    /// Waits for the end of a command.
+    fn wait(&self, mut child: Child) -> io::Result<ExitStatus> {
+        let pid = Pid::from_child(&child);
+        // Not reaped before it is taken out: no signal goes to whoever has its number then.
+        let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        // If that cannot be waited for, the wait below says so.
+        let _ = rustix::io::retry_on_intr(|| rustix::process::waitid(WaitId::Pid(pid), ended));
+        self.lock().pids.remove(&pid);
+        child.wait()
+    }
+
+    /// Waits so long, or until no more are started.
+    fn pause(&self, pause: Duration) {
+        let waited = self.over.wait_timeout_while(self.lock(), pause, |state| !state.is_over);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Passes a signal on to all; from a terminal they have it already, and twice does no more than once.
     fn pass_on(&self, signal: i32) {
         let mut state = self.lock();
         let Some(signal) = Signal::from_named_raw(signal) else { return };
-        state.is_over = Some(signal);
-        for pidfd in state.pidfds.values() {
+        state.is_over = true;
+        self.over.notify_all();
+        for pid in &state.pids {
             // Gone already: nothing to pass it to.
-            let _ = rustix::process::pidfd_send_signal(pidfd, signal);
+            let _ = rustix::process::kill_process(*pid, signal);
         }
     }
 }

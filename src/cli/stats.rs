@@ -21,7 +21,8 @@ pub(super) fn stats(common: &Common, args: &StatsArgs) -> Result<Exit, Failure> 
             match (common.json, args.prometheus) {
                 (true, _) => print::json(&body),
                 (false, true) => print::out(&prometheus::page(&body)),
-                (false, false) => print::out(&for_people(&body, !args.scopes.is_empty())),
+                (false, false) if !args.scopes.is_empty() && body.scopes.is_empty() => print::out(UNKNOWN),
+                (false, false) => print::out(&for_people(&body)),
             }
             Ok(Exit::Yes)
         }
@@ -29,8 +30,12 @@ pub(super) fn stats(common: &Common, args: &StatsArgs) -> Result<Exit, Failure> 
     }
 }
 
+/// What is said of scopes that have no figures of their own.
+const UNKNOWN: &str = "nothing is known of these scopes: none was asked for since the daemon started, or none is among \
+                       the hottest, which alone are counted by name; `flockd stats` shows those\n";
+
 /// A few lines on everything, then scopes and agents in columns.
-fn for_people(body: &Stats, is_narrowed: bool) -> String {
+fn for_people(body: &Stats) -> String {
     let Stats { now, total, deliveries, journal, .. } = body;
     let mut text = String::new();
     let _ = writeln!(text, "since the daemon started, {} ago ({}):", duration(body.uptime_ms), body.since);
@@ -70,9 +75,9 @@ fn for_people(body: &Stats, is_narrowed: bool) -> String {
         now.locks, now.waiters, now.sessions, now.connections, now.subscribers, now.webhooks
     );
     let scopes = body.scopes.iter().map(|one| (name(&one.path), &one.tally));
-    let _ = write!(text, "\n{}", table("SCOPE", scopes.collect(), &body.other_scopes, is_narrowed));
+    let _ = write!(text, "\n{}", table("SCOPE", scopes.collect(), &body.other_scopes));
     let agents = body.agents.iter().map(|one| (shown(&one.agent), &one.tally));
-    let _ = write!(text, "\n{}", table("AGENT", agents.collect(), &body.other_agents, false));
+    let _ = write!(text, "\n{}", table("AGENT", agents.collect(), &body.other_agents));
     text
 }
 
@@ -84,7 +89,7 @@ fn disk(what: &str, latency: &Latency) -> String {
     }
 }
 
-fn table(of: &str, named: Vec<(String, &Tally)>, others: &Tally, is_narrowed: bool) -> String {
+fn table(of: &str, named: Vec<(String, &Tally)>, others: &Tally) -> String {
     let head = [
         of,
         "ASKED",
@@ -101,8 +106,8 @@ fn table(of: &str, named: Vec<(String, &Tally)>, others: &Tally, is_narrowed: bo
         "99%",
         "MAX",
     ];
-    if named.is_empty() && (others.requests == 0 || is_narrowed) {
-        return format!("{}\n", heading(&format!("{of}: none was asked for, or none is among the hottest")));
+    if named.is_empty() && others.requests == 0 {
+        return format!("{}\n", heading(&format!("{of}: none was asked for")));
     }
     let mut rows: Vec<[String; 14]> = vec![head.map(str::to_owned)];
     rows.extend(named.into_iter().map(|(name, tally)| row(name, tally)));

@@ -11,6 +11,10 @@ use rustix::event::{PollFd, PollFlags};
 pub(super) fn watch(common: &Common, args: &WatchArgs) -> Result<Exit, Failure> {
     let told = subscribe(&args.which, args.events.clone())?;
     let closed = stdout_closed()?;
+    if common.tells_a_person() {
+        // Until something happens there is nothing else to see.
+        print::err("waiting for events; Ctrl-C ends it\n");
+    }
     loop {
         let heard = select! {
             recv(told) -> heard => heard.map_err(|_| gone())?,

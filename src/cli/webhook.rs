@@ -73,8 +73,8 @@ struct AddArgs {
     /// Where to, http://… or https://…
     url: String,
 
-    /// Only events of this name, as `lock.released`; may be repeated
-    #[arg(long = "event", value_name = "NAME")]
+    /// Only these events, such as lock.released; several with commas, or given again
+    #[arg(long = "event", value_name = "NAME", value_delimiter = ',', value_parser = super::args::event)]
     events: Vec<String>,
 
     /// Only events about this file, directory or @name; may be repeated
@@ -205,7 +205,7 @@ fn test(common: &Common, args: &OneArgs) -> Result<Exit, Failure> {
 fn retry(common: &Common, args: &OneArgs) -> Result<Exit, Failure> {
     match ask(&common.connect_to_read()?, about(Op::WebhookRetry, args), None)? {
         Body::Webhook(body) if common.json => print::json(&body),
-        Body::Webhook(body) => print::out(&lines(&body)),
+        Body::Webhook(body) => print::out(&retried(&body)),
         other => return Err(unexpected(Some(&other)).into()),
     }
     Ok(Exit::Yes)
@@ -247,6 +247,17 @@ fn arrived(body: &PostedBody) -> String {
         body.status.map_or_else(String::new, |status| status.to_string()),
         body.took_ms
     )
+}
+
+fn retried(body: &WebhookBody) -> String {
+    let id = &body.webhook_id;
+    match body.state {
+        WebhookState::Active => format!("{id} has nothing that failed: events are sent as they come\n"),
+        _ => format!(
+            "{id} is sent what waits now, and what fails is tried again from the beginning of the schedule; flockd \
+             webhook show {id} tells what came of it\n"
+        ),
+    }
 }
 
 fn sentence_and_secret(body: &WebhookBody) -> String {

@@ -11,13 +11,13 @@
 //! there are never more than files and nothing has to be thrown away.
 
 use crate::limits;
-use crate::model::Wrote;
+use crate::model::{Moment, Wrote};
 use crate::os::files::{FilePool, Visit};
 use crate::os::mounts;
 use crate::planted::{Bug, planted};
 use notify::event::{ModifyKind, RenameMode};
 use notify::{Config, ErrorKind, Event, EventKind, INotifyWatcher, RecursiveMode, Watcher as _};
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -58,9 +58,22 @@ struct State {
     without: HashSet<Box<[u8]>>,
     /// Files that were written to, in order, each with what happened first.
     seen: Vec<(Box<[u8]>, Wrote)>,
-    troubles: BTreeSet<Trouble>,
-    /// Those of them that nobody was told of yet.
-    untold: Vec<Trouble>,
+    troubles: BTreeMap<Trouble, Noted>,
+}
+
+/// How often there was a trouble since that was last told, and when that was.
+#[derive(Clone, Copy, Default)]
+struct Noted {
+    times: u64,
+    told: Option<Moment>,
+}
+
+impl Noted {
+    /// When there is something to tell; none if there is nothing.
+    fn due(self) -> Option<Moment> {
+        let at = self.told.map_or(Moment(0), |told| told.after(limits::WATCH_TROUBLE_WITHIN));
+        (self.times > 0 && !(planted(Bug::TroubleToldOnce) && self.told.is_some())).then_some(at)
+    }
 }
 
 #[derive(Default)]
@@ -74,6 +87,7 @@ struct File {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Trouble {
     TooMany,
+    Busy,
     Refused,
     Lost,
 }
@@ -86,6 +100,9 @@ impl Trouble {
                  not told",
                 limits::WATCHED_DIRS_MAX
             ),
+            Trouble::Busy => "the thread that watches directories does not keep up, so that some writes around the \
+                              locks are not told; a directory left out is tried again with the next lock in it"
+                .to_owned(),
             Trouble::Refused => "the system lets no more directories be watched, so that some writes around the locks \
                                  are not told; fs.inotify.max_user_watches and max_user_instances say how many may be"
                 .to_owned(),
@@ -105,16 +122,7 @@ impl Watcher {
     /// Nothing is watched yet; `wake` is called when something was seen.
     pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Watcher {
         let shared = Arc::new(Shared { state: Mutex::default(), wake: Box::new(wake) });
-        let for_jobs = shared.clone();
-        let inotify = Mutex::new(None);
-        let work = move |job: Job, _: &mut Visit<'_, Job>| {
-            // Only the one thread of this pool takes this lock.
-            let mut inotify = inotify.lock().unwrap_or_else(PoisonError::into_inner);
-            do_job(job, &mut inotify, &for_jobs);
-            None
-        };
-        // One thread: what is asked for a directory is done in order.
-        let pool = FilePool::new(1, limits::FILE_QUEUE, work);
+        let pool = pool(limits::FILE_QUEUE, shared.clone());
         Watcher { shared, pool, dirs: HashMap::new(), watched: 0, idle: VecDeque::new() }
     }
 
@@ -142,6 +150,9 @@ impl Watcher {
             return self.shared.lock().note(Trouble::TooMany);
         }
         let is_given = self.pool.submit(Job::Watch(dir.into())).is_ok();
+        if !is_given {
+            self.shared.lock().note(Trouble::Busy);
+        }
         self.dirs.get_mut(dir).expect("a file of it was just counted").is_watched = is_given;
         self.watched = self.watched + usize::from(is_given) - usize::from(is_counted);
     }
@@ -196,9 +207,21 @@ impl Watcher {
         seen
     }
 
-    /// Why not all is seen, for people: each reason is told once.
-    pub fn take_troubles(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.shared.lock().untold).into_iter().map(Trouble::text).collect()
+    /// Why not all is seen, for people: each reason at once, and while it goes on now and then, with how often.
+    pub fn take_troubles(&mut self, now: Moment) -> Vec<String> {
+        let mut state = self.shared.lock();
+        let due = state.troubles.iter_mut().filter(|(_, noted)| noted.due().is_some_and(|due| due <= now));
+        let tell = |(trouble, noted): (&Trouble, &mut Noted)| {
+            let times = std::mem::take(&mut noted.times);
+            noted.told = Some(now);
+            if times == 1 { trouble.text() } else { format!("{} ({times} times)", trouble.text()) }
+        };
+        due.map(tell).collect()
+    }
+
+    /// When there is something to tell of troubles.
+    pub fn next_deadline(&self) -> Option<Moment> {
+        self.shared.lock().troubles.values().filter_map(|noted| noted.due()).min()
     }
 }
 
@@ -237,9 +260,7 @@ impl Shared {
 
 impl State {
     fn note(&mut self, trouble: Trouble) {
-        if self.troubles.insert(trouble) {
-            self.untold.push(trouble);
-        }
+        self.troubles.entry(trouble).or_default().times += 1;
     }
 
     /// Notes what happened to a path; true if that is the first that is to be taken.
@@ -257,6 +278,18 @@ impl State {
     }
 }
 
+/// One thread: what is asked for a directory is done in order.
+fn pool(room: usize, shared: Arc<Shared>) -> FilePool<Job> {
+    let inotify = Mutex::new(None);
+    let work = move |job: Job, _: &mut Visit<'_, Job>| {
+        // Only the one thread of this pool takes this lock.
+        let mut inotify = inotify.lock().unwrap_or_else(PoisonError::into_inner);
+        do_job(job, &mut inotify, &shared);
+        None
+    };
+    FilePool::new(1, room, work)
+}
+
 fn do_job(job: Job, inotify: &mut Option<INotifyWatcher>, shared: &Arc<Shared>) {
     match job {
         Job::Watch(dir) => {
@@ -264,6 +297,10 @@ fn do_job(job: Job, inotify: &mut Option<INotifyWatcher>, shared: &Arc<Shared>) 
                 return;
             }
             let done = begin(inotify, shared).and_then(|inotify| {
+                // One that moved away has kept its watch, by which its files would be told under names not theirs.
+                if !planted(Bug::MovedWatchKept) {
+                    let _ = inotify.unwatch(path(&dir));
+                }
                 // Before the first event: those of directories that are not known are passed over.
                 shared.lock().dirs.insert(dir.clone());
                 inotify.watch(path(&dir), RecursiveMode::NonRecursive)
@@ -322,6 +359,7 @@ fn dir_of(file: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use notify::event::Flag;
 
     fn state() -> State {
         let mut state = State::default();
@@ -354,6 +392,35 @@ mod tests {
         assert!(!state.saw(b"/w", Wrote::Deleted) && !state.saw(b"/w/a", Wrote::Written));
         assert!(state.without.contains(&b"/w"[..]), "to be watched anew when the next file there is locked");
         assert_eq!(state.seen, []);
+    }
+
+    #[test]
+    fn what_is_lost_is_told_once_a_burst_and_counted() {
+        let mut watcher = Watcher::new(|| {});
+        let overflow = Event::new(EventKind::Other).set_flag(Flag::Rescan);
+        let told = |watcher: &mut Watcher, now: u64| watcher.take_troubles(Moment(now)).join("|");
+        assert_eq!((told(&mut watcher, 1), watcher.next_deadline()), (String::new(), None));
+        watcher.shared.heard(&overflow);
+        assert_eq!(told(&mut watcher, 1), Trouble::Lost.text());
+        (0..3).for_each(|_| watcher.shared.heard(&overflow));
+        let due = 1 + limits::WATCH_TROUBLE_WITHIN;
+        assert_eq!((told(&mut watcher, due - 1), watcher.next_deadline()), (String::new(), Some(Moment(due))));
+        assert_eq!(told(&mut watcher, due), format!("{} (3 times)", Trouble::Lost.text()));
+        assert_eq!((told(&mut watcher, 2 * due), watcher.next_deadline()), (String::new(), None));
+        watcher.shared.heard(&overflow);
+        assert_eq!(told(&mut watcher, 2 * due), Trouble::Lost.text(), "the next burst");
+    }
+
+    #[test]
+    fn a_directory_left_out_by_a_full_queue_is_told_and_tried_again() {
+        let mut watcher = Watcher::new(|| {});
+        watcher.pool = pool(0, watcher.shared.clone());
+        watcher.watch(b"/w/a");
+        assert_eq!(watcher.take_troubles(Moment(0)), [Trouble::Busy.text()]);
+        assert_eq!((watcher.watched, watcher.dirs[&b"/w"[..]].is_watched), (0, false));
+        watcher.pool = pool(1, watcher.shared.clone());
+        watcher.watch(b"/w/b");
+        assert_eq!((watcher.watched, watcher.dirs[&b"/w"[..]].is_watched), (1, true));
     }
 
     #[test]

@@ -239,8 +239,9 @@ impl Server {
         self.watch_restored();
         let mut events = Events::with_capacity(1024);
         let ended = loop {
-            self.round(clock::now());
-            self.writes.take_troubles().iter().for_each(|trouble| log(trouble));
+            let now = clock::now();
+            self.round(now);
+            self.writes.take_troubles(now.mono).iter().for_each(|trouble| log(trouble));
             if self.stopping && self.commands.is_empty() {
                 break Ended::Stopped;
             }

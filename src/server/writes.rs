@@ -99,14 +99,14 @@ impl Writes {
         }
     }
 
-    /// When what has been seen meanwhile is to be taken.
+    /// When what has been seen meanwhile is to be taken, or something is to be said in the log.
     pub(super) fn next_deadline(&self) -> Option<Moment> {
-        self.again
+        self.again.into_iter().chain(self.watcher.next_deadline()).min()
     }
 
-    /// Why not everything is seen: each reason once, for the log.
-    pub(super) fn take_troubles(&mut self) -> Vec<String> {
-        self.watcher.take_troubles()
+    /// Why not everything is seen, for the log.
+    pub(super) fn take_troubles(&mut self, now: Moment) -> Vec<String> {
+        self.watcher.take_troubles(now)
     }
 }
 

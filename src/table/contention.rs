@@ -118,8 +118,9 @@ pub(super) struct Contention {
     told: VecDeque<Moment>,
     /// Scopes that were to be told since, and were too many.
     left_out: u64,
-    /// What workspaces count as contended, where that is not what others do.
-    thresholds: BTreeMap<Arc<[u8]>, Threshold>,
+    /// What workspaces count as contended, where that is not what others do, and their ages as those of scopes: of
+    /// when it was last said or gone by.
+    thresholds: HashMap<Arc<[u8]>, (Threshold, u64)>,
 }
 
 impl Contention {
@@ -144,7 +145,12 @@ impl Contention {
     }
 
     fn threshold(&self, workspace: &Workspace) -> Threshold {
-        self.thresholds.get(&workspace.root).copied().unwrap_or_default()
+        self.thresholds.get(&workspace.root).map_or_else(Threshold::default, |(threshold, _)| *threshold)
+    }
+
+    fn next_age(&mut self) -> u64 {
+        self.next_age += 1;
+        self.next_age
     }
 
     /// Whether one more may be told now, and how many could not be before; else it is one of those.
@@ -162,16 +168,21 @@ impl Contention {
 impl LockTable {
     /// A workspace says what it counts as contended.
     pub(super) fn set_threshold(&mut self, workspace: &Workspace, threshold: Threshold) {
+        let age = self.contention.next_age();
         let thresholds = &mut self.contention.thresholds;
         thresholds.remove(&workspace.root);
         if threshold == Threshold::default() {
             return;
         }
         if thresholds.len() >= limits::CONTENTION_WORKSPACES_MAX {
-            // One is back at what all have until somebody greets from there.
-            thresholds.pop_first();
+            // The one unused for longest is back at what all have until somebody greets from there.
+            let oldest = thresholds
+                .iter()
+                .min_by_key(|(_, (_, age))| if planted(Bug::WorkspaceInUseForgotten) { u64::MAX - age } else { *age })
+                .map(|(root, _)| root.clone());
+            oldest.map(|root| thresholds.remove(&root));
         }
-        thresholds.insert(workspace.root.clone(), threshold);
+        thresholds.insert(workspace.root.clone(), (threshold, age));
     }
 
     /// A request for a lock cannot be granted at once, because of others.
@@ -182,8 +193,10 @@ impl LockTable {
         let threshold = self.contention.threshold(&ask.workspace);
         let mut hot = self.contention.scopes.get(scope).cloned().unwrap_or_default();
         let due = hot.add(now, came, threshold);
-        self.contention.next_age += 1;
-        hot.age = self.contention.next_age;
+        hot.age = self.contention.next_age();
+        if let Some((_, age)) = self.contention.thresholds.get_mut(&ask.workspace.root) {
+            *age = hot.age;
+        }
         let undo = self.contention.set(scope.clone(), Some(hot));
         step.counted(undo);
         if self.contention.scopes.len() > limits::CONTENTION_SCOPES_MAX {

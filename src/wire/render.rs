@@ -423,6 +423,11 @@ fn in_common(first: &Lock, about: &About) -> String {
     })
 }
 
+/// What is said of a webhook that is not there.
+pub fn no_webhook(id: &str) -> String {
+    format!("there is no webhook {id}; `flockd webhook list` shows those there are")
+}
+
 fn error(fault: &Fault, about: &About, now: Now) -> WireError {
     let plain = WireError::new;
     match fault {
@@ -445,9 +450,7 @@ fn error(fault: &Fault, about: &About, now: Now) -> WireError {
         },
         Fault::Invalid(text) => plain(Code::Invalid, text.clone()),
         Fault::TooMany(text) => plain(Code::TooMany, text.clone()),
-        Fault::NoWebhook(id) => {
-            plain(Code::NotFound, format!("there is no webhook {id}; `flockd webhook list` shows those there are"))
-        }
+        Fault::NoWebhook(id) => plain(Code::NotFound, no_webhook(&id.to_string())),
         Fault::UnknownSession => plain(
             Code::Lost,
             "this session is not known any more: it ended, or stayed silent for too long; connect anew".to_owned(),

@@ -4,7 +4,9 @@ use crate::util::{Done, Ending, Ground, signal, until};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, ChildStdout, Stdio};
 
@@ -106,6 +108,7 @@ fn watch_ends_when_nobody_reads_it_and_by_ctrl_c() {
     let mut watch = Running::start(&ground, &["watch"]);
     watch.hang_up();
     assert_eq!(watch.child.wait().unwrap().code(), Some(0), "though nothing happened");
+    assert_eq!(std::io::read_to_string(watch.child.stderr.take().unwrap()).unwrap(), "", "no word in a pipe");
     let mut watch = Running::start(&ground, &["watch"]);
     signal(watch.child.id(), Signal::INT);
     assert_eq!(watch.child.wait().unwrap().signal(), Some(Signal::INT.as_raw()));
@@ -165,6 +168,62 @@ fn once_passes_the_status_of_its_command_through() {
     let mut on = Running::start(&ground, &["on", "lock.acquired", "--once", "--", "./missing"]);
     round(&ground, "claw-1", "@x");
     assert_eq!(on.child.wait().unwrap().code(), Some(127));
+}
+
+#[test]
+fn a_command_that_is_just_being_written_is_waited_for() {
+    let ground = Ground::new();
+    let program = ground.work.join("program");
+    // Who has it open for writing keeps everybody from running it.
+    let mut writing = fs::OpenOptions::new().create_new(true).write(true).mode(0o755).open(&program).unwrap();
+    writing.write_all(&fs::read("/bin/echo").unwrap()).unwrap();
+    let mut on = Running::start(&ground, &["on", "lock.acquired", "--", "./program", "it runs"]);
+    let mut said = BufReader::new(on.child.stderr.take().unwrap());
+    round(&ground, "claw-1", "@x");
+    let mut warning = String::new();
+    said.read_line(&mut warning).unwrap();
+    assert!(warning.contains("is tried again") && warning.contains("busy"), "{warning}");
+    drop(writing);
+    assert_eq!(on.line(), "it runs");
+    round(&ground, "claw-1", "@x");
+    assert_eq!(on.line(), "it runs", "and it goes on");
+}
+
+#[test]
+fn a_command_that_stays_busy_ends_on_and_a_signal_is_not_kept_waiting_by_it() {
+    let ground = Ground::new();
+    let program = ground.work.join("program");
+    let _writing = fs::OpenOptions::new().create_new(true).write(true).mode(0o755).open(program).unwrap();
+    let args = ["on", "lock.acquired", "--", "./program"];
+    let mut on = Running::start(&ground, &args);
+    let mut ended = Running::start(&ground, &args);
+    round(&ground, "claw-1", "@x");
+    let mut warning = String::new();
+    BufReader::new(ended.child.stderr.take().unwrap()).read_line(&mut warning).unwrap();
+    signal(ended.child.id(), Signal::TERM);
+    assert_eq!(ended.child.wait().unwrap().signal(), Some(Signal::TERM.as_raw()));
+    assert_eq!(on.child.wait().unwrap().code(), Some(126));
+}
+
+#[test]
+fn watch_says_on_a_terminal_that_it_waits() {
+    let ground = Ground::new();
+    let terminal = fs::OpenOptions::new().read(true).write(true).open("/dev/ptmx").unwrap();
+    // SAFETY: plain calls about a descriptor that is open as long as `terminal` lives.
+    let end = unsafe {
+        assert_eq!((libc::grantpt(terminal.as_raw_fd()), libc::unlockpt(terminal.as_raw_fd())), (0, 0));
+        libc::ioctl(terminal.as_raw_fd(), libc::TIOCGPTPEER, libc::O_RDWR | libc::O_NOCTTY)
+    };
+    assert!(end >= 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: it was just opened, and nobody else knows of it.
+    let end = unsafe { OwnedFd::from_raw_fd(end) };
+    let mut command = ground.command("", &["watch"]);
+    let mut child = command.stdout(Stdio::null()).stderr(end).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(&terminal).read_line(&mut said).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(said.trim_end(), "waiting for events; Ctrl-C ends it");
 }
 
 #[test]

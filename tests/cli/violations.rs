@@ -137,3 +137,37 @@ fn readers_are_watched_for_again_after_a_restart() {
         (violations(&ground) > 0).then_some(())
     });
 }
+
+#[test]
+fn a_directory_that_moved_away_is_not_taken_for_the_one_made_anew() {
+    let (ground, mut watch) = watched(&[]);
+    let at = |name: &str| ground.work.join(name);
+    let make = || {
+        // Nothing in `above` itself is locked: no watch there tells of what moves in it.
+        fs::create_dir_all(at("above/dir")).unwrap();
+        ["above/dir/data", "above/dir/last"].iter().for_each(|name| append(&ground, name));
+    };
+    let mut probes = 0;
+    // A lock in it is what has it watched, and watched again where the watcher has heard that it has moved.
+    let mut until_watched = || {
+        let before = violations(&ground);
+        until("a write is seen", || {
+            probes += 1;
+            let name = format!("above/dir/probe-{probes}");
+            held_by_readers(&ground, &[&name]);
+            append(&ground, &name);
+            (violations(&ground) > before).then_some(())
+        });
+    };
+    make();
+    until_watched();
+    fs::rename(at("above/dir"), at("above/away")).unwrap();
+    make();
+    until_watched();
+    held_by_readers(&ground, &["above/dir/data", "above/dir/last"]);
+    append(&ground, "above/away/data");
+    append(&ground, "above/dir/last");
+    let told = std::iter::from_fn(|| Some(next(&mut watch)).filter(|told| *told != is("above/dir/last", "written")));
+    let others: Vec<(String, String)> = told.filter(|(name, _)| !name.starts_with("above/dir/probe-")).collect();
+    assert_eq!(others, []);
+}

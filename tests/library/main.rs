@@ -4,6 +4,7 @@
 mod daemon;
 mod embedded;
 mod events;
+mod examples;
 mod families;
 mod guards;
 mod losses;

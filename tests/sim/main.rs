@@ -1,7 +1,7 @@
 //! The whole coordinator in one thread from one seed: journal on faulty files in memory, sessions, clients, flocks and
 //! timers, numbers for time. An auditor that shares nothing with the workload checks every step.
 //!
-//! Events are audited in the journal and as subscribers are told of them.
+//! Events are audited in the journal, as subscribers are told of them, and as they are posted to webhooks.
 //!
 //! `FLOCKD_SCALE` multiplies the number of seeds and `FLOCKD_FROM=N` begins with another one than 0; `FLOCKD_SEED=N`
 //! runs one seed and prints every step of it.
@@ -15,6 +15,7 @@ mod log;
 mod mem_disk;
 mod server;
 mod subscribers;
+mod webhooks;
 mod workload;
 mod world;
 

@@ -5,6 +5,7 @@
 use crate::auditor::Auditor;
 use crate::flocks::Machine;
 use crate::log::Log;
+use crate::webhooks::{ADMIN, Outbox};
 use flockd::coordinator::Coordinator;
 use flockd::model::*;
 use flockd::scope::Target;
@@ -141,7 +142,11 @@ pub struct Server {
     watched: BTreeMap<Process, u32>,
     /// Processes of which it was told that they are dead.
     ended: BTreeSet<Process>,
-    commands: Vec<Command>,
+    pub commands: Vec<Command>,
+    /// Posts to webhooks.
+    pub outbox: Outbox,
+    /// Webhooks that somebody was told are there.
+    pub promised: Vec<WebhookId>,
     dirty: BTreeSet<u64>,
     /// A connection was closed since it was last looked whether all grants are heard of.
     has_closed: bool,
@@ -175,6 +180,8 @@ impl Server {
             watched: BTreeMap::new(),
             ended: BTreeSet::new(),
             commands: Vec::new(),
+            outbox: Outbox::default(),
+            promised: Vec::new(),
             dirty: BTreeSet::new(),
             has_closed: false,
             threshold,
@@ -227,7 +234,7 @@ impl Server {
     }
 
     /// Hands over what has come together, until nothing more comes of it.
-    fn settle(&mut self, around: &mut Around) {
+    pub fn settle(&mut self, around: &mut Around) {
         while !self.is_dead {
             if !self.commands.is_empty() {
                 let fed = std::mem::take(&mut self.commands);
@@ -510,6 +517,14 @@ impl Server {
     fn deliver(&mut self, around: &mut Around, answers: Vec<(Caller, Answer)>) {
         for (to, mut answer) in answers {
             around.log.note(|| format!("  > {}/{}: {}", to.conn, to.id, crate::log::answer(&answer)));
+            if to.conn == ADMIN {
+                match answer.reply {
+                    // Only the answer to its adding, which has its id, is a promise.
+                    Reply::Webhook(webhook) if webhook.id.0 == to.id => self.promised.push(webhook.id),
+                    _ => {}
+                }
+                continue;
+            }
             around.auditor.told(around.now, to, &answer);
             if to.conn == AUDITOR {
                 continue;

@@ -6,6 +6,7 @@ use crate::log::{Log, counters};
 use crate::mem_disk::{MemDisk, Random};
 use crate::server::{Around, Pipe, Server};
 use crate::subscribers::{self, Subscriber};
+use crate::webhooks::{self, Receiver};
 use crate::workload::{self, Client, Kind};
 use flockd::coordinator::{Coordinator, Surroundings};
 use flockd::journal::{Journal, JournalError, Loaded, Tuning};
@@ -50,6 +51,9 @@ counters! {
         starts,
         starts_failed,
         troubled_turns,
+        posts_taken,
+        posts_repeated,
+        posts_failed,
     }
 }
 
@@ -65,6 +69,7 @@ pub struct World {
     pub pipes: BTreeMap<u64, Pipe>,
     pub clients: Vec<Client>,
     pub subscribers: [Subscriber; subscribers::COUNT],
+    pub receivers: [Receiver; webhooks::COUNT],
     pub children: Vec<Process>,
     pub dead: BTreeSet<Process>,
     pub auditor: Auditor,
@@ -116,6 +121,7 @@ impl World {
             pipes: BTreeMap::new(),
             clients,
             subscribers: Default::default(),
+            receivers: Default::default(),
             children: Vec::new(),
             dead: BTreeSet::new(),
             auditor: Auditor::new(machine),
@@ -150,11 +156,12 @@ impl World {
         }
         match self.random.below(1_000) {
             0..=9 => self.subscriber_acts(),
-            10..=429 => {
+            10..=29 => self.webhook_acts(),
+            30..=449 => {
                 let at = self.random.below(self.clients.len() as u64) as usize;
                 self.client_acts(at);
             }
-            430..=699 => self.serve(),
+            450..=699 => self.serve(),
             700..=714 => self.foreigner_comes(),
             715..=729 => self.foreigner_goes(),
             730..=819 => self.time_passes(),
@@ -229,7 +236,7 @@ impl World {
     }
 
     /// Lends the server what it needs, and looks after each turn whether what had to be synced is.
-    fn with_server<T>(&mut self, run: impl FnOnce(&mut Server, &mut Around) -> T) -> Option<T> {
+    pub fn with_server<T>(&mut self, run: impl FnOnce(&mut Server, &mut Around) -> T) -> Option<T> {
         let server = self.server.as_mut()?;
         if self.machine.has_answered(self.now.mono) {
             server.wake();
@@ -251,6 +258,7 @@ impl World {
             self.audit_durable();
             self.subscriber_reads(0, usize::MAX);
         }
+        self.webhooks_are_promised();
         Some(result)
     }
 
@@ -389,6 +397,12 @@ impl World {
         assert_eq!(trouble, Some(None), "the disk is well and the daemon or its journal is not");
         let unanswered = self.auditor.unanswered();
         assert!(unanswered.is_empty(), "never answered: {unanswered:?}");
+        self.webhooks_come_to_rest();
+        // Each that was added just now is answered when it is synced, and what is asked next is answered behind it.
+        for _ in 0..webhooks::COUNT {
+            self.sync_by_hand();
+            self.sync_done();
+        }
         self.look();
         for at in 0..subscribers::COUNT {
             self.subscriber_reads(at, usize::MAX);
@@ -396,6 +410,7 @@ impl World {
         let (journal, loaded) = self.load(&self.disk.after_kill(), self.boot).expect("the disk is well");
         drop::<Journal>(journal);
         self.auditor.all_is_heard(&loaded);
+        self.all_is_posted(&loaded);
         self.auditor.no_flock_is_missed();
         self.auditor.all_dead_are_gone(&self.dead);
     }

@@ -152,6 +152,36 @@ fn a_workspace_says_what_counts_and_no_other_is_touched() {
 }
 
 #[test]
+fn an_unused_workspace_is_forgotten_before_one_in_use() {
+    let mut desk = Desk::new();
+    desk.ask("ada", "x /d/");
+    let workspace = |name: &str| Workspace { root: name.as_bytes().into() };
+    let greet = |desk: &mut Desk, name: &str| {
+        let threshold = Threshold { requests: 2, within: MINUTE };
+        desk.run(Command::Contention { workspace: workspace(name), threshold });
+    };
+    let ask = |desk: &mut Desk, from: &str, scope: &str| {
+        let caller = desk.caller("bo");
+        let ask = Ask { workspace: workspace(from), ..(*desk.request_of("bo", &format!("x {scope}"))).clone() };
+        desk.run(Command::Lock { caller, ask: Arc::new(ask), wait: Wait::Try });
+    };
+    // By the alphabet, and by when it came, the first of them would go.
+    for name in ["/asks", "/greets", "/sleeps"] {
+        greet(&mut desk, name);
+    }
+    (3..limits::CONTENTION_WORKSPACES_MAX).for_each(|number| greet(&mut desk, &format!("/w{number}")));
+    ask(&mut desk, "/asks", "/d/asks");
+    greet(&mut desk, "/greets");
+    greet(&mut desk, "/one-more");
+    for from in ["/asks", "/greets", "/sleeps", "/one-more"] {
+        let again = if from == "/asks" { 1 } else { 2 };
+        (0..again).for_each(|_| ask(&mut desk, from, &format!("/d{from}")));
+    }
+    let told: Vec<String> = told(&mut desk).into_iter().map(|(scope, ..)| scope).collect();
+    assert_eq!(told, ["/d/asks", "/d/greets", "/d/one-more"]);
+}
+
+#[test]
 fn however_many_scopes_are_contended_only_some_are_told_and_the_rest_is_a_count() {
     let mut desk = Desk::new();
     desk.ask("ada", "x /d/");

@@ -1,8 +1,10 @@
 //! What arrives, how it is signed, and what becomes of a post that is not taken.
 
 use crate::receiver::Receiver;
-use crate::util::{Ground, until};
+use crate::util::{Ground, exclusive, take, until};
 use crate::{add, id, lock_and_unlock, show};
+use flockd::limits::WEBHOOKS_MAX;
+use flockd::wire::{Body, Op, Request};
 use serde_json::{Value, json};
 use std::sync::mpsc::channel;
 
@@ -41,7 +43,8 @@ fn only_what_was_asked_for_is_sent_from_the_next_event_on() {
     let (ground, named, scoped) = (Ground::new(), Receiver::new(), Receiver::new());
     std::fs::create_dir(ground.work.join("src")).unwrap();
     lock_and_unlock(&ground, "before.txt");
-    add(&ground, &format!("{} --event lock.released", named.url));
+    let both = add(&ground, &format!("{} --event lock.released,lock.detached --event lock.released", named.url));
+    assert_eq!(both["events"], json!(["lock.detached", "lock.released"]));
     add(&ground, &format!("{} --scope src/ --scope @port-3000", scoped.url));
     for scope in ["a.txt", "src/lib.rs", "@port-3000", "@port-3001"] {
         lock_and_unlock(&ground, scope);
@@ -104,10 +107,14 @@ fn a_receiver_that_asks_for_time_gets_it_and_retry_sends_at_once() {
         until("the failure is known", || Some(show(&ground, &webhook)).filter(|one| one["state"] == "failing"));
     let next = failing["next_try_in_ms"].as_u64().unwrap();
     assert!((7_000_000..=7_200_000).contains(&next), "{next}");
-    ground.flockd("", &format!("webhook retry {}", id(&webhook))).gives(0);
+    let retry = || ground.flockd("", &format!("webhook retry {}", id(&webhook))).gives(0).out;
+    let said = retry();
+    assert!(said.starts_with(&format!("{} is sent what waits now", id(&webhook))), "{said}");
     let second = receiver.next();
     assert_eq!((second.id(), &second.body), (first.id(), &first.body));
     assert_eq!(receiver.next().event(), "lock.released");
+    until("both are taken", || Some(()).filter(|()| show(&ground, &webhook)["delivered"] == 2));
+    assert!(retry().contains("nothing that failed"));
 }
 
 #[test]
@@ -159,6 +166,37 @@ fn a_receiver_that_does_not_answer_delays_nobody() {
 }
 
 #[test]
+fn posts_of_removed_webhooks_count_until_they_end() {
+    let (ground, quick) = (Ground::new(), Receiver::new());
+    let (hold, held) = channel::<()>();
+    let slow = Receiver::answering(move |_| {
+        let _ = held.recv();
+        "204 No Content".to_owned()
+    });
+    let client = ground.client("claw-1", None);
+    let call = |request: Request| client.call(request).unwrap().ok.expect("it is answered");
+    let posts = || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", ground.daemon_pid())).unwrap().flatten();
+        let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+        names.filter(|name| name.starts_with("flockd-webhook")).count()
+    };
+    for number in 1..=WEBHOOKS_MAX + 8 {
+        let added = call(Request { url: Some(slow.url.clone()), ..Request::new(Op::WebhookAdd) });
+        let Body::Webhook(webhook) = added else { panic!("{added:?}") };
+        take(&client, exclusive("@busy", 60_000));
+        call(Request { scope: Some("@busy".to_owned()), ..Request::new(Op::Unlock) });
+        until("its post is on its way", || (posts() >= number.min(WEBHOOKS_MAX)).then_some(()));
+        call(Request { webhook_id: Some(webhook.webhook_id), ..Request::new(Op::WebhookRemove) });
+    }
+    assert_eq!(posts(), WEBHOOKS_MAX);
+    add(&ground, &quick.url);
+    lock_and_unlock(&ground, "data.json");
+    // The first of them that ends makes room.
+    drop(hold);
+    assert_eq!([quick.next().event(), quick.next().event()], ["lock.acquired", "lock.released"]);
+}
+
+#[test]
 fn secrets_are_told_only_to_who_asks() {
     let (ground, receiver) = (Ground::new(), Receiver::new());
     let given = add(&ground, &format!("{} --secret {SECRET}", receiver.url));
@@ -201,11 +239,14 @@ fn what_makes_no_sense_is_refused_by_name() {
     ground
         .flockd("claw-1", &format!("webhook add {url} --event lock.eaten"))
         .gives(2)
-        .says(&["no event", "lock.released"]);
+        .says(&["no such event", "lock.released"]);
     ground.flockd("claw-1", &format!("webhook add {url} --until-exit")).gives(2).says(&["--pid"]);
     ground.flockd("", &format!("webhook add {url}")).gives(2).says(&["--agent"]);
     for verb in ["show", "test", "retry", "rm"] {
-        ground.flockd("", &format!("webhook {verb} wh_7")).gives(1).says(&["flockd webhook list"]);
+        for id in ["wh_7", "wh_nope"] {
+            let says = [&format!("there is no webhook {id}"), "`flockd webhook list`"];
+            ground.flockd("", &format!("webhook {verb} {id}")).gives(1).says(&says);
+        }
         ground.flockd("", &format!("webhook {verb} lk_7")).gives(2).says(&["expected wh_"]);
     }
 }

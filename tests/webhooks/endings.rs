@@ -1,12 +1,16 @@
 //! What ends a webhook, and what does not: kills of the daemon, the end of a process, good-byes.
 
 use crate::receiver::{Post, Receiver};
-use crate::util::{Ground, kill_9, scaled, until};
+use crate::util::{Ground, exclusive, kill_9, scaled, take, until};
 use crate::{add, id, lock_and_unlock, show};
+use flockd::client::Custodian;
+use flockd::limits;
+use flockd::wire::{Op, Request};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// How often the daemon is killed. Each life gets a few deliveries done.
 const KILLS: u64 = 12;
@@ -81,6 +85,45 @@ fn what_failed_before_a_kill_is_tried_again_after_it_on_the_same_schedule() {
     ground.flockd("", &format!("webhook retry {}", id(&webhook))).gives(0);
     let second = receiver.next();
     assert_eq!((second.id(), &second.body), (first.id(), &first.body));
+}
+
+#[test]
+fn what_is_missing_is_told_with_the_same_id_and_body_also_after_a_kill() {
+    let ground = Ground::new();
+    let takes_all = Arc::new(AtomicBool::new(false));
+    let takes = takes_all.clone();
+    let receiver = Receiver::answering(move |post| match post.event().as_str() {
+        // What fails is tried by hand alone.
+        "events.gap" => "503 Busy\r\nRetry-After: 3600".to_owned(),
+        _ if !takes.load(Ordering::SeqCst) => "503 Busy\r\nRetry-After: 3600".to_owned(),
+        _ => "204 No Content".to_owned(),
+    });
+    let webhook = add(&ground, &receiver.url);
+    let fails = || until("that failed", || Some(()).filter(|()| show(&ground, &webhook)["state"] == "failing"));
+    let client = ground.client("claw-1", Some(Custodian::Library));
+    // A lock of a session waits for no disk.
+    let lock_and_unlock = |scope: &str| {
+        take(&client, exclusive(scope, 0));
+        client.call(Request { scope: Some(scope.to_owned()), ..Request::new(Op::Unlock) }).unwrap();
+    };
+    lock_and_unlock("@first");
+    receiver.next();
+    fails();
+    (0..=limits::EVENTS_KEPT / 2).for_each(|_| lock_and_unlock("@x"));
+    drop(client);
+    takes_all.store(true, Ordering::SeqCst);
+    let retry = || ground.flockd("", &format!("webhook retry {}", id(&webhook))).gives(0);
+    retry();
+    assert_eq!(receiver.next().event(), "lock.acquired");
+    let gap = receiver.next();
+    let told = gap.json();
+    assert_eq!((told["event"].as_str(), &told["events"]), (Some("events.gap"), &Value::Null));
+    assert!(told["from"].as_u64() <= told["to"].as_u64(), "{told}");
+    fails();
+    ground.kill_daemon();
+    retry();
+    let again = receiver.next();
+    assert_eq!((again.id(), String::from_utf8(again.body.clone())), (gap.id(), String::from_utf8(gap.body.clone())));
 }
 
 #[test]

@@ -39,7 +39,7 @@ impl Auditor {
                 }
             }
             Reply::SessionOpen(id) => self.session_open(&open, *id),
-            Reply::Webhook(_) | Reply::Webhooks(_) | Reply::WebhookRemoved(_) => unreachable!("nobody here has one"),
+            Reply::Webhook(_) | Reply::Webhooks(_) | Reply::WebhookRemoved(_) => unreachable!("no client has one"),
             Reply::Cancelled(is_gone) => self.cancelled(&open, *is_gone),
             Reply::Failed(fault) => self.failed(now, &open, fault),
         }
