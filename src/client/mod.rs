@@ -29,6 +29,8 @@ pub use guard::{LockGuard, LockRequest, NotKept};
 pub use guards::{LockAllRequest, LockGuards};
 pub use handle::{Client, ClientBuilder};
 pub use launch::Launch;
+#[cfg(feature = "mcp")]
+pub(crate) use ledger::granted;
 pub use place::Place;
 pub use session::{Session, Workspace};
 pub use values::{Check, Error, HoldError, Holder, LockError, Loss, LossReason, Refusal, Status, UpgradeError, Waiter};

@@ -41,13 +41,16 @@ impl Handler {
     /// Tells how a call waits, if it does. Who looks may wait for the daemon as well, and is not waited for.
     async fn progress(&self, waiting: &Waiting, context: &RequestContext<RoleServer>) {
         let Some(connection) = waiting.caller.open_connection() else { return };
-        let (caller, scope) = (waiting.caller.clone(), waiting.scope.clone());
+        let (caller, scopes) = (waiting.caller.clone(), waiting.scopes.clone());
         let looked = spawn_blocking(move || {
-            let body = connection.call(Request { scope: Some(scope), ..Request::new(Op::Status) }).ok()?.ok?;
-            match (body, &caller.agent) {
-                (Body::Status(body), Some(agent)) => answer::waiting(&body, agent.as_str()),
-                _ => None,
+            let mut rows = Vec::new();
+            for scope in scopes {
+                match connection.call(Request { scope: Some(scope), ..Request::new(Op::Status) }).ok()?.ok? {
+                    Body::Status(body) => rows.extend(body.waiters),
+                    _ => return None,
+                }
             }
+            answer::waiting(&rows, caller.agent.as_ref()?.as_str())
         });
         let Ok(Some(message)) = looked.await else { return };
         let seconds = (clock::monotonic_ns() - waiting.since) as f64 / 1e9;
@@ -64,7 +67,7 @@ impl Handler {
 struct Waiting {
     token: ProgressToken,
     caller: Arc<Caller>,
-    scope: String,
+    scopes: Vec<String>,
     /// Since when, in nanoseconds of the clock.
     since: u64,
     within: Option<f64>,
@@ -74,11 +77,14 @@ impl Waiting {
     fn of(request: &CallToolRequestParams, agents: &Agents, context: &RequestContext<RoleServer>) -> Option<Waiting> {
         let token = context.meta.get_progress_token()?;
         let arguments = request.arguments.as_ref()?;
-        let scope = wire::escape(arguments.get("path")?.as_str()?.as_bytes());
+        let paths = arguments.get("paths").and_then(|paths| paths.as_array()).map(Vec::as_slice);
+        let paths = paths.or_else(|| arguments.get("path").map(std::slice::from_ref))?;
+        let scopes = paths.iter().map(|path| Some(wire::escape(path.as_str()?.as_bytes())));
+        let scopes: Vec<String> = scopes.take(limits::SET_MAX).collect::<Option<_>>()?;
         let agent = arguments.get("agent").and_then(|agent| agent.as_str()).filter(|agent| !agent.is_empty());
         let caller = agents.caller(agent, &context.meta).ok()?;
         let within = arguments.get("wait_seconds").map_or(Some(limits::WAIT_DEFAULT as f64 / 1000.0), |it| it.as_f64());
-        Some(Waiting { token, caller, scope, since: clock::monotonic_ns(), within })
+        Some(Waiting { token, caller, scopes, since: clock::monotonic_ns(), within })
     }
 }
 
