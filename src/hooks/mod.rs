@@ -265,6 +265,8 @@ impl Caller<'_> {
             };
             targets.push(Target { path, root, mode });
         }
+        // Those of one workspace are asked for together.
+        targets.sort_by(|a, b| a.root.cmp(&b.root));
         match targets.is_empty() {
             true => Ok(Verdict::Silence),
             false => locks::before(&self.agent()?, &self.event.cwd, &targets, self.patience()),
