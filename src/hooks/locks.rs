@@ -5,7 +5,7 @@
 
 use super::event::Verdict;
 use super::{Mode, Target, text};
-use crate::client::{ClientError, Config, Connect, Connection, Launch, Place, agent, unexpected};
+use crate::client::{self, ClientError, Config, Connect, Connection, Launch, Place, agent, unexpected};
 use crate::clock::monotonic_ns;
 use crate::limits;
 use crate::model::Agent;
@@ -223,6 +223,18 @@ pub(super) fn after(agent: &Agent, cwd: &Path, targets: &[PathBuf]) -> Result<Ve
     Ok(if lines.is_empty() { Verdict::Silence } else { Verdict::Tell(lines.join("\n")) })
 }
 
+/// Tells the daemon by which name the agent program around goes from now on. With `starts` one is started for that:
+/// the program has left a session, and what it had started in that one is told of the next by the daemon alone.
+pub(super) fn goes_by(agent: &Agent, cwd: &Path, starts: bool) -> Result<(), String> {
+    let Some(process) = agent::process() else { return Ok(()) };
+    let launch = if starts { launch()? } else { Launch::Never };
+    let said = options(Some(agent), cwd, launch).and_then(|options| client::goes_by(&options, &process, true));
+    match said {
+        Ok(_) | Err(ClientError::NoDaemon(_)) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// What the agent lost since it last heard.
 pub(super) fn losses(agent: &Agent, cwd: &Path) -> Result<Vec<String>, String> {
     let Some(connection) = connect_if_served(Some(agent), cwd)? else { return Ok(Vec::new()) };
@@ -289,12 +301,16 @@ fn connect_if_served(agent: Option<&Agent>, cwd: &Path) -> Result<Option<Connect
 }
 
 fn dial(agent: Option<&Agent>, cwd: &Path, launch: Launch) -> Result<Connection, ClientError> {
+    // The process is told with the name, so that two agents of one name are found out.
+    let process = agent.and_then(|_| agent::process());
+    Connection::connect_from(options(agent, cwd, launch)?, process)
+}
+
+fn options(agent: Option<&Agent>, cwd: &Path, launch: Launch) -> Result<Connect, ClientError> {
     let home = Home::from_env().map_err(|error| ClientError::NoAnswer(error.0))?;
     let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
     let root = Place::root_above(cwd).unwrap_or(cwd);
     // A broken `.flockd.toml` is told of by whoever reads what it wants of hooks, and locks nobody out.
     let place = Place { cwd: bytes(cwd), workspace: bytes(root), config: Config::of(root).ok() };
-    // The process is told with the name, so that two agents of one name are found out.
-    let process = agent.and_then(|_| agent::process());
-    Connection::connect_from(Connect { home, launch, agent: agent.cloned(), place, session: None }, process)
+    Ok(Connect { home, launch, agent: agent.cloned(), place, session: None })
 }

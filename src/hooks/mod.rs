@@ -293,7 +293,11 @@ impl Caller<'_> {
         if Settings::of(&root)?.enforcement == Enforcement::Off {
             return Ok(Verdict::Silence);
         }
-        let mut lines = locks::losses(&self.agent()?, &self.event.cwd)?;
+        let agent = self.agent()?;
+        if self.event.subagent.is_none() && !planted(Bug::SessionNotHandedOn) {
+            locks::goes_by(&agent, &self.event.cwd, self.event.has_moved)?;
+        }
+        let mut lines = locks::losses(&agent, &self.event.cwd)?;
         if is_new && self.call.mode == Mode::Auto {
             lines.insert(0, text::WELCOME.to_owned());
         }

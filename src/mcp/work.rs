@@ -192,6 +192,7 @@ impl Work {
     pub(super) fn run(self) -> CallToolResult {
         let Work { kind, id, arguments, meta, agents, calls } = self;
         let nothing = kind.nothing();
+        agents.look_again();
         let begun = Args::of(kind, arguments).and_then(|args| {
             let caller = match args {
                 Args::Status(_) | Args::Stats(_) => agents.reader(args.agent(), &meta)?,
