@@ -242,32 +242,51 @@ pub(super) fn losses(agent: &Agent, cwd: &Path) -> Result<Vec<String>, String> {
     Ok(answer.lost.iter().map(text::lost).collect::<Vec<String>>())
 }
 
+/// What hooks leave behind in the daemon.
+enum Left {
+    /// A lock, by its id.
+    Lock(String),
+    /// A place in a queue that is kept after a wait in vain, by its ticket. Others would wait behind it for nobody.
+    Place(String),
+}
+
 /// Releases what hooks took in the name of the agent, and with `also_below` of its sub-agents.
 ///
 /// What it lost is left to be told when somebody listens: nothing here asks in its name for an answer.
 pub(super) fn end_turn(agent: &Agent, also_below: bool, cwd: &Path) -> Result<(), String> {
     let Some(reader) = connect_if_served(None, cwd)? else { return Ok(()) };
-    let held = match reader.call(Request::new(Op::Status)).map_err(|error| error.to_string())?.ok {
-        Some(Body::Status(StatusBody { locks, .. })) => locks,
+    let StatusBody { locks, waiters } = match reader.call(Request::new(Op::Status)).map_err(|it| it.to_string())?.ok {
+        Some(Body::Status(body)) => body,
         other => return Err(unexpected(other.as_ref()).to_string()),
     };
     let is_below = |name: &str| name.strip_prefix(agent.as_str()).is_some_and(|rest| rest.starts_with('/'));
     let is_meant = |name: &str| name == agent.as_str() || also_below && is_below(name);
-    let mut ours: Vec<_> = held
-        .into_iter()
-        .filter(|lock| lock.note.as_deref() == Some(NOTE) && is_meant(&lock.agent))
-        .map(|lock| (lock.agent, lock.lock_id))
-        .collect();
+    let is_ours = |note: Option<&str>, name: &str| note == Some(NOTE) && is_meant(name);
+    let locks = locks.into_iter().filter(|lock| is_ours(lock.note.as_deref(), &lock.agent));
+    let mut ours: Vec<(String, Left)> = locks.map(|lock| (lock.agent, Left::Lock(lock.lock_id))).collect();
+    let places = waiters.into_iter().filter(|place| place.absent && is_ours(place.note.as_deref(), &place.agent));
+    ours.extend(places.filter_map(|place| Some((place.agent, Left::Place(place.ticket?)))));
     // Children before their parents, whose locks they may stand on.
-    ours.sort_by(|a, b| b.cmp(a));
-    for locks in ours.chunk_by(|a, b| a.0 == b.0) {
-        let name = Agent::new(&locks[0].0).map_err(|error| error.0)?;
+    ours.sort_by(|a, b| b.0.cmp(&a.0));
+    for left in ours.chunk_by(|a, b| a.0 == b.0) {
+        let name = Agent::new(&left[0].0).map_err(|error| error.0)?;
         let Some(connection) = connect_if_served(Some(&name), cwd)? else { return Ok(()) };
         if !planted(Bug::TurnEndsNothing) {
-            locks.iter().for_each(|(_, id)| connection.release_later(id));
+            left.iter().try_for_each(|(_, left)| give_up(&connection, left)).map_err(|error| error.to_string())?;
         }
         // Its answer shows that the releases before it were read.
         connection.call(Request::new(Op::Daemon)).map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+fn give_up(connection: &Connection, left: &Left) -> Result<(), ClientError> {
+    match left {
+        Left::Lock(id) => connection.release_later(id),
+        // Of a set each scope has a row, and they share one place: to give up what is given up changes nothing.
+        Left::Place(ticket) => {
+            connection.call(Request { ticket: Some(ticket.clone()), ..Request::new(Op::Cancel) })?;
+        }
     }
     Ok(())
 }

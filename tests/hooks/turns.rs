@@ -63,6 +63,21 @@ fn whoever_waits_gets_the_file_when_the_turn_before_ends() {
 }
 
 #[test]
+fn whoever_has_waited_in_vain_keeps_a_place_to_the_end_of_its_turn() {
+    let ground = Ground::new();
+    assert_eq!(ground.hook("claude-code", "", "before_edit", "ada"), Outcome::Runs);
+    for waits in [&["data.json"][..], &["data.json", "other.json"]] {
+        patch(&ground, "--wait 50ms", waits).refused();
+        let places = ground.status().waiters.len();
+        assert_eq!(places, waits.len(), "whoever asks again goes on there");
+        assert_eq!(ground.hook("codex", "", "turn_end", "ada"), Outcome::Runs);
+        assert_eq!(ground.status().waiters.len(), 0);
+    }
+    assert_eq!(ground.hook("claude-code", "", "turn_end", "ada"), Outcome::Runs);
+    assert_eq!(ground.hook("gemini", "--wait 0", "before_edit", "cy"), Outcome::Runs, "nobody is waited for in vain");
+}
+
+#[test]
 fn what_an_agent_locked_by_itself_outlives_its_turn() {
     let ground = Ground::new();
     ground.flockd("claude-ada", "lock data.json").gives(0);
