@@ -90,7 +90,7 @@ impl Errand {
                 body.locks.iter().for_each(|lock| self.has(lock));
                 Ok(None)
             }
-            // A set must not wait with what its agent holds already and others want; each by itself may.
+            // One by one tells which of them closes the cycle, if it does by itself.
             Ok(Body::Locks(body)) if body.code == Some(Code::Deadlock) => one_by_one(set, |target| self.take(target)),
             Ok(Body::Locks(body)) => Ok(Some(refusal(set, &body.holders, body.more_holders))),
             Ok(other) => Err(unexpected(Some(&other))),

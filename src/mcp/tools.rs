@@ -81,8 +81,8 @@ impl Kind {
             }
             Kind::LockAll => {
                 "Lock several files or directories before a change that needs all of them: you get all or none, and \
-                 hold none while you wait for the others. Leave out what you hold already. All else is as with \
-                 lock_file; unlock_file releases them one by one, or all."
+                 hold none of them while you wait for the others. All else is as with lock_file; unlock_file releases \
+                 them one by one, or all."
             }
             Kind::Renew => {
                 "Keep a lock of yours longer: its lease starts anew. Needed only when you work on something for long \

@@ -1,7 +1,7 @@
 //! From the first edit to the end of the turn: who gets the file, who is refused, and when it is free again.
 
 use crate::client::{CLIENTS, Outcome, WITH_SUBAGENTS, agent, payload};
-use crate::util::Ground;
+use crate::util::{Ground, until};
 use std::fs;
 
 fn file_of(held: &[(String, String)]) -> Vec<&str> {
@@ -140,7 +140,7 @@ fn a_patch_of_what_others_wait_for_waits_for_the_rest_of_it() {
     ground.until_waiting(&["cy"]);
     std::thread::scope(|scope| {
         let waits = scope.spawn(|| patch(&ground, "--wait 100s --timeout 110s", &["a.txt", "b.txt"]));
-        ground.until_waiting(&["cy", "codex-ada"]);
+        until("ada waits", || ground.status().waiters.iter().any(|row| row.agent == "codex-ada").then_some(()));
         ground.flockd("bo", "unlock b.txt").gives(0);
         let told = waits.join().unwrap().told();
         assert!(told.contains("cy waits for a.txt"), "{told}");

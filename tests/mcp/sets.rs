@@ -111,22 +111,20 @@ fn a_call_waits_as_one_and_holds_nothing_until_it_has_all() {
 }
 
 #[test]
-fn what_an_agent_holds_already_is_better_left_out() {
+fn a_wait_that_would_never_end_is_refused_with_its_cycle() {
     let ground = Ground::new();
-    ground.flockd("a", "lock x").gives(0);
-    ground.flockd("b", "lock y").gives(0);
-    let queued = ground.queue("c", "x");
-    ground.until_waiting(&["c"]);
-    let mut client = Client::new(&ground, "a", Era::Newer);
-    let (refused, text) = client.call("lock_files", wants(&["x", "y"]));
+    let (mut a, mut b) = (Client::new(&ground, "a", Era::Newer), Client::new(&ground, "b", Era::Newer));
+    a.call("lock_file", json!({ "path": "x" }));
+    b.call("lock_file", json!({ "path": "y" }));
+    let waits = b.begin_call("lock_file", json!({ "path": "x", "wait_seconds": 600 }));
+    ground.until_waiting(&["b"]);
+    let (refused, text) = a.call("lock_files", wants(&["w", "y"]));
     assert_eq!((&refused["acquired"], &refused["code"]), (&json!(false), &json!("deadlock")), "{text}");
+    assert_eq!(refused["cycle"].as_array().unwrap().len(), 2, "{text}");
     assert!(text.starts_with("none is locked: to wait for them would never end"), "{text}");
     assert!(text.contains("release what you hold"), "{text}");
-    let waits = client.begin_call("lock_files", wants(&["y"]));
-    ground.until_waiting(&["c", "a"]);
-    ground.flockd("b", "unlock y").gives(0);
-    assert_eq!(client.called("lock_files", waits).0["acquired"], true);
-    drop(queued);
+    a.call("unlock_file", json!({ "all": true }));
+    assert_eq!(b.called("lock_file", waits).0["acquired"], true);
 }
 
 #[test]
