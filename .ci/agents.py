@@ -2,7 +2,7 @@
 
     agents.py FLOCKD DIRECTORY [CLIENT...]
 
-DIRECTORY has (or gets, from npm) Claude Code, Codex, Gemini CLI and OpenClaw. Their model is a server in this process
+DIRECTORY has (or gets, from npm) those that are named, else Claude Code, Codex, Gemini CLI and OpenClaw. Their model is a server in this process
 that says what a script says, so nothing leaves this machine. Ada writes a file; Bo wants to write it within Ada's turn
 and must be refused, told who holds it, and get in when the turn has ended. Python's own library is all it takes.
 """
@@ -20,13 +20,13 @@ import tempfile
 import threading
 import time
 
-PACKAGES = [
-    "@anthropic-ai/claude-code@2.1.330",
-    "@openai/codex@0.169",
-    "@google/gemini-cli@0.61",
-    "openclaw@2026.9.6",
-]
-CLIENTS = ["claude-code", "codex", "gemini", "openclaw"]
+# The program of each, and the package that has it.
+CLIENTS = {
+    "claude-code": ("claude", "@anthropic-ai/claude-code@2.1.330"),
+    "codex": ("codex", "@openai/codex@0.169"),
+    "gemini": ("gemini", "@google/gemini-cli@0.61"),
+    "openclaw": ("openclaw", "openclaw@2026.9.6"),
+}
 WITHIN = 180
 
 
@@ -319,6 +319,48 @@ class Ground:
         assert self.holders() == []
         print("  ada's turn has ended; bo is let in, has written, and holds nothing")
 
+    def clear(self):
+        """Claude Code alone: after `/clear` hook, command and server are the agent of the new session."""
+        run = RUNS["claude-code-cy"] = Run([])
+        home = self.dir / "cy"
+        home.mkdir()
+        command, more = self.claude_code(home, f"http://127.0.0.1:{self.port}/claude-code-cy", "cy")
+        self.ours("install", "--client", "claude-code", home=home)
+        streams = ["--input-format", "stream-json", "--output-format", "stream-json", "--verbose"]
+        command = [command[0], "-p", *streams, "--allowedTools", "Write,Read,Bash,mcp__flockd"]
+        with open(self.dir / "cy.log", "w", encoding="utf-8") as log:
+            cy = subprocess.Popen(command, env={**self.environment(home), **more}, cwd=self.work, text=True,
+                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
+        self.processes.append(cy)
+
+        def turn(text):
+            """Says something; the session in which it was heard."""
+            content = [{"type": "text", "text": text}]
+            cy.stdin.write(json.dumps({"type": "user", "message": {"role": "user", "content": content}}) + "\n")
+            cy.stdin.flush()
+            for line in cy.stdout:
+                message = json.loads(line)
+                if message["type"] == "result":
+                    return message["session_id"]
+            raise AssertionError((self.dir / "cy.log").read_text())
+
+        lock = ("mcp__flockd__lock_file", {"path": str(self.file), "wait_seconds": 0})
+        unlock = ("mcp__flockd__unlock_file", {"all": True})
+        run.steps = [lock, unlock]
+        first = turn("go")
+        assert f"claude-{first}" in run.told[0], run.told
+        turn("/clear")
+        run.told, run.steps = [], [lock, self.writes("cy"), ("Bash", {"command": f"flockd check {self.file}"}), unlock]
+        second = turn("go")
+        assert first != second, "it is another session"
+        assert f"claude-{second}" in run.told[0], run.told
+        assert self.file.read_text() == "cy", run.told
+        assert "do not hold" not in run.told[2], run.told
+        cy.stdin.close()
+        assert cy.wait(WITHIN) == 0, (self.dir / "cy.log").read_text()
+        assert self.holders() == []
+        print("  cy is another agent after /clear, in hooks, commands and tools alike")
+
     def end(self):
         """Nothing of it is left, however it ended."""
         for process in self.processes:
@@ -327,29 +369,33 @@ class Ground:
         subprocess.run([self.flockd, "daemon", "stop"], env=self.environment(self.dir), check=False, timeout=30)
 
 
-def install(directory):
-    """The clients, from npm, with a node that is new enough for all of them."""
-    if (directory / "node_modules/.bin/openclaw").exists():
+def install(directory, clients):
+    """The clients that are missing, from npm, with a node that is new enough for all of them."""
+    programs = directory / "node_modules/.bin"
+    packages = [package for program, package in map(CLIENTS.get, clients) if not (programs / program).exists()]
+    if not packages:
         return
     npm = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(directory)]
     subprocess.run([*npm, "node@24"], check=True)
-    path = f"{directory}/node_modules/.bin:{os.environ['PATH']}"
-    subprocess.run([*npm, *PACKAGES], check=True, env={**os.environ, "PATH": path})
+    subprocess.run([*npm, *packages], check=True, env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"})
 
 
 def main():
     flockd, directory = str(pathlib.Path(sys.argv[1]).resolve()), pathlib.Path(sys.argv[2]).resolve()
-    install(directory)
+    clients = sys.argv[3:] or list(CLIENTS)
+    install(directory, clients)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Model)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     failed = []
-    for client in sys.argv[3:] or CLIENTS:
+    for client in clients:
         begun = time.monotonic()
         print(client, flush=True)
         ground = Ground(flockd, directory, client, server.server_address[1])
         try:
             ground.play()
+            if client == "claude-code":
+                ground.clear()
             print(f"  held in {time.monotonic() - begun:.0f} s", flush=True)
             shutil.rmtree(ground.dir, ignore_errors=True)
         except AssertionError as error:

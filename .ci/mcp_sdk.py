@@ -58,7 +58,7 @@ async def serves(place, mode, told):
         print(f"  {mode}: speaks {client.protocol_version}")
         check(client.protocol_version == ("2025-11-25" if mode == "legacy" else "2026-07-28"), client.protocol_version)
         names = [tool.name for tool in (await client.list_tools()).tools]
-        check(names[:3] == ["lock_file", "unlock_file", "check_lock_status"], names)
+        check(names[:4] == ["lock_file", "unlock_file", "check_lock_status", "lock_files"], names)
 
         held = (await client.call_tool("lock_file", {"path": "data.json", "note": "from Python"})).structured_content
         check(held["acquired"] and held["agent"] == "claw-1", held)
@@ -67,6 +67,19 @@ async def serves(place, mode, told):
         write = {"path": "data.json", "content": "{}\n", "fence": held["fence"]}
         check((await client.call_tool("write_file", write)).structured_content["written"], "written under the lock")
         await client.call_tool("unlock_file", {"path": "data.json"})
+
+        both = {"paths": ["one.json", "two.json"], "wait_seconds": 0}
+        held = (await client.call_tool("lock_files", both)).structured_content
+        check(held["acquired"] and len(held["locks"]) == 2, held)
+        check(flockd(place, "claw-2", "lock", "-n", "two.json").returncode == 1, "both are held")
+        await client.call_tool("unlock_file", {"path": "one.json"})
+        await client.call_tool("unlock_file", {"path": "two.json"})
+        flockd(place, "claw-2", "lock", "two.json")
+        answer = await client.call_tool("lock_files", both)
+        check(not answer.is_error and answer.structured_content["locks"] == [], answer)
+        check(answer.structured_content["holders"][0]["agent"] == "claw-2", answer)
+        check(flockd(place, "claw-2", "lock", "-n", "one.json").returncode == 0, "none of a refused set is held")
+        flockd(place, "claw-2", "unlock", "--all")
 
         flockd(place, "claw-2", "lock", "data.json", "--note", "mine")
         wait = {"path": "data.json", "wait_seconds": 4}
@@ -90,6 +103,7 @@ async def serves(place, mode, told):
         check(status["locks"] == [], "what was given up is not granted:", status)
 
         check(await refused(client, "lock_file", {"path": "x", "mode": "mine"}) == "invalid", "a bad mode")
+        check(await refused(client, "lock_files", {"paths": ["d/", "d/x"]}) == "invalid", "one lies in the other")
         check(await refused(client, "unlock_file", {"path": "x"}) == "not_found", "nothing is held there")
         check("locks://active" in [str(it.uri) for it in (await client.list_resources()).resources], "resources")
         await hears(client, place, mode, told)

@@ -516,15 +516,17 @@ fn hooks(wishes: &mut Wishes) {
     let ground = Ground::new(1);
     let home = ground.path("home");
     let _daemon = daemon(&home);
-    let event = |name: &str, more: &str| {
-        let work = ground.word("w");
-        format!(r#"{{"session_id":"ada","cwd":"{work}","hook_event_name":"{name}"{more}}}"#)
+    let recorded = |payload: &str| {
+        let input = payload.replace("$CWD", &ground.word("w")).replace("$SESSION", "ada");
+        input.replace("$HOME", "/home/ada").replace("data.json", "f0")
     };
-    let edit = event("PreToolUse", r#","tool_name":"Edit","tool_input":{"file_path":"f0"}"#);
-    let read = event("PreToolUse", r#","tool_name":"Bash","tool_input":{"command":"cat f0 | sort"}"#);
-    let end = event("Stop", "");
-    let call = |input: &str| {
-        let mut hook = flockd(&home, &["hook", "--client", "claude-code"]);
+    let edit = recorded(include_str!("../tests/hooks/payloads/claude-code/before_edit.json"));
+    let shell = recorded(include_str!("../tests/hooks/payloads/claude-code/before_shell.json"));
+    let read = shell.replace("echo 2 > f0", "cat f0 | sort");
+    assert_ne!(read, shell, "the recorded command writes the file");
+    let end = recorded(include_str!("../tests/hooks/payloads/claude-code/turn_end.json"));
+    let call_in = |mode: &str, input: &str| {
+        let mut hook = flockd(&home, &["hook", "--client", "claude-code", "--mode", mode]);
         hook.stdin(Stdio::piped()).stdout(Stdio::null());
         let begun = monotonic_ns();
         let mut running = hook.spawn().expect("the program that is measured");
@@ -532,6 +534,7 @@ fn hooks(wishes: &mut Wishes) {
         assert!(running.wait().expect("our own process").success(), "a hook lets its agent's own edit pass");
         monotonic_ns() - begun
     };
+    let call = |input: &str| call_in("auto", input);
     let count = wishes.extent.events;
     let repeated = |once: &dyn Fn() -> u64| Round::from((0..count).map(|_| once()).collect::<Vec<_>>());
     // The whole call stays below what a person or a model would notice between two edits.
@@ -549,6 +552,7 @@ fn hooks(wishes: &mut Wishes) {
         Side::floor("true", || repeated(&|| timed(&mut Command::new("true")))),
         Side::ours("before an edit, the lock taken", "true", target, || repeated(&first)),
         Side::ours("before an edit, held already", "true", target, || repeated(&|| call(&edit))),
+        Side::ours("before an edit, only checked", "true", target, || repeated(&|| call_in("check", &edit))),
         Side::ours("before a command that writes nothing", "true", target, || repeated(&|| call(&read))),
         Side::ours("at the end of a turn", "true", target, || repeated(&last)),
     ];

@@ -257,6 +257,8 @@ bugs! {
     StaleEditPasses => "hooks" "turns::a_lost_lock_is_told_before_the_next_write",
     /// Sub-agents go by their parent's name.
     SubagentIsParent => "hooks" "turns::a_subagent_ends_with_its_own_locks_and_a_session_with_all",
+    /// Nobody tells the tools of an agent that its program has begun another session.
+    SessionNotHandedOn => "mcp" "names::a_session_that_its_program_begins_later_is_its_agent_everywhere",
 }
 
 /// Whether this fault is planted: in an ordinary build none is.

@@ -394,6 +394,7 @@ fn open(
         workspace: Some(wire::escape(&connect.place.workspace)),
         session: None,
         agent_process: false,
+        goes_by: false,
         contention: connect.place.config.map(|config| config.contention.into()),
     };
     let mut lines = launch::connect(&connect.home, launch, &hello, None)?.lines;

@@ -70,7 +70,7 @@ impl Ledger {
 
 /// The locks that an answer grants and that were not held before, and whether each is no new one but was shared and is
 /// exclusive now.
-pub(super) fn granted(answer: &Answer) -> impl Iterator<Item = (&str, bool)> {
+pub(crate) fn granted(answer: &Answer) -> impl Iterator<Item = (&str, bool)> {
     let bodies = match &answer.ok {
         Some(Body::Lock(body)) => std::slice::from_ref(&**body),
         Some(Body::Locks(body)) => body.locks.as_slice(),

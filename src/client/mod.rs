@@ -31,6 +31,8 @@ pub use guard::{LockGuard, LockRequest, NotKept};
 pub use guards::{LockAllRequest, LockGuards};
 pub use handle::{Client, ClientBuilder};
 pub use launch::Launch;
+#[cfg(feature = "mcp")]
+pub(crate) use ledger::granted;
 pub use place::Place;
 pub use session::{Session, Workspace};
 pub use values::{Check, Error, HoldError, Holder, LockError, Loss, LossReason, Refusal, Status, UpgradeError, Waiter};
@@ -472,6 +474,18 @@ fn bound_of(request: &Request) -> Option<Duration> {
     Some(Duration::from_millis(waits.saturating_add(limits::ANSWER_WITHIN)))
 }
 
+/// The name by which an agent program's process goes, if somebody has said so. With an agent and `says` that is its
+/// name from now on. A program may begin another session, which what it started before is not told of.
+///
+/// # Errors
+/// When there is no daemon, or it does not greet.
+#[cfg(any(feature = "mcp", feature = "cli"))]
+pub(crate) fn goes_by(options: &Connect, process: &OwnedFd, says: bool) -> Result<Option<String>, ClientError> {
+    let hello = Hello { goes_by: says, ..hello_of(options, None, true) };
+    let greeted = connect(&options.home, &options.launch, &hello, Some(process.as_fd()))?;
+    Ok(greeted.welcome.goes_by)
+}
+
 /// A new connection, and what came with its greeting.
 struct Dialled {
     socket: Socket,
@@ -491,21 +505,26 @@ fn dial(
         (Some(Custodian::Library), None) => Some(SessionWish::Library),
         (Some(Custodian::Command), None) => Some(SessionWish::Command),
     };
-    let hello = Hello {
-        protocol: wire::PROTOCOL,
-        version: wire::VERSION.to_owned(),
-        agent: options.agent.as_ref().map(Agent::to_string),
-        cwd: wire::escape(&options.place.cwd),
-        workspace: Some(wire::escape(&options.place.workspace)),
-        session: wish,
-        agent_process: agent_process.is_some(),
-        contention: options.place.config.map(|config| config.contention.into()),
-    };
+    let hello = hello_of(options, wish, agent_process.is_some());
     let greeted = connect(&options.home, &options.launch, &hello, agent_process.map(AsFd::as_fd))?;
     let stream = greeted.lines.get_ref().try_clone()?;
     let session = greeted.welcome.session.or_else(|| session.cloned());
     let socket = Socket { stream, lines: Mutex::new(greeted.lines) };
     Ok(Dialled { socket, session, warning: greeted.welcome.warning })
+}
+
+fn hello_of(options: &Connect, session: Option<SessionWish>, agent_process: bool) -> Hello {
+    Hello {
+        protocol: wire::PROTOCOL,
+        version: wire::VERSION.to_owned(),
+        agent: options.agent.as_ref().map(Agent::to_string),
+        cwd: wire::escape(&options.place.cwd),
+        workspace: Some(wire::escape(&options.place.workspace)),
+        session,
+        agent_process,
+        goes_by: false,
+        contention: options.place.config.map(|config| config.contention.into()),
+    }
 }
 
 impl Inner {

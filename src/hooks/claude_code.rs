@@ -12,6 +12,7 @@ const STOP: u8 = 2;
 
 pub(super) fn read(input: &Value) -> Option<Event> {
     let mut event = Event::read(input, phase)?;
+    event.has_moved = matches!(text(input, "source"), Some("clear" | "resume" | "fork"));
     let given = input.get("tool_input").unwrap_or(&Value::Null);
     event.targets = match text(input, "tool_name").unwrap_or_default() {
         "Write" | "Edit" | "MultiEdit" => path(given, "file_path"),

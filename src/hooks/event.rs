@@ -32,6 +32,8 @@ pub(super) struct Event {
     pub(super) name: String,
     /// The session, as the client names it; empty if it does not.
     pub(super) session: String,
+    /// The program was in another session before.
+    pub(super) has_moved: bool,
     /// The sub-agent in it that acts, if one does.
     pub(super) subagent: Option<String>,
     /// Where the agent works.
@@ -48,6 +50,7 @@ impl Event {
             phase: phase_of(name),
             name: name.to_owned(),
             session: text(input, "session_id").unwrap_or_default().to_owned(),
+            has_moved: false,
             subagent: text(input, "agent_id").filter(|id| !id.is_empty()).map(str::to_owned),
             cwd: text(input, "cwd").map(PathBuf::from).unwrap_or_default(),
             targets: Vec::new(),

@@ -5,120 +5,206 @@
 
 use super::event::Verdict;
 use super::{Mode, Target, text};
-use crate::client::{Config, Connect, Connection, Launch, Place, agent, unexpected};
+use crate::client::{self, ClientError, Config, Connect, Connection, Launch, Place, agent, unexpected};
 use crate::clock::monotonic_ns;
 use crate::limits;
 use crate::model::Agent;
 use crate::os::home::Home;
 use crate::planted::{Bug, planted};
-use crate::wire::{Answer, Body, Code, LockBody, Op, Request, StatusBody, escape};
-use std::os::unix::ffi::OsStrExt;
+use crate::wire::{Answer, Body, Code, Held, LockBody, Loss, Op, Request, StatusBody, escape, unescape};
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 /// The note of a lock that lives to the end of the turn.
 const NOTE: &str = "editing, until the end of the turn";
 
-/// What an agent is to be told beside what was asked.
-#[derive(Default)]
-struct Heard {
-    /// Losses of what was to be written.
-    here: Vec<String>,
-    /// Everything else.
+/// Takes or looks at the locks on what is to be written: all, or the edit does not happen and none is kept.
+pub(super) fn before(agent: &Agent, cwd: &Path, targets: &[Target], patience: u64) -> Result<Verdict, String> {
+    let connection = connect(Some(agent), cwd, launch()?)?;
+    let mut errand = Errand {
+        until: monotonic_ns() + patience * 1_000_000,
+        taken: Vec::new(),
+        locked: Vec::new(),
+        lost: Vec::new(),
+        lines: connection.take_warning().map(|warning| format!("flockd: {warning}")).into_iter().collect(),
+        connection,
+    };
+    // A request names one workspace, which is what its locks are told of by.
+    for alike in targets.chunk_by(|a, b| a.root == b.root) {
+        let refused = match alike[0].mode {
+            Mode::Auto => errand.take_all(alike),
+            Mode::Check | Mode::Warn => one_by_one(alike, |target| errand.look(target)),
+        };
+        if let Some(refused) = refused.map_err(|error| error.to_string())? {
+            errand.give_back().map_err(|error| error.to_string())?;
+            return Ok(errand.verdict(Some(refused)));
+        }
+    }
+    Ok(errand.verdict(None))
+}
+
+/// Asks about one after the other, until one is refused.
+fn one_by_one(
+    targets: &[Target],
+    ask: impl FnMut(&Target) -> Result<Option<String>, ClientError>,
+) -> Result<Option<String>, ClientError> {
+    targets.iter().map(ask).find_map(Result::transpose).transpose()
+}
+
+/// What is asked for an edit, and what came of it so far.
+struct Errand {
+    connection: Connection,
+    /// How long there is to wait, by the clock.
+    until: u64,
+    /// The ids of what was not held before.
+    taken: Vec<String>,
+    /// The names of all that is held for it.
+    locked: Vec<String>,
+    /// What the agent lost and had not heard of.
+    lost: Vec<Loss>,
+    /// What else it is to be told.
     lines: Vec<String>,
 }
 
-/// Takes or looks at the locks on what is to be written.
-pub(super) fn before(agent: &Agent, cwd: &Path, targets: &[Target], patience: u64) -> Result<Verdict, String> {
-    let connection = connect(Some(agent), cwd, launch()?)?;
-    let mut heard = Heard::default();
-    heard.lines.extend(connection.take_warning().map(|warning| format!("flockd: {warning}")));
-    let until = monotonic_ns() + patience * 1_000_000;
-    let mut taken = Vec::new();
-    for target in targets {
-        let left = until.saturating_sub(monotonic_ns()) / 1_000_000;
-        let refused = match target.mode {
-            Mode::Auto => take(&connection, target, left, &mut taken, &mut heard)?,
-            Mode::Check | Mode::Warn => look(&connection, target, &mut heard)?,
-        };
-        if let Some(refused) = refused {
-            // All or nothing: what this call took for an edit that does not happen goes back.
-            if planted(Bug::HalfAnEditKept) {
-                taken.clear();
+impl Errand {
+    /// Takes the locks of what is written in one workspace, all or none; why not, if they are not to be had.
+    fn take_all(&mut self, targets: &[Target]) -> Result<Option<String>, ClientError> {
+        for set in targets.chunks(limits::SET_MAX) {
+            let refused = match set {
+                [one] => self.take(one)?,
+                several => self.take_set(several)?,
+            };
+            if refused.is_some() {
+                return Ok(refused);
             }
-            taken.iter().try_for_each(|id| connection.unlock(id)).map_err(|error| error.to_string())?;
-            return Ok(Verdict::Deny(refused));
         }
+        Ok(None)
     }
-    Ok(match (heard.here.is_empty(), heard.lines.is_empty()) {
-        (false, _) => Verdict::Deny([heard.here, heard.lines].concat().join("\n")),
-        (true, false) => Verdict::Tell(heard.lines.join("\n")),
-        (true, true) => Verdict::Silence,
-    })
-}
 
-/// Takes one lock; why not, if it is not to be had.
-fn take(
-    connection: &Connection,
-    target: &Target,
-    wait: u64,
-    taken: &mut Vec<String>,
-    heard: &mut Heard,
-) -> Result<Option<String>, String> {
-    let request = Request {
-        wait_ms: Some(wait),
-        ttl_ms: Some(limits::TTL_ONE_SHOT),
-        max_hold_ms: Some(limits::HOOK_MAX_HOLD),
-        note: Some(NOTE.to_owned()),
-        ..about(Op::Lock, &target.path, &target.root)
-    };
-    let Answer { ok, lost, wanted, .. } = connection.call(request).map_err(|error| error.to_string())?;
-    let body = match ok {
-        Some(Body::Lock(body)) => body,
-        other => return Err(unexpected(other.as_ref()).to_string()),
-    };
-    for loss in &lost {
-        match covers(&loss.path, &body.path) && !planted(Bug::StaleEditPasses) {
-            true => heard.here.push(text::lost_before_writing(loss)),
-            false => heard.lines.push(text::lost(loss)),
+    /// Takes several locks as one request, which holds none while it waits for another.
+    fn take_set(&mut self, set: &[Target]) -> Result<Option<String>, ClientError> {
+        let request = Request { scope: None, scopes: set.iter().map(scope_of).collect(), ..self.terms(&set[0]) };
+        match self.ask(request) {
+            Ok(Body::Locks(body)) if body.acquired => {
+                body.locks.iter().for_each(|lock| self.has(lock));
+                Ok(None)
+            }
+            // One by one tells which of them closes the cycle, if it does by itself.
+            Ok(Body::Locks(body)) if body.code == Some(Code::Deadlock) => one_by_one(set, |target| self.take(target)),
+            Ok(Body::Locks(body)) => Ok(Some(refusal(set, &body.holders, body.more_holders))),
+            Ok(other) => Err(unexpected(Some(&other))),
+            // Two of its names have something in common, or are too long together: an edit may say so, a set may not.
+            Err(ClientError::Refused(error)) if error.code == Code::Invalid => {
+                one_by_one(set, |target| self.take(target))
+            }
+            Err(error) => Err(error),
         }
     }
-    heard.note_wanted(&wanted);
-    match *body {
-        LockBody { acquired: true, lock_id: Some(id), already_held, .. } => {
-            taken.extend((!already_held).then_some(id));
-            Ok(None)
-        }
-        body if body.code == Some(Code::Deadlock) => Ok(Some(text::deadlock(&body))),
-        body => Ok(Some(text::held(&target.path, &body.file_id, &body.holders, body.more_holders))),
-    }
-}
 
-/// Looks whether one could be had now; why not, if that forbids the edit.
-fn look(connection: &Connection, target: &Target, heard: &mut Heard) -> Result<Option<String>, String> {
-    let request = Request { wait_ms: Some(0), ..about(Op::Wait, &target.path, &target.root) };
-    let Answer { ok, lost, wanted, .. } = connection.call(request).map_err(|error| error.to_string())?;
-    heard.lines.extend(lost.iter().map(text::lost));
-    heard.note_wanted(&wanted);
-    let name = target.path.strip_prefix(&target.root).unwrap_or(&target.path).to_string_lossy();
-    match ok {
-        Some(Body::Wait(body)) if body.free => Ok(None),
-        Some(Body::Wait(body)) if target.mode == Mode::Warn => {
-            heard.lines.push(text::held_by_others(&name, &body.holders));
-            Ok(None)
+    /// Takes one lock; why not, if it is not to be had.
+    fn take(&mut self, target: &Target) -> Result<Option<String>, ClientError> {
+        match self.ask(self.terms(target))? {
+            Body::Lock(body) if body.acquired => {
+                self.has(&body);
+                Ok(None)
+            }
+            Body::Lock(body) if body.code == Some(Code::Deadlock) => Ok(Some(text::deadlock(&body))),
+            Body::Lock(body) => Ok(Some(text::held(&target.path, &body.file_id, &body.holders, body.more_holders))),
+            other => Err(unexpected(Some(&other))),
         }
-        Some(Body::Wait(body)) => Ok(Some(text::held(&target.path, &name, &body.holders, 0))),
-        other => Err(unexpected(other.as_ref()).to_string()),
     }
-}
 
-impl Heard {
-    fn note_wanted(&mut self, wanted: &[crate::wire::Wanted]) {
+    fn terms(&self, target: &Target) -> Request {
+        Request {
+            wait_ms: Some(self.until.saturating_sub(monotonic_ns()) / 1_000_000),
+            ttl_ms: Some(limits::TTL_ONE_SHOT),
+            max_hold_ms: Some(limits::HOOK_MAX_HOLD),
+            note: Some(NOTE.to_owned()),
+            ..about(Op::Lock, &target.path, &target.root)
+        }
+    }
+
+    /// Looks whether one could be had now; why not, if that forbids the edit.
+    fn look(&mut self, target: &Target) -> Result<Option<String>, ClientError> {
+        let request = Request { wait_ms: Some(0), ..about(Op::Wait, &target.path, &target.root) };
+        match self.ask(request)? {
+            Body::Wait(body) if body.free => Ok(None),
+            Body::Wait(body) if target.mode == Mode::Warn => {
+                self.lines.push(text::held_by_others(&name_of(target), &body.holders));
+                Ok(None)
+            }
+            Body::Wait(body) => Ok(Some(text::held(&target.path, &name_of(target), &body.holders, 0))),
+            other => Err(unexpected(Some(&other))),
+        }
+    }
+
+    fn ask(&mut self, request: Request) -> Result<Body, ClientError> {
+        let answer = self.connection.call(request);
+        self.lost.extend(self.connection.take_losses());
+        let Answer { ok, lost, wanted, .. } = answer?;
+        self.lost.extend(lost);
         for line in wanted.iter().map(text::wanted) {
             if !self.lines.contains(&line) {
                 self.lines.push(line);
             }
         }
+        ok.ok_or_else(|| unexpected(None))
     }
+
+    fn has(&mut self, lock: &LockBody) {
+        self.locked.push(lock.path.clone());
+        self.taken.extend(lock.lock_id.clone().filter(|_| !lock.already_held));
+    }
+
+    /// What was taken for an edit that does not happen goes back.
+    fn give_back(&mut self) -> Result<(), ClientError> {
+        self.locked.clear();
+        let taken = std::mem::take(&mut self.taken);
+        if planted(Bug::HalfAnEditKept) {
+            return Ok(());
+        }
+        taken.iter().try_for_each(|id| self.connection.unlock(id))
+    }
+
+    /// What it comes to. A loss is told once, so that it is told here whatever else is said.
+    fn verdict(self, refused: Option<String>) -> Verdict {
+        let is_here = |loss: &&Loss| self.locked.iter().any(|path| covers(&loss.path, path));
+        let (here, elsewhere): (Vec<&Loss>, Vec<&Loss>) =
+            self.lost.iter().partition(|loss| is_here(loss) && !planted(Bug::StaleEditPasses));
+        let is_denied = refused.is_some() || !here.is_empty();
+        let here = here.into_iter().map(text::lost_before_writing);
+        let said = refused.into_iter().chain(here).chain(elsewhere.into_iter().map(text::lost));
+        let said: Vec<String> = said.chain(self.lines).collect();
+        match (is_denied, said.is_empty()) {
+            (true, _) => Verdict::Deny(said.join("\n")),
+            (false, false) => Verdict::Tell(said.join("\n")),
+            (false, true) => Verdict::Silence,
+        }
+    }
+}
+
+/// Why a set is not to be had, by the first who is in its way: where names tell it, by that file of it which he holds.
+fn refusal(set: &[Target], holders: &[Held], more: usize) -> String {
+    let Some(first) = holders.first() else { return text::held(&set[0].path, &name_of(&set[0]), holders, more) };
+    let is_meant =
+        |target: &&Target| covers(&first.path, &scope_of(target)) || covers(&(scope_of(target) + "/"), &first.path);
+    match set.iter().find(is_meant) {
+        Some(target) => text::held(&target.path, &name_of(target), holders, more),
+        None => {
+            let path =
+                unescape(&first.path).map_or_else(|| PathBuf::from(&first.path), |it| OsString::from_vec(it).into());
+            text::held(&path, &first.file_id, holders, more)
+        }
+    }
+}
+
+fn name_of(target: &Target) -> String {
+    target.path.strip_prefix(&target.root).unwrap_or(&target.path).to_string_lossy().into_owned()
+}
+
+fn scope_of(target: &Target) -> String {
+    escape(target.path.as_os_str().as_bytes())
 }
 
 /// Whether a lock of the one name was about a file of the other.
@@ -137,6 +223,18 @@ pub(super) fn after(agent: &Agent, cwd: &Path, targets: &[PathBuf]) -> Result<Ve
     Ok(if lines.is_empty() { Verdict::Silence } else { Verdict::Tell(lines.join("\n")) })
 }
 
+/// Tells the daemon by which name the agent program around goes from now on. With `starts` one is started for that:
+/// the program has left a session, and what it had started in that one is told of the next by the daemon alone.
+pub(super) fn goes_by(agent: &Agent, cwd: &Path, starts: bool) -> Result<(), String> {
+    let Some(process) = agent::process() else { return Ok(()) };
+    let launch = if starts { launch()? } else { Launch::Never };
+    let said = options(Some(agent), cwd, launch).and_then(|options| client::goes_by(&options, &process, true));
+    match said {
+        Ok(_) | Err(ClientError::NoDaemon(_)) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// What the agent lost since it last heard.
 pub(super) fn losses(agent: &Agent, cwd: &Path) -> Result<Vec<String>, String> {
     let Some(connection) = connect_if_served(Some(agent), cwd)? else { return Ok(Vec::new()) };
@@ -144,32 +242,51 @@ pub(super) fn losses(agent: &Agent, cwd: &Path) -> Result<Vec<String>, String> {
     Ok(answer.lost.iter().map(text::lost).collect::<Vec<String>>())
 }
 
+/// What hooks leave behind in the daemon.
+enum Left {
+    /// A lock, by its id.
+    Lock(String),
+    /// A place in a queue that is kept after a wait in vain, by its ticket. Others would wait behind it for nobody.
+    Place(String),
+}
+
 /// Releases what hooks took in the name of the agent, and with `also_below` of its sub-agents.
 ///
 /// What it lost is left to be told when somebody listens: nothing here asks in its name for an answer.
 pub(super) fn end_turn(agent: &Agent, also_below: bool, cwd: &Path) -> Result<(), String> {
     let Some(reader) = connect_if_served(None, cwd)? else { return Ok(()) };
-    let held = match reader.call(Request::new(Op::Status)).map_err(|error| error.to_string())?.ok {
-        Some(Body::Status(StatusBody { locks, .. })) => locks,
+    let StatusBody { locks, waiters } = match reader.call(Request::new(Op::Status)).map_err(|it| it.to_string())?.ok {
+        Some(Body::Status(body)) => body,
         other => return Err(unexpected(other.as_ref()).to_string()),
     };
     let is_below = |name: &str| name.strip_prefix(agent.as_str()).is_some_and(|rest| rest.starts_with('/'));
     let is_meant = |name: &str| name == agent.as_str() || also_below && is_below(name);
-    let mut ours: Vec<_> = held
-        .into_iter()
-        .filter(|lock| lock.note.as_deref() == Some(NOTE) && is_meant(&lock.agent))
-        .map(|lock| (lock.agent, lock.lock_id))
-        .collect();
+    let is_ours = |note: Option<&str>, name: &str| note == Some(NOTE) && is_meant(name);
+    let locks = locks.into_iter().filter(|lock| is_ours(lock.note.as_deref(), &lock.agent));
+    let mut ours: Vec<(String, Left)> = locks.map(|lock| (lock.agent, Left::Lock(lock.lock_id))).collect();
+    let places = waiters.into_iter().filter(|place| place.absent && is_ours(place.note.as_deref(), &place.agent));
+    ours.extend(places.filter_map(|place| Some((place.agent, Left::Place(place.ticket?)))));
     // Children before their parents, whose locks they may stand on.
-    ours.sort_by(|a, b| b.cmp(a));
-    for locks in ours.chunk_by(|a, b| a.0 == b.0) {
-        let name = Agent::new(&locks[0].0).map_err(|error| error.0)?;
+    ours.sort_by(|a, b| b.0.cmp(&a.0));
+    for left in ours.chunk_by(|a, b| a.0 == b.0) {
+        let name = Agent::new(&left[0].0).map_err(|error| error.0)?;
         let Some(connection) = connect_if_served(Some(&name), cwd)? else { return Ok(()) };
         if !planted(Bug::TurnEndsNothing) {
-            locks.iter().for_each(|(_, id)| connection.release_later(id));
+            left.iter().try_for_each(|(_, left)| give_up(&connection, left)).map_err(|error| error.to_string())?;
         }
         // Its answer shows that the releases before it were read.
         connection.call(Request::new(Op::Daemon)).map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+fn give_up(connection: &Connection, left: &Left) -> Result<(), ClientError> {
+    match left {
+        Left::Lock(id) => connection.release_later(id),
+        // Of a set each scope has a row, and they share one place: to give up what is given up changes nothing.
+        Left::Place(ticket) => {
+            connection.call(Request { ticket: Some(ticket.clone()), ..Request::new(Op::Cancel) })?;
+        }
     }
     Ok(())
 }
@@ -197,19 +314,22 @@ fn connect(agent: Option<&Agent>, cwd: &Path, launch: Launch) -> Result<Connecti
 fn connect_if_served(agent: Option<&Agent>, cwd: &Path) -> Result<Option<Connection>, String> {
     match dial(agent, cwd, Launch::Never) {
         Ok(connection) => Ok(Some(connection)),
-        Err(crate::client::ClientError::NoDaemon(_)) => Ok(None),
+        Err(ClientError::NoDaemon(_)) => Ok(None),
         Err(error) => Err(error.to_string()),
     }
 }
 
-fn dial(agent: Option<&Agent>, cwd: &Path, launch: Launch) -> Result<Connection, crate::client::ClientError> {
-    use crate::client::ClientError::NoAnswer;
-    let home = Home::from_env().map_err(|error| NoAnswer(error.0))?;
+fn dial(agent: Option<&Agent>, cwd: &Path, launch: Launch) -> Result<Connection, ClientError> {
+    // The process is told with the name, so that two agents of one name are found out.
+    let process = agent.and_then(|_| agent::process());
+    Connection::connect_from(options(agent, cwd, launch)?, process)
+}
+
+fn options(agent: Option<&Agent>, cwd: &Path, launch: Launch) -> Result<Connect, ClientError> {
+    let home = Home::from_env().map_err(|error| ClientError::NoAnswer(error.0))?;
     let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
     let root = Place::root_above(cwd).unwrap_or(cwd);
     // A broken `.flockd.toml` is told of by whoever reads what it wants of hooks, and locks nobody out.
     let place = Place { cwd: bytes(cwd), workspace: bytes(root), config: Config::of(root).ok() };
-    // The process is told with the name, so that two agents of one name are found out.
-    let process = agent.and_then(|_| agent::process());
-    Connection::connect_from(Connect { home, launch, agent: agent.cloned(), place, session: None }, process)
+    Ok(Connect { home, launch, agent: agent.cloned(), place, session: None })
 }

@@ -265,6 +265,8 @@ impl Caller<'_> {
             };
             targets.push(Target { path, root, mode });
         }
+        // Those of one workspace are asked for together.
+        targets.sort_by(|a, b| a.root.cmp(&b.root));
         match targets.is_empty() {
             true => Ok(Verdict::Silence),
             false => locks::before(&self.agent()?, &self.event.cwd, &targets, self.patience()),
@@ -291,7 +293,11 @@ impl Caller<'_> {
         if Settings::of(&root)?.enforcement == Enforcement::Off {
             return Ok(Verdict::Silence);
         }
-        let mut lines = locks::losses(&self.agent()?, &self.event.cwd)?;
+        let agent = self.agent()?;
+        if self.event.subagent.is_none() && !planted(Bug::SessionNotHandedOn) {
+            locks::goes_by(&agent, &self.event.cwd, self.event.has_moved)?;
+        }
+        let mut lines = locks::losses(&agent, &self.event.cwd)?;
         if is_new && self.call.mode == Mode::Auto {
             lines.insert(0, text::WELCOME.to_owned());
         }

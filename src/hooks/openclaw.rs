@@ -24,7 +24,7 @@ pub(super) fn read(input: &Value) -> Option<Event> {
     };
     // A sub-agent has a session of its own there, so its name is its own.
     let session = text(input, "sessionKey").unwrap_or_default().to_owned();
-    Some(Event { phase: phase(name), name: name.to_owned(), session, subagent: None, cwd, targets })
+    Some(Event { phase: phase(name), name: name.to_owned(), session, has_moved: false, subagent: None, cwd, targets })
 }
 
 fn phase(name: &str) -> Phase {

@@ -3,7 +3,7 @@
 
 use super::Setup;
 use super::answer::Fault;
-use crate::client::{ClientError, Connect, Connection, agent};
+use crate::client::{self, ClientError, Connect, Connection, Launch, agent};
 use crate::limits;
 use crate::model::Agent;
 use crate::wire::{Code, Loss};
@@ -29,16 +29,24 @@ pub struct Identity {
 const CODEX: &str = "codex";
 /// Where it does.
 const CODEX_TURN: &str = "x-codex-turn-metadata";
+/// The program that is in one session after the other, and tells a server of the one alone in which it started it.
+const CLAUDE_CODE: &str = "claude";
 
 impl Identity {
-    /// The name that holds where a call itself says none.
-    fn own(&self, meta: &RequestMetaObject) -> Option<Agent> {
+    /// The process of which it may be said later that it goes by another name.
+    fn may_move(&self) -> Option<&OwnedFd> {
+        let may_move = self.given.is_none() && self.program.as_deref() == Some(CLAUDE_CODE);
+        self.process.as_ref().filter(|_| may_move)
+    }
+
+    /// The name that holds where a call itself says none; `now` is what was said of the process later.
+    fn own(&self, now: Option<&Agent>, meta: &RequestMetaObject) -> Option<Agent> {
         let session = || {
             let is_possible = self.program.as_deref().is_none_or(|program| program == CODEX);
             let session = meta.get(CODEX_TURN)?.get("session_id")?.as_str()?;
             agent::in_session(CODEX, session).filter(|_| is_possible)
         };
-        self.given.clone().or_else(session).or_else(|| self.surrounding.clone())
+        self.given.clone().or_else(session).or_else(|| now.cloned()).or_else(|| self.surrounding.clone())
     }
 }
 
@@ -46,11 +54,27 @@ impl Identity {
 pub(super) struct Agents {
     pub(super) setup: Setup,
     known: Mutex<HashMap<Option<Agent>, Arc<Caller>>>,
+    /// The name by which the agent program went when it was last asked for.
+    now: Mutex<Option<Agent>>,
 }
 
 impl Agents {
     pub(super) fn new(setup: Setup) -> Agents {
-        Agents { setup, known: Mutex::default() }
+        Agents { setup, known: Mutex::default(), now: Mutex::default() }
+    }
+
+    /// Asks by which name the agent program goes now. May wait for the daemon.
+    pub(super) fn look_again(&self) {
+        let Some(process) = self.setup.identity.may_move() else { return };
+        let options = Connect { launch: Launch::Never, ..self.setup.connect(None) };
+        // Where there is no answer, what was said last holds.
+        if let Ok(Some(name)) = client::goes_by(&options, process, false) {
+            *lock(&self.now) = Agent::new(&name).ok();
+        }
+    }
+
+    fn own(&self, meta: &RequestMetaObject) -> Option<Agent> {
+        self.setup.identity.own(lock(&self.now).as_ref(), meta)
     }
 
     /// Whoever a call asks for: `argument` is what it says itself.
@@ -58,7 +82,7 @@ impl Agents {
     /// # Errors
     /// When nobody can be told for certain, or somebody else is meant.
     pub(super) fn caller(&self, argument: Option<&str>, meta: &RequestMetaObject) -> Result<Arc<Caller>, Fault> {
-        let agent = named(self.setup.identity.own(meta), argument)?.ok_or_else(|| {
+        let agent = named(self.own(meta), argument)?.ok_or_else(|| {
             let text = "whose lock? nothing around this server says which agent it serves: start it with --agent NAME \
                         or FLOCKD_AGENT, one name for each agent";
             Fault::invalid(text)
@@ -68,7 +92,7 @@ impl Agents {
 
     /// Whoever only looks, in the name of the agent if there is one.
     pub(super) fn reader(&self, argument: Option<&str>, meta: &RequestMetaObject) -> Result<Arc<Caller>, Fault> {
-        self.known(named(self.setup.identity.own(meta), argument)?)
+        self.known(named(self.own(meta), argument)?)
     }
 
     fn known(&self, agent: Option<Agent>) -> Result<Arc<Caller>, Fault> {
@@ -128,13 +152,7 @@ impl Caller {
         if let Some(connection) = link.as_ref().filter(|connection| connection.why_over().is_none()) {
             return Ok(connection.clone());
         }
-        let connect = Connect {
-            home: setup.home.clone(),
-            launch: setup.launch.clone(),
-            agent: self.agent.clone(),
-            place: setup.place.clone(),
-            session: None,
-        };
+        let connect = setup.connect(self.agent.clone());
         let process = setup.identity.process.as_ref().filter(|_| self.agent.is_some());
         let process = process.map(OwnedFd::try_clone).transpose()?;
         let connection = Arc::new(Connection::connect_from(connect, process)?);
@@ -178,7 +196,7 @@ mod tests {
 
     fn own(identity: &Identity, meta: serde_json::Value) -> Option<String> {
         let meta: RequestMetaObject = serde_json::from_value(meta).unwrap();
-        identity.own(&meta).map(|agent| agent.to_string())
+        identity.own(None, &meta).map(|agent| agent.to_string())
     }
 
     #[test]
@@ -196,6 +214,9 @@ mod tests {
         assert_eq!(own(&around(Some("gemini"), None), call.clone()).as_deref(), Some("gemini-7-x"), "said by another");
         assert_eq!(own(&around(Some("codex"), Some("claw-1")), call).as_deref(), Some("claw-1"));
         assert_eq!(own(&around(None, None), json!({ "session_id": "0dd5" })), None);
+        let moved = |identity: &Identity| identity.own(Some(&agent("claude-5e55")), &RequestMetaObject::default());
+        assert_eq!(moved(&around(Some("claude"), None)), Some(agent("claude-5e55")), "it goes by that now");
+        assert_eq!(moved(&around(Some("claude"), Some("claw-1"))), Some(agent("claw-1")));
     }
 
     #[test]

@@ -4,11 +4,13 @@
 use crate::client::ClientError;
 use crate::wire::render::duration;
 use crate::wire::stats::{Stats, Tally};
-use crate::wire::{Code, CommitBody, Held, KeptBy, LockBody, Loss, StatusBody, WaiterBody, Wanted, WireError};
+use crate::wire::{
+    Code, CommitBody, Held, KeptBy, LockBody, LocksBody, Loss, StatusBody, WaiterBody, Wanted, WireError,
+};
 use rmcp::model::{CallToolResult, ContentBlock};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 /// Why a call makes no sense or came to nothing: the client is told that it is an error.
 #[derive(Debug)]
@@ -132,7 +134,25 @@ pub(super) fn lock(body: &LockBody) -> Said {
     Said::new(plain(body), if body.acquired { granted_text(body) } else { refused_text(body) })
 }
 
+/// Locks, or why none of them.
+pub(super) fn locks(body: &LocksBody) -> Said {
+    Said::new(plain(body), if body.acquired { all_granted_text(body) } else { none_granted_text(body) })
+}
+
 fn granted_text(body: &LockBody) -> String {
+    let advice = body.advice.as_deref().map_or_else(String::new, |advice| format!("\n{advice}"));
+    // With a grant they are in nobody's way, and still good to know of.
+    let others = holder_lines(&body.holders);
+    format!("{}; unlock_file it as soon as you are done{others}{advice}", lock_line(body))
+}
+
+fn all_granted_text(body: &LocksBody) -> String {
+    let lines: Vec<String> = body.locks.iter().map(lock_line).collect();
+    format!("{}\nunlock_file each as soon as you are done", lines.join("\n"))
+}
+
+/// A lock that is held now, in a line.
+fn lock_line(body: &LockBody) -> String {
     let how = match (body.already_held, body.resumed, body.upgraded) {
         (true, ..) => "already yours",
         (_, true, _) => "yours again",
@@ -142,13 +162,8 @@ fn granted_text(body: &LockBody) -> String {
     let (path, mode) = (&body.path, body.mode);
     let (id, fence) = (body.lock_id.as_deref().unwrap_or_default(), body.fence.unwrap_or_default());
     let left = body.expires_in_ms.map_or_else(String::new, |ms| format!(", {} left", duration(ms)));
-    let advice = body.advice.as_deref().map_or_else(String::new, |advice| format!("\n{advice}"));
     let rank = body.rank.map_or_else(String::new, |rank| format!(", rank {rank}"));
-    // With a grant they are in nobody's way, and still good to know of.
-    let others = holder_lines(&body.holders);
-    format!(
-        "{how}: {path} {mode}, {id}, fence {fence}{rank}{left}; unlock_file it as soon as you are done{others}{advice}"
-    )
+    format!("{how}: {path} {mode}, {id}, fence {fence}{rank}{left}")
 }
 
 fn refused_text(body: &LockBody) -> String {
@@ -161,20 +176,43 @@ fn refused_text(body: &LockBody) -> String {
         Some(Code::Deadlock) => "to wait for it would never end, since the holders wait for you",
         _ => "it is held",
     };
-    let mut text = format!("not locked: {}: {why}{}", body.path, holder_lines(&body.holders));
-    if body.more_holders > 0 {
-        let _ = write!(text, "\nand {} more", body.more_holders);
+    let LockBody { holders, more_holders, cycle, position, advice, .. } = body;
+    let in_the_way = InTheWay { holders, more: *more_holders, cycle, position: *position, advice: advice.as_deref() };
+    format!("not locked: {}: {why}{in_the_way}", body.path)
+}
+
+fn none_granted_text(body: &LocksBody) -> String {
+    let why = match body.code {
+        Some(Code::Timeout) => "they were not all free in time",
+        Some(Code::Deadlock) => "to wait for them would never end, since the holders wait for you",
+        _ => "they are not all free",
+    };
+    let LocksBody { holders, more_holders, cycle, position, advice, .. } = body;
+    let in_the_way = InTheWay { holders, more: *more_holders, cycle, position: *position, advice: advice.as_deref() };
+    format!("none is locked: {why}{in_the_way}")
+}
+
+/// What a refusal names.
+struct InTheWay<'a> {
+    holders: &'a [Held],
+    more: usize,
+    cycle: &'a [String],
+    position: Option<usize>,
+    advice: Option<&'a str>,
+}
+
+impl fmt::Display for InTheWay<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&holder_lines(self.holders))?;
+        if self.more > 0 {
+            write!(f, "\nand {} more", self.more)?;
+        }
+        self.cycle.iter().try_for_each(|step| write!(f, "\n{step}"))?;
+        if let Some(position) = self.position.filter(|position| *position > 1) {
+            write!(f, "\n{} asked before you", position - 1)?;
+        }
+        self.advice.map_or(Ok(()), |advice| write!(f, "\n{advice}"))
     }
-    for step in &body.cycle {
-        let _ = write!(text, "\n{step}");
-    }
-    if let Some(position) = body.position.filter(|position| *position > 1) {
-        let _ = write!(text, "\n{} asked before you", position - 1);
-    }
-    if let Some(advice) = &body.advice {
-        let _ = write!(text, "\n{advice}");
-    }
-    text
 }
 
 /// What was released.
@@ -356,9 +394,11 @@ impl Rows<'_> {
     }
 }
 
-/// Why a request still waits, in a line; none if it waits no more.
-pub(super) fn waiting(body: &StatusBody, agent: &str) -> Option<String> {
-    let waiter = body.waiters.iter().find(|waiter| waiter.agent == agent)?;
+/// Why a request still waits, in a line; none if it waits no more. A set has rows that could be had, too.
+pub(super) fn waiting(rows: &[WaiterBody], agent: &str) -> Option<String> {
+    let mut own = rows.iter().filter(|waiter| waiter.agent == agent).peekable();
+    let first = *own.peek()?;
+    let waiter = own.find(|waiter| !waiter.holders.is_empty()).unwrap_or(first);
     let for_whom = waiter.holders.first().map_or_else(
         || format!("waiting for {}", waiter.path),
         |held| format!("waiting for {}: {} holds it, {}", waiter.path, held.agent, kept(held)),

@@ -1,6 +1,6 @@
 //! What the SDK asks of a server: who it is, its tools and resources, and what becomes of a call while it waits.
 
-use super::agents::{Agents, Caller};
+use super::agents::Agents;
 use super::answer;
 use super::calls::Calls;
 use super::resources::{self, Resources};
@@ -40,14 +40,19 @@ impl Handler {
 
     /// Tells how a call waits, if it does. Who looks may wait for the daemon as well, and is not waited for.
     async fn progress(&self, waiting: &Waiting, context: &RequestContext<RoleServer>) {
-        let Some(connection) = waiting.caller.open_connection() else { return };
-        let (caller, scope) = (waiting.caller.clone(), waiting.scope.clone());
+        // As the call itself was understood, which is known by now.
+        let Ok(caller) = self.agents.caller(waiting.agent.as_deref(), &context.meta) else { return };
+        let Some(connection) = caller.open_connection() else { return };
+        let scopes = waiting.scopes.clone();
         let looked = spawn_blocking(move || {
-            let body = connection.call(Request { scope: Some(scope), ..Request::new(Op::Status) }).ok()?.ok?;
-            match (body, &caller.agent) {
-                (Body::Status(body), Some(agent)) => answer::waiting(&body, agent.as_str()),
-                _ => None,
+            let mut rows = Vec::new();
+            for scope in scopes {
+                match connection.call(Request { scope: Some(scope), ..Request::new(Op::Status) }).ok()?.ok? {
+                    Body::Status(body) => rows.extend(body.waiters),
+                    _ => return None,
+                }
             }
+            answer::waiting(&rows, caller.agent.as_ref()?.as_str())
         });
         let Ok(Some(message)) = looked.await else { return };
         let seconds = (clock::monotonic_ns() - waiting.since) as f64 / 1e9;
@@ -63,22 +68,26 @@ impl Handler {
 /// A call whose client wants to hear how it waits.
 struct Waiting {
     token: ProgressToken,
-    caller: Arc<Caller>,
-    scope: String,
+    /// The agent that the call names.
+    agent: Option<String>,
+    scopes: Vec<String>,
     /// Since when, in nanoseconds of the clock.
     since: u64,
     within: Option<f64>,
 }
 
 impl Waiting {
-    fn of(request: &CallToolRequestParams, agents: &Agents, context: &RequestContext<RoleServer>) -> Option<Waiting> {
+    fn of(request: &CallToolRequestParams, context: &RequestContext<RoleServer>) -> Option<Waiting> {
         let token = context.meta.get_progress_token()?;
         let arguments = request.arguments.as_ref()?;
-        let scope = wire::escape(arguments.get("path")?.as_str()?.as_bytes());
+        let paths = arguments.get("paths").and_then(|paths| paths.as_array()).map(Vec::as_slice);
+        let paths = paths.or_else(|| arguments.get("path").map(std::slice::from_ref))?;
+        let scopes = paths.iter().map(|path| Some(wire::escape(path.as_str()?.as_bytes())));
+        let scopes: Vec<String> = scopes.take(limits::SET_MAX).collect::<Option<_>>()?;
         let agent = arguments.get("agent").and_then(|agent| agent.as_str()).filter(|agent| !agent.is_empty());
-        let caller = agents.caller(agent, &context.meta).ok()?;
+        let agent = agent.map(str::to_owned);
         let within = arguments.get("wait_seconds").map_or(Some(limits::WAIT_DEFAULT as f64 / 1000.0), |it| it.as_f64());
-        Some(Waiting { token, caller, scope, since: clock::monotonic_ns(), within })
+        Some(Waiting { token, agent, scopes, since: clock::monotonic_ns(), within })
     }
 }
 
@@ -133,7 +142,7 @@ impl ServerHandler for Handler {
             let fault = answer::Fault::new(wire::Code::TooMany, text);
             return Ok(answer::failed(&fault, &kind.nothing()).into_result().into());
         };
-        let waiting = Waiting::of(&request, &self.agents, &context);
+        let waiting = Waiting::of(&request, &context);
         let work = Work {
             kind,
             id: context.id.clone(),

@@ -15,8 +15,9 @@ mod work;
 
 pub use agents::Identity;
 
-use crate::client::{Launch, Place};
+use crate::client::{Connect, Launch, Place};
 use crate::limits;
+use crate::model::Agent;
 use crate::os::home::Home;
 use agents::Agents;
 use calls::Calls;
@@ -41,6 +42,13 @@ pub struct Setup {
     pub place: Place,
     /// In whose name.
     pub identity: Identity,
+}
+
+impl Setup {
+    fn connect(&self, agent: Option<Agent>) -> Connect {
+        let Setup { home, launch, place, .. } = self;
+        Connect { home: home.clone(), launch: launch.clone(), agent, place: place.clone(), session: None }
+    }
 }
 
 /// Serves on stdin and stdout until stdin ends.

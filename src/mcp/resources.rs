@@ -160,6 +160,7 @@ impl Resources {
     async fn status(&self, scope: Option<String>, meta: RequestMetaObject) -> Result<StatusBody, ErrorData> {
         let agents = self.agents.clone();
         let look = move || -> Result<StatusBody, Fault> {
+            agents.look_again();
             let caller: Arc<Caller> = agents.reader(None, &meta)?;
             let connection = caller.connection(&agents.setup)?;
             let answer = connection.call(Request { scope, ..Request::new(Op::Status) })?;

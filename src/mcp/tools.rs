@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 /// What the server says of itself.
 pub(super) const INSTRUCTIONS: &str = "Several agents work on these files at the same time: call lock_file before you \
-                                       change a file, and unlock_file as soon as you are done. If acquired is false, \
+                                       change a file (lock_files before you change several together), and unlock_file \
+                                       as soon as you are done. If acquired is false, \
                                        another agent has it: do not write, but read holders and advice, do something \
                                        else first, or call lock_file again. A lock ends by itself after its lease; the \
                                        next answer about it tells what you lost, and every answer who waits for you.";
@@ -22,13 +23,14 @@ pub(super) enum Kind {
     Lock,
     Unlock,
     Status,
+    LockAll,
     Renew,
     Write,
     Stats,
 }
 
 /// All of them, in the order in which they are listed.
-const ALL: [Kind; 6] = [Kind::Lock, Kind::Unlock, Kind::Status, Kind::Renew, Kind::Write, Kind::Stats];
+const ALL: [Kind; 7] = [Kind::Lock, Kind::Unlock, Kind::Status, Kind::LockAll, Kind::Renew, Kind::Write, Kind::Stats];
 
 impl Kind {
     pub(super) fn named(name: &str) -> Option<Kind> {
@@ -40,6 +42,7 @@ impl Kind {
             Kind::Lock => "lock_file",
             Kind::Unlock => "unlock_file",
             Kind::Status => "check_lock_status",
+            Kind::LockAll => "lock_files",
             Kind::Renew => "renew_lock",
             Kind::Write => "write_file",
             Kind::Stats => "lock_stats",
@@ -51,6 +54,7 @@ impl Kind {
             Kind::Lock => "Lock a file",
             Kind::Unlock => "Release a lock",
             Kind::Status => "Who holds what",
+            Kind::LockAll => "Lock several files",
             Kind::Renew => "Renew a lock",
             Kind::Write => "Write a file under its lock",
             Kind::Stats => "How busy the locks are",
@@ -74,6 +78,11 @@ impl Kind {
             Kind::Status => {
                 "See who holds and who waits for a file or directory, since when, why and until when, and whether you \
                  may write it now (may_write). Without path: all locks. Takes nothing and waits for nobody."
+            }
+            Kind::LockAll => {
+                "Lock several files or directories before a change that needs all of them: you get all or none, and \
+                 hold none of them while you wait for the others. All else is as with lock_file; unlock_file releases \
+                 them one by one, or all."
             }
             Kind::Renew => {
                 "Keep a lock of yours longer: its lease starts anew. Needed only when you work on something for long \
@@ -103,6 +112,7 @@ impl Kind {
     pub(super) fn nothing(self) -> Value {
         match self {
             Kind::Lock => json!({ "acquired": false }),
+            Kind::LockAll => json!({ "acquired": false, "locks": [] }),
             Kind::Unlock => json!({ "released": [] }),
             Kind::Status => json!({ "locks": [], "waiters": [] }),
             Kind::Renew => json!({ "renewed": [] }),
@@ -115,6 +125,11 @@ impl Kind {
         let (path, agent) = (("path", string(PATH)), ("agent", string(AGENT)));
         match self {
             Kind::Lock => object(&["path"], vec![path, mode(), wait(), ttl("600"), note(), agent]),
+            Kind::LockAll => {
+                let text = format!("1 to {}, none inside another. {PATH}", limits::SET_MAX);
+                let paths = ("paths", described(array(word("string")), &text));
+                object(&["paths"], vec![paths, mode_of_all(), wait(), ttl("600"), note(), agent])
+            }
             Kind::Unlock => object(&[], vec![path, lock_id(), all("Release all locks of yours."), agent]),
             Kind::Status | Kind::Stats => object(&[], vec![path, agent]),
             Kind::Renew => {
@@ -137,6 +152,7 @@ impl Kind {
     fn output(self) -> JsonObject {
         let (own, required): (Vec<Property>, &[&str]) = match self {
             Kind::Lock => (granted("acquired"), &["acquired"]),
+            Kind::LockAll => (granted_all(), &["acquired", "locks"]),
             Kind::Unlock => (vec![("released", array(held()))], &["released"]),
             Kind::Renew => (vec![("renewed", array(held()))], &["renewed"]),
             Kind::Status => (status(), &["locks", "waiters"]),
@@ -226,6 +242,13 @@ fn mode() -> Property {
     ("mode", json!({ "type": "string", "enum": modes, "description": text }))
 }
 
+/// Advisory locks wait for nobody, so that nobody needs them together.
+fn mode_of_all() -> Property {
+    let modes = [Mode::Exclusive, Mode::Shared].map(|mode| mode.to_string());
+    let text = "exclusive (default) to change them, shared to read them while nobody changes them.";
+    ("mode", json!({ "type": "string", "enum": modes, "description": text }))
+}
+
 fn wait() -> Property {
     let text = format!("How long to wait while others hold it; 0 tries. Default {}.", limits::WAIT_DEFAULT / 1000);
     ("wait_seconds", number("number", &text, 0, limits::MCP_WAIT_MAX / 1000))
@@ -250,8 +273,20 @@ fn all(description: &str) -> Property {
 
 /// A lock that is held or not.
 fn granted(name: &'static str) -> Vec<Property> {
-    vec![
-        (name, word("boolean")),
+    let rank = "With advisory: your place among those there; 1 leads.";
+    let own = [(name, word("boolean")), ("rank", described(word("integer"), rank)), ("leader", word("string"))];
+    own.into_iter().chain(lock()).chain(refused()).collect()
+}
+
+/// Locks that are all held or none.
+fn granted_all() -> Vec<Property> {
+    let lock = object(&["lock_id", "path"], lock().collect());
+    let locks = described(array(lock.into()), "All of them, in the order of paths, or none.");
+    [("acquired", word("boolean")), ("locks", locks)].into_iter().chain(refused()).collect()
+}
+
+fn lock() -> impl Iterator<Item = Property> {
+    [
         ("lock_id", word("string")),
         ("path", string("The whole path.")),
         ("mode", word("string")),
@@ -259,14 +294,19 @@ fn granted(name: &'static str) -> Vec<Property> {
         ("expires_in_ms", described(word("integer"), "What is left of the lease.")),
         ("already_held", boolean("You held it before; its lease has started anew.")),
         ("upgraded", boolean("A shared lock of yours, made exclusive.")),
-        ("rank", described(word("integer"), "With advisory: your place among those there; 1 leads.")),
-        ("leader", word("string")),
+    ]
+    .into_iter()
+}
+
+fn refused() -> impl Iterator<Item = Property> {
+    [
         ("holders", described(array(held()), "Who has it, or with a grant who else is there.")),
         ("position", described(word("integer"), "Your place in the queue when the wait ended, from 1.")),
         ("ticket", string("Your place is kept for a while: call again.")),
         ("cycle", described(array(word("string")), "Who waits for whom, if to wait would never end.")),
         ("advice", string("What to do.")),
     ]
+    .into_iter()
 }
 
 fn held() -> Value {

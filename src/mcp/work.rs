@@ -4,7 +4,7 @@ use super::agents::{Agents, Caller};
 use super::answer::{self, Fault, Said};
 use super::calls::Calls;
 use super::tools::Kind;
-use crate::client::{ClientError, Config, Connection, Draft, Expected, FilePlace, unexpected};
+use crate::client::{ClientError, Config, Connection, Draft, Expected, FilePlace, granted, unexpected};
 use crate::limits;
 use crate::model::Agent;
 use crate::os::process;
@@ -28,6 +28,17 @@ const WRITE_TRIES: usize = 3;
 #[serde(deny_unknown_fields)]
 struct LockArgs {
     path: String,
+    mode: Option<String>,
+    wait_seconds: Option<f64>,
+    ttl_seconds: Option<f64>,
+    note: Option<String>,
+    agent: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LockAllArgs {
+    paths: Vec<String>,
     mode: Option<String>,
     wait_seconds: Option<f64>,
     ttl_seconds: Option<f64>,
@@ -106,6 +117,17 @@ fn mode(word: Option<&str>) -> Result<Mode, Fault> {
     })
 }
 
+/// A request for a lock, or for several, without what is to be locked.
+fn terms(
+    word: Option<&str>,
+    wait_seconds: Option<f64>,
+    ttl_seconds: Option<f64>,
+    note: Option<String>,
+) -> Result<Request, Fault> {
+    let (wait_ms, ttl_ms) = (Some(wait(wait_seconds)?), ttl(ttl_seconds)?);
+    Ok(Request { mode: Some(mode(word)?), wait_ms, ttl_ms, note, ..Request::new(Op::Lock) })
+}
+
 /// The request that names what is meant in exactly one way.
 fn which(op: Op, path: Option<&str>, lock_id: Option<String>, all: Option<bool>) -> Result<Request, Fault> {
     let all = all == Some(true);
@@ -120,6 +142,7 @@ enum Args {
     Lock(LockArgs),
     Unlock(WhichArgs),
     Status(StatusArgs),
+    LockAll(LockAllArgs),
     Renew(RenewArgs),
     Write(WriteArgs),
     Stats(StatusArgs),
@@ -131,6 +154,7 @@ impl Args {
             Kind::Lock => Args::Lock(parsed(arguments)?),
             Kind::Unlock => Args::Unlock(parsed(arguments)?),
             Kind::Status => Args::Status(parsed(arguments)?),
+            Kind::LockAll => Args::LockAll(parsed(arguments)?),
             Kind::Renew => Args::Renew(parsed(arguments)?),
             Kind::Write => Args::Write(parsed(arguments)?),
             Kind::Stats => Args::Stats(parsed(arguments)?),
@@ -140,6 +164,7 @@ impl Args {
     fn agent(&self) -> Option<&str> {
         let agent = match self {
             Args::Lock(args) => &args.agent,
+            Args::LockAll(args) => &args.agent,
             Args::Unlock(args) => &args.agent,
             Args::Status(args) | Args::Stats(args) => &args.agent,
             Args::Renew(args) => &args.agent,
@@ -167,6 +192,7 @@ impl Work {
     pub(super) fn run(self) -> CallToolResult {
         let Work { kind, id, arguments, meta, agents, calls } = self;
         let nothing = kind.nothing();
+        agents.look_again();
         let begun = Args::of(kind, arguments).and_then(|args| {
             let caller = match args {
                 Args::Status(_) | Args::Stats(_) => agents.reader(args.agent(), &meta)?,
@@ -201,6 +227,7 @@ impl Desk<'_> {
     fn carry_out(&mut self, args: Args) -> Result<Said, Fault> {
         match args {
             Args::Lock(args) => self.lock(args),
+            Args::LockAll(args) => self.lock_all(args),
             Args::Unlock(args) => self.unlock(args),
             Args::Status(args) => self.status(&args),
             Args::Renew(args) => self.renew(args),
@@ -253,14 +280,16 @@ impl Desk<'_> {
 
     /// Whether what an answer grants is wanted still. From here on the connection has nothing to do with the lock.
     fn keeps(&self, connection: &Arc<Connection>, answer: &Answer) -> bool {
-        let Some(Body::Lock(body)) = &answer.ok else { return true };
-        let Some(lock_id) = body.lock_id.as_deref().filter(|_| body.acquired && !body.already_held) else {
+        let mut new = granted(answer).map(|(lock_id, _)| lock_id).peekable();
+        if new.peek().is_none() {
             return true;
-        };
-        if let Some(loss) = connection.loss(lock_id) {
-            self.caller.tell_again(vec![loss]);
         }
-        connection.forget(lock_id);
+        for lock_id in new {
+            if let Some(loss) = connection.loss(lock_id) {
+                self.caller.tell_again(vec![loss]);
+            }
+            connection.forget(lock_id);
+        }
         self.calls.granted(self.id, connection, answer)
     }
 
@@ -273,16 +302,23 @@ impl Desk<'_> {
 
     fn lock(&mut self, args: LockArgs) -> Result<Said, Fault> {
         self.may_take()?;
-        let request = Request {
-            scope: Some(scope(&args.path)),
-            mode: Some(mode(args.mode.as_deref())?),
-            wait_ms: Some(wait(args.wait_seconds)?),
-            ttl_ms: ttl(args.ttl_seconds)?,
-            note: args.note,
-            ..Request::new(Op::Lock)
-        };
-        match self.ask(request)? {
+        let LockArgs { path, mode, wait_seconds, ttl_seconds, note, .. } = args;
+        let terms = terms(mode.as_deref(), wait_seconds, ttl_seconds, note)?;
+        match self.ask(Request { scope: Some(scope(&path)), ..terms })? {
             Body::Lock(body) => Ok(answer::lock(&body)),
+            other => Err(unexpected(Some(&other)).into()),
+        }
+    }
+
+    fn lock_all(&mut self, args: LockAllArgs) -> Result<Said, Fault> {
+        self.may_take()?;
+        let LockAllArgs { paths, mode, wait_seconds, ttl_seconds, note, .. } = args;
+        if paths.is_empty() {
+            return Err(Fault::invalid("paths is empty: name at least one"));
+        }
+        let terms = terms(mode.as_deref(), wait_seconds, ttl_seconds, note)?;
+        match self.ask(Request { scopes: paths.iter().map(|path| scope(path)).collect(), ..terms })? {
+            Body::Locks(body) => Ok(answer::locks(&body)),
             other => Err(unexpected(Some(&other)).into()),
         }
     }

@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, HashMap};
 #[derive(Default)]
 pub(super) struct Agents {
     names: BTreeMap<Process, HashMap<Agent, Moment>>,
+    /// The one by which a process goes where it matters which: it was said of it last.
+    goes_by: BTreeMap<Process, Agent>,
 }
 
 impl Agents {
@@ -23,9 +25,20 @@ impl Agents {
         others.find(|(_, names)| names.get(agent).is_some_and(lately)).map(|(other, _)| *other)
     }
 
+    /// A process goes by this name from now on.
+    pub(super) fn goes_by(&mut self, process: Process, agent: &Agent) {
+        self.goes_by.insert(process, agent.clone());
+    }
+
+    /// The name by which it goes, if somebody has said so.
+    pub(super) fn name_of(&self, process: Process) -> Option<&Agent> {
+        self.goes_by.get(&process)
+    }
+
     /// A process has ended.
     pub(super) fn gone(&mut self, process: Process) {
         self.names.remove(&process);
+        self.goes_by.remove(&process);
     }
 }
 
@@ -47,6 +60,20 @@ mod tests {
         assert_eq!(agents.says(one, &ada, later), Some(two));
         agents.gone(two);
         assert_eq!(agents.says(one, &ada, later), None);
+    }
+
+    #[test]
+    fn a_process_goes_by_what_was_said_last_until_it_ends() {
+        let (ada, bo) = (Agent::new("ada").unwrap(), Agent::new("bo").unwrap());
+        let (one, two) = (Process { pid: 1, start: 1 }, Process { pid: 1, start: 2 });
+        let mut agents = Agents::default();
+        agents.says(one, &ada, Moment(0));
+        assert_eq!(agents.name_of(one), None, "whoever calls under a name says nothing about others");
+        agents.goes_by(one, &ada);
+        agents.goes_by(one, &bo);
+        assert_eq!((agents.name_of(one), agents.name_of(two)), (Some(&bo), None));
+        agents.gone(one);
+        assert_eq!(agents.name_of(one), None);
     }
 
     #[test]

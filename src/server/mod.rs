@@ -621,33 +621,43 @@ impl Server {
             Err((code, text)) => return self.refuse_and_close(conn, code, text),
         }
         peer.is_foreign = hello.protocol != wire::PROTOCOL;
-        let warning = if hello.agent_process { self.same_name(conn) } else { None };
+        if hello.agent_process {
+            self.take_agent_process(conn, hello.goes_by);
+        }
         let peer = self.peers.get_mut(&conn).expect("it has just said hello");
-        peer.warning = warning;
         match hello.session.filter(|_| hello.protocol == wire::PROTOCOL) {
             None => {
                 peer.stage = Stage::Open;
-                let warning = peer.warning.take();
-                self.send(conn, &Line::Hello(welcome(None, warning)));
+                let welcome = welcome(None, peer);
+                self.send(conn, &Line::Hello(welcome));
             }
             Some(wish) => self.wish_session(conn, wish),
         }
     }
 
-    /// Notes under which name an agent process calls, and says so if another one does, too.
-    fn same_name(&mut self, conn: u64) -> Option<String> {
-        let peer = self.peers.get_mut(&conn)?;
-        let agent = peer.caller.as_ref()?.agent.clone()?;
-        let pidfd = peer.passed_fd()?;
+    /// Notes under which name an agent process calls, and what there is to say about it.
+    fn take_agent_process(&mut self, conn: u64, goes_by: bool) {
+        let Some(peer) = self.peers.get_mut(&conn) else { return };
+        let agent = peer.caller.as_ref().and_then(|caller| caller.agent.clone());
+        let Some(pidfd) = peer.passed_fd() else { return };
+        let Ok(process) = process::process_of_pidfd(&pidfd) else { return };
         // A process that has ended, or cannot be watched, is not remembered.
-        let process = process::process_of_pidfd(&pidfd).ok()?;
-        self.watch(process, pidfd).ok()?;
-        let other = self.agents.says(process, &agent, clock::now().mono)?;
-        Some(format!(
-            "another agent, process {}, calls itself {agent} as well: they share their locks, so nothing keeps them \
-             apart; give each a name of its own by --agent or FLOCKD_AGENT",
-            other.pid
-        ))
+        if let Some(agent) = agent.filter(|_| self.watch(process, pidfd).is_ok()) {
+            let other = self.agents.says(process, &agent, clock::now().mono);
+            if goes_by {
+                self.agents.goes_by(process, &agent);
+            }
+            let warning = other.map(|other| {
+                format!(
+                    "another agent, process {}, calls itself {agent} as well: they share their locks, so nothing \
+                     keeps them apart; give each a name of its own by --agent or FLOCKD_AGENT",
+                    other.pid
+                )
+            });
+            self.peers.get_mut(&conn).expect("it was there just now").warning = warning;
+        }
+        let goes_by = self.agents.name_of(process).map(Agent::to_string);
+        self.peers.get_mut(&conn).expect("it was there just now").goes_by = goes_by;
     }
 
     fn wish_session(&mut self, conn: u64, wish: SessionWish) {
@@ -957,8 +967,8 @@ impl Server {
                     .secret
                     .take()
                     .map(|secret| wire::SessionProof { id: id.to_string(), secret: format!("{secret:032x}") });
-                let warning = peer.warning.take();
-                self.send(conn, &Line::Hello(welcome(proof, warning)));
+                let welcome = welcome(proof, peer);
+                self.send(conn, &Line::Hello(welcome));
                 self.ready.push(conn);
             }
             reply => {
@@ -1077,9 +1087,10 @@ pub fn wake_up(waker: &Waker) {
     waker.wake().expect("an eventfd takes a wake at any time");
 }
 
-fn welcome(session: Option<wire::SessionProof>, warning: Option<String>) -> Welcome {
+fn welcome(session: Option<wire::SessionProof>, peer: &mut Peer) -> Welcome {
     let (protocol, version) = (wire::PROTOCOL, wire::VERSION.to_owned());
-    Welcome { protocol, version, pid: std::process::id(), session, warning }
+    let (warning, goes_by) = (peer.warning.take(), peer.goes_by.take());
+    Welcome { protocol, version, pid: std::process::id(), session, warning, goes_by }
 }
 
 /// Who calls, checked.

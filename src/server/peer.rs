@@ -55,6 +55,7 @@ pub(super) struct Peer {
     pub(super) secret: Option<u128>,
     /// What is to be said with the greeting.
     pub(super) warning: Option<String>,
+    pub(super) goes_by: Option<String>,
     /// It speaks another protocol: it may only ask about the daemon itself, or end it.
     pub(super) is_foreign: bool,
     /// A request of this peer is being looked up; those behind it wait, so that they stay in order.
@@ -108,6 +109,7 @@ impl Peer {
             session: None,
             secret: None,
             warning: None,
+            goes_by: None,
             is_foreign: false,
             is_looking_up: false,
             open: HashMap::new(),

@@ -62,6 +62,9 @@ pub struct Hello {
     /// A pidfd of the agent's own process comes with the line, so that two of one name are found out.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub agent_process: bool,
+    /// With both: that process goes by this name from now on, as far as anybody asks for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub goes_by: bool,
     /// When a scope of the workspace counts as contended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contention: Option<Threshold>,
@@ -119,6 +122,9 @@ pub struct Welcome {
     /// Something that the agent should know: another live agent process has its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
+    /// The name by which the process that came with the greeting goes, if somebody has said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goes_by: Option<String>,
 }
 
 // ── Requests ────────────────────────────────────────────────────────────────────────────────────────────────────────

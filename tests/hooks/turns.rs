@@ -1,7 +1,7 @@
 //! From the first edit to the end of the turn: who gets the file, who is refused, and when it is free again.
 
 use crate::client::{CLIENTS, Outcome, WITH_SUBAGENTS, agent, payload};
-use crate::util::Ground;
+use crate::util::{Ground, until};
 use std::fs;
 
 fn file_of(held: &[(String, String)]) -> Vec<&str> {
@@ -63,6 +63,21 @@ fn whoever_waits_gets_the_file_when_the_turn_before_ends() {
 }
 
 #[test]
+fn whoever_has_waited_in_vain_keeps_a_place_to_the_end_of_its_turn() {
+    let ground = Ground::new();
+    assert_eq!(ground.hook("claude-code", "", "before_edit", "ada"), Outcome::Runs);
+    for waits in [&["data.json"][..], &["data.json", "other.json"]] {
+        patch(&ground, "--wait 50ms", waits).refused();
+        let places = ground.status().waiters.len();
+        assert_eq!(places, waits.len(), "whoever asks again goes on there");
+        assert_eq!(ground.hook("codex", "", "turn_end", "ada"), Outcome::Runs);
+        assert_eq!(ground.status().waiters.len(), 0);
+    }
+    assert_eq!(ground.hook("claude-code", "", "turn_end", "ada"), Outcome::Runs);
+    assert_eq!(ground.hook("gemini", "--wait 0", "before_edit", "cy"), Outcome::Runs, "nobody is waited for in vain");
+}
+
+#[test]
 fn what_an_agent_locked_by_itself_outlives_its_turn() {
     let ground = Ground::new();
     ground.flockd("claude-ada", "lock data.json").gives(0);
@@ -71,20 +86,93 @@ fn what_an_agent_locked_by_itself_outlives_its_turn() {
     assert_eq!(ground.held(), [("claude-ada".to_owned(), "data.json".to_owned())]);
 }
 
+/// A hook before a patch of these files, in Codex's session `ada`.
+fn patch<S: AsRef<str>>(ground: &Ground, flags: &str, files: &[S]) -> Outcome {
+    let mut input: serde_json::Value =
+        serde_json::from_str(&payload("codex", "before_edit", &ground.work, "ada")).unwrap();
+    let lines: String = files.iter().map(|file| format!("*** Add File: {}\n+x\n", file.as_ref())).collect();
+    input["tool_input"]["command"] = format!("*** Begin Patch\n{lines}*** End Patch\n").into();
+    Outcome::of("codex", &ground.hook_says("codex", flags, &input.to_string()))
+}
+
 #[test]
 fn a_patch_is_granted_as_a_whole_or_not_at_all() {
     let ground = Ground::new();
-    ground.flockd("bo", "lock sub/b.txt").gives(0);
-    let patch = "*** Begin Patch\\n*** Add File: a.txt\\n+x\\n*** Delete File: sub/b.txt\\n*** End Patch";
-    let input = payload("codex", "before_edit", &ground.work, "ada");
-    let (before, after) = input.split_once("*** Begin").unwrap();
-    let input = format!("{before}{patch}{}", &after[after.find("End Patch\\n").unwrap() + "End Patch".len()..]);
-    let why = Outcome::of("codex", &ground.hook_says("codex", "--wait 0", &input)).refused();
-    assert!(why.contains("sub/b.txt is locked by bo"), "{why}");
-    assert_eq!(file_of(&ground.held()), ["sub/b.txt"], "what was taken for it went back");
-    ground.flockd("bo", "unlock sub/b.txt").gives(0);
-    assert_eq!(Outcome::of("codex", &ground.hook_says("codex", "--wait 0", &input)), Outcome::Runs);
-    assert_eq!(file_of(&ground.held()), ["a.txt", "sub/b.txt"]);
+    fs::write(ground.work.join("a.txt"), "1").unwrap();
+    fs::hard_link(ground.work.join("a.txt"), ground.work.join("other_name.txt")).unwrap();
+    ground.flockd("bo", "lock sub/b.txt --note sorting").gives(0);
+    // No set can be made of two names of one file: those are asked for one by one.
+    for files in [vec!["a.txt", "sub/b.txt"], vec!["a.txt", "other_name.txt", "sub/b.txt"]] {
+        let why = patch(&ground, "--wait 0", &files).refused();
+        assert!(why.contains("sub/b.txt is locked by bo (exclusive since ") && why.contains("sorting"), "{why}");
+        assert!(why.contains(&format!("flockd wait {}/sub/b.txt", ground.work.display())), "{why}");
+        assert!(why.lines().count() <= 2, "{why}");
+        assert_eq!(file_of(&ground.held()), ["sub/b.txt"], "nothing is kept for an edit that does not happen");
+        ground.flockd("bo", "unlock sub/b.txt").gives(0);
+        assert_eq!(patch(&ground, "--wait 0", &files), Outcome::Runs);
+        assert!(file_of(&ground.held()).ends_with(&["sub/b.txt"]), "{:?}", ground.held());
+        assert_eq!(ground.hook("codex", "", "turn_end", "ada"), Outcome::Runs);
+        assert_eq!(ground.held(), []);
+        ground.flockd("bo", "lock sub/b.txt --note sorting").gives(0);
+    }
+}
+
+#[test]
+fn a_patch_waits_as_one_and_holds_nothing_meanwhile() {
+    let ground = Ground::new();
+    ground.flockd("bo", "lock b.txt").gives(0);
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| patch(&ground, "--wait 100s --timeout 110s", &["a.txt", "b.txt", "c.txt"]));
+        ground.until_waiting(&["codex-ada"; 3]);
+        assert_eq!(file_of(&ground.held()), ["b.txt"]);
+        ground.flockd("bo", "unlock b.txt").gives(0);
+        assert_eq!(waits.join().unwrap(), Outcome::Runs);
+    });
+    assert_eq!(file_of(&ground.held()), ["a.txt", "b.txt", "c.txt"]);
+}
+
+#[test]
+fn a_patch_of_what_others_wait_for_waits_for_the_rest_of_it() {
+    let ground = Ground::new();
+    assert_eq!(patch(&ground, "", &["a.txt"]), Outcome::Runs);
+    ground.flockd("bo", "lock b.txt").gives(0);
+    let queued = ground.queue("cy", "a.txt");
+    ground.until_waiting(&["cy"]);
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| patch(&ground, "--wait 100s --timeout 110s", &["a.txt", "b.txt"]));
+        until("ada waits", || ground.status().waiters.iter().any(|row| row.agent == "codex-ada").then_some(()));
+        ground.flockd("bo", "unlock b.txt").gives(0);
+        let told = waits.join().unwrap().told();
+        assert!(told.contains("cy waits for a.txt"), "{told}");
+    });
+    assert_eq!(file_of(&ground.held()), ["a.txt", "b.txt"]);
+    drop(queued);
+}
+
+#[test]
+fn a_patch_of_more_files_than_a_set_may_have_is_locked_as_well() {
+    let ground = Ground::new();
+    let files: Vec<String> = (0..70).map(|number| format!("f{number:02}")).collect();
+    assert_eq!(patch(&ground, "", &files), Outcome::Runs);
+    assert_eq!(file_of(&ground.held()), files);
+    ground.flockd("codex-ada", "unlock --all").gives(0);
+    ground.flockd("bo", "lock f69").gives(0);
+    assert!(patch(&ground, "--wait 0", &files).refused().contains("f69 is locked by bo"));
+    assert_eq!(file_of(&ground.held()), ["f69"]);
+}
+
+#[test]
+fn what_an_agent_lost_is_told_also_when_its_edit_is_refused() {
+    let ground = Ground::new();
+    assert_eq!(patch(&ground, "", &["a.txt"]), Outcome::Runs);
+    let id = ground.status().locks[0].lock_id.clone();
+    ground.flockd("bo", &format!("break {id} --reason hanging")).gives(0);
+    ground.flockd("bo", "lock b.txt").gives(0);
+    let why = patch(&ground, "--wait 0", &["a.txt", "b.txt"]).refused();
+    assert!(why.starts_with("flockd: b.txt is locked by bo"), "{why}");
+    assert!(why.contains("your lock on a.txt ended at ") && why.contains("by bo: hanging"), "{why}");
+    assert!(!why.contains("locked for you again"), "{why}");
+    assert_eq!(ground.hook("codex", "", "turn_start", "ada"), Outcome::Runs, "it is told once");
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod endings;
 mod eras;
 mod names;
 mod resources;
+mod sets;
 mod tools;
 #[path = "../cli/util.rs"]
 #[expect(dead_code, reason = "the tests of the program need more of it")]

@@ -2,8 +2,9 @@
 
 use crate::client::{Client, ERAS, Era};
 use crate::util::{Done, FLOCKD, Ground};
-use serde_json::json;
-use std::fs;
+use serde_json::{Value, json};
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
@@ -38,6 +39,85 @@ fn below_an_agent_program_server_and_commands_have_its_name() {
     assert!(held["agent"].as_str().unwrap().starts_with("claw-prog-"), "{held}");
     assert_eq!(client.end().0, Some(0));
     assert_eq!(fs::read_to_string(ground.work.join("said")).unwrap(), "released\n");
+}
+
+/// A program like Claude Code: it started its server in one session, and is in another by and by.
+struct Program<'a> {
+    ground: &'a Ground,
+    server: Client,
+    says: File,
+    hears: BufReader<File>,
+}
+
+impl Program<'_> {
+    fn new<'a>(ground: &'a Ground, session: &str) -> Program<'a> {
+        let program = ground.work.join("claude");
+        let script = format!("#!/bin/sh\nsh < says > hears &\n{FLOCKD} mcp\n");
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let pipes = ["says", "hears"].map(|name| ground.work.join(name));
+        assert!(Command::new("mkfifo").args(&pipes).status().unwrap().success());
+        let mut command = ground.environment(Command::new(&program), "", &[]);
+        command.env("FLOCKD_AGENT_PROGRAMS", "claude").env("CLAUDE_CODE_SESSION_ID", session);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let server = Client::greeting(command, Era::Newer);
+        // Each is opened when the other end is.
+        let says = OpenOptions::new().write(true).open(&pipes[0]).unwrap();
+        let hears = BufReader::new(File::open(&pipes[1]).unwrap());
+        Program { ground, server, says, hears }
+    }
+
+    /// What a command says that the program runs in this session.
+    fn runs(&mut self, session: &str, command: &str) -> String {
+        writeln!(self.says, "CLAUDE_CODE_SESSION_ID={session} {command}; echo; echo over").unwrap();
+        let lines = self.hears.by_ref().lines().map(Result::unwrap);
+        lines.take_while(|line| line != "over").filter(|line| !line.is_empty()).collect()
+    }
+
+    /// What its hook says about a recorded event in this session.
+    fn tells(&mut self, session: &str, event: &str) -> String {
+        let path = format!("{}/tests/hooks/payloads/claude-code/{event}.json", env!("CARGO_MANIFEST_DIR"));
+        let input = fs::read_to_string(path).unwrap().replace("$SESSION", session).replace("startup", "clear");
+        let input = input.replace("$CWD", self.ground.work.to_str().unwrap());
+        fs::write(self.ground.work.join("event.json"), input).unwrap();
+        self.runs(session, &format!("{FLOCKD} hook --client claude-code --wait 0 < event.json 2>&1"))
+    }
+
+    /// Who holds a file that its server is asked to lock.
+    fn locks(&mut self, path: &str) -> Value {
+        self.server.call("lock_file", json!({ "path": path, "wait_seconds": 0 })).0["agent"].take()
+    }
+}
+
+#[test]
+fn a_session_that_its_program_begins_later_is_its_agent_everywhere() {
+    let ground = Ground::new();
+    let mut program = Program::new(&ground, "0dd5");
+    assert!(program.tells("0dd5", "session_start").contains("flockd lock PATH"));
+    assert_eq!(program.locks("before.txt"), "claude-0dd5");
+    // As with `/clear`.
+    program.tells("0dd5", "session_end");
+    program.tells("5e55", "session_start");
+    assert_eq!(program.locks("data.json"), "claude-5e55");
+    assert_eq!(program.tells("5e55", "before_edit"), "", "its own lock is in nobody's way");
+    assert_eq!(program.runs("5e55", &format!("{FLOCKD} check data.json > hidden; echo $?")), "0");
+    // Where the daemon was away, whoever speaks next says it again.
+    ground.stop_daemon();
+    assert_eq!(program.locks("data.json"), "claude-5e55");
+    program.tells("7e57", "turn_start");
+    assert_eq!(program.locks("after.txt"), "claude-7e57");
+    assert_eq!(program.server.end().0, Some(0));
+}
+
+#[test]
+fn the_first_to_start_a_daemon_after_a_new_session_knows_of_it() {
+    let ground = Ground::new();
+    let mut program = Program::new(&ground, "0dd5");
+    program.tells("5e55", "session_start");
+    assert_eq!(program.locks("data.json"), "claude-5e55");
+    assert_eq!(program.tells("5e55", "before_edit_of_subagent"), "", "a sub-agent takes what its parent holds");
+    program.tells("5e55", "turn_start");
+    assert_eq!(program.locks("other.json"), "claude-5e55");
 }
 
 #[test]
@@ -80,7 +160,7 @@ fn where_nobody_can_be_told_a_lock_is_refused_and_looking_is_not() {
     let (code, text) = client.call_fails("lock_file", json!({ "path": "y" }));
     assert_eq!(code, "invalid");
     assert!(text.contains("--agent") && text.contains("FLOCKD_AGENT"), "{text}");
-    assert_eq!(client.call("check_lock_status", json!({ "path": "x" })).0["held_by_others"], serde_json::Value::Null);
+    assert_eq!(client.call("check_lock_status", json!({ "path": "x" })).0["held_by_others"], Value::Null);
     assert_eq!(client.call("check_lock_status", json!({})).0["locks"][0]["agent"], "b");
     let (held, _) = client.call("lock_file", json!({ "path": "y", "agent": "main/7" }));
     assert_eq!(held["agent"], "main/7", "whoever serves many says for whom");

@@ -173,9 +173,12 @@ fn broken_settings_keep_an_agent_from_taking_and_not_from_looking_and_giving_bac
     ground.flockd("a", "lock x").gives(0);
     std::fs::write(&config, "\nenforcement = 'maybe'\n").unwrap();
     let mut client = Client::new(&ground, "a", Era::Newer);
-    for (tool, arguments) in
-        [("lock_file", json!({ "path": "y" })), ("write_file", json!({ "path": "x", "content": "new" }))]
-    {
+    let takes = [
+        ("lock_file", json!({ "path": "y" })),
+        ("lock_files", json!({ "paths": ["y", "z"] })),
+        ("write_file", json!({ "path": "x", "content": "new" })),
+    ];
+    for (tool, arguments) in takes {
         let (code, text) = client.call_fails(tool, arguments);
         assert!(code == "invalid" && text.contains(".flockd.toml") && text.contains("line 2"), "{text}");
     }
