@@ -50,7 +50,8 @@ impl Auditor {
             self.is_committed(other);
             assert!(!clash(lock, other), "{} and {} are held at once", lock.id, other.id);
             let is_advisory = [lock, other].iter().any(|one| one.ask.mode == Mode::Advisory);
-            assert!(is_advisory && other.id != lock.id, "{} is named beside {}", other.id, lock.id);
+            let is_delegated = lock.ask.who.agent.is_above(&other.ask.who.agent);
+            assert!((is_advisory || is_delegated) && other.id != lock.id, "{} is named beside {}", other.id, lock.id);
         }
         if lock.ask.mode != Mode::Advisory {
             return;
