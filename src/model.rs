@@ -499,6 +499,8 @@ pub struct Lock {
     pub expires: Option<Moment>,
     /// When it ends however often it is renewed, unless something keeps it alive.
     pub hold_until: Option<Moment>,
+    /// What its agent has of it, having taken it without a session, while one has it on loan; none if it is detached.
+    pub lent: Option<Box<Loan>>,
     /// What keeps foreign programs out.
     pub os: OsLock,
     /// Files that are being put in place under it; none most of the time. Not kept in the journal: they end with the
@@ -604,23 +606,29 @@ impl Lock {
             Custody::Process(process) => Some(process),
             Custody::Detached | Custody::Session(_) => None,
         };
-        keeper.into_iter().chain(self.ask.bound.filter(|bound| Some(*bound) != keeper))
+        keeper.into_iter().chain(self.bound().filter(|bound| Some(*bound) != keeper))
+    }
+
+    /// The process that it must not outlive; of what is on loan, what its agent has of it.
+    pub fn bound(&self) -> Option<Process> {
+        self.lent.as_ref().map_or(self.ask.bound, |loan| loan.promised.bound)
     }
 
     /// Whether a reboot ends it: nothing is left that kept it, or that it was not to outlive.
     pub fn is_void_after_reboot(&self) -> bool {
-        let is_kept_by_process = matches!(self.custody, Custody::Process(_)) && !self.is_lent();
-        self.ttl == 0 || is_kept_by_process || self.ask.bound.is_some() || self.ask.mode == Mode::Advisory
+        let is_kept = self.lent.is_none() && (self.ttl == 0 || matches!(self.custody, Custody::Process(_)));
+        is_kept || self.bound().is_some() || self.ask.mode == Mode::Advisory
     }
 
-    /// Whether a session has it, or had it, on loan: it took up what its agent was promised for longer than it asked.
-    pub fn is_lent(&self) -> bool {
-        self.ask.who.session.is_some() && self.ttl > self.ask.lease.ttl
-    }
-
-    /// Whether its agent has it whatever becomes of a session: a one-shot took it.
-    pub fn is_agents_own(&self) -> bool {
-        self.ask.who.session.is_none() || self.is_lent()
+    /// What was on loan as its agent's again, but for when its lease runs out.
+    pub fn returned(mut self) -> Lock {
+        if let Some(loan) = self.lent.take() {
+            let Loan { promised: Promised { lease, ttl, hold_until, bound }, note, process } = *loan;
+            let who = Who { session: None, ..self.ask.who.clone() };
+            let ask = Ask { who, lease, bound, note, process, request: None, set: None, ..(*self.ask).clone() };
+            (self.ask, self.ttl, self.hold_until) = (Arc::new(ask), ttl, hold_until);
+        }
+        self
     }
 
     /// The session whose guard this lock is, if any: the one that keeps it, or `run` whose command keeps it.
@@ -1436,12 +1444,33 @@ pub struct Promised {
     pub ttl: u64,
     /// See [`Lock::hold_until`].
     pub hold_until: Option<Moment>,
+    /// See [`Ask::bound`].
+    pub bound: Option<Process>,
 }
 
 impl Promised {
     /// What this lock promises.
     pub fn by(lock: &Lock) -> Promised {
-        Promised { lease: lock.ask.lease, ttl: lock.ttl, hold_until: lock.hold_until }
+        let Ask { lease, bound, .. } = *lock.ask;
+        Promised { lease, ttl: lock.ttl, hold_until: lock.hold_until, bound }
+    }
+}
+
+/// What an agent has of a lock that a session has taken up: it took that without a session, and gets it back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loan {
+    /// The terms, as they are again then.
+    pub promised: Promised,
+    /// See [`Ask::note`].
+    pub note: Option<Arc<str>>,
+    /// See [`Ask::process`].
+    pub process: Option<Process>,
+}
+
+impl Loan {
+    /// What its agent has of a lock that no session has.
+    pub fn of(lock: &Lock) -> Loan {
+        Loan { promised: Promised::by(lock), note: lock.ask.note.clone(), process: lock.ask.process }
     }
 }
 

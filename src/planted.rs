@@ -169,8 +169,6 @@ bugs! {
     SubAgentNotNamed => "table" "families::a_parent_is_told_what_its_sub_agents_hold_in_what_it_has",
     /// What a one-shot had ends with the session that has taken it up.
     LoanNotReturned => "table" "rules::what_a_one_shot_had_goes_back_to_its_agent_when_a_session_is_done_with_it",
-    /// A session takes up what a one-shot had while a sub-agent holds something in it.
-    LentOverSubAgent => "table" "families::a_session_does_not_borrow_what_a_sub_agent_holds_something_in",
     /// A retry of a granted request is granted anew.
     RetryGrantedTwice => "table" "rules::a_retry_gets_the_same_grant_and_other_parameters_are_invalid",
     /// A retry is held against the ttl that its lock was renewed with.

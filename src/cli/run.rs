@@ -6,7 +6,7 @@ use super::{Common, Exit, Failure, ask, print};
 use crate::client::{ClientError, Connection, Custodian};
 use crate::model::Agent;
 use crate::os::process;
-use crate::wire::{Body, Code, LockBody, LocksBody, Op, Request};
+use crate::wire::{Body, Code, Held, LockBody, LocksBody, Op, Request};
 use signal_hook::iterator::Signals;
 use std::io;
 use std::process::{Child, Command, ExitCode, ExitStatus};
@@ -31,6 +31,10 @@ pub(super) fn run(common: &Common, args: &RunArgs) -> Result<ExitCode, Failure> 
         Body::Locks(body) if body.acquired => body.locks,
         refused => return refuse(common, args, &client, &refused),
     };
+    let below = |held: &&Held| held.agent.strip_prefix(agent.as_str()).is_some_and(|rest| rest.starts_with('/'));
+    for held in locks.iter().flat_map(|body| &body.holders).filter(below) {
+        print::err(&format!("flockd: {}, and works on beside this command\n", print::holder_line(held)));
+    }
     let ended = command(args, &agent, &client, &locks)?;
     for body in &locks {
         release(&client, body.lock_id.as_deref().unwrap_or_default(), body);

@@ -115,7 +115,8 @@ fn parse(text: &str) -> Result<Config, String> {
 /// we cannot use.
 fn with_its_line(text: &str, said: &str) -> String {
     let quoted = |before: &str| said.split_once(before)?.1.split_once('`').map(|(name, _)| name);
-    let key = quoted("unknown field `").or_else(|| quoted("for key `")?.rsplit('.').next());
+    let ours = || said.strip_prefix("contention.")?.split(' ').next();
+    let key = ours().or_else(|| quoted("unknown field `")).or_else(|| quoted("for key `")?.rsplit('.').next());
     let Some(key) = key else { return said.to_owned() };
     let is_its = |line: &str| {
         let after = line.trim_start_matches(['[', ' ', '\t', '"', '\'']).strip_prefix(key);
@@ -163,11 +164,11 @@ mod tests {
             ("[contention]\nrequests = 0", "contention.requests is 0, and may be 1 to 100"),
             ("[contention]\nrequests = 101", "contention.requests is 101, and may be 1 to 100"),
             ("[contention]\nwithin = \"soon\"", "contention.within is \"soon\", which is no duration"),
-            ("# x\n[contention]\nwithin = \"soon\"", "for key `contention` at line 2"),
+            ("# x\n[contention]\nwithin = \"soon\"", "for key `contention` at line 3"),
             ("# x\n\nfast = 1\n[contention]\n", "at line 3"),
             ("[contention]\nrequests = 3\n'request' = 3", "at line 3"),
             ("contention = { request = 3 }", "for key `contention`"),
-            ("# x\n[contention]\nrequests = 0", "line 2"),
+            ("# x\n[contention]\nrequests = 0", "line 3"),
             ("enforcement = 'maybe'", "unknown variant `maybe`, expected one of `off`, `warn`, `deny`"),
             ("# x\nenforcement = 'maybe'", "line 2"),
             ("enforcement = 'maybe'", "`enforcement`"),

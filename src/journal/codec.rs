@@ -33,9 +33,9 @@
 
 use crate::model::{
     Acquired, Agent, Ask, Contended, Custody, Disabled, EVENT_NAMES, EndReason, Ended, Event, EventKind, EventSeq,
-    Failing, Fence, Lease, Lock, LockId, Mode, Moment, Now, OsLock, OsWait, Process, Record, RequestId, Secret,
-    Session, SessionId, SessionKind, SetMember, TicketId, Waiter, WaiterId, Wall, Webhook, WebhookId, Who, Workspace,
-    Wrote,
+    Failing, Fence, Lease, Loan, Lock, LockId, Mode, Moment, Now, OsLock, OsWait, Process, Promised, Record, RequestId,
+    Secret, Session, SessionId, SessionKind, SetMember, TicketId, Waiter, WaiterId, Wall, Webhook, WebhookId, Who,
+    Workspace, Wrote,
 };
 use crate::pattern::Pattern;
 use crate::scope::{FileId, Scope, Target};
@@ -175,8 +175,24 @@ enum RecordV2<'a> {
     Session(u64, #[serde(borrow)] Option<SessionV2<'a>>),
     Ended(u64, #[serde(borrow)] Option<EndedV2<'a>>),
     Event(#[serde(borrow)] EventV2<'a>),
-    Reserve { fences: u64, events: u64 },
+    Reserve {
+        fences: u64,
+        events: u64,
+    },
     Webhook(u64, #[serde(borrow)] Option<WebhookV2<'a>>),
+    /// A lock that a session has on loan from its agent.
+    Lent(u64, #[serde(borrow)] LockV2<'a>, LoanV2<'a>),
+}
+
+#[derive(Serialize, Deserialize)]
+struct LoanV2<'a> {
+    asked_ttl: u64,
+    max_hold: Option<u64>,
+    ttl: u64,
+    hold_until: Option<u64>,
+    bound: Option<ProcessV2>,
+    note: Option<&'a str>,
+    process: Option<ProcessV2>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -397,7 +413,10 @@ impl<'a> From<&'a Record> for RecordV2<'a> {
         match record {
             Record::Lock(id, lock) => {
                 assert!(lock.as_ref().is_none_or(|lock| lock.id == *id), "{id} is recorded under another id");
-                RecordV2::Lock(id.0, lock.as_ref().map(Into::into))
+                match lock.as_ref().and_then(|lock| lock.lent.as_ref().map(|loan| (lock, loan))) {
+                    Some((lock, loan)) => RecordV2::Lent(id.0, lock.into(), (&**loan).into()),
+                    None => RecordV2::Lock(id.0, lock.as_ref().map(Into::into)),
+                }
             }
             Record::Waiter(id, waiter) => {
                 assert!(waiter.as_ref().is_none_or(|waiter| waiter.id == *id), "{id:?} is recorded under another id");
@@ -435,6 +454,21 @@ impl<'a> From<&'a Lock> for LockV2<'a> {
             ttl: lock.ttl,
             expires: lock.expires.map(|moment| moment.0),
             hold_until: lock.hold_until.map(|moment| moment.0),
+        }
+    }
+}
+
+impl<'a> From<&'a Loan> for LoanV2<'a> {
+    fn from(loan: &'a Loan) -> Self {
+        let promised = loan.promised;
+        LoanV2 {
+            asked_ttl: promised.lease.ttl,
+            max_hold: promised.lease.max_hold,
+            ttl: promised.ttl,
+            hold_until: promised.hold_until.map(|moment| moment.0),
+            bound: promised.bound.map(Into::into),
+            note: loan.note.as_deref(),
+            process: loan.process.map(Into::into),
         }
     }
 }
@@ -635,6 +669,10 @@ impl TryFrom<RecordV2<'_>> for Record {
             RecordV2::Lock(id, lock) => {
                 Record::Lock(LockId(id), lock.map(|lock| lock.into_model(LockId(id))).transpose()?)
             }
+            RecordV2::Lent(id, lock, loan) => {
+                let lock = Lock { lent: Some(Box::new(loan.into_model())), ..lock.into_model(LockId(id))? };
+                Record::Lock(LockId(id), Some(lock))
+            }
             RecordV2::Waiter(id, waiter) => {
                 Record::Waiter(WaiterId(id), waiter.map(|waiter| waiter.into_model(WaiterId(id))).transpose()?)
             }
@@ -668,9 +706,22 @@ impl LockV2<'_> {
             ttl: self.ttl,
             expires: self.expires.map(Moment),
             hold_until: self.hold_until.map(Moment),
+            lent: None,
             os: OsLock::None,
             in_flight: None,
         })
+    }
+}
+
+impl LoanV2<'_> {
+    fn into_model(self) -> Loan {
+        let promised = Promised {
+            lease: Lease { ttl: self.asked_ttl, max_hold: self.max_hold },
+            ttl: self.ttl,
+            hold_until: self.hold_until.map(Moment),
+            bound: self.bound.map(Into::into),
+        };
+        Loan { promised, note: self.note.map(Into::into), process: self.process.map(Into::into) }
     }
 }
 
@@ -973,9 +1024,13 @@ mod tests {
     }
 
     fn lock() -> impl Strategy<Value = Record> {
-        (any::<(u64, u64, u64)>(), ask(), custody(), now(), moment(), moment()).prop_map(
-            |((id, fence, ttl), ask, custody, since, expires, hold_until)| {
+        (any::<(u64, u64, u64, bool)>(), ask(), custody(), now(), moment(), moment()).prop_map(
+            |((id, fence, ttl, is_lent), ask, custody, since, expires, hold_until)| {
                 let (id, fence) = (LockId(id), Fence(fence));
+                let (lease, bound) = (ask.lease, ask.bound);
+                let promised = Promised { lease, ttl, hold_until: expires, bound };
+                let loan = || Loan { promised, note: ask.note.clone(), process: ask.process };
+                let lent = is_lent.then(|| Box::new(loan()));
                 Record::Lock(
                     id,
                     Some(Lock {
@@ -987,6 +1042,7 @@ mod tests {
                         ttl,
                         expires,
                         hold_until,
+                        lent,
                         os: OsLock::None,
                         in_flight: None,
                     }),
@@ -1220,6 +1276,7 @@ mod tests {
             assert_eq!(encoded(&record), bytes, "{record:?}");
             kinds.insert(match &record {
                 Record::Event(event) => event.kind.name(),
+                Record::Lock(_, Some(Lock { lent: Some(_), .. })) => "a lock on loan",
                 Record::Lock(_, Some(_)) => "a lock",
                 Record::Waiter(_, Some(_)) => "a waiter",
                 Record::Session(_, Some(_)) => "a session",
@@ -1229,7 +1286,7 @@ mod tests {
                 _ => "one that is gone",
             });
         }
-        assert_eq!(kinds.len(), 7 + 7, "{kinds:?}");
+        assert_eq!(kinds.len(), 8 + 7, "{kinds:?}");
     }
 
     #[test]

@@ -191,7 +191,7 @@ impl LockTable {
             return Verdict::Mine(mine);
         }
         if let Some(detached) = self.own_detached(ask)
-            && self.may_come_back(ask, &self.state.locks[&detached])
+            && self.may_come_back(ask, &self.state.locks[&detached].ask)
         {
             return Verdict::Resume(detached);
         }
@@ -206,22 +206,22 @@ impl LockTable {
     }
 
     /// A detached lock is held already, so nobody can be before its agent in line for it; only fellow sessions' guards
-    /// can be in the way, and what its sub-agents hold in it is not, unless a one-shot took it: no session had it then
-    /// that could be back, and a guard is wanted for the first time. It comes back in the mode and under the name that
+    /// can be in the way, and what its sub-agents hold in it is not. It comes back in the mode and under the name that
     /// it has: the mode may be stronger than the one asked for, and what overlaps the one name of a file need not
     /// overlap the other.
-    fn may_come_back(&self, ask: &Ask, detached: &Lock) -> bool {
-        let is_lent = detached.is_agents_own() && !planted(Bug::LentOverSubAgent);
+    fn may_come_back(&self, ask: &Ask, detached: &Ask) -> bool {
         let is_free = |target: &Target| {
             let found = self.state.index.overlapping(target, &mut |_, slot| {
-                let mut locks = slot.holders_against(detached.ask.mode).map(|id| &self.state.locks[&id]);
-                let keeps =
-                    |lock| if is_lent { self.stands_in_the_way(ask, lock) } else { self.keeps_from_return(ask, lock) };
-                if locks.any(keeps) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                let mut locks = slot.holders_against(detached.mode).map(|id| &self.state.locks[&id]);
+                if locks.any(|lock| self.keeps_from_return(ask, lock)) {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
             });
             found.is_continue()
         };
-        is_free(&ask.target) && is_free(&detached.ask.target)
+        is_free(&ask.target) && is_free(&detached.target)
     }
 
     /// A one-shot's request for what its agent holds is answered by that lock. A session's is not: it wants a guard.
@@ -238,7 +238,7 @@ impl LockTable {
         own.find(|id| {
             let lock = &self.state.locks[id];
             // One that has only a moment to live is no answer either.
-            lock.ask.bound == ask.bound && !self.is_ending(*id)
+            lock.bound() == ask.bound && !self.is_ending(*id)
         })
     }
 
@@ -294,6 +294,7 @@ impl LockTable {
             ttl: ask.lease.ttl,
             expires: None,
             hold_until,
+            lent: None,
             os,
             in_flight: None,
         };
@@ -310,13 +311,12 @@ impl LockTable {
         }
         // It may answer requests of the same agent that still wait.
         step.eased.push(ask.who.agent.clone());
-        self.look_at_places_above(step, &ask.who.agent);
         self.let_sub_agents_in(step, ask);
         new_grant(lock)
     }
 
     /// A session takes up its agent's detached lock: same lock, same mode, new fence, the session's own terms. What a
-    /// one-shot had for longer is on loan: it goes back to its agent when the session's guard or the session ends.
+    /// one-shot took it has on loan: that goes back to its agent when the session's guard or the session ends.
     ///
     /// Whoever waits for the lock waits for the session from then on, so this may close a cycle of waits though nobody
     /// begins to wait; the lock stays detached then.
@@ -325,19 +325,15 @@ impl LockTable {
         let resumed = Some(Promised::by(&old));
         assert!(old.custody == Custody::Detached && old.ask.who.agent == ask.who.agent);
         let session = ask.who.session.expect("only sessions take locks up");
-        let is_lent = old.is_agents_own() && old.ttl > ask.lease.ttl && !planted(Bug::LoanNotReturned);
-        let (bound, ttl, hold_until, max_hold) = match is_lent {
-            true => (old.ask.bound, old.ttl, old.hold_until, old.ask.lease.max_hold),
-            false => (None, ask.lease.ttl, None, ask.lease.max_hold),
-        };
-        let (mode, target, lease) = (old.ask.mode, old.ask.target.clone(), Lease { max_hold, ..ask.lease });
+        let is_lent = old.ask.who.session.is_none() && !planted(Bug::LoanNotReturned);
         let lock = Lock {
-            ask: Arc::new(Ask { mode, target, bound, lease, ..(**ask).clone() }),
+            ask: Arc::new(Ask { mode: old.ask.mode, target: old.ask.target.clone(), ..(**ask).clone() }),
             fence: if planted(Bug::ResumedWithOldFence) { old.fence } else { self.fresh_fence() },
             custody: Custody::Session(session),
-            ttl,
+            ttl: ask.lease.ttl,
             expires: None,
-            hold_until,
+            hold_until: None,
+            lent: is_lent.then(|| Box::new(Loan::of(&old))),
             ..old
         };
         let record = Record::Lock(id, Some(lock.clone()));
@@ -377,10 +373,6 @@ impl LockTable {
                 self.ask_in_place(now, step, id, request);
             }
             Fate::Waiting(id) => self.back_in_line(now, step, caller, id),
-            Fate::Holding(id) if self.has_gone_back(id) => {
-                let text = "its lock has gone back to its agent, from whom it was on loan; use a fresh request id";
-                self.fail(step, caller, Fault::Invalid(text.to_owned()));
-            }
             Fate::Holding(id) => {
                 let granted = Granted { again: true, ..new_grant(self.state.locks[&id].clone()) };
                 self.answer_grant(step, caller, &ask, granted);
@@ -392,12 +384,6 @@ impl LockTable {
                 self.answer_about(step, caller, reply, Some(&ask.who), Some(&ask.target));
             }
         }
-    }
-
-    /// Whether a session had this lock on loan and has it no more.
-    pub(super) fn has_gone_back(&self, id: LockId) -> bool {
-        let lock = &self.state.locks[&id];
-        lock.is_lent() && lock.keeper().is_none()
     }
 
     /// Whether what a request came to is, or may be, a lock of its agent's that was there before: that has got another
@@ -588,12 +574,11 @@ impl LockTable {
             let left = lock.expires.filter(|_| planted(Bug::LeaseAddedUp)).map_or(0, |end| end.left(now.mono));
             lock.expires = Some(lease_end(&lock, now).after(left));
         }
-        let old = &self.state.locks[&id];
-        if lock.is_agents_own() != old.is_agents_own() {
-            // A session that waits for it may take it up now.
-            step.eased.push(lock.ask.who.agent.clone());
+        // What is on loan has its lease when it goes back.
+        if let (Some(loan), Some(ttl)) = (&mut lock.lent, ttl) {
+            loan.promised.ttl = ttl;
         }
-        if lock != *old {
+        if lock != self.state.locks[&id] {
             self.put_lock(step, lock);
         }
     }
@@ -640,8 +625,7 @@ impl LockTable {
             Err(fault) => self.answer_which(step, caller, Reply::Failed(fault), &who, &which),
             Ok(_) => {
                 let old = self.state.locks[&id].clone();
-                let bound = old.ask.bound.filter(|_| old.keeper().is_some());
-                let ask = Arc::new(Ask { bound, ..(*with_session(&old.ask, old.keeper())).clone() });
+                let ask = Arc::new(Ask { bound: None, ..(*with_session(&old.ask, old.keeper())).clone() });
                 let lock = Lock { ask, custody: Custody::Process(process), expires: None, ..old };
                 self.put_lock(step, lock);
                 // What it hung on before no longer keeps it from answering requests of the same agent that wait.
@@ -698,7 +682,7 @@ pub(super) fn new_grant(lock: Lock) -> Granted {
 
 /// Whether a retry asks for the same thing. The note and the process may differ: they change no one's rights. So may
 /// `max_hold`: a lock that was made exclusive keeps its own. One that was there before also keeps its name, and if a
-/// session has taken it up its mode, which may be stronger than what was asked for, and what it hung on.
+/// session has taken it up its mode, which may be stronger than what was asked for.
 pub(super) fn is_same_request(before: &Ask, now: &Ask, is_about_older: bool) -> bool {
     let is_taken_up = is_about_older && before.upgrades.is_none() && now.who.session.is_some();
     let is_same_scope = before.target.scope == now.target.scope;
@@ -707,5 +691,5 @@ pub(super) fn is_same_request(before: &Ask, now: &Ask, is_about_older: bool) -> 
         && (is_same_mode || (is_taken_up && before.mode.answers(now.mode)))
         && before.who == now.who
         && before.lease.ttl == now.lease.ttl
-        && (is_taken_up || before.bound == now.bound)
+        && before.bound == now.bound
 }

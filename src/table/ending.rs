@@ -85,6 +85,9 @@ impl LockTable {
     /// What kept this lock alive is gone: its lease runs from now on, or it ends.
     fn let_go(&mut self, now: Now, step: &mut Step, id: LockId, why: &EndReason) {
         let old = self.state.locks[&id].clone();
+        if old.lent.is_some() {
+            return self.give_back(now, step, old);
+        }
         if old.ttl == 0 && old.in_flight.is_some() {
             return self.end_later(now, step, old, why);
         }
@@ -99,6 +102,18 @@ impl LockTable {
         self.put_lock(step, lock.clone());
         self.tell(step, EventKind::Detached, &lock);
         // A fellow session may take it up now.
+        step.freed.push(lock.ask);
+    }
+
+    /// What a session had on loan is its agent's again: its lease runs from now on, as it was promised.
+    fn give_back(&mut self, now: Now, step: &mut Step, old: Lock) {
+        let lock = Lock { custody: Custody::Detached, ..old.returned() };
+        let lock = Lock { expires: Some(lease_end(&lock, now)), ..lock };
+        self.put_lock(step, lock.clone());
+        self.tell(step, EventKind::Detached, &lock);
+        // Whoever wanted it exclusive asked for a guard of that session, or on its terms.
+        let text = "the lock has gone back to its agent meanwhile, from a session that had it on loan; ask again";
+        self.drop_upgrades(step, lock.id, &Fault::Invalid(text.to_owned()));
         step.freed.push(lock.ask);
     }
 
@@ -178,7 +193,7 @@ impl LockTable {
         locks.retain(|_| !planted(Bug::DeadKeepsLock));
         for lock in locks {
             let row = &self.state.locks[&lock];
-            let is_bound = row.ask.bound == Some(process);
+            let is_bound = row.bound() == Some(process);
             match row.custody {
                 Custody::Detached if is_bound && row.in_flight.is_some() => {
                     self.end_later(now, step, row.clone(), &EndReason::SessionEnded);
@@ -187,11 +202,10 @@ impl LockTable {
                 Custody::Detached if is_bound => drop(self.end(now, step, lock, EndReason::SessionEnded, false)),
                 custody => {
                     if is_bound {
-                        // What was promised is over; whoever has it on loan keeps it.
-                        let ask = Arc::new(Ask { bound: None, ..(*row.ask).clone() });
-                        // From now on it answers requests of its agent that it did not.
-                        step.eased.push(ask.who.agent.clone());
-                        let lock = Lock { ttl: ask.lease.ttl, ask, ..row.clone() };
+                        // What was promised is over; whoever has it on loan keeps it, on terms that answer requests
+                        // of its agent which those did not.
+                        step.eased.push(row.ask.who.agent.clone());
+                        let lock = Lock { lent: None, ..row.clone() };
                         self.put_lock(step, lock);
                     }
                     if custody == Custody::Process(process) {
@@ -235,17 +249,16 @@ impl LockTable {
             unlocking.left.iter().copied().partition(|id| self.has_in_flight(&[*id]));
         for id in free {
             let lock = self.state.locks[&id].clone();
-            if is_fellows_by_now(&lock, &unlocking) {
+            let session = unlocking.who.session;
+            // A guard of its own that it has lost, and its agent or another session has by now.
+            if matches!(unlocking.which, Which::Id(_)) && session.is_some() && lock.ask.who.session != session {
                 continue;
             }
-            if is_lent_to(&lock, &unlocking.who) {
-                // Its command may have ended before, and it went back with that.
-                if lock.keeper().is_some() {
-                    self.let_go(now, step, id, &EndReason::Released);
-                }
+            if lock.lent.is_some() && session.is_some() && lock.keeper() == session {
+                self.let_go(now, step, id, &EndReason::Released);
             } else {
                 // A guard whose lock is released over its head has lost it.
-                let over_head = lock.keeper().is_some() && lock.keeper() != unlocking.who.session;
+                let over_head = lock.keeper().is_some() && lock.keeper() != session;
                 self.end(now, step, id, EndReason::Released, over_head);
             }
             unlocking.released.push(lock);
@@ -343,14 +356,15 @@ impl LockTable {
         }
         if !what.is_new {
             let ask = Arc::new(Ask { request: None, ..(*lock.ask).clone() });
+            let (is_lent, is_resumed) = (lock.lent.is_some(), what.resumed.is_some());
             self.put_lock(step, Lock { ask, ..lock });
-            if let Some(promised) = what.resumed {
+            if let Some(promised) = what.resumed.filter(|_| !is_lent) {
                 self.promise_again(now, step, id, promised);
             }
             if what.upgraded {
                 self.make_shared(step, id);
             }
-            if what.resumed.is_some() {
+            if is_resumed {
                 self.let_go(now, step, id, &EndReason::SessionEnded);
             }
             return;
@@ -366,7 +380,7 @@ impl LockTable {
 
     /// A lock has the terms again that its agent knows, and its lease starts anew.
     fn promise_again(&mut self, now: Now, step: &mut Step, id: LockId, promised: Promised) {
-        let Promised { lease, ttl, hold_until } = promised;
+        let Promised { lease, ttl, hold_until, .. } = promised;
         let old = self.state.locks[&id].clone();
         let ask = Arc::new(Ask { lease, ..(*old.ask).clone() });
         let lock = Lock { ask, ttl, hold_until, ..old };
@@ -394,15 +408,4 @@ impl LockTable {
         let ended = self.end(now, step, id, why, true);
         self.answer(step, caller, Reply::Broken(Box::new(ended)));
     }
-}
-
-/// Whether a session that releases this lock has it, or had it, on loan.
-fn is_lent_to(lock: &Lock, who: &Who) -> bool {
-    lock.is_lent() && lock.ask.who.session == who.session
-}
-
-/// Whether a session that gives back a guard of its own, by its id, has lost that before, and another has taken it up.
-fn is_fellows_by_now(lock: &Lock, unlocking: &Unlocking) -> bool {
-    let session = unlocking.who.session;
-    matches!(unlocking.which, Which::Id(_)) && session.is_some() && lock.keeper().is_some() && lock.keeper() != session
 }

@@ -63,17 +63,6 @@ impl LockTable {
         name.match_indices('/').any(|(end, _)| self.state.locks_of_agent.contains_key(&name[..end]))
     }
 
-    /// A session of an ancestor does not borrow what a sub-agent holds something in (`ask.rs`). A place that is kept
-    /// for it may be worth an offer now, which it was not while the lock could be taken up.
-    pub(super) fn look_at_places_above(&self, step: &mut Step, agent: &Agent) {
-        let name = agent.as_str();
-        let above = name.match_indices('/').filter_map(|(end, _)| {
-            let (above, _) = self.state.tickets_of_agent.get_key_value(&name[..end])?;
-            Some(above.clone())
-        });
-        step.eased.extend(above);
-    }
-
     /// Whether a request that is granted now passes a lock of an ancestor that would keep others out.
     pub(super) fn is_delegated(&self, ask: &Ask) -> bool {
         if !self.have_locks_above(&ask.who.agent) {

@@ -73,7 +73,8 @@ impl LockTable {
         }
         for id in sorted(self.state.locks.keys()) {
             let mut lock = self.state.locks[&id].clone();
-            if lock.ttl > 0 && !matches!(lock.custody, Custody::Process(_)) {
+            // What is on loan goes back when its session stays away; that has its own time.
+            if lock.ttl > 0 && lock.lent.is_none() && !matches!(lock.custody, Custody::Process(_)) {
                 lock.expires = Some(lease_end(&lock, now));
                 self.put_lock(step, lock);
             }
@@ -99,6 +100,7 @@ impl LockTable {
                 self.end_by_reboot(now, step, id);
                 continue;
             }
+            let old = old.returned();
             let mut lock = Lock { custody: Custody::Detached, ask: with_session(&old.ask, None), ..old };
             // The monotonic clock began anew: what was measured on the old one starts again.
             lock.since.mono = now.mono;

@@ -211,7 +211,6 @@ impl LockTable {
             return true;
         }
         let held = |(index, ask): (u16, &Arc<Ask>)| match fates.get(&index) {
-            Some(Fate::Holding(id)) if self.has_gone_back(*id) => None,
             Some(Fate::Holding(id)) => Some((*id, false)),
             _ => self.already_held(ask).map(|id| (id, true)),
         };
@@ -290,14 +289,16 @@ impl LockTable {
         ask.set.is_some() && !planted(Bug::OwnLockClosesCycle) && is_answered()
     }
 
-    /// An agent whose lock has ended or changed may wait with a set for what that lock had answered: from now on it
-    /// waits for others there, and that may close a cycle. Nobody else asks for anything, so it is the set that is
-    /// refused.
+    /// An agent whose locks have changed may wait with a set for what one of them had answered: from now on it waits
+    /// for others there, and that may close a cycle. Nobody else asks for anything, so it is the set that is refused.
     pub(super) fn refuse_sets_in_cycles(&mut self, step: &mut Step) {
-        let locks = step.locks_not_looked_at();
-        let changed = locks.iter().filter(|before| self.state.locks.get(&before.id) != Some(before));
-        let agents: BTreeSet<&Agent> = changed.map(|before| &before.ask.who.agent).collect();
-        let waits = agents.into_iter().filter_map(|agent| self.state.waits_of_agent.get(agent)).flatten();
+        let changed = step.locks_not_looked_at().into_iter().filter_map(|(id, before)| {
+            let now = self.state.locks.get(&id);
+            let lock = if now == before.as_ref() { None } else { now.or(before.as_ref()) };
+            lock.map(|lock| lock.ask.who.agent.clone())
+        });
+        let agents: BTreeSet<Agent> = changed.collect();
+        let waits = agents.iter().filter_map(|agent| self.state.waits_of_agent.get(agent)).flatten();
         let waits = waits.map(|id| &self.state.waiters[id]).filter(|row| row.ask.set.is_some());
         let sets: BTreeSet<WaiterId> = waits.filter(|row| row.caller.is_some()).map(Waiter::first).collect();
         for first in sets {

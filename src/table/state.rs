@@ -183,6 +183,8 @@ impl State {
         if lock.in_flight.is_some() {
             self.in_flight.insert(lock.id);
         }
+        let is_on_loan = lock.lent.is_some();
+        assert!(!is_on_loan || lock.keeper().is_some(), "only a session has something on loan: {lock:?}");
         self.advisory += usize::from(lock.ask.mode == Mode::Advisory);
         self.index.add_lock(&lock.ask.target, lock.ask.mode, lock.id);
         self.enter_family(agent);

@@ -83,10 +83,10 @@ impl Step {
     }
 
     /// The locks that have changed since this was asked last, as they were.
-    pub(super) fn locks_not_looked_at(&mut self) -> Vec<Lock> {
+    pub(super) fn locks_not_looked_at(&mut self) -> Vec<(LockId, Option<Lock>)> {
         let from = std::mem::replace(&mut self.looked_at, self.undo.len());
         let locks = self.undo[from..].iter().filter_map(|before| match before {
-            Record::Lock(_, lock) => lock.clone(),
+            Record::Lock(id, lock) => Some((*id, lock.clone())),
             _ => None,
         });
         locks.collect()

@@ -62,9 +62,7 @@ impl LockTable {
             Which::Scope(target) => as_named(&lock.ask, target).clone(),
             _ => lock.ask.target.clone(),
         };
-        // What a session has on loan stays so.
-        let ttl = if lock.keeper().is_some() { lock.ask.lease.ttl } else { lock.ttl };
-        let lease = Lease { ttl, ..lock.ask.lease };
+        let lease = Lease { ttl: lock.ttl, ..lock.ask.lease };
         let ask = Ask { target, mode: Mode::Exclusive, who, lease, request: name, ..(*lock.ask).clone() };
         let ask = Ask { upgrades: Some(id), set: None, ..ask };
         self.ask(now, step, Waiting { caller, ask: Arc::new(ask), wait, takes: true });
@@ -230,7 +228,7 @@ impl LockTable {
         }
         // What the lock hangs on may have changed while this request waited.
         let ask = Arc::new(Ask { who, bound: old.ask.bound, upgrades: None, ..(**ask).clone() });
-        let ttl = if old.keeper().is_some() { old.ttl } else { ask.lease.ttl };
+        let ttl = ask.lease.ttl;
         let mut lock = Lock { ask, fence: self.fresh_fence(), ttl, os, ..old.clone() };
         if lock.custody == Custody::Detached {
             lock.expires = Some(lease_end(&lock, now));

@@ -81,15 +81,13 @@ fn what_its_agent_held_before_it_holds_again_however_run_ends() {
 }
 
 #[test]
-fn a_parents_command_does_not_begin_while_a_sub_agent_holds_something_in_its_lock() {
+fn a_parent_is_told_who_works_in_what_it_has_already() {
     let ground = Ground::new();
     ground.flockd("a", "lock d/").gives(0);
     ground.flockd("a/x", "lock d/f").gives(0);
-    run(&ground, "a", "-n d/", "touch began").gives(1).says(&["a/x"]);
-    assert!(!ground.work.join("began").exists());
-    ground.flockd("a/x", "unlock d/f").gives(0);
-    run(&ground, "a", "-n d/", "").gives(0);
-    ground.flockd("b", "lock -n d/").gives(1);
+    run(&ground, "a", "-n d/", "").gives(0).says(&["a/x holds ", "d/f", "works on"]);
+    let again = ground.flockd("a", "lock d/").gives(0);
+    assert!(again.out.contains("already held") && again.out.contains("a/x holds d/f"), "{again:?}");
 }
 
 #[test]

@@ -689,7 +689,8 @@ impl World {
                 let place = self.places.get(&id).copied();
                 let until = Some(self.now.mono.after(MINUTE)).filter(|_| raw.odd % 4 == 1);
                 let lease = Lease { ttl: 20 * SECOND, max_hold: until.map(|_| MINUTE) };
-                let promised = Promised { lease, ttl: [5 * SECOND, 10 * MINUTE][raw.wait % 2], hold_until: until };
+                let promised =
+                    Promised { lease, ttl: [5 * SECOND, 10 * MINUTE][raw.wait % 2], hold_until: until, bound: None };
                 let resumed = Some(promised).filter(|_| raw.lease < 6);
                 let what = Unheard { is_new: !raw.shared, resumed, upgraded, place };
                 Command::TakeBack { id, fence, what }

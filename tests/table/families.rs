@@ -1,7 +1,6 @@
 //! Sub-agents: what they may take, who waits for whom, and where in line.
 
 use crate::rules::Desk;
-use flockd::limits::MINUTE;
 use flockd::model::*;
 
 const NOTHING: [&str; 0] = [];
@@ -325,10 +324,10 @@ fn what_becomes_of_the_parents_lock_does_not_touch_the_childs() {
 #[test]
 fn a_parents_session_takes_its_lock_up_again_around_its_child() {
     let mut desk = Desk::new();
-    desk.ttl(MINUTE).ask("ada#0", "x /f");
-    desk.end("ada#0");
+    desk.ask("ada", "x /f");
     desk.ask("ada/x", "x /f");
     assert_eq!(desk.ask("ada#1", "x /f"), "resumed");
+    assert_eq!(desk.granted_beside(), ["ada/x"]);
     assert_eq!(desk.check("ada#1", "/f", None), "no ada/x");
     assert_eq!(desk.ask("ada#2", "x /f"), "held by ada ada/x");
     assert_eq!(desk.ask("ada/x#1", "x /f"), "resumed");
@@ -345,17 +344,6 @@ fn a_parent_is_told_what_its_sub_agents_hold_in_what_it_has() {
     assert_eq!(desk.granted_beside(), ["ada/x"]);
     assert_eq!(desk.ask("ada/y", "x /e"), "granted");
     assert_eq!(desk.granted_beside(), NOTHING);
-}
-
-#[test]
-fn a_session_does_not_borrow_what_a_sub_agent_holds_something_in() {
-    let mut desk = Desk::new();
-    desk.ask("ada", "x /d/");
-    desk.ask("ada/x", "x /d/f");
-    // As if its agent had nothing there: `run` starts no command beside the sub-agent's work.
-    assert_eq!(desk.wait("ada#1", "x /d/"), "waits");
-    desk.unlock("ada/x", "all");
-    assert_eq!(desk.news(), ["ada#1: resumed"]);
 }
 
 #[test]

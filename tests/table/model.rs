@@ -203,22 +203,28 @@ fn is_same_ask(before: &Ask, now: &Ask, has_second_fence: bool) -> bool {
         && (before.mode == now.mode || (has_second_fence && now.who.session.is_some() && is_stronger))
         && before.who == now.who
         && before.lease.ttl == now.lease.ttl
-        && (before.bound == now.bound || (has_second_fence && now.who.session.is_some()))
+        && before.bound == now.bound
 }
 
-/// Whether a session took it up that asked for less than its agent was promised.
-fn is_lent(lock: &Lock) -> bool {
-    lock.ask.who.session.is_some() && lock.ttl > lock.ask.lease.ttl
+/// The process that a lock must not outlive: what is on loan is its agent's again if it lives.
+fn bound_of(lock: &Lock) -> Option<Process> {
+    match &lock.lent {
+        Some(loan) => loan.promised.bound,
+        None => lock.ask.bound,
+    }
 }
 
-/// Whether a one-shot had it first, and has it again when no session wants it.
-fn is_agents_own(lock: &Lock) -> bool {
-    lock.ask.who.session.is_none() || is_lent(lock)
-}
-
-/// Whether a session has given it back to its agent.
-fn has_gone_back(lock: &Lock) -> bool {
-    is_lent(lock) && lock.keeper().is_none()
+/// What a session has had on loan is what its agent was promised.
+fn give_back(lock: &mut Lock) {
+    let Some(loan) = lock.lent.take() else { return };
+    let Promised { lease, ttl, hold_until, bound } = loan.promised;
+    let mut ask = (*lock.ask).clone();
+    ask.who.session = None;
+    (ask.request, ask.set) = (None, None);
+    (ask.lease, ask.bound) = (lease, bound);
+    (ask.note, ask.process) = (loan.note.clone(), loan.process);
+    lock.ask = Arc::new(ask);
+    (lock.ttl, lock.hold_until) = (ttl, hold_until);
 }
 
 /// Where a request stands: inside locks of deeper ancestors first, then upgrades, then by arrival.
@@ -489,9 +495,6 @@ impl Naive {
             return self.fail(caller, Fault::Invalid(String::new()));
         }
         let about = Some((&ask.who, Some(&ask.target)));
-        if held.as_ref().is_some_and(has_gone_back) {
-            return self.fail(caller, Fault::Invalid(String::new()));
-        }
         if let Some(lock) = held {
             let granted = Granted { again: true, ..grant_of(lock) };
             self.answer(caller, Reply::Granted(Box::new(granted)), about);
@@ -786,7 +789,6 @@ impl Naive {
         for (index, ask) in (0..).zip(asks) {
             let granted = held.iter().find(|lock| lock.ask.set.is_some_and(|member| member.index == index));
             match granted {
-                Some(lock) if has_gone_back(lock) => return SetAgain::Other,
                 Some(lock) => all.push((lock.id, false)),
                 None => match self.chance(ask, WaiterId(self.next_waiter)) {
                     Chance::Mine(id) => all.push((id, true)),
@@ -863,7 +865,9 @@ impl Naive {
     /// What an own lock answered waits for others when that has ended or changed, and may wait for itself by that.
     fn refuse_sets_in_cycles(&mut self) {
         let before = std::mem::replace(&mut self.locks_before, self.locks.clone());
-        let changed: Vec<&Lock> = before.iter().filter(|lock| !self.locks.contains(lock)).collect();
+        let is_in = |all: &[Lock], lock: &&Lock| all.contains(lock);
+        let mut changed: Vec<&Lock> = before.iter().filter(|lock| !is_in(&self.locks, lock)).collect();
+        changed.extend(self.locks.iter().filter(|lock| !is_in(&before, lock)));
         let has_changed = |agent: &Agent| changed.iter().any(|lock| lock.ask.who.agent == *agent);
         let is_there = |row: &&Waiter| {
             let is_set = row.ask.set.is_some_and(|set| set.index == 0) && row.caller.is_some();
@@ -1295,7 +1299,7 @@ impl Naive {
     /// is another matter.
     fn as_upgrade(&self, ask: Arc<Ask>) -> Arc<Ask> {
         let covers_it = |own: &&Lock| {
-            own.ask.who.agent == ask.who.agent && own.ask.bound == ask.bound && !is_ending(own) && answers(own, &ask)
+            own.ask.who.agent == ask.who.agent && bound_of(own) == ask.bound && !is_ending(own) && answers(own, &ask)
         };
         if ask.who.session.is_some() || ask.upgrades.is_some() || self.locks.iter().any(|own| covers_it(&own)) {
             return ask;
@@ -1374,8 +1378,7 @@ impl Naive {
             Which::Scope(target) if target.scope == lock.ask.target.scope => target,
             _ => lock.ask.target.clone(),
         };
-        let ttl = if lock.keeper().is_some() { lock.ask.lease.ttl } else { lock.ttl };
-        let lease = Lease { ttl, ..lock.ask.lease };
+        let lease = Lease { ttl: lock.ttl, ..lock.ask.lease };
         let before = Ask { set: None, lease, ..(*lock.ask).clone() };
         let ask = Ask { target, mode: Mode::Exclusive, who, request, upgrades: Some(lock.id), ..before };
         self.ask(caller, Arc::new(ask), wait, true);
@@ -1425,7 +1428,7 @@ impl Naive {
             _ => lock.ask.who.clone(),
         };
         lock.ask = Arc::new(Ask { who, bound: lock.ask.bound, upgrades: None, ..ask.clone() });
-        lock.ttl = if lock.keeper().is_some() { lock.ttl } else { ask.lease.ttl };
+        lock.ttl = ask.lease.ttl;
         lock.fence = fence;
         // Whatever flock a commit brought along is not wanted: nothing here wants one.
         lock.os = OsLock::None;
@@ -1507,7 +1510,7 @@ impl Naive {
         // A one-shot is answered by what its agent holds; a session wants a guard of its own.
         for lock in &self.locks {
             let is_mine = lock.ask.who.agent == ask.who.agent && answers(lock, ask);
-            let is_mine = is_mine && lock.ask.bound == ask.bound && !is_ending(lock);
+            let is_mine = is_mine && bound_of(lock) == ask.bound && !is_ending(lock);
             if ask.who.session.is_none() && is_mine {
                 return Chance::Mine(lock.id);
             }
@@ -1520,7 +1523,7 @@ impl Naive {
                 // session's guard, is in nobody's way here: it is one's own. What sub-agents hold in it stays.
                 let mut others = self.holders_against(ask, &ask.target, lock.ask.mode);
                 others.extend(self.holders_against(ask, &lock.ask.target, lock.ask.mode));
-                others.retain(|other| is_agents_own(lock) || !is_above(&ask.who.agent, &other.ask.who.agent));
+                others.retain(|other| !is_above(&ask.who.agent, &other.ask.who.agent));
                 if others.is_empty() {
                     return Chance::Resume(lock.id);
                 }
@@ -1586,6 +1589,7 @@ impl Naive {
             ttl: ask.lease.ttl,
             expires: None,
             hold_until,
+            lent: None,
             os: OsLock::None,
             in_flight: None,
         };
@@ -1651,24 +1655,18 @@ impl Naive {
         named
     }
 
-    /// Same lock, same scope, same mode; new fence, the session's own terms, or what a one-shot was promised if that is
-    /// more.
+    /// Same lock, same scope, same mode; new fence, the session's own terms. What a one-shot had goes back to it.
     fn take_up(&mut self, id: LockId, ask: &Ask) {
         let fence = self.fresh_fence();
         let lock = self.locks.iter_mut().find(|lock| lock.id == id).expect("it is held");
-        let is_lent = is_agents_own(lock) && lock.ttl > ask.lease.ttl;
-        let (mode, target, bound) = (lock.ask.mode, lock.ask.target.clone(), lock.ask.bound);
-        let max_hold = lock.ask.lease.max_hold;
+        lock.lent = lock.ask.who.session.is_none().then(|| Box::new(Loan::of(lock)));
+        let (mode, target) = (lock.ask.mode, lock.ask.target.clone());
         lock.ask = Arc::new(Ask { mode, target, ..ask.clone() });
         lock.fence = fence;
+        lock.ttl = ask.lease.ttl;
         lock.custody = Custody::Session(ask.who.session.expect("only sessions take locks up"));
         lock.expires = None;
-        if is_lent {
-            let lease = Lease { max_hold, ..ask.lease };
-            lock.ask = Arc::new(Ask { bound, lease, ..(*lock.ask).clone() });
-        } else {
-            (lock.ttl, lock.hold_until) = (ask.lease.ttl, None);
-        }
+        lock.hold_until = None;
     }
 
     fn fresh_fence(&mut self) -> Fence {
@@ -1888,6 +1886,10 @@ impl Naive {
 
     fn renew_lock(&mut self, id: LockId, ttl: Option<u64>) {
         let mut lock = self.held(id).expect("it is held").clone();
+        if let (Some(loan), Some(ttl)) = (&mut lock.lent, ttl) {
+            loan.promised.ttl = ttl;
+            return self.put(lock);
+        }
         if lock.custody != Custody::Detached {
             return;
         }
@@ -1931,7 +1933,8 @@ impl Naive {
             return self.keep_again(lock.ask, what.place);
         }
         lock.ask = Arc::new(Ask { request: None, ..(*lock.ask).clone() });
-        if let Some(Promised { lease, ttl, hold_until }) = what.resumed {
+        let is_lent = lock.lent.is_some();
+        if let Some(Promised { lease, ttl, hold_until, .. }) = what.resumed.filter(|_| !is_lent) {
             lock.ask = Arc::new(Ask { lease, ..(*lock.ask).clone() });
             (lock.ttl, lock.hold_until) = (ttl, hold_until);
             lock.expires = Some(self.lease_end(&lock));
@@ -1948,6 +1951,13 @@ impl Naive {
     /// What kept a lock alive is gone.
     fn let_go(&mut self, id: LockId, why: EndReason) {
         let mut lock = self.held(id).expect("it is held").clone();
+        if lock.lent.is_some() {
+            give_back(&mut lock);
+            lock.custody = Custody::Detached;
+            lock.expires = Some(self.lease_end(&lock));
+            self.put(lock);
+            return self.drop_upgrades(id, &Fault::Invalid(String::new()));
+        }
         if lock.ttl == 0 && lock.in_flight.is_some() {
             return self.end_later(id, why);
         }
@@ -2015,7 +2025,7 @@ impl Naive {
         }
         self.refuse_put_off(process);
         for lock in self.locks.clone() {
-            let is_bound = lock.ask.bound == Some(process);
+            let is_bound = bound_of(&lock) == Some(process);
             match lock.custody {
                 Custody::Detached if is_bound && lock.in_flight.is_some() => {
                     self.end_later(lock.id, EndReason::SessionEnded);
@@ -2024,8 +2034,7 @@ impl Naive {
                 custody => {
                     let id = lock.id;
                     if is_bound {
-                        let ask = Arc::new(Ask { bound: None, ..(*lock.ask).clone() });
-                        self.put(Lock { ttl: ask.lease.ttl, ask, ..lock });
+                        self.put(Lock { lent: None, ..lock });
                     }
                     if custody == Custody::Process(process) {
                         self.let_go(id, EndReason::SessionEnded);
@@ -2130,17 +2139,16 @@ impl Naive {
                 continue;
             }
             let session = unlocking.who.session;
-            let is_fellows = session.is_some() && lock.keeper().is_some() && lock.keeper() != session;
-            if is_fellows && matches!(which, Which::Id(_)) {
+            // A session gives back by its id what is its own, and what it has on loan goes to its agent.
+            if session.is_some() && lock.ask.who.session != session && matches!(which, Which::Id(_)) {
                 continue;
             }
-            let is_its_loan = lock.ask.who.session == session && is_lent(&lock);
+            let is_its_loan = lock.lent.is_some() && session.is_some() && lock.keeper() == session;
             // A guard that is released by anybody but its session has lost its lock.
             let over_its_head = lock.keeper().is_some() && lock.keeper() != session;
-            match lock.keeper() {
-                Some(_) if is_its_loan => self.let_go(id, EndReason::Released),
-                None if is_its_loan => {}
-                _ => drop(self.end(id, EndReason::Released, over_its_head)),
+            match is_its_loan {
+                true => self.let_go(id, EndReason::Released),
+                false => drop(self.end(id, EndReason::Released, over_its_head)),
             }
             unlocking.released.push(lock);
         }
@@ -2183,8 +2191,7 @@ impl Naive {
             Ok(locks) => {
                 let mut lock = locks[0].clone();
                 let who = Who { agent: who.agent.clone(), session: lock.keeper() };
-                let bound = lock.ask.bound.filter(|_| lock.keeper().is_some());
-                lock.ask = Arc::new(Ask { who, bound, ..(*lock.ask).clone() });
+                lock.ask = Arc::new(Ask { who, bound: None, ..(*lock.ask).clone() });
                 lock.custody = Custody::Process(process);
                 lock.expires = None;
                 self.put(lock);
@@ -2580,7 +2587,7 @@ impl Naive {
         }
         for mut lock in self.locks.clone() {
             let is_kept_by_process = matches!(lock.custody, Custody::Process(_));
-            if lock.ttl > 0 && !is_kept_by_process {
+            if lock.ttl > 0 && lock.lent.is_none() && !is_kept_by_process {
                 lock.expires = Some(self.lease_end(&lock));
                 self.put(lock);
             }
@@ -2604,12 +2611,14 @@ impl Naive {
             ended.at.mono = now.mono;
         }
         for mut lock in self.locks.clone() {
-            let is_kept_by_process = matches!(lock.custody, Custody::Process(_)) && !is_lent(&lock);
+            let is_kept_by_process = matches!(lock.custody, Custody::Process(_));
             let is_advisory = lock.ask.mode == Mode::Advisory;
-            if lock.ttl == 0 || is_kept_by_process || lock.ask.bound.is_some() || is_advisory {
+            let had_nothing_else = lock.lent.is_none() && (lock.ttl == 0 || is_kept_by_process);
+            if had_nothing_else || bound_of(&lock).is_some() || is_advisory {
                 self.end(lock.id, EndReason::Rebooted, true);
                 continue;
             }
+            give_back(&mut lock);
             let who = Who { agent: lock.ask.who.agent.clone(), session: None };
             lock.ask = Arc::new(Ask { who, ..(*lock.ask).clone() });
             lock.custody = Custody::Detached;

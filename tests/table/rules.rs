@@ -837,8 +837,10 @@ fn a_bound_lock_that_a_session_takes_up_answers_its_agent_who_waits() {
     desk.restart(false);
     // While bo is absent it waits for nobody, so this closes no cycle.
     assert_eq!(desk.wait("ada", "s /f"), "waits", "the lock that it has ends too early for it");
-    assert_eq!(desk.ttl(MINUTE).ask("ada#1", "s /f"), "resumed", "for no shorter time: it is the session's for good");
-    assert_eq!(desk.news(), ["ada: already held"]);
+    assert_eq!(desk.ask("ada#1", "s /f"), "resumed");
+    assert_eq!(desk.news(), NOTHING, "what it has of it ends as early as before");
+    desk.run(Command::ProcessGone(Process { pid: 9, start: 9 }));
+    assert_eq!(desk.news(), ["ada: already held"], "now it is the session's, which has it for its agent");
 }
 
 #[test]
@@ -943,25 +945,6 @@ fn what_a_one_shot_had_goes_back_to_its_agent_when_a_session_is_done_with_it() {
 }
 
 #[test]
-fn a_retry_of_what_has_gone_back_does_not_borrow_it_anew() {
-    let mut desk = Desk::new();
-    desk.ask("ada", "x /f");
-    assert_eq!(desk.request("r").ask("ada#1", "x /f"), "resumed");
-    assert_eq!(desk.unlock("ada#1", "/f"), "released 1");
-    assert_eq!(desk.request("r").ask("ada#1", "x /f"), "invalid");
-    assert_eq!(desk.ask("ada#2", "x /f"), "resumed");
-}
-
-#[test]
-fn a_session_that_takes_up_what_was_promised_for_no_longer_has_it_for_good() {
-    let mut desk = Desk::new();
-    desk.ttl(MINUTE).ask("ada", "x /f");
-    assert_eq!(desk.ttl(MINUTE).ask("ada#1", "x /f"), "resumed");
-    assert_eq!(desk.unlock("ada#1", "/f"), "released 1");
-    assert_eq!(desk.ask("bo", "x /f"), "granted");
-}
-
-#[test]
 fn what_a_session_has_on_loan_stays_its_own_when_the_process_dies_that_it_was_bound_to() {
     let shell = Process { pid: 9, start: 9 };
     let mut desk = Desk::new();
@@ -979,6 +962,69 @@ fn what_a_session_has_on_loan_stays_its_own_when_the_process_dies_that_it_was_bo
     assert_eq!(desk.ask("bo", "x /g"), "held by ada");
     desk.run(Command::ProcessGone(shell));
     assert_eq!(desk.ask("bo", "x /g"), "granted");
+}
+
+#[test]
+fn what_is_renewed_while_it_is_on_loan_has_that_lease_when_it_goes_back() {
+    let mut desk = Desk::new();
+    desk.ttl(MINUTE).ask("ada", "x /f");
+    desk.ask("ada#1", "x /f");
+    assert_eq!(desk.renew("ada", "/f", Some(HOUR)), "renewed 1");
+    desk.end("ada#1");
+    desk.pass(HOUR - 1);
+    assert_eq!(desk.ask("bo", "x /f"), "held by ada");
+    // A short renewal does not make it the next session's for good.
+    desk.renew("ada", "/f", Some(SECOND));
+    assert_eq!(desk.ttl(MINUTE).ask("ada#2", "x /f"), "resumed");
+    desk.end("ada#2");
+    assert_eq!(desk.status("nobody").0[0].ttl, SECOND);
+}
+
+#[test]
+fn a_loan_that_nobody_heard_of_and_one_over_a_restart_go_back_as_well() {
+    let mut desk = Desk::new();
+    desk.ttl(10 * MINUTE).max_hold(15 * MINUTE).ask("ada", "x /f");
+    let before = desk.granted();
+    assert_eq!(desk.ask("ada#1", "x /f"), "resumed");
+    take_back(&mut desk);
+    let after = desk.status("nobody").0[0].clone();
+    assert_eq!((&after.ask, after.ttl, after.lent), (&before.ask, before.ttl, None));
+    assert_eq!(desk.ask("ada#1", "x /f"), "resumed", "it is on loan anew");
+    desk.pass(20 * MINUTE);
+    desk.restart(false);
+    assert_eq!(desk.ask("bo", "x /f"), "held by ada", "its session is expected back");
+    desk.pass(limits::SESSION_SILENCE - 1);
+    assert_eq!(desk.ask("bo", "x /f"), "held by ada");
+    desk.pass(1);
+    // Its agent was to have it for no longer than that, and hears that it has it no more.
+    assert_eq!(desk.ask("bo", "x /f"), "granted");
+    assert_eq!(desk.check("ada", "/f", None), "no bo");
+    assert_eq!(desk.told(), [EndReason::Expired]);
+}
+
+#[test]
+fn the_loss_of_what_has_gone_back_is_told_to_its_agent() {
+    let mut desk = Desk::new();
+    desk.ask("ada", "x /f");
+    let id = desk.granted().id;
+    desk.ask("ada#1", "x /f");
+    desk.unlock("ada#1", "/f");
+    assert_eq!(desk.break_lock("bo", id), "broken");
+    desk.check("ada", "/f", None);
+    assert_eq!(desk.told().len(), 1);
+}
+
+#[test]
+fn whoever_wants_exclusively_what_goes_back_meanwhile_is_told_so() {
+    let mut desk = Desk::new();
+    desk.ask("ada", "s /f");
+    desk.ask("bo", "s /f");
+    assert_eq!(desk.ask("ada#1", "s /f"), "resumed");
+    assert_eq!(desk.upgrade("ada#1", "/f", Wait::Forever), "waits");
+    desk.end("ada#1");
+    desk.unlock("bo", "/f");
+    assert_eq!(desk.check("ada", "/f", None), "no ada", "it is shared as before");
+    assert_eq!(desk.status("nobody").0[0].ttl, MINUTE);
 }
 
 #[test]
@@ -1088,7 +1134,8 @@ fn a_retry_of_a_resumed_grant_gets_that_though_the_lock_has_kept_another_mode_an
     let name = |name: &str| Target { scope: target(name).scope, ids: target("/f").ids };
     for (mode, link) in [("s", "/f"), ("x", "/link"), ("s", "/link")] {
         let mut desk = Desk::new();
-        desk.ttl(MINUTE).ask("ada", "x /f");
+        desk.ttl(MINUTE).ask("ada#0", "x /f");
+        desk.end("ada#0");
         desk.ttl(MINUTE).request("r1");
         assert_eq!(desk.ask_for("ada#1", mode, name(link)), "resumed");
         let first = desk.granted();

@@ -15,12 +15,9 @@ impl Auditor {
         for open in self.open.values_mut() {
             open.voided |= bound_of(&open.command) == Some(process);
         }
-        let is_lent = |claim: &&mut Claim| claim.lock.ask.bound == Some(process) && claim.keeper != Keeper::Nobody;
-        for claim in self.claims.values_mut().filter(is_lent) {
-            // Nothing is left of what its agent was promised when a session took it up.
-            claim.lock.ask = Arc::new(Ask { bound: None, ..(*claim.lock.ask).clone() });
-            claim.lock.ttl = claim.lock.ask.lease.ttl;
-            claim.shortest = claim.shortest.min(claim.lock.ttl);
+        for claim in self.claims.values_mut().filter(|claim| claim.lock.bound() == Some(process)) {
+            // Nothing is left of what its agent has of it; a session that has it on loan keeps it.
+            claim.lock.lent = None;
         }
         let is_bound = |claim: &Claim| claim.lock.ask.bound == Some(process) && claim.keeper == Keeper::Nobody;
         let bound: Vec<LockId> = self.claims.values().filter(|c| is_bound(c)).map(|c| c.lock.id).collect();
@@ -58,8 +55,7 @@ impl Auditor {
 
     /// A grant is for the process that was asked for, and that process is not known to be dead.
     pub(super) fn is_bound_as_asked(&mut self, lock: &Lock, who: &Who, bound: Option<Process>) {
-        // What a session has on loan is bound again when it goes back.
-        assert!(lock.is_lent() || lock.ask.bound == bound, "{} ends with another process than was asked", lock.id);
+        assert_eq!(lock.ask.bound, bound, "{} ends with another process than was asked", lock.id);
         let is_known_dead = self.knew_dead(bound, self.turn);
         // The answer may be late, and a session of its agent may have the lock by now, which no longer ends with it.
         let is_sessions = |of: &Arc<Ask>| of.who.session.is_some() && of.who.agent == who.agent;

@@ -315,6 +315,11 @@ impl Auditor {
         let (agent, target) = (self.claims[&id].lock.ask.who.agent.clone(), self.claims[&id].lock.ask.target.clone());
         self.places_may_be_over(&agent, Some(&target));
         let claim = self.claims.get_mut(&id).expect("it was found by its keeper");
+        if claim.lock.lent.is_some() {
+            claim.go_back(now);
+            let asked: Vec<Terms> = self.open.values().filter_map(Open::terms).collect();
+            return asked.iter().for_each(|terms| self.may_shorten(terms));
+        }
         claim.keeper = Keeper::Nobody;
         claim.lock.custody = Custody::Detached;
         if claim.lock.ttl > 0 {

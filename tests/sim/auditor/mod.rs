@@ -115,6 +115,16 @@ struct Claim {
     epoch: u64,
 }
 
+impl Claim {
+    /// A session has it on loan no more: it is its agent's again, on the terms that were promised, from `at` on.
+    fn go_back(&mut self, at: Moment) {
+        self.lock = Lock { custody: Custody::Detached, ..self.lock.clone().returned() };
+        self.keeper = Keeper::Nobody;
+        self.shortest = self.lock.ttl;
+        self.until = Some(rules::lease_end(self, self.lock.ttl, at));
+    }
+}
+
 /// A lock that is known to have ended.
 #[derive(Clone, Debug)]
 struct End {

@@ -120,7 +120,8 @@ impl Auditor {
         self.sessions.values_mut().for_each(|session| session.away_until = away_until);
         for claim in self.claims.values_mut() {
             let ttl = claim.lock.ttl;
-            if ttl > 0 && !matches!(claim.keeper, Keeper::Process(_)) {
+            // What is on loan goes back when its session stays away.
+            if ttl > 0 && claim.lock.lent.is_none() && !matches!(claim.keeper, Keeper::Process(_)) {
                 claim.until = Some(lease_end(claim, ttl.min(claim.shortest.max(1)), now));
                 claim.is_vague |= claim.shortest != ttl;
             }
@@ -146,10 +147,13 @@ impl Auditor {
             }
         }
         for claim in self.claims.values_mut() {
-            let ttl = claim.lock.ttl;
             if is_void(claim) {
                 claim.over = true;
             }
+            if claim.lock.lent.is_some() {
+                claim.go_back(now);
+            }
+            let ttl = claim.lock.ttl;
             claim.keeper = Keeper::Nobody;
             let who = Who { agent: claim.lock.ask.who.agent.clone(), session: None };
             claim.lock.ask = Arc::new(Ask { who, ..(*claim.lock.ask).clone() });
@@ -163,6 +167,6 @@ impl Auditor {
 
 /// Whether a reboot ends a lock; a process may keep it by now.
 fn is_void(claim: &Claim) -> bool {
-    let is_kept = matches!(claim.keeper, Keeper::Process(_)) && !claim.lock.is_lent();
+    let is_kept = matches!(claim.keeper, Keeper::Process(_)) && claim.lock.lent.is_none();
     claim.lock.is_void_after_reboot() || is_kept
 }

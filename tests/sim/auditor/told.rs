@@ -369,7 +369,7 @@ impl Auditor {
             assert_eq!(lock.ask.who.agent, who.agent, "{} is another's", lock.id);
             let before = self.ended.get(&lock.id);
             assert!(before.is_none_or(|end| end.turn >= open.turn), "{} is released and had ended", lock.id);
-            if lock.is_lent() && who.session == lock.ask.who.session {
+            if lock.lent.is_some() && who.session.is_some() && who.session == lock.keeper() {
                 self.went_back(lock, open.at);
                 continue;
             }
@@ -387,10 +387,8 @@ impl Auditor {
     fn went_back(&mut self, lock: &Lock, at: Moment) {
         let claim = self.claims.get_mut(&lock.id).filter(|claim| claim.lock.fence == lock.fence);
         if let Some(claim) = claim {
-            claim.keeper = Keeper::Nobody;
-            claim.lock.custody = Custody::Detached;
-            let ttl = claim.lock.ttl.min(claim.shortest);
-            (claim.until, claim.is_vague) = (Some(lease_end(claim, ttl, at)), true);
+            claim.go_back(at);
+            claim.is_vague = true;
         }
     }
 
