@@ -65,11 +65,9 @@ impl Asking {
                 self.threshold = Some(*threshold);
                 return;
             }
-            Command::Lock { caller, ask, .. } => (*caller, vec![Some(ask.target.scope.clone())]),
+            Command::Lock { caller, ask, .. } => (*caller, vec![named(ask)]),
             // Each scope by itself, though which of them kept a set waiting is not said.
-            Command::LockSet { caller, asks, .. } => {
-                (*caller, asks.iter().map(|ask| Some(ask.target.scope.clone())).collect())
-            }
+            Command::LockSet { caller, asks, .. } => (*caller, asks.iter().map(|ask| named(ask)).collect()),
             Command::Upgrade { caller, .. } => (*caller, vec![None]),
             _ => return,
         };
@@ -154,4 +152,11 @@ impl Asking {
             assert!(loaded.events.iter().any(is_it), "{scope} was contended at {} and nothing tells", until.0);
         }
     }
+}
+
+/// Under which name a request is counted, if that is certain: one that makes a shared lock exclusive is counted under
+/// the name of that lock, whichever of the file's it was asked for by.
+fn named(ask: &Ask) -> Option<Scope> {
+    let may_upgrade = ask.mode == Mode::Exclusive && ask.who.session.is_none();
+    Some(ask.target.scope.clone()).filter(|scope| !may_upgrade || !matches!(scope, Scope::File(_)))
 }

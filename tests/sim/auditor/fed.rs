@@ -181,7 +181,12 @@ impl Auditor {
 
     pub(super) fn may_shorten(&mut self, terms: &Terms) {
         for claim in self.claims.values_mut() {
-            if terms.concern(claim) && claim.keeper == Keeper::Nobody && terms.ttl < claim.lock.ttl {
+            let is_meant = terms.concern(claim);
+            if let Some(loan) = claim.lock.lent.as_mut().filter(|_| is_meant) {
+                // It has that lease when it goes back.
+                loan.promised.ttl = loan.promised.ttl.min(terms.ttl);
+            }
+            if is_meant && claim.keeper == Keeper::Nobody && terms.ttl < claim.lock.ttl {
                 let end = terms.from.after(terms.ttl);
                 claim.until = Some(claim.until.map_or(end, |until| until.min(end)));
                 claim.shortest = claim.shortest.min(terms.ttl);

@@ -116,12 +116,14 @@ struct Claim {
 }
 
 impl Claim {
-    /// A session has it on loan no more: it is its agent's again, on the terms that were promised, from `at` on.
+    /// A session has it on loan no more: it is its agent's again, on the terms that were promised, from `at` on, or on
+    /// better ones if those were renewed meanwhile.
     fn go_back(&mut self, at: Moment) {
         self.lock = Lock { custody: Custody::Detached, ..self.lock.clone().returned() };
         self.keeper = Keeper::Nobody;
         self.shortest = self.lock.ttl;
         self.until = Some(rules::lease_end(self, self.lock.ttl, at));
+        self.is_vague = true;
     }
 }
 

@@ -388,7 +388,6 @@ impl Auditor {
         let claim = self.claims.get_mut(&lock.id).filter(|claim| claim.lock.fence == lock.fence);
         if let Some(claim) = claim {
             claim.go_back(at);
-            claim.is_vague = true;
         }
     }
 
