@@ -63,6 +63,7 @@ pub fn lock(random: &mut Random, id: u64, fence: u64) -> Record {
         expires,
         hold_until,
         ttl: 7,
+        lent: None,
         in_flight: None,
         os: OsLock::None,
     };
