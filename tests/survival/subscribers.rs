@@ -142,7 +142,7 @@ fn judge(diaries: &[Diary], start: u64) -> (usize, usize) {
 
 #[test]
 fn many_subscribers_that_stall_and_come_back_miss_nothing_that_they_are_not_told_of() {
-    let events = scaled(16_000);
+    let events = scaled(50_000);
     // The larger run is long, not wide.
     let subscribers = if events > 100_000 { 10 } else { 50 };
     let ground = Ground::new();
