@@ -85,7 +85,7 @@ fn hand_out(
                 recv(told) -> heard => {
                     match heard.map_err(|_| watch::gone())? {
                         Heard::Event(event) => next = Some(event),
-                        Heard::Gap(gap) => print::warning(print::gap(&gap).trim_end()),
+                        Heard::Gap(gap) => print::warning(&print::missing(&gap)),
                     }
                     None
                 }

@@ -345,13 +345,17 @@ fn contention(body: &ContentionBody) -> String {
 
 /// What is missing, as one line.
 pub(super) fn gap(gap: &GapBody) -> String {
+    format!("{}\n", paint(WARN, &missing(gap)))
+}
+
+/// The same as a sentence.
+pub(super) fn missing(gap: &GapBody) -> String {
     let GapBody { from, to, events } = gap;
-    let what = match events {
+    match events {
         Some(1) => format!("1 event is missing, number {from} to {to}"),
         Some(events) => format!("{events} events are missing, number {from} to {to}"),
         None => format!("events may be missing, number {from} to {to}: they are too old, or a power cut took them"),
-    };
-    format!("{}\n", paint(WARN, &what))
+    }
 }
 
 // ── Status ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -81,7 +81,7 @@ struct AddArgs {
     #[arg(long = "scope", value_name = "SCOPE")]
     scopes: Vec<OsString>,
 
-    /// What to sign with, whsec_ and base64; made anew if absent
+    /// What to sign with, whsec_ and base64; `generated`, or nothing said, makes one
     #[arg(long, value_name = "SECRET", env = "FLOCKD_WEBHOOK_SECRET", hide_env_values = true)]
     secret: Option<String>,
 
@@ -146,7 +146,7 @@ fn add(common: &Common, args: &AddArgs) -> Result<Exit, Failure> {
         url: Some(args.url.clone()),
         events: args.events.clone(),
         scopes: args.scopes.iter().map(|typed| scope(typed, false)).collect(),
-        secret: args.secret.clone(),
+        secret: args.secret.clone().filter(|secret| secret != "generated"),
         allow_private: args.allow_private,
         bound: until.is_some(),
         ..Request::new(Op::WebhookAdd)

@@ -92,7 +92,7 @@ impl Errand {
             }
             // One by one tells which of them closes the cycle, if it does by itself.
             Ok(Body::Locks(body)) if body.code == Some(Code::Deadlock) => one_by_one(set, |target| self.take(target)),
-            Ok(Body::Locks(body)) => Ok(Some(refusal(set, &body.holders, body.more_holders))),
+            Ok(Body::Locks(body)) => Ok(Some(refusal(set, &body.holders, body.more_holders, body.retry_after_ms))),
             Ok(other) => Err(unexpected(Some(&other))),
             // Two of its names have something in common, or are too long together: an edit may say so, a set may not.
             Err(ClientError::Refused(error)) if error.code == Code::Invalid => {
@@ -110,7 +110,9 @@ impl Errand {
                 Ok(None)
             }
             Body::Lock(body) if body.code == Some(Code::Deadlock) => Ok(Some(text::deadlock(&body))),
-            Body::Lock(body) => Ok(Some(text::held(&target.path, &body.file_id, &body.holders, body.more_holders))),
+            Body::Lock(body) => {
+                Ok(Some(text::held(&target.path, &body.file_id, &body.holders, body.more_holders, body.retry_after_ms)))
+            }
             other => Err(unexpected(Some(&other))),
         }
     }
@@ -134,7 +136,7 @@ impl Errand {
                 self.lines.push(text::held_by_others(&name_of(target), &body.holders));
                 Ok(None)
             }
-            Body::Wait(body) => Ok(Some(text::held(&target.path, &name_of(target), &body.holders, 0))),
+            Body::Wait(body) => Ok(Some(text::held(&target.path, &name_of(target), &body.holders, 0, None))),
             other => Err(unexpected(Some(&other))),
         }
     }
@@ -185,16 +187,16 @@ impl Errand {
 }
 
 /// Why a set is not to be had, by the first who is in its way: where names tell it, by that file of it which he holds.
-fn refusal(set: &[Target], holders: &[Held], more: usize) -> String {
-    let Some(first) = holders.first() else { return text::held(&set[0].path, &name_of(&set[0]), holders, more) };
+fn refusal(set: &[Target], holders: &[Held], more: usize, retry: Option<u64>) -> String {
+    let Some(first) = holders.first() else { return text::held(&set[0].path, &name_of(&set[0]), holders, more, retry) };
     let is_meant =
         |target: &&Target| covers(&first.path, &scope_of(target)) || covers(&(scope_of(target) + "/"), &first.path);
     match set.iter().find(is_meant) {
-        Some(target) => text::held(&target.path, &name_of(target), holders, more),
+        Some(target) => text::held(&target.path, &name_of(target), holders, more, retry),
         None => {
             let path =
                 unescape(&first.path).map_or_else(|| PathBuf::from(&first.path), |it| OsString::from_vec(it).into());
-            text::held(&path, &first.file_id, holders, more)
+            text::held(&path, &first.file_id, holders, more, retry)
         }
     }
 }

@@ -15,13 +15,15 @@ a refused edit names the holder. `flockd lock PATH` holds a file or a directory 
 PATH` lets go, `flockd ls` shows who holds what.";
 
 /// Others hold what was to be written.
-pub(super) fn held(path: &Path, name: &str, holders: &[Held], more: usize) -> String {
+pub(super) fn held(path: &Path, name: &str, holders: &[Held], more: usize, retry_after_ms: Option<u64>) -> String {
     let name = shown(name);
     let path = quoted(path);
+    let many = retry_after_ms.map(|ms| format!(" Many want it: try again in about {}.", duration(ms)));
     format!(
-        "flockd: {name} is locked by {}. Nothing was written.\nWait with `flockd wait {path}`, read it again, then \
+        "flockd: {name} is locked by {}. Nothing was written.{}\nWait with `flockd wait {path}`, read it again, then \
          repeat this; or do something else first.",
-        who(holders, more)
+        who(holders, more),
+        many.unwrap_or_default()
     )
 }
 

@@ -210,14 +210,15 @@ impl LockTable {
     /// it has: the mode may be stronger than the one asked for, and what overlaps the one name of a file need not
     /// overlap the other.
     fn may_come_back(&self, ask: &Ask, detached: &Ask) -> bool {
+        self.comes_back(ask, detached, |lock| self.keeps_from_return(ask, lock))
+    }
+
+    /// The same, given what is in the way.
+    pub(super) fn comes_back(&self, ask: &Ask, detached: &Ask, is_in_the_way: impl Fn(&Lock) -> bool) -> bool {
         let is_free = |target: &Target| {
             let found = self.state.index.overlapping(target, &mut |_, slot| {
                 let mut locks = slot.holders_against(detached.mode).map(|id| &self.state.locks[&id]);
-                if locks.any(|lock| self.keeps_from_return(ask, lock)) {
-                    ControlFlow::Break(())
-                } else {
-                    ControlFlow::Continue(())
-                }
+                if locks.any(&is_in_the_way) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });
             found.is_continue()
         };

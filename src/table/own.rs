@@ -68,6 +68,11 @@ impl LockTable {
         self.stands_in_the_way(ask, lock) && kin != Kin::Below
     }
 
+    /// The same, but for what passes by itself.
+    pub(super) fn guards_against(&self, ask: &Ask, lock: &Lock) -> bool {
+        self.keeps_out(ask, lock) && self.keeps_from_return(ask, lock)
+    }
+
     /// The lock under which `who` may write to all of `target` now, if there is one: the one rule for `check` and for
     /// writing through the daemon. Sessions and one-shots of an agent may write under each other's locks; a fence must
     /// be that very one. Where a sub-agent holds something, its parents do not write.

@@ -78,7 +78,7 @@ impl LockTable {
     /// be granted whose client is just going.
     pub(super) fn serve(&mut self, now: Now, step: &mut Step) {
         self.tell_leaders(step);
-        self.refuse_sets_in_cycles(step);
+        self.refuse_in_cycles(step);
         if self.paused.is_some() {
             step.freed.clear();
             step.eased.clear();

@@ -19,7 +19,7 @@ use crate::limits;
 use crate::model::*;
 use crate::planted::{Bug, planted};
 use crate::scope::{Scope, Target};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -279,35 +279,6 @@ impl LockTable {
             self.refuse_set(step, caller, &rows, RefusedFor::Deadlock(cycle));
         } else if self.paused.is_none() {
             self.serve_set(now, step, first);
-        }
-    }
-
-    /// Whether a scope of a set waits for nothing itself, since a lock of its agent answers it. When that lock ends it
-    /// does; see [`LockTable::refuse_sets_in_cycles`].
-    pub(super) fn is_answered_row(&self, ask: &Ask, at: WaiterId) -> bool {
-        let is_answered = || matches!(self.verdict(ask, at), Verdict::Mine(_) | Verdict::Resume(_));
-        ask.set.is_some() && !planted(Bug::OwnLockClosesCycle) && is_answered()
-    }
-
-    /// An agent whose locks have changed may wait with a set for what one of them had answered: from now on it waits
-    /// for others there, and that may close a cycle. Nobody else asks for anything, so it is the set that is refused.
-    pub(super) fn refuse_sets_in_cycles(&mut self, step: &mut Step) {
-        let changed = step.locks_not_looked_at().into_iter().filter_map(|(id, before)| {
-            let now = self.state.locks.get(&id);
-            let lock = if now == before.as_ref() { None } else { now.or(before.as_ref()) };
-            lock.map(|lock| lock.ask.who.agent.clone())
-        });
-        let agents: BTreeSet<Agent> = changed.collect();
-        let waits = agents.iter().filter_map(|agent| self.state.waits_of_agent.get(agent)).flatten();
-        let waits = waits.map(|id| &self.state.waiters[id]).filter(|row| row.ask.set.is_some());
-        let sets: BTreeSet<WaiterId> = waits.filter(|row| row.caller.is_some()).map(Waiter::first).collect();
-        for first in sets {
-            let rows = self.rows_of(first);
-            let cycle = rows.iter().find_map(|row| self.cycle(&row.ask, row.id));
-            if let (Some(cycle), Some(caller)) = (cycle, rows[0].caller) {
-                self.take_out(step, first);
-                self.refuse_set(step, caller, &rows, RefusedFor::Deadlock(cycle));
-            }
         }
     }
 

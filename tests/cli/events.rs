@@ -1,6 +1,8 @@
 //! `watch` and `on`: what happens, told to people, programs and commands.
 
-use crate::util::{Done, Ending, Ground, signal, until};
+use crate::util::{Done, Ending, Ground, exclusive, signal, take, until};
+use flockd::client::Custodian;
+use flockd::limits;
 use rustix::process::Signal;
 use serde_json::Value;
 use std::fs;
@@ -250,4 +252,14 @@ fn what_a_watcher_missed_is_said() {
     .gives(0);
     assert_eq!(first.json()["acquired_by"], "claw-1");
     assert_eq!(first.err, "", "nothing is missing");
+    // More than is kept: what is too old is said, as a plain sentence.
+    let client = ground.client("claw-1", Some(Custodian::Library));
+    for _ in 0..=limits::EVENTS_KEPT / 2 {
+        let (id, _) = take(&client, exclusive("@x", 0));
+        client.unlock(&id).unwrap();
+    }
+    let command = ["on", "lock.acquired", "--since", "0", "--once", "--", "true"];
+    let later = Done::of(ground.command("", &command)).gives(0);
+    assert!(later.err.starts_with("flockd: ") && later.err.contains("missing"), "{later:?}");
+    assert!(!later.err.contains('\\'), "{later:?}");
 }

@@ -35,6 +35,18 @@ fn an_edit_takes_the_lock_and_another_agents_edit_is_refused_until_the_turn_ends
 }
 
 #[test]
+fn a_refusal_says_when_to_try_again_where_many_want_the_file() {
+    let ground = Ground::new();
+    fs::write(ground.work.join(".flockd.toml"), "[contention]\nrequests = 1\n").unwrap();
+    for client in CLIENTS {
+        assert_eq!(ground.hook(client, "", "before_edit", "ada"), Outcome::Runs);
+        let why = ground.hook(client, "--wait 0", "before_edit", "bo").refused();
+        assert!(why.contains("Many want it: try again in about "), "{client}: {why}");
+        ground.hook(client, "", "turn_end", "ada");
+    }
+}
+
+#[test]
 fn every_client_is_known_by_what_it_says() {
     for client in CLIENTS {
         let ground = Ground::new();

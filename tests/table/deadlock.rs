@@ -83,6 +83,35 @@ fn for_each_graph(check: impl Fn(&Graph)) {
 }
 
 #[test]
+fn what_a_file_is_put_in_place_under_for_a_moment_is_waited_for_by_nobody_who_has_it() {
+    for words in ["x /f", "x /f /g"] {
+        let mut desk = Desk::new();
+        desk.ask("ada", "x /f");
+        desk.ask("cy", "x /g");
+        assert_eq!(desk.wait("bo", "x /f"), "waits");
+        assert_eq!(desk.commit("ada", "/f", None), "waits");
+        assert_eq!(desk.wait_all("ada#1", words), "waits", "for the write, and for cy");
+        desk.in_place();
+        desk.unlock("cy", "/g");
+        assert!(desk.news().iter().any(|news| news.starts_with("ada#1: resumed")));
+    }
+}
+
+#[test]
+fn a_lock_that_goes_back_may_close_a_cycle_and_its_agent_is_told() {
+    let mut desk = Desk::new();
+    desk.ask("ada", "x /f");
+    desk.ask("bo", "x /h");
+    assert_eq!(desk.ask("ada#1", "x /f"), "resumed");
+    assert_eq!(desk.wait("ada", "x /h"), "waits");
+    assert_eq!(desk.wait("bo", "x /f"), "waits", "for the session, which waits for nobody");
+    desk.unlock("ada#1", "/f");
+    assert_eq!(desk.news(), ["ada: deadlock ada > bo"]);
+    desk.unlock("ada", "/f");
+    assert_eq!(desk.news(), ["bo: granted"]);
+}
+
+#[test]
 fn a_thousand_acyclic_wait_graphs_raise_no_alarm_and_run_dry() {
     for_each_graph(|graph| {
         let (mut desk, waits_for) = graph.play();

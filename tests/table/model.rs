@@ -862,17 +862,15 @@ impl Naive {
         closes
     }
 
-    /// What an own lock answered waits for others when that has ended or changed, and may wait for itself by that.
-    fn refuse_sets_in_cycles(&mut self) {
+    /// Whose locks have changed may wait for itself by that.
+    fn refuse_in_cycles(&mut self) {
         let before = std::mem::replace(&mut self.locks_before, self.locks.clone());
         let is_in = |all: &[Lock], lock: &&Lock| all.contains(lock);
         let mut changed: Vec<&Lock> = before.iter().filter(|lock| !is_in(&self.locks, lock)).collect();
         changed.extend(self.locks.iter().filter(|lock| !is_in(&before, lock)));
         let has_changed = |agent: &Agent| changed.iter().any(|lock| lock.ask.who.agent == *agent);
-        let is_there = |row: &&Waiter| {
-            let is_set = row.ask.set.is_some_and(|set| set.index == 0) && row.caller.is_some();
-            is_set && has_changed(&row.ask.who.agent)
-        };
+        let is_there =
+            |row: &&Waiter| first_row(row) == row.id && row.caller.is_some() && has_changed(&row.ask.who.agent);
         for first in self.waiters.iter().filter(is_there).cloned().collect::<Vec<_>>() {
             let is_of_it = |row: &&Waiter| first_row(row) == first.id;
             let rows: Vec<Waiter> = self.waiters.iter().filter(is_of_it).cloned().collect();
@@ -1677,7 +1675,7 @@ impl Naive {
     /// From the front of the queue, again and again, until nobody more can be served.
     fn serve(&mut self) {
         self.tell_leaders();
-        self.refuse_sets_in_cycles();
+        self.refuse_in_cycles();
         while !self.paused {
             let mut next = None;
             let mut in_order = self.waiters.clone();
@@ -1804,8 +1802,11 @@ impl Naive {
 
     /// Everybody whom one request waits for.
     fn waits_for(&self, ask: &Ask, at: WaiterId) -> Vec<(Actor, Link)> {
-        // What a lock of its own answers a set does not wait for.
-        if ask.set.is_some() && matches!(self.chance(ask, at), Chance::Mine(_) | Chance::Resume(_)) {
+        // What a lock of its own answers is not waited for, be it that a file is being put in place under that.
+        let at_rest = self.locks.iter().map(|lock| Lock { in_flight: None, ..lock.clone() }).collect();
+        let at_rest = Naive { locks: at_rest, ..self.clone() };
+        let is_mine = matches!(self.chance(ask, at), Chance::Mine(_));
+        if is_mine || matches!(at_rest.chance(ask, at), Chance::Resume(_)) {
             return Vec::new();
         }
         let from = self.actor(&ask.who.agent, ask.who.session);

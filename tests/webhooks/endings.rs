@@ -8,6 +8,7 @@ use flockd::limits;
 use flockd::wire::{Op, Request};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -124,6 +125,27 @@ fn what_is_missing_is_told_with_the_same_id_and_body_also_after_a_kill() {
     retry();
     let again = receiver.next();
     assert_eq!((again.id(), String::from_utf8(again.body.clone())), (gap.id(), String::from_utf8(gap.body.clone())));
+}
+
+#[test]
+fn until_exit_means_the_agents_process_that_is_around_the_command() {
+    let (ground, receiver) = (Ground::new(), Receiver::new());
+    // An agent program that runs a command of its own, and works on.
+    let script =
+        format!("{} webhook add {} --until-exit --json; read line", env!("CARGO_BIN_EXE_flockd"), receiver.url);
+    let mut agent = ground.environment(Command::new("sh"), "", &["-c", &script]);
+    agent.env("FLOCKD_AGENT_PROGRAMS", "sh").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut agent = agent.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(agent.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let webhook: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(webhook["until_pid"], agent.id(), "{webhook}");
+    lock_and_unlock(&ground, "x");
+    assert_eq!(receiver.next().event(), "lock.acquired");
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    let list = || ground.flockd("", "webhook list --json").gives(0).json();
+    until("it goes with its agent", || list()["webhooks"].as_array().is_some_and(Vec::is_empty).then_some(()));
 }
 
 #[test]
