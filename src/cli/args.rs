@@ -57,8 +57,9 @@ pub(super) enum Verb {
     #[command(after_long_help = "\
 The lock lives exactly as long as the command: killing `flockd run` alone frees nothing, and unlike with flock(1) a \
 process that the command leaves behind in the background does not keep it. What this agent held before, it holds \
-again afterwards, unless the hour is over for which it may. After a second of waiting the holder is named. The command's own exit status is passed through, also if the lock was broken or released meanwhile; a \
-sentence on stderr says so then. Several scopes are locked in one step, all or none.
+again afterwards, unless the hour is over for which it may. After a second of waiting the holder is named. The \
+command's own exit status is passed through, also if the lock was broken or released meanwhile; a sentence on stderr \
+says so then. Several scopes are locked in one step, all or none.
 
 Examples:
   flockd run data.json -- python3 update.py
