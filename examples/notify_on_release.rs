@@ -40,11 +40,14 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// Writes the report in two steps, so that whoever reads in between gets half of it.
 fn write(writer: &Workspace, dir: &Path) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let read = writer.subscribe(EventFilter::new().event("lock.released").scope("report.txt").agent("analyzer"))?;
     for round in 1..=ROUNDS {
         let guard = writer.lock("report.txt").wait_forever().note("writing the report").acquire()?;
         fs::write(dir.join("report.txt"), format!("report {round}"))?;
         fs::write(dir.join("report.txt"), format!("report {round}\nsum {}", round * 100))?;
         guard.release()?;
+        // The next report is for who has read this one.
+        read.recv()?;
     }
     Ok(())
 }

@@ -278,7 +278,7 @@ fn lines(body: &WebhookBody) -> String {
         (WebhookState::Active, _) => Ok(()),
         (WebhookState::Failing, Some(ms)) => {
             let next = crate::wire::render::duration(ms);
-            writeln!(text, "  failing since {since}, {} attempts: {wrong}; next try in {next}", body.attempts)
+            writeln!(text, "  failing since {since}, attempt {}: {wrong}; next try in {next}", body.attempts)
         }
         (WebhookState::Failing | WebhookState::Disabled, _) => {
             let id = &body.webhook_id;
