@@ -269,10 +269,9 @@ impl LockTable {
         let Unlocking { caller, who, which, mut released, .. } = unlocking;
         released.sort_unstable_by_key(|lock| lock.id);
         if let Some(caller) = caller {
-            let reply = match self.chosen(&who, &which) {
-                Err(fault) if released.is_empty() => Reply::Failed(fault),
-                _ => Reply::Released(released),
-            };
+            // What has become of a lock is looked for among all that its agent had, only where there is none.
+            let fault = if released.is_empty() { self.chosen(&who, &which).err() } else { None };
+            let reply = fault.map_or(Reply::Released(released), Reply::Failed);
             self.answer_which(step, caller, reply, &who, &which);
         }
     }
