@@ -329,7 +329,7 @@ impl Desk<'_> {
 
     fn unlock(&mut self, args: WhichArgs) -> Result<Said, Fault> {
         match self.ask(which(Op::Unlock, args.path.as_deref(), args.lock_id, args.all)?)? {
-            Body::Released(locks) => Ok(answer::released(&locks)),
+            Body::Released(locks) => Ok(answer::released(&locks, args.all == Some(true))),
             other => Err(unexpected(Some(&other)).into()),
         }
     }
