@@ -245,6 +245,8 @@ pub const CONNECT_ATTEMPTS: u32 = 20;
 pub const GREETED_WITHIN: u64 = 10 * SECOND;
 /// How long a client waits for the answer to a request that does not wait for a lock.
 pub const ANSWER_WITHIN: u64 = 30 * SECOND;
+/// How long git's hooks wait for an answer: somebody sits before `git commit`, which goes ahead then.
+pub const GIT_GUARD_WITHIN: u64 = 10 * SECOND;
 /// How long a client waits for a daemon it started to become ready: loading 200,000 locks takes under two seconds,
 /// a cold and busy machine ten times that.
 pub const READY_WITHIN: u64 = 30 * SECOND;

@@ -2,7 +2,8 @@
 
 use super::{Common, Exit, Failure, print};
 use crate::client::{Connection, unexpected};
-use crate::hooks::{Enforcement, Settings};
+use crate::hooks::{Broken, Enforcement, Settings};
+use crate::limits;
 use crate::wire::{self, Body, Held, Mode, Op, Request};
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -13,9 +14,10 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// The hooks that are guarded.
-const HOOKS: [&str; 2] = ["pre-commit", "pre-push"];
+const HOOKS: [&str; 3] = ["pre-commit", "pre-merge-commit", "pre-push"];
 /// Stands in every hook that is ours.
 const MARK: &str = "# flockd git-guard";
 /// What a hook that was there before is called now; ours runs it first.
@@ -36,7 +38,7 @@ enum Verb {
     /// Put the guard into this repository's hooks; those that are there run first
     #[command(after_long_help = "\
 It goes where git looks for hooks (core.hooksPath, or the directory that all worktrees share). A hook that is there is \
-kept beside it and runs first. `git commit --no-verify` passes the guard, `git push --no-verify` as well.
+kept beside it and runs first. `git commit --no-verify` passes the guard, `git merge` and `git push` with it as well.
 
 Examples:
   flockd git-guard install
@@ -52,6 +54,11 @@ Examples:
 Examples:
   flockd git-guard pre-commit && echo nobody minds")]
     PreCommit,
+    /// The same of a merge, which git commits without `pre-commit`
+    #[command(after_long_help = "\
+Examples:
+  git merge --no-commit topic && flockd git-guard pre-merge-commit && git commit")]
+    PreMergeCommit,
     /// Refuse if another agent holds a file of what is pushed exclusively; git says on stdin what that is
     #[command(after_long_help = "\
 Examples:
@@ -71,17 +78,35 @@ pub(super) fn git_guard(common: &Common, args: &GitGuardArgs) -> Result<Exit, Fa
     match &args.verb {
         Verb::Install => install(common),
         Verb::Uninstall => uninstall(common),
-        Verb::PreCommit => {
-            // Renames are two files, and what is taken away is somebody's file as well.
-            let staged = ["diff", "--cached", "--name-only", "-z", "--no-renames", "--diff-filter=ACMRD"];
-            judge(common, "committed", &names(git(staged)?))
-        }
+        Verb::PreCommit => judge(common, &COMMIT, &staged()?),
+        Verb::PreMergeCommit => judge(common, &MERGE, &staged()?),
         Verb::PrePush { remote, url: _ } => {
             let mut refs = String::new();
             let read = std::io::stdin().read_to_string(&mut refs);
             read.map_err(|error| Failure::new(Exit::Unavailable, format!("git's word on stdin: {error}")))?;
-            judge(common, "pushed", &pushed(&refs, remote.as_ref())?)
+            judge(common, &PUSH, &pushed(&refs, remote.as_ref())?)
         }
+    }
+}
+
+/// What git is about to do: its command, and what is not done if it is refused.
+struct Deed {
+    command: &'static str,
+    done: &'static str,
+}
+
+const COMMIT: Deed = Deed { command: "commit", done: "committed" };
+const MERGE: Deed = Deed { command: "merge", done: "merged" };
+const PUSH: Deed = Deed { command: "push", done: "pushed" };
+
+impl Deed {
+    /// A strict workspace's refusal, with the way past it.
+    fn refused(&self, mut failure: Failure) -> Failure {
+        let Deed { command, done } = self;
+        let way =
+            format!("the workspace is strict, so nothing is {done}; `git {command} --no-verify` passes the guard");
+        failure.message = format!("{}\n  {way}", failure.message);
+        failure
     }
 }
 
@@ -112,6 +137,11 @@ fn pushed(refs: &str, remote: Option<&OsString>) -> Result<Vec<PathBuf>, Failure
     Ok(found)
 }
 
+/// What the commit would change. Renames are two files, and what is taken away is somebody's file as well.
+fn staged() -> Result<Vec<PathBuf>, Failure> {
+    Ok(names(git(["diff", "--cached", "--name-only", "-z", "--no-renames", "--diff-filter=ACMRD"])?))
+}
+
 /// Names as git prints them with `-z`, relative to the top of the worktree.
 fn names(listed: Vec<u8>) -> Vec<PathBuf> {
     let names = listed.split(|&byte| byte == 0).map(|name| name.strip_prefix(b"\n").unwrap_or(name));
@@ -124,25 +154,31 @@ struct Judged {
     held: Vec<Held>,
 }
 
-fn judge(common: &Common, what: &str, files: &[PathBuf]) -> Result<Exit, Failure> {
+fn judge(common: &Common, deed: &Deed, files: &[PathBuf]) -> Result<Exit, Failure> {
     let top = path_of(git(["rev-parse", "--show-toplevel"])?);
-    let settings = Settings::of(&top).map_err(|why| Failure::new(Exit::Usage, why))?;
+    let settings = match Settings::of(&top) {
+        Ok(settings) => settings,
+        Err(Broken { why, strict: true }) => return Err(deed.refused(Failure::new(Exit::Usage, why))),
+        Err(Broken { why, strict: false }) => {
+            not_guarded(&why);
+            return told(common, Vec::new(), Exit::Yes);
+        }
+    };
     if settings.enforcement == Enforcement::Off || files.is_empty() {
         return told(common, Vec::new(), Exit::Yes);
     }
     let held = match common.connect_to_read().and_then(|client| held_by_others(&client, &top, files)) {
         Ok(held) => held,
-        Err(failure) if settings.strict => return Err(failure),
+        Err(failure) if settings.strict => return Err(deed.refused(failure)),
         Err(failure) => {
-            // A daemon that is missing keeps nobody from their own work.
-            print::err(&format!("flockd: not guarded: {}\n", failure.message));
+            not_guarded(&failure.message);
             Vec::new()
         }
     };
     let is_warning = settings.enforcement == Enforcement::Warn;
     if !held.is_empty() && !common.json {
         let not = if is_warning { "" } else { "not " };
-        print::err(&format!("flockd: {not}{what}: {} files are another agent's just now\n", held.len()));
+        print::err(&format!("flockd: {not}{}: {} files are another agent's just now\n", deed.done, held.len()));
         for lock in held.iter().take(NAMED) {
             print::err(&format!("  {}\n", print::holder_line(lock)));
         }
@@ -152,6 +188,11 @@ fn judge(common: &Common, what: &str, files: &[PathBuf]) -> Result<Exit, Failure
     }
     let exit = if held.is_empty() || is_warning { Exit::Yes } else { Exit::No };
     told(common, held, exit)
+}
+
+/// What is missing or broken keeps nobody from their own work.
+fn not_guarded(why: &str) {
+    print::err(&format!("flockd: not guarded: {why}\n"));
 }
 
 fn told(common: &Common, held: Vec<Held>, exit: Exit) -> Result<Exit, Failure> {
@@ -173,9 +214,14 @@ fn held_by_others(client: &Connection, top: &Path, files: &[PathBuf]) -> Result<
         };
         let asked: Vec<u64> = some.iter().map(|file| client.begin(about(file))).collect::<Result<_, _>>()?;
         for id in asked {
-            let holders = match client.finish(id, None)?.and_then(|answer| answer.ok) {
-                Some(Body::Wait(body)) => body.holders,
-                other => return Err(unexpected(other.as_ref()).into()),
+            let within = Duration::from_millis(limits::GIT_GUARD_WITHIN);
+            let holders = match client.finish(id, Some(within))?.map(|answer| answer.ok) {
+                Some(Some(Body::Wait(body))) => body.holders,
+                Some(other) => return Err(unexpected(other.as_ref()).into()),
+                None => {
+                    let text = "the daemon does not answer; `flockd daemon status` tells more";
+                    return Err(Failure::new(Exit::Unavailable, text));
+                }
             };
             for lock in holders.into_iter().filter(|lock| lock.mode == Mode::Exclusive) {
                 if found.iter().all(|other| other.lock_id != lock.lock_id) {

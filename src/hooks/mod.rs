@@ -18,7 +18,7 @@ mod text;
 
 pub(crate) use event::Answer;
 use event::{Event, Phase, Verdict};
-pub(crate) use settings::{Enforcement, Settings};
+pub(crate) use settings::{Broken, Enforcement, Settings};
 
 use crate::client::{Place, agent};
 use crate::limits;

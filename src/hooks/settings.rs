@@ -18,20 +18,38 @@ pub(crate) struct Settings {
     pub(crate) strict: bool,
 }
 
+/// Why settings cannot be had.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Broken {
+    pub(crate) why: String,
+    /// Strictness is wanted, as far as can be read.
+    pub(crate) strict: bool,
+}
+
+impl From<Broken> for String {
+    fn from(broken: Broken) -> String {
+        broken.why
+    }
+}
+
 impl Settings {
     /// Those of the workspace with this root; the usual ones if it says nothing.
-    pub(crate) fn of(root: &Path) -> Result<Settings, String> {
+    pub(crate) fn of(root: &Path) -> Result<Settings, Broken> {
+        let broken = |why: String, strict| Broken { why: format!("{}: {why}", root.join(FILE).display()), strict };
         match std::fs::read_to_string(root.join(FILE)) {
-            Ok(text) => Settings::read(&text).map_err(|why| format!("{}: {why}", root.join(FILE).display())),
+            Ok(text) => {
+                let file: toml_edit::DocumentMut =
+                    text.parse().map_err(|error: toml_edit::TomlError| broken(error.message().to_owned(), false))?;
+                let strict = file.get("strict").is_some_and(|strict| strict.as_bool() != Some(false));
+                Settings::read(&file).map_err(|why| broken(why, strict))
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Settings::default()),
-            Err(error) => Err(format!("{}: {error}", root.join(FILE).display())),
+            Err(error) => Err(broken(error.to_string(), false)),
         }
     }
 
     /// Other parts of the file are others' affair.
-    fn read(text: &str) -> Result<Settings, String> {
-        let file: toml_edit::DocumentMut =
-            text.parse().map_err(|error: toml_edit::TomlError| error.message().to_owned())?;
+    fn read(file: &toml_edit::DocumentMut) -> Result<Settings, String> {
         let enforcement = match file.get("enforcement").map(|item| item.as_str().unwrap_or_default()) {
             None => Ok(Enforcement::default()),
             Some(word) => Enforcement::deserialize(word.into_deserializer()),
@@ -52,12 +70,11 @@ mod tests {
 
     #[test]
     fn a_workspace_says_what_it_wants_and_nonsense_is_named() {
-        let read = Settings::read;
+        let read = |text: &str| Settings::read(&text.parse().unwrap());
         assert_eq!(read(""), Ok(Settings { enforcement: Enforcement::Deny, strict: false }));
         let given = "enforcement = 'warn'\nstrict = true\n[contention]\nrequests = 5\n";
         assert_eq!(read(given), Ok(Settings { enforcement: Enforcement::Warn, strict: true }));
         assert!(read("enforcement = 'of'").unwrap_err().contains("\"off\""));
         assert!(read("strict = 'yes'").unwrap_err().contains("true or false"));
-        assert!(read("[[").is_err());
     }
 }

@@ -215,22 +215,20 @@ impl fmt::Display for InTheWay<'_> {
     }
 }
 
-/// What was released.
-pub(super) fn released(locks: &[Held]) -> Said {
-    Said::new(json!({ "released": plain(&locks) }), format!("released{}", names(locks)))
+/// What was released. Where it was named and no lock of the agent's was there, its place in the queue was.
+pub(super) fn released(locks: &[Held], all: bool) -> Said {
+    let text = match locks {
+        [] if all => "nothing was held; places in queues, if there were any, are given up".to_owned(),
+        [] => "the place in the queue was given up; nothing was held".to_owned(),
+        locks => format!("released {}", locks.iter().map(|lock| lock.path.as_str()).collect::<Vec<_>>().join(", ")),
+    };
+    Said::new(json!({ "released": plain(&locks) }), text)
 }
 
 /// What was renewed.
 pub(super) fn renewed(locks: &[Held]) -> Said {
     let text = format!("renewed{}", holder_lines(locks));
     Said::new(json!({ "renewed": plain(&locks) }), text)
-}
-
-fn names(locks: &[Held]) -> String {
-    match locks {
-        [] => ": nothing was held".to_owned(),
-        locks => format!(" {}", locks.iter().map(|lock| lock.path.as_str()).collect::<Vec<_>>().join(", ")),
-    }
 }
 
 fn holder_lines(holders: &[Held]) -> String {

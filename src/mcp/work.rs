@@ -84,7 +84,11 @@ struct WriteArgs {
     agent: Option<String>,
 }
 
-fn parsed<T: DeserializeOwned>(arguments: JsonObject) -> Result<T, Fault> {
+/// What Gemini CLI puts into each call of any tool since 0.61, for its own scheduler, and sends on to the server.
+const OF_THE_CLIENT: &str = "wait_for_previous";
+
+fn parsed<T: DeserializeOwned>(mut arguments: JsonObject) -> Result<T, Fault> {
+    arguments.remove(OF_THE_CLIENT);
     serde_json::from_value(arguments.into())
         .map_err(|error| Fault::invalid(format!("the arguments do not fit: {error}")))
 }
@@ -325,7 +329,7 @@ impl Desk<'_> {
 
     fn unlock(&mut self, args: WhichArgs) -> Result<Said, Fault> {
         match self.ask(which(Op::Unlock, args.path.as_deref(), args.lock_id, args.all)?)? {
-            Body::Released(locks) => Ok(answer::released(&locks)),
+            Body::Released(locks) => Ok(answer::released(&locks, args.all == Some(true))),
             other => Err(unexpected(Some(&other)).into()),
         }
     }

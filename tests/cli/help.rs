@@ -27,6 +27,7 @@ fn every_command_has_examples_and_json() {
     let below = ["daemon run", "daemon start", "daemon stop", "daemon status", "webhook add", "webhook list"];
     let below = below.into_iter().chain(["webhook show", "webhook test", "webhook retry", "webhook rm"]);
     let below = below.chain(["git-guard install", "git-guard uninstall", "git-guard pre-commit", "git-guard pre-push"]);
+    let below = below.chain(["git-guard pre-merge-commit"]);
     for command in COMMANDS.split(' ').filter(|name| !["daemon", "webhook", "git-guard"].contains(name)).chain(below) {
         let help = ground.flockd("", &format!("{command} --help")).gives(0).out;
         assert!(help.contains("Examples:"), "{command}: {help}");

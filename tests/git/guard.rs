@@ -1,10 +1,13 @@
 //! What another agent is in the middle of is neither committed nor pushed.
 
 use crate::Ground;
-use crate::util::Done;
+use crate::util::{Done, signal, until};
+use flockd::wire::{Body, Op, Request};
+use rustix::process::Signal;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Stdio;
 
 fn guarded() -> Ground {
     let ground = Ground::repository();
@@ -35,6 +38,27 @@ fn a_commit_of_what_another_agent_holds_is_refused_and_names_it() {
     ground.git("ada", "commit -q -m removal").gives(1).says(&["bo holds"]);
     ground.flockd("bo", "unlock b.txt").gives(0);
     ground.git("ada", "commit -q -m removal").gives(0);
+}
+
+#[test]
+fn a_merge_that_touches_what_another_agent_holds_is_refused() {
+    let ground = Ground::repository();
+    let hook = ground.work.join(".git/hooks/pre-merge-commit");
+    executable(&hook, "echo ran >> ran");
+    install(&ground);
+    ground.git("", "checkout -q -b topic").gives(0);
+    ground.staged("a.txt", "1");
+    ground.git("", "commit -q -m theirs").gives(0);
+    ground.git("", "checkout -q main").gives(0);
+    ground.flockd("bo", "lock a.txt").gives(0);
+    let merge = "merge -q --no-ff --no-edit topic";
+    ground.git("ada", merge).gives(1).says(&["flockd: not merged", "bo holds", "a.txt"]);
+    ground.git("ada", "merge --abort").gives(0);
+    ground.flockd("bo", "unlock a.txt").gives(0);
+    ground.git("ada", merge).gives(0);
+    assert_eq!(fs::read_to_string(ground.work.join("ran")).unwrap(), "ran\nran\n", "what was there runs first");
+    Done::of(ground.with_git("", &["git-guard", "uninstall"])).gives(0);
+    assert_eq!(fs::read_to_string(&hook).unwrap(), "#!/bin/sh\necho ran >> ran\n");
 }
 
 #[test]
@@ -139,4 +163,52 @@ fn a_guard_that_cannot_ask_stops_nobody_unless_the_workspace_is_strict() {
     let text = fs::read_to_string(&hook).unwrap().replace(crate::util::FLOCKD, "/nowhere/flockd");
     fs::write(&hook, text).unwrap();
     ground.git("ada", "commit -q --allow-empty -m work").gives(0).says(&["is gone"]);
+}
+
+#[test]
+fn settings_that_cannot_be_read_stop_nobody_unless_they_want_to_be_strict() {
+    let ground = guarded();
+    for broken in ["[[", "enforcement = 'of'", "strict = false\nenforcement = 1"] {
+        ground.staged(".flockd.toml", broken);
+        ground.git("ada", "commit -q -m work").gives(0).says(&["not guarded", ".flockd.toml"]);
+    }
+    for broken in ["strict = 'yes'", "strict = true\nenforcement = 'of'"] {
+        ground.staged(".flockd.toml", broken);
+        let refused = ground.git("ada", "commit -q -m work");
+        assert_ne!(refused.code, Some(0), "{broken}");
+        refused.says(&[".flockd.toml", "nothing is committed", "`git commit --no-verify`"]);
+        ground.git("ada", "commit -q --no-verify -m work").gives(0);
+    }
+}
+
+#[test]
+fn a_daemon_that_stops_answering_is_not_waited_for() {
+    let ground = guarded();
+    fs::create_dir(ground.work.join("many")).unwrap();
+    (0..8_000).for_each(|number| fs::write(ground.work.join(format!("many/{number}")), "").unwrap());
+    ground.git("", "add many").gives(0);
+    let own = ground.client("", None);
+    let connections = || match own.call(Request::new(Op::Daemon)).unwrap().ok {
+        Some(Body::Daemon(body)) => body.connections,
+        other => panic!("{other:?}"),
+    };
+    let daemon = ground.daemon_pid();
+    // The daemon is to stop while the guard asks; a guard that is done by then is followed by another.
+    let was_met = (0..20).any(|_| {
+        until("only this test is connected", || (connections() == 1).then_some(()));
+        let mut guard = ground.with_git("ada", &["git-guard", "pre-commit"]).stderr(Stdio::piped()).spawn().unwrap();
+        until("the guard is connected", || (connections() > 1 || guard.try_wait().unwrap().is_some()).then_some(()));
+        signal(daemon, Signal::STOP);
+        let status = until("the guard has an end", || guard.try_wait().unwrap());
+        let err = std::io::read_to_string(guard.stderr.take().unwrap()).unwrap();
+        assert_eq!(status.code(), Some(0), "{err}");
+        let was_met = err.contains("not guarded: the daemon does not answer");
+        if was_met {
+            // Nor is one whose greeting is not answered.
+            ground.git("ada", "commit -q -m work").gives(0).says(&["not guarded"]);
+        }
+        signal(daemon, Signal::CONT);
+        was_met
+    });
+    assert!(was_met);
 }

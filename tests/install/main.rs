@@ -80,6 +80,12 @@ impl Person {
         Done::of(command)
     }
 
+    /// The files that hold anything. One that was made for us stays, empty: nobody knows later whose it was.
+    fn filled(&self) -> Vec<(PathBuf, String)> {
+        let is_filled = |(_, text): &(PathBuf, String)| !["", "{}"].contains(&text.trim());
+        self.files().into_iter().filter(is_filled).collect()
+    }
+
     /// All files below the home, with what is in them.
     fn files(&self) -> Vec<(PathBuf, String)> {
         fn look(dir: &Path, found: &mut Vec<(PathBuf, String)>) {
@@ -126,7 +132,7 @@ fn what_is_installed_works_and_leaves_nothing_when_it_goes() {
         person.flockd(&format!("install --client {client} --check")).gives(0);
 
         person.flockd(&format!("install --client {client} --uninstall")).gives(0);
-        assert_eq!(person.files(), before, "{client}");
+        assert_eq!(person.filled(), before, "{client}");
     }
 }
 
@@ -138,7 +144,92 @@ fn where_there_was_nothing_nothing_is_left() {
         assert_eq!(person.files(), [], "{client}: nothing is taken out of nothing");
         person.flockd(&format!("install --client {client}")).gives(0);
         person.flockd(&format!("install --client {client} --uninstall")).gives(0);
-        assert_eq!(person.files(), [], "{client}");
+        assert_eq!(person.filled(), [], "{client}");
+    }
+}
+
+#[test]
+fn what_is_not_ours_is_taken_out_by_nobody() {
+    for (client, path, text) in [
+        ("claude-code", ".claude/settings.json", "{\"hooks\": {}}"),
+        ("claude-code", ".claude/settings.json", "{\"hooks\": {\"Stop\": [], \"Pre\": [ {\"hooks\": []}]}}"),
+        ("claude-code", ".claude.json", "{\"mcpServers\":{}, \"x\":1}"),
+        ("claude-code", ".claude.json", "{\"mcpServers\":{\"flockd\":{\"command\":\"x\"}}}"),
+        ("codex", ".codex/hooks.json", "{\"hooks\": {}}"),
+        ("codex", ".codex/config.toml", "[mcp_servers] # none\n"),
+        ("codex", ".codex/config.toml", "[mcp_servers]\nflockd = {command=\"x\"}\n"),
+        ("gemini", ".gemini/settings.json", "{\"hooks\": {}, \"mcpServers\": {}}"),
+        ("gemini", ".gemini/settings.json", "{\"mcpServers\":{\"flockd\":{\"url\":\"https://flockd.example/mcp\"}}}"),
+        ("openclaw", ".openclaw/openclaw.json", "{\"plugins\": {}, \"mcp\": {}}"),
+        ("openclaw", ".openclaw/openclaw.json", "{\"mcp\":{\"servers\":{}},\"plugins\":{\"entries\":{}}}"),
+        ("openclaw", ".openclaw/openclaw.json", "{\"mcp\":{\"servers\":{\"flockd\":{\"command\":\"x\"}}}}"),
+    ] {
+        let person = Person::new(&[(path, text)]);
+        let before = person.files();
+        let out = person.flockd(&format!("install --client {client} --uninstall")).gives(0).out;
+        assert!(out.lines().all(|line| line.starts_with("unchanged ")), "{client}: {text}: {out}");
+        assert_eq!(person.files(), before, "{client}");
+    }
+}
+
+#[test]
+fn an_empty_file_of_settings_outlives_what_is_put_in() {
+    for (client, path, text) in [
+        ("claude-code", ".claude/settings.json", "{}"),
+        ("claude-code", ".claude.json", "{}\n"),
+        ("codex", ".codex/hooks.json", "{}"),
+        ("codex", ".codex/config.toml", ""),
+        ("gemini", ".gemini/settings.json", "{}"),
+        ("openclaw", ".openclaw/openclaw.json", "{}\n"),
+    ] {
+        let person = Person::new(&[(path, text)]);
+        person.flockd(&format!("install --client {client}")).gives(0);
+        assert_ne!(fs::read_to_string(person.home.join(path)).unwrap(), text, "{client}");
+        person.flockd(&format!("install --client {client} --uninstall")).gives(0);
+        assert_eq!(fs::read_to_string(person.home.join(path)).unwrap(), text, "{client}: {path}");
+    }
+}
+
+#[test]
+fn another_server_of_our_name_is_neither_overwritten_nor_taken_out() {
+    for (client, path, key, text) in [
+        ("claude-code", ".claude.json", "mcpServers", "{\"mcpServers\":{\"flockd\":{\"command\":\"x\"}}}"),
+        ("codex", ".codex/config.toml", "mcp_servers", "[mcp_servers]\nflockd = {command=\"x\"}\n"),
+        ("gemini", ".gemini/settings.json", "mcpServers", "{\"mcpServers\":{\"flockd\":{\"command\":\"x\"}}}"),
+        ("openclaw", ".openclaw/openclaw.json", "servers", "{\"mcp\":{\"servers\":{\"flockd\":{\"command\":\"x\"}}}}"),
+    ] {
+        let person = Person::new(&[(path, text)]);
+        let before = person.files();
+        let refused = person.flockd(&format!("install --client {client}")).gives(5);
+        refused.says(&[path, &format!("{key}.flockd"), "--no-mcp"]);
+        assert_eq!(person.files(), before, "{client}: and nothing else is written");
+        person.flockd(&format!("install --client {client} --no-mcp")).gives(0);
+        person.flockd(&format!("install --client {client} --uninstall")).gives(0);
+        assert_eq!(person.filled().len(), 1, "{client}");
+        let left = fs::read_to_string(person.home.join(path)).unwrap();
+        assert!(left.contains("flockd") && left.contains("\"x\""), "{client}: {left}");
+    }
+}
+
+#[test]
+fn what_a_person_adds_to_our_server_stays() {
+    let added = "\"args\":[\"--agent\",\"claw\",\"mcp\"],\"env\":{\"FLOCKD_AGENT\":\"claw-1\"}";
+    let toml = "args=['--agent','claw','mcp'],env={FLOCKD_AGENT='claw-1'}";
+    let server = format!("{{\"flockd\":{{\"command\":\"flockd\",{added}}}}}");
+    for (client, path, text) in [
+        ("claude-code", ".claude.json", format!("{{\"mcpServers\":{server}}}")),
+        ("codex", ".codex/config.toml", format!("[mcp_servers]\nflockd = {{command='flockd',{toml}}}\n")),
+        ("gemini", ".gemini/settings.json", format!("{{\"mcpServers\":{server}}}")),
+        ("openclaw", ".openclaw/openclaw.json", format!("{{\"mcp\":{{\"servers\":{server}}}}}")),
+    ] {
+        let person = Person::new(&[(path, &text)]);
+        person.flockd(&format!("install --client {client}")).gives(0);
+        let after = fs::read_to_string(person.home.join(path)).unwrap();
+        for word in ["--agent", "claw-1", util::FLOCKD] {
+            assert!(after.contains(word), "{client}: {word}: {after}");
+        }
+        person.flockd(&format!("install --client {client} --uninstall")).gives(0);
+        assert!(person.files().iter().all(|(_, text)| !text.contains("flockd")), "{client}");
     }
 }
 

@@ -38,6 +38,33 @@ fn a_lock_is_taken_renewed_seen_and_released() {
 }
 
 #[test]
+fn what_gemini_adds_to_each_call_is_ignored_and_nothing_else_is() {
+    let ground = Ground::new();
+    for era in ERAS {
+        let mut client = Client::new(&ground, "a", era);
+        for (tool, arguments) in [
+            ("lock_file", json!({ "path": "x" })),
+            ("lock_files", json!({ "paths": ["x", "y"] })),
+            ("check_lock_status", json!({ "path": "x" })),
+            ("renew_lock", json!({ "path": "x" })),
+            ("lock_stats", json!({})),
+            ("write_file", json!({ "path": "x", "content": "1" })),
+            ("unlock_file", json!({ "all": true })),
+        ] {
+            let with = |name: &str| {
+                let mut arguments = arguments.clone();
+                arguments[name] = true.into();
+                arguments
+            };
+            let (code, text) = client.call_fails(tool, with("wait_for_next"));
+            assert_eq!(code, "invalid", "{tool}");
+            assert!(text.contains("wait_for_next"), "{tool}: {text}");
+            client.call(tool, with("wait_for_previous"));
+        }
+    }
+}
+
+#[test]
 fn a_refusal_is_an_answer_that_says_who_why_how_long_and_what_to_do() {
     let ground = Ground::new();
     ground.flockd("b", "lock x --note sorting --ttl 5m").gives(0);

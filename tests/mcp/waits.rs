@@ -183,3 +183,20 @@ fn more_calls_than_there_is_room_for_are_refused_and_none_is_lost() {
     let ids: Vec<Value> = waits.into_iter().map(|id| client.called("lock_file", id).0["lock_id"].clone()).collect();
     assert!(ids.iter().all(|id| *id == ids[0]), "one agent, one lock: {ids:?}");
 }
+
+#[test]
+fn a_place_in_the_queue_that_is_given_up_is_called_so() {
+    let ground = Ground::new();
+    ground.flockd("b", "lock x").gives(0);
+    for era in ERAS {
+        let mut client = Client::new(&ground, "a", era);
+        client.call("lock_file", json!({ "path": "x", "wait_seconds": 0.05 }));
+        assert_eq!(ground.status().waiters.len(), 1, "the place is kept");
+        let (released, text) = client.call("unlock_file", json!({ "path": "x" }));
+        assert_eq!(released["released"], json!([]));
+        assert!(text.starts_with("the place in the queue was given up"), "{text}");
+        assert_eq!(ground.status().waiters.len(), 0);
+        let (_, text) = client.call("unlock_file", json!({ "all": true }));
+        assert!(text.starts_with("nothing was held"), "{text}");
+    }
+}

@@ -49,8 +49,13 @@ fn changes(places: &Places, wish: &Wish) -> Result<Vec<Change>, String> {
     let server = json!({"type": "stdio", "command": wish.program(), "args": ["mcp"], "env": {}});
     let server = (wish.wanted && wish.server).then_some(server);
     Ok(vec![
-        Change::of(settings(places), |text| json::edit(text, |it| json::hooks(it, WORD, &wanted)))?,
-        Change::of(servers(places), |text| json::edit(text, |it| json::entry(it, "mcpServers", "flockd", server)))?,
+        Change::of(settings(places), |text| {
+            json::edit(text, |it| {
+                json::hooks(it, WORD, &wanted);
+                Ok(())
+            })
+        })?,
+        Change::of(servers(places), |text| json::edit(text, |it| json::server(it, "mcpServers", server)))?,
     ])
 }
 

@@ -1,9 +1,9 @@
 //! Codex: hooks in `hooks.json`, the server in `config.toml`, whose comments and order stay.
 
 use super::place::{Change, Places};
-use super::{Client, Name, Wish, claude_code, json};
+use super::{Client, Name, SERVER, Wish, another_server, claude_code, is_our_server, json};
 use std::path::PathBuf;
-use toml_edit::{Array, DocumentMut, Item, Table, value};
+use toml_edit::{Array, DocumentMut, Item, Table, Value, value};
 
 pub(super) const CLIENT: Client = Client {
     name: Name::Codex,
@@ -13,6 +13,7 @@ pub(super) const CLIENT: Client = Client {
     note: "it runs hooks only that you trust: say so when it asks, or with /hooks",
 };
 const WORD: &str = "codex";
+const SERVERS: &str = "mcp_servers";
 
 const WRITERS: &str = "apply_patch|Bash|Edit|Write";
 const MOMENTS: [&str; 5] = ["SessionStart", "UserPromptSubmit", "Stop", "SubagentStop", "SessionEnd"];
@@ -27,7 +28,12 @@ fn dir(places: &Places) -> PathBuf {
 fn changes(places: &Places, wish: &Wish) -> Result<Vec<Change>, String> {
     let wanted = claude_code::groups(wish, WORD, WRITERS, &MOMENTS);
     Ok(vec![
-        Change::of(dir(places).join("hooks.json"), |text| json::edit(text, |it| json::hooks(it, WORD, &wanted)))?,
+        Change::of(dir(places).join("hooks.json"), |text| {
+            json::edit(text, |it| {
+                json::hooks(it, WORD, &wanted);
+                Ok(())
+            })
+        })?,
         Change::of(dir(places).join("config.toml"), |text| server(text, wish))?,
     ])
 }
@@ -37,37 +43,44 @@ fn server(text: Option<&str>, wish: &Wish) -> Result<Option<String>, String> {
     let mut file: DocumentMut =
         text.unwrap_or_default().parse().map_err(|error: toml_edit::TomlError| error.message().to_owned())?;
     let is_wanted = wish.wanted && wish.server;
-    if !is_wanted && !file.contains_key("mcp_servers") {
+    if !is_wanted && !file.contains_key(SERVERS) {
         return Ok(text.map(str::to_owned));
     }
-    let servers = file.entry("mcp_servers").or_insert_with(|| {
+    let servers = file.entry(SERVERS).or_insert_with(|| {
         let mut table = Table::new();
         table.set_implicit(true);
         Item::Table(table)
     });
+    let is_headed = servers.as_table().is_none_or(|table| !table.is_implicit());
     let servers = servers.as_table_like_mut().ok_or("mcp_servers is no table; change it by hand")?;
+    let there = servers.get(SERVER);
+    let is_ours = there.and_then(Item::as_table_like).is_some_and(|there| {
+        let args = there.get("args").and_then(Item::as_array).into_iter().flatten();
+        is_our_server(there.get("command").and_then(Item::as_str), args.filter_map(Value::as_str))
+    });
     if !is_wanted {
-        servers.remove("flockd");
-        if servers.is_empty() {
-            file.remove("mcp_servers");
+        if !is_ours {
+            return Ok(text.map(str::to_owned));
         }
-        let rest = file.to_string();
-        return Ok(Some(rest).filter(|rest| !rest.trim().is_empty()));
+        servers.remove(SERVER);
+        // One that has a line of its own is somebody's.
+        if servers.is_empty() && !is_headed {
+            file.remove(SERVERS);
+        }
+        return Ok(Some(file.to_string()));
     }
-    // What somebody has added to the entry stays.
-    let entry = servers.entry("flockd").or_insert_with(|| Item::Table(Table::new()));
-    let entry = entry.as_table_like_mut().ok_or("mcp_servers.flockd is no table; change it by hand")?;
+    if there.is_some() && !is_ours {
+        return Err(another_server(SERVERS));
+    }
+    let entry = servers.entry(SERVER).or_insert_with(|| Item::Table(Table::new()));
+    let entry = entry.as_table_like_mut().expect("it is ours, or made just now");
     let words = |words: &[&str]| words.iter().copied().collect::<Array>();
-    let wanted = [
-        ("command", value(wish.program())),
-        ("args", value(words(&["mcp"]))),
-        ("env_vars", value(words(&["FLOCKD_AGENT", "FLOCKD_HOME", "XDG_STATE_HOME"]))),
-    ];
-    for (key, wanted) in wanted {
-        let is_there = entry.get(key).is_some_and(|there| there.to_string().trim() == wanted.to_string().trim());
-        if !is_there {
-            entry.insert(key, wanted);
-        }
+    // What somebody has changed in the entry or added to it stays.
+    if entry.get("command").and_then(Item::as_str) != Some(&*wish.program()) {
+        entry.insert("command", value(wish.program()));
+    }
+    for (key, usual) in [("args", &["mcp"][..]), ("env_vars", &["FLOCKD_AGENT", "FLOCKD_HOME", "XDG_STATE_HOME"])] {
+        entry.entry(key).or_insert_with(|| value(words(usual)));
     }
     Ok(Some(file.to_string()))
 }
@@ -95,6 +108,9 @@ mod tests {
         assert_eq!(server(None, &wish(false)).unwrap(), None);
         let alone = server(None, &wish(true)).unwrap().unwrap();
         assert!(alone.starts_with("[mcp_servers.flockd]\n"), "{alone}");
-        assert_eq!(server(Some(&alone), &wish(false)).unwrap(), None, "nothing but ours was in it");
+        assert_eq!(server(Some(&alone), &wish(false)).unwrap().unwrap(), "", "nothing but ours was in it");
+        let headed = "[mcp_servers] # mine\n";
+        let after = server(Some(headed), &wish(true)).unwrap().unwrap();
+        assert_eq!(server(Some(&after), &wish(false)).unwrap().unwrap(), headed);
     }
 }

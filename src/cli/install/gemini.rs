@@ -31,7 +31,7 @@ fn changes(places: &Places, wish: &Wish) -> Result<Vec<Change>, String> {
     Ok(vec![Change::of(settings(places), |text| {
         json::edit(text, |it| {
             json::hooks(it, WORD, &wanted);
-            json::entry(it, "mcpServers", "flockd", server);
+            json::server(it, "mcpServers", server)
         })
     })?])
 }

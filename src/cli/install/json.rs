@@ -1,13 +1,13 @@
 //! Settings in JSON: what is ours in them, put in and taken out, with everything else as it was.
 
-use super::is_our_hook;
+use super::{SERVER, another_server, is_our_hook, is_our_server};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 /// Reads the settings, changes them and writes them in the form that they had. What is no JSON is left alone.
 pub(super) fn edit(
     before: Option<&str>,
-    change: impl FnOnce(&mut Map<String, Value>),
+    change: impl FnOnce(&mut Map<String, Value>) -> Result<(), String>,
 ) -> Result<Option<String>, String> {
     let text = before.unwrap_or_default();
     let mut value: Value = match text.trim().is_empty() {
@@ -18,15 +18,12 @@ pub(super) fn edit(
     };
     let settings = value.as_object_mut().ok_or("this is no JSON object; change it by hand")?;
     let old = settings.clone();
-    change(settings);
+    change(settings)?;
     // Somebody's own layout is kept where nothing changes, and no file is made for nothing.
     if *settings == old {
         return Ok(before.map(str::to_owned));
     }
-    // Nothing but ours was in it.
-    if settings.is_empty() {
-        return Ok(None);
-    }
+    // An object that is empty now stays: nobody knows whether the file was there before us.
     let indent: String = text.lines().nth(1).map_or("  ", |line| &line[..line.len() - line.trim_start().len()]).into();
     let indent = if indent.is_empty() { "  ".to_owned() } else { indent };
     let mut out = Vec::new();
@@ -52,8 +49,11 @@ pub(super) fn tidy(settings: &mut Map<String, Value>, key: &str) {
 }
 
 /// The form of hooks that most clients share: `hooks.EVENT[] {matcher, hooks[{command}]}`. `wanted` has our group for
-/// each event; none of ours stays where none is wanted.
+/// each event; none of ours stays where none is wanted. What is empty without our doing is somebody else's.
 pub(super) fn hooks(settings: &mut Map<String, Value>, word: &str, wanted: &[(&str, Value)]) {
+    if wanted.is_empty() && !settings.contains_key("hooks") {
+        return;
+    }
     let Some(hooks) = below(settings, "hooks") else { return };
     for (event, group) in wanted {
         let groups = hooks.entry(*event).or_insert_with(|| json!([]));
@@ -63,10 +63,12 @@ pub(super) fn hooks(settings: &mut Map<String, Value>, word: &str, wanted: &[(&s
             None => groups.push(group.clone()),
         }
     }
-    for (event, groups) in hooks.iter_mut() {
-        let Some(groups) = groups.as_array_mut() else { continue };
+    let mut is_emptied = false;
+    hooks.retain(|event, groups| {
+        let Some(groups) = groups.as_array_mut() else { return true };
         // The first of ours stays where one is wanted; others come from an older layout.
         let mut keep = wanted.iter().any(|(name, _)| name == event);
+        let before = groups.len();
         groups.retain_mut(|group| {
             if !has_ours(group, word) || std::mem::take(&mut keep) {
                 return true;
@@ -74,9 +76,13 @@ pub(super) fn hooks(settings: &mut Map<String, Value>, word: &str, wanted: &[(&s
             *group = without_ours(group, word, None);
             !group["hooks"].as_array().is_some_and(Vec::is_empty)
         });
+        let goes = groups.is_empty() && before > 0;
+        is_emptied |= goes;
+        !goes
+    });
+    if is_emptied {
+        tidy(settings, "hooks");
     }
-    hooks.retain(|_, groups| !groups.as_array().is_some_and(Vec::is_empty));
-    tidy(settings, "hooks");
 }
 
 fn commands(group: &Value) -> impl Iterator<Item = &str> {
@@ -113,7 +119,8 @@ pub(super) fn commands_of(text: &str, event: &str, word: &str) -> Vec<String> {
 
 /// An entry of this name below a key, as wanted or gone.
 pub(super) fn entry(settings: &mut Map<String, Value>, key: &str, name: &str, wanted: Option<Value>) {
-    if wanted.is_none() && !settings.contains_key(key) {
+    let is_there = settings.get(key).is_some_and(|entries| entries.get(name).is_some());
+    if wanted.is_none() && !is_there {
         return;
     }
     let Some(entries) = below(settings, key) else { return };
@@ -122,6 +129,30 @@ pub(super) fn entry(settings: &mut Map<String, Value>, key: &str, name: &str, wa
         None => drop(entries.shift_remove(name)),
     }
     tidy(settings, key);
+}
+
+/// Our server below a key, as wanted or gone. What somebody has added to it stays, and so does another's of its name.
+pub(super) fn server(settings: &mut Map<String, Value>, key: &str, wanted: Option<Value>) -> Result<(), String> {
+    let there = settings.get(key).and_then(|entries| entries.get(SERVER));
+    let is_ours = there.is_none_or(|there| {
+        let args = there["args"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        is_our_server(there["command"].as_str(), args)
+    });
+    match wanted {
+        None if is_ours => entry(settings, key, SERVER, None),
+        None => {}
+        Some(_) if !is_ours => return Err(another_server(key)),
+        Some(wanted) => {
+            let entries = below(settings, key).ok_or_else(|| format!("{key} is no object; change it by hand"))?;
+            let entry = entries.entry(SERVER).or_insert_with(|| json!({}));
+            for (name, value) in wanted.as_object().into_iter().flatten() {
+                if name == "command" || entry.get(name).is_none() {
+                    entry[name] = value.clone();
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -137,7 +168,14 @@ mod tests {
         let before =
             "{\n    \"zebra\": 1,\n    \"hooks\": {\n        \"Stop\": []\n    },\n    \"apple\": [1.5, null]\n}";
         let ours = group("/bin/flockd hook --client x");
-        let put = |text: &str| edit(Some(text), |it| hooks(it, "x", &[("Pre", ours.clone())])).unwrap().unwrap();
+        let put = |text: &str| {
+            edit(Some(text), |it| {
+                hooks(it, "x", &[("Pre", ours.clone())]);
+                Ok(())
+            })
+            .unwrap()
+            .unwrap()
+        };
         let after = put(before);
         assert!(after.starts_with("{\n    \"zebra\": 1,\n    \"hooks\": {"), "{after}");
         assert!(
@@ -145,7 +183,12 @@ mod tests {
             "{after}"
         );
         assert_eq!(put(&after), after, "a second call changes nothing");
-        let out = edit(Some(&after), |it| hooks(it, "x", &[])).unwrap().unwrap();
+        let out = edit(Some(&after), |it| {
+            hooks(it, "x", &[]);
+            Ok(())
+        })
+        .unwrap()
+        .unwrap();
         assert!(!out.contains("flockd") && out.contains("apple"), "{out}");
     }
 
@@ -168,9 +211,9 @@ mod tests {
 
     #[test]
     fn what_is_no_json_is_left_alone() {
-        let error = edit(Some("{ // a comment\n}"), |_| ()).unwrap_err();
+        let error = edit(Some("{ // a comment\n}"), |_| Ok(())).unwrap_err();
         assert!(error.contains("by hand"), "{error}");
-        assert_eq!(edit(Some("{ \"odd\" :1}"), |_| ()).unwrap().unwrap(), "{ \"odd\" :1}");
-        assert_eq!(edit(None, |_| ()).unwrap(), None, "no file is made for nothing");
+        assert_eq!(edit(Some("{ \"odd\" :1}"), |_| Ok(())).unwrap().unwrap(), "{ \"odd\" :1}");
+        assert_eq!(edit(None, |_| Ok(())).unwrap(), None, "no file is made for nothing");
     }
 }

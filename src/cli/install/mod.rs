@@ -1,7 +1,7 @@
 //! `flockd install`: hooks and the MCP server in the settings of coding agents, put in, taken out, and tried.
 //!
-//! Settings are other programs' and people's: what is not ours keeps its place, its order and its form, and what is
-//! ours is known again, so that a second call changes nothing and `--uninstall` leaves nothing.
+//! Settings are other programs' and people's: what is not ours stays as it is, in its order, and what is ours is known
+//! again, so that a second call changes nothing and `--uninstall` leaves nothing of it.
 
 mod claude_code;
 mod codex;
@@ -72,6 +72,20 @@ impl Wish {
 /// Whether a command in somebody's settings is a hook of ours, whatever path and flags it has.
 fn is_our_hook(command: &str, word: &str) -> bool {
     command.contains("flockd") && command.contains(&format!(" hook --client {word}"))
+}
+
+/// What our server is called in everybody's settings.
+const SERVER: &str = "flockd";
+
+/// Whether a server in somebody's settings is ours, whatever path and flags it has.
+fn is_our_server<'a>(command: Option<&str>, mut args: impl Iterator<Item = &'a str>) -> bool {
+    let program = command.and_then(|command| Path::new(command).file_name()).unwrap_or_default();
+    program.to_string_lossy().contains("flockd") && args.any(|arg| arg == "mcp")
+}
+
+/// Why nothing is put where somebody has a server of that name.
+fn another_server(key: &str) -> String {
+    format!("{key}.{SERVER} is there and starts another program than `flockd mcp`; rename it, or give --no-mcp")
 }
 
 /// A path as one word of a shell.

@@ -51,12 +51,16 @@ fn changes(places: &Places, wish: &Wish) -> Result<Vec<Change>, String> {
     changes.push(Change::of(config(places), |text| {
         json::edit(text, |it| {
             plugin(it, wish);
-            if let Some(mcp) = server.is_some().then(|| json::below(it, "mcp")).flatten() {
-                json::entry(mcp, "servers", "flockd", server);
-            } else if let Some(mcp) = it.get_mut("mcp").and_then(Value::as_object_mut) {
-                json::entry(mcp, "servers", "flockd", None);
+            if server.is_none() && !it.get("mcp").is_some_and(Value::is_object) {
+                return Ok(());
+            }
+            let mcp = json::below(it, "mcp").ok_or("mcp is no object; change it by hand")?;
+            let before = mcp.len();
+            json::server(mcp, "servers", server)?;
+            if mcp.len() < before {
                 json::tidy(it, "mcp");
             }
+            Ok(())
         })
     })?);
     Ok(changes)
@@ -69,6 +73,7 @@ fn plugin(settings: &mut Map<String, Value>, wish: &Wish) {
         return;
     }
     let Some(plugins) = json::below(settings, "plugins") else { return };
+    let before = plugins.len();
     let mut own = json!({"command": wish.program()});
     if let Some(mode) = &wish.mode {
         own["mode"] = mode.as_str().into();
@@ -84,7 +89,9 @@ fn plugin(settings: &mut Map<String, Value>, wish: &Wish) {
             true => {}
         }
     }
-    json::tidy(settings, "plugins");
+    if plugins.len() < before {
+        json::tidy(settings, "plugins");
+    }
 }
 
 /// What the plugin calls.
