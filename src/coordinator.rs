@@ -573,6 +573,12 @@ fn is_told_by<'a>(command: &Command, replies: impl Iterator<Item = &'a mut Reply
 }
 
 fn names_holders(answer: &Answer) -> bool {
+    // A grant names sub-agents in it. An advisory one is told all the same, without those of whom nobody knows yet.
+    let excludes = |lock: &Lock| lock.ask.mode != Mode::Advisory;
+    let names = |granted: &Granted| excludes(&granted.lock) && granted.beside.iter().any(excludes);
+    if answer.reply.grants().iter().any(names) {
+        return true;
+    }
     match &answer.reply {
         Reply::Refused(_) | Reply::Status { .. } | Reply::Checked(_) | Reply::Renewed(_) => true,
         Reply::Failed(fault) => matches!(fault, Fault::NotHolder(_) | Fault::Delegated(_) | Fault::Lost(..)),
