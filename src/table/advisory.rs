@@ -64,7 +64,7 @@ impl LockTable {
         let have_sub_agents = |granted: &Granted| {
             self.state.sub_agents_of(&granted.lock.ask.who.agent).next().is_some() && !planted(Bug::SubAgentNotNamed)
         };
-        if self.state.advisory > 0 || reply.grants().iter().any(|granted| have_sub_agents(granted)) {
+        if self.state.advisory > 0 || reply.grants().iter().any(have_sub_agents) {
             reply.grants_mut().iter_mut().for_each(|granted| self.name_company_of(granted));
         }
     }

@@ -611,6 +611,13 @@ impl World {
 
     // ── From numbers to commands ────────────────────────────────────────────────────────────────────────────────────
 
+    /// What a lock may have promised before a session took it up.
+    fn promised(&self, raw: &Raw) -> Promised {
+        let hold_until = Some(self.now.mono.after(MINUTE)).filter(|_| raw.odd % 4 == 1);
+        let lease = Lease { ttl: 20 * SECOND, max_hold: hold_until.map(|_| MINUTE) };
+        Promised { lease, ttl: [5 * SECOND, 10 * MINUTE][raw.wait % 2], hold_until, bound: None }
+    }
+
     fn command(&mut self, kind: Kind, raw: &Raw) -> Command {
         let caller = self.caller(raw);
         let who = self.who(raw);
@@ -687,10 +694,7 @@ impl World {
                 // Only what is exclusive can have been made so.
                 let upgraded = raw.lease % 2 == 1 && is_exclusive;
                 let place = self.places.get(&id).copied();
-                let until = Some(self.now.mono.after(MINUTE)).filter(|_| raw.odd % 4 == 1);
-                let lease = Lease { ttl: 20 * SECOND, max_hold: until.map(|_| MINUTE) };
-                let promised =
-                    Promised { lease, ttl: [5 * SECOND, 10 * MINUTE][raw.wait % 2], hold_until: until, bound: None };
+                let promised = self.promised(raw);
                 let resumed = Some(promised).filter(|_| raw.lease < 6);
                 let what = Unheard { is_new: !raw.shared, resumed, upgraded, place };
                 Command::TakeBack { id, fence, what }
