@@ -192,7 +192,7 @@ fn broken_settings_keep_everybody_from_taking_and_nobody_from_looking_and_giving
     for (text, says) in [
         ("\nenforcement = 'maybe'\n", ["line 2", "`enforcement`", "expected one of `off`, `warn`, `deny`"]),
         ("fast = 1\n", ["line 1", "unknown field `fast`", "expected one of `contention`"]),
-        ("\n[contention]\nwithin = 'soon'\n", ["line 2", "contention.within", "no duration"]),
+        ("\n[contention]\nwithin = 'soon'\n", ["line 3", "contention.within", "no duration"]),
     ] {
         ground.flockd("a", "lock x").gives(0);
         ground.flockd("a", "lock -s z").gives(0);
