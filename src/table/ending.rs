@@ -115,6 +115,10 @@ impl LockTable {
         let text = "the lock has gone back to its agent meanwhile, from a session that had it on loan; ask again";
         self.drop_upgrades(step, lock.id, &Fault::Invalid(text.to_owned()));
         step.freed.push(lock.ask);
+        if lock.in_flight.is_none() && lock.expires.is_some_and(|end| end <= now.mono) {
+            // Its time was over before; nobody is to find it held for a moment more.
+            self.end(now, step, lock.id, EndReason::Expired, true);
+        }
     }
 
     // ── Sessions and processes ──────────────────────────────────────────────────────────────────────────────────────

@@ -1956,8 +1956,13 @@ impl Naive {
             give_back(&mut lock);
             lock.custody = Custody::Detached;
             lock.expires = Some(self.lease_end(&lock));
+            let is_over = lock.in_flight.is_none() && lock.expires <= Some(self.now.mono);
             self.put(lock);
-            return self.drop_upgrades(id, &Fault::Invalid(String::new()));
+            self.drop_upgrades(id, &Fault::Invalid(String::new()));
+            if is_over {
+                self.end(id, EndReason::Expired, true);
+            }
+            return;
         }
         if lock.ttl == 0 && lock.in_flight.is_some() {
             return self.end_later(id, why);

@@ -1003,6 +1003,18 @@ fn a_loan_that_nobody_heard_of_and_one_over_a_restart_go_back_as_well() {
 }
 
 #[test]
+fn what_goes_back_when_its_time_is_over_ends_at_once() {
+    let mut desk = Desk::new();
+    desk.ttl(MINUTE).max_hold(2 * MINUTE).ask("ada", "x /f");
+    desk.ask("ada#1", "x /f");
+    desk.pass(3 * MINUTE);
+    assert_eq!(desk.ask("bo", "x /f"), "held by ada", "while its session has it");
+    assert_eq!(desk.wait("bo", "x /f"), "waits");
+    assert_eq!(desk.unlock("ada#1", "/f"), "released 1");
+    assert_eq!((desk.told(), desk.news()), (vec![EndReason::Expired], vec!["bo: granted".to_owned()]));
+}
+
+#[test]
 fn the_loss_of_what_has_gone_back_is_told_to_its_agent() {
     let mut desk = Desk::new();
     desk.ask("ada", "x /f");
