@@ -96,13 +96,15 @@ fn waits_for_itself(tried: Body, lock_id: &str) -> Body {
     }
 }
 
-/// Releases a lock and says so if it was lost while the command ran. That the command's end released it is no loss, nor
-/// that what it had on loan ran out right behind it: nothing runs out while the command keeps it.
+/// Releases a lock and says so if it was lost while the command ran. That the command's end released it is no loss. What
+/// ran out did so right behind it, for nothing does while the command keeps it: that is its agent's loss.
 pub(super) fn release(client: &Connection, lock_id: &str, body: &LockBody) {
     match client.unlock(lock_id) {
         Ok(()) => {}
-        Err(ClientError::Refused(error))
-            if error.loss.as_ref().is_some_and(|loss| matches!(&*loss.reason, "session_ended" | "expired")) => {}
+        Err(ClientError::Refused(error)) if error.loss.as_ref().is_some_and(|loss| loss.reason == "session_ended") => {}
+        Err(ClientError::Refused(error)) if error.loss.as_ref().is_some_and(|loss| loss.reason == "expired") => {
+            error.loss.iter().for_each(|loss| print::losses(std::slice::from_ref(loss)));
+        }
         Err(error) => {
             let sentence = print::sentence(&error);
             print::err(&format!("flockd: {} was not held until the command ended: {sentence}\n", body.file_id));
