@@ -96,8 +96,8 @@ fn waits_for_itself(tried: Body, lock_id: &str) -> Body {
     }
 }
 
-/// Releases a lock and says so if it was lost while the command ran. That the command's end released it is no loss. What
-/// ran out did so right behind it, for nothing does while the command keeps it: that is its agent's loss.
+/// Releases a lock and says so if it was lost while the command ran. That the command's end released it is no loss.
+/// What ran out did so right behind it, for nothing does while the command keeps it: that is its agent's loss.
 pub(super) fn release(client: &Connection, lock_id: &str, body: &LockBody) {
     match client.unlock(lock_id) {
         Ok(()) => {}
