@@ -241,6 +241,9 @@ bugs! {
     UnheardGrantKept => "sim" "whatever_happens_every_promise_is_kept",
     /// A loss counts as told when it is put on its way.
     LossToldTooEarly => "sim" "whatever_happens_every_promise_is_kept",
+    // Leading
+    /// Whoever guards the command of an `elect` does not look whether it leads.
+    GuardLooksAway => "cli" "elect::a_command_of_a_killed_candidate_leads_on_and_is_ended_when_it_does_not",
     // Hooks
     /// A hook answers when the client has stopped to listen.
     HookAnswersLate => "hooks" "failures::a_daemon_that_hangs_is_answered_for_before_the_clients_time_is_up",

@@ -74,12 +74,12 @@ Examples:
 Waits for ever, and names the leader after a second. The command begins when it leads and when the command of the \
 leader before has ended; FLOCKD_FENCE has its fencing token. It leads as long as it lives: killing `flockd elect` \
 alone changes nothing. If the lock is broken or released meanwhile, or the daemon does not answer for 30 s, the \
-command and all that it has started are sent SIGTERM, after --grace SIGKILL, and the status is 1 or that of -E. Else \
-the command's own exit status is passed through. It runs in a process group of its own, so it does not read from the \
-terminal.
+command and all that it has started are sent SIGTERM, after --grace SIGKILL, and the status is 1 or that of -E. A \
+process of its own sees to that, elect-guard, also when `flockd elect` is killed or stopped. Else the command's own \
+exit status is passed through. It runs in a process group of its own, so it does not read from the terminal.
 
 Beside @NAME, by which it leads, it holds @NAME:command, which hangs on the command: `flockd ls` shows both and the \
-process. If `flockd elect` was killed, nobody is left to end its command when @NAME is broken; the next leader waits.
+process.
 
 Without a command it prints a line when it leads, and leads until it is killed.
 
@@ -365,6 +365,9 @@ Examples:
         /// The shell
         shell: clap_complete::Shell,
     },
+
+    #[command(hide = true)]
+    ElectGuard,
 
     #[command(hide = true)]
     SimClaw(crate::sim::ClawArgs),

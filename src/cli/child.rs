@@ -41,10 +41,14 @@ pub(super) fn signals() -> Result<Signals, Failure> {
     Ok(Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2])?)
 }
 
-/// Starts a command behind a gate, binds the locks to it and opens the gate. The inner error says why there is no such
-/// command. To be called with the [`signals`] taken already: one that comes at once is passed on as well, and does not
-/// end the caller alone.
-pub(super) fn start(mut command: Command, locks: &[Kept<'_>]) -> Result<io::Result<Child>, Failure> {
+/// Starts a command behind a gate, binds the locks to it, does what else has to be done `at_gate`, which is given the
+/// process and its number, and opens the gate. The inner error says why there is no such command. To be called with the
+/// [`signals`] taken already: one that comes at once is passed on as well, and does not end the caller alone.
+pub(super) fn start(
+    mut command: Command,
+    locks: &[Kept<'_>],
+    at_gate: impl FnOnce(OwnedFd, u32) -> io::Result<()> + Send,
+) -> Result<io::Result<Child>, Failure> {
     let gate = Gate::new().map_err(|error| Failure::new(Exit::Unavailable, error.to_string()))?;
     let around = std::env::var(AROUND).ok().filter(|around| !around.is_empty());
     let around: Vec<&str> = around.as_deref().into_iter().chain(locks.iter().map(|lock| lock.lock_id)).collect();
@@ -66,7 +70,7 @@ pub(super) fn start(mut command: Command, locks: &[Kept<'_>]) -> Result<io::Resu
     // allocates nothing on its way to success; its error is a value that std reports by number alone.
     unsafe { command.pre_exec(wait_at_gate) };
     std::thread::scope(|scope| {
-        let bind = scope.spawn(|| bind(locks, pid_out, go_in));
+        let bind = scope.spawn(|| bind(locks, at_gate, pid_out, go_in));
         let spawned = command.spawn();
         // The command holds the closure and with it our copy of the pid pipe: without this, a failed fork would leave
         // the other thread waiting for a number that nobody writes.
@@ -97,7 +101,12 @@ impl Gate {
 }
 
 /// Binds the locks to the child that waits at the gate, then lets it go on.
-fn bind(locks: &[Kept<'_>], pid_out: OwnedFd, go_in: OwnedFd) -> Result<(), Failure> {
+fn bind(
+    locks: &[Kept<'_>],
+    at_gate: impl FnOnce(OwnedFd, u32) -> io::Result<()>,
+    pid_out: OwnedFd,
+    go_in: OwnedFd,
+) -> Result<(), Failure> {
     let mut pid = [0u8; 4];
     let read = rustix::io::retry_on_intr(|| rustix::io::read(&pid_out, &mut pid));
     if read != Ok(pid.len()) {
@@ -105,10 +114,12 @@ fn bind(locks: &[Kept<'_>], pid_out: OwnedFd, go_in: OwnedFd) -> Result<(), Fail
         return Ok(());
     }
     let system = |error: io::Error| Failure::new(Exit::Unavailable, error.to_string());
-    let pidfd = process::pidfd_of_child(u32::from_ne_bytes(pid)).map_err(system)?;
+    let pid = u32::from_ne_bytes(pid);
+    let pidfd = process::pidfd_of_child(pid).map_err(system)?;
     for lock in locks {
         lock.bind(pidfd.as_fd())?;
     }
+    at_gate(pidfd, pid).map_err(system)?;
     rustix::io::write(&go_in, b"!").map_err(|error| system(error.into()))?;
     Ok(())
 }

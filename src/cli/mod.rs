@@ -139,6 +139,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     let exit = match cli.verb {
         Verb::Run(args) => return run::run(&common, &args),
         Verb::Elect(args) => return elect::elect(&common, &args),
+        Verb::ElectGuard => return elect::guard(),
         Verb::Sim(args) => return Ok(crate::sim::run(args)),
         Verb::SimClaw(args) => return Ok(crate::sim::run_claw(args)),
         Verb::SimJanitor(args) => return Ok(crate::sim::run_janitor(args)),

@@ -127,7 +127,7 @@ fn command(
     let signals = child::signals()?;
     let kept: Vec<Kept<'_>> =
         locks.iter().filter_map(|body| Some(Kept { client, lock_id: body.lock_id.as_deref()? })).collect();
-    match child::start(command, &kept)? {
+    match child::start(command, &kept, |_, _| Ok(()))? {
         Ok(child) => wait_for(child, signals).map(Ok),
         Err(error) => Ok(Err(error)),
     }

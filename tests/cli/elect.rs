@@ -143,12 +143,70 @@ fn a_command_that_does_not_lead_any_more_is_killed_if_it_ignores_sigterm() {
     next.elect.kill().unwrap();
 }
 
+/// The process that guards the command of an `elect`.
+fn guard_of(elect: u32) -> u32 {
+    let read = |path: String| fs::read_to_string(path).unwrap_or_default();
+    // A dead one that is not collected yet has a name, and no arguments any more.
+    let is_guard = |pid: &u32| {
+        read(format!("/proc/{pid}/comm")) == "elect-guard\n" && !read(format!("/proc/{pid}/cmdline")).is_empty()
+    };
+    until("a guard watches", || {
+        let threads = fs::read_dir(format!("/proc/{elect}/task")).unwrap();
+        let children = threads.map(|thread| read(format!("{}/children", thread.unwrap().path().display())));
+        let children = children.collect::<String>();
+        children.split_whitespace().map(|pid| pid.parse().unwrap()).find(is_guard)
+    })
+}
+
+#[test]
+fn a_command_of_a_killed_candidate_leads_on_and_is_ended_when_it_does_not() {
+    let ground = Ground::new();
+    for (led, script) in [(1, LEADER), (2, STUBBORN)] {
+        let mut first = Candidate::with(&ground, &format!("a{led}"), "x --grace 0.2", script);
+        let ending = Ending::of(leader(&ground, 2 * led - 1));
+        first.says("leads @x");
+        kill_9(first.elect.id());
+        first.elect.wait().unwrap();
+        let mut next = Candidate::new(&ground, "b", "x");
+        ground.until_waiting(&["b"]);
+        next.says("while its command runs");
+        break_it(&ground);
+        first.says("no longer leads @x, so the command is ended");
+        ending.wait();
+        leader(&ground, 2 * led);
+        signal(next.elect.id(), Signal::TERM);
+        next.end();
+    }
+    never_two_at_once(&ground);
+}
+
+#[test]
+fn a_killed_guard_is_replaced() {
+    let ground = Ground::new();
+    let mut first = Candidate::new(&ground, "a", "x");
+    let ending = Ending::of(leader(&ground, 1));
+    for _ in 0..2 {
+        let guard = guard_of(first.elect.id());
+        let gone = Ending::of(guard);
+        kill_9(guard);
+        gone.wait();
+    }
+    guard_of(first.elect.id());
+    kill_9(first.elect.id());
+    first.end();
+    break_it(&ground);
+    ending.wait();
+}
+
 #[test]
 fn a_new_leader_waits_for_the_command_of_the_one_before() {
     let ground = Ground::new();
     let mut first = Candidate::new(&ground, "a", "x");
     let pid = leader(&ground, 1);
-    // Nobody is left to end the command.
+    // Nobody is left to end the command: a stopped one posts no guard again.
+    let guard = guard_of(first.elect.id());
+    signal(first.elect.id(), Signal::STOP);
+    kill_9(guard);
     kill_9(first.elect.id());
     first.end();
     let mut next = Candidate::new(&ground, "b", "x");
@@ -166,21 +224,21 @@ fn a_new_leader_waits_for_the_command_of_the_one_before() {
 }
 
 #[test]
-fn a_stopped_candidate_that_lost_its_leadership_ends_its_command_when_it_goes_on() {
+fn the_command_of_a_stopped_candidate_is_ended_all_the_same() {
     let ground = Ground::new();
-    let mut first = Candidate::new(&ground, "a", "x");
+    let mut first = Candidate::new(&ground, "a", "x -E 75");
     let pid = leader(&ground, 1);
     signal(first.elect.id(), Signal::STOP);
     // A stopped command hears of its end all the same.
     signal(pid, Signal::STOP);
-    let mut next = Candidate::new(&ground, "b", "x");
+    let _next = Candidate::new(&ground, "b", "x");
     ground.until_waiting(&["b"]);
     break_it(&ground);
-    next.says("waiting: ");
-    assert_eq!(leaders(&ground).len(), 1);
-    signal(first.elect.id(), Signal::CONT);
-    assert_eq!(first.end(), Some(1));
     leader(&ground, 2);
+    signal(first.elect.id(), Signal::CONT);
+    first.says("a leads @x");
+    first.says("no longer leads @x, so the command is ended: you lost @x");
+    assert_eq!(first.end(), Some(75));
     never_two_at_once(&ground);
 }
 
