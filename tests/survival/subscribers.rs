@@ -1,11 +1,11 @@
 //! Many subscribers of one daemon that stall, go and come back at random while it is killed: what each was told is held
-//! against what all were told.
+//! against what all were told, and that against what was done.
 
 use crate::util::{FLOCKD, Ground, StopAtEnd, scaled, until};
 use crate::witness::{Random, seed};
 use flockd::crossbeam_channel::Receiver;
 use flockd::{Client, Event, EventFilter};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -24,8 +24,8 @@ struct Diary {
 }
 
 enum Told {
-    /// A number and what the rest of the event comes to.
-    Event(u64, u64),
+    /// A number, what the rest of the event comes to, and what happened to which lock.
+    Event(u64, u64, u64),
     Gap {
         from: u64,
         to: u64,
@@ -49,12 +49,22 @@ impl Stage {
     }
 }
 
-/// Takes and releases until so many events are made.
-fn work(stage: &Stage, number: usize, events: u64) {
+fn hash(of: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Takes and releases until so many events are made; what happened to which lock, in order.
+fn work(stage: &Stage, number: usize, events: u64) -> Vec<u64> {
     let session = stage.client.agent(format!("claw-{number}")).unwrap();
+    let mut done = Vec::new();
     while stage.made.fetch_add(2, Ordering::Relaxed) < events {
-        drop(session.lock(format!("@{number}")).ttl(Duration::ZERO).acquire().unwrap());
+        let guard = session.lock(format!("@{number}")).ttl(Duration::ZERO).acquire().unwrap();
+        done.extend(["lock.acquired", "lock.released"].map(|event| hash((event, guard.lock_id()))));
+        drop(guard);
     }
+    done
 }
 
 /// Reads, stalls, goes and comes back, until it has heard of the last event. The first one begins to read when all is
@@ -97,9 +107,8 @@ impl Diary {
     fn note(&mut self, event: &Event) {
         let told = match event {
             Event::Lock(event) => {
-                let mut hasher = DefaultHasher::new();
-                (&event.id, &event.event, &event.lock_id, &event.acquired_by, event.fence).hash(&mut hasher);
-                Told::Event(event.seq, hasher.finish())
+                let content = hash((&event.id, &event.event, &event.lock_id, &event.acquired_by, event.fence));
+                Told::Event(event.seq, content, hash((event.event.as_str(), event.lock_id.as_str())))
             }
             Event::Gap(gap) => Told::Gap { from: gap.from, to: gap.to, events: gap.events },
             other => panic!("{other:?}"),
@@ -109,20 +118,23 @@ impl Diary {
     }
 }
 
-/// In order, no two with one number, nothing that others were told left out but by a gap that says so.
-fn judge(diaries: &[Diary], start: u64) -> (usize, usize) {
+/// In order, no two with one number, nothing that others were told or that was done left out but by a gap that says so.
+fn judge(diaries: &[Diary], start: u64, done: &[Vec<u64>]) -> (usize, usize) {
     let mut all: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut when: HashMap<u64, u64> = HashMap::new();
     for told in diaries.iter().flat_map(|diary| &diary.told) {
-        if let Told::Event(seq, content) = told {
+        if let Told::Event(seq, content, what) = told {
             assert_eq!(all.entry(*seq).or_insert(*content), content, "two were told of another event {seq}");
+            assert_eq!(when.entry(*what).or_insert(*seq), seq, "one event is told under two numbers");
         }
     }
+    done.iter().for_each(|done| all_was_told(diaries, start, done, &when));
     let mut gaps = 0;
     for (at, diary) in diaries.iter().enumerate() {
         let mut last = start;
         for told in &diary.told {
             match told {
-                Told::Event(seq, _) => {
+                Told::Event(seq, ..) => {
                     assert!(*seq > last, "subscriber {at}: {seq} after {last}");
                     let skipped = all.range(last + 1..*seq).next();
                     assert_eq!(skipped, None, "subscriber {at}: between {last} and {seq} others were told more");
@@ -140,6 +152,26 @@ fn judge(diaries: &[Diary], start: u64) -> (usize, usize) {
     (all.len(), gaps)
 }
 
+/// What one worker has done was told in its order; what nobody was told of lies in a gap of everybody.
+fn all_was_told(diaries: &[Diary], start: u64, done: &[u64], when: &HashMap<u64, u64>) {
+    let mut last = start;
+    let mut is_missing = false;
+    for what in done {
+        let Some(&seq) = when.get(what) else {
+            is_missing = true;
+            continue;
+        };
+        assert!(seq > last, "{seq} happened after {last}");
+        if std::mem::take(&mut is_missing) {
+            let is_around = |told: &Told| matches!(told, Told::Gap { from, to, .. } if *from < seq && *to > last);
+            let has_gap = |diary: &Diary| diary.told.iter().any(is_around);
+            assert!(diaries.iter().all(has_gap), "nobody was told all that happened between {last} and {seq}");
+        }
+        last = seq;
+    }
+    assert!(!is_missing, "the last that happened was told to nobody");
+}
+
 #[test]
 fn many_subscribers_that_stall_and_come_back_miss_nothing_that_they_are_not_told_of() {
     let events = scaled(50_000);
@@ -155,7 +187,7 @@ fn many_subscribers_that_stall_and_come_back_miss_nothing_that_they_are_not_told
     let start = probe.recv_timeout(GUARD).unwrap().seq();
     let (made, is_over, end) = (AtomicU64::new(0), AtomicBool::new(false), AtomicU64::new(0));
     let stage = Stage { client, start, made, is_over, end };
-    let diaries: Vec<Diary> = std::thread::scope(|scope| {
+    let (diaries, done): (Vec<Diary>, Vec<Vec<u64>>) = std::thread::scope(|scope| {
         let (stage, ground) = (&stage, &ground);
         let _stop = StopAtEnd(&stage.is_over);
         let followers: Vec<_> = seeds
@@ -173,14 +205,14 @@ fn many_subscribers_that_stall_and_come_back_miss_nothing_that_they_are_not_told
             until("the daemon serves", || ground.flockd("", "daemon status").code.filter(|code| *code == 0));
             ground.kill_daemon();
         }
-        workers.into_iter().for_each(|worker| worker.join().unwrap());
+        let done = workers.into_iter().map(|worker| worker.join().unwrap()).collect();
         stage.is_over.store(true, Ordering::Relaxed);
         let last = stage.client.subscribe(EventFilter::new().scope("@end").event("lock.released")).unwrap();
         drop(stage.client.agent("claw").unwrap().lock("@end").acquire().unwrap());
         stage.end.store(last.recv_timeout(GUARD).unwrap().seq(), Ordering::Release);
-        followers.into_iter().map(|follower| follower.join().unwrap()).collect()
+        (followers.into_iter().map(|follower| follower.join().unwrap()).collect(), done)
     });
-    let (heard, gaps) = judge(&diaries, start);
+    let (heard, gaps) = judge(&diaries, start, &done);
     let resumed: u64 = diaries.iter().map(|diary| diary.resumed).sum();
     println!("{subscribers} subscribers, {heard} events, {gaps} gaps, {resumed} resumed, {KILLS} kills");
     assert!(heard as u64 > events && resumed > 0, "{heard} of {events} events heard, {resumed} times resumed");
