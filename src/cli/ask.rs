@@ -197,11 +197,13 @@ pub(super) fn downgrade(common: &Common, args: &DowngradeArgs) -> Result<Exit, F
     let client = common.connect_to_give_back()?;
     let request = about_one(&args.which, args.glob, Op::Downgrade);
     // The answer is the same whether it was shared before: that is looked at, and only the word for it depends on it.
-    let before = ask(&client, Request { op: Op::Status, lock_id: None, ..request.clone() })?;
+    let before = client.call(Request { op: Op::Status, lock_id: None, ..request.clone() })?;
+    // Who waits comes again with the answer.
+    print::losses(&before.lost);
     match ask(&client, request)? {
         Body::Lock(body) if !common.json => {
             let was = |held: &wire::Held| body.lock_id.as_ref() == Some(&held.lock_id) && held.mode == Mode::Shared;
-            let was_shared = matches!(before, Body::Status(status) if status.locks.iter().any(was));
+            let was_shared = matches!(before.ok, Some(Body::Status(status)) if status.locks.iter().any(was));
             print::out(&print::shared(&body, was_shared));
             Ok(Exit::Yes)
         }

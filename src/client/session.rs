@@ -118,7 +118,8 @@ impl Session {
     }
 
     /// Releases everything that the agent holds, in whatever session, and names it. Guards elsewhere have lost their
-    /// locks then and are told so.
+    /// locks then and are told so. What the agent held before a guard of this session took it over is the agent's
+    /// again, as after the guard's own release; a second call releases that as well.
     ///
     /// # Errors
     /// See [`Error`].

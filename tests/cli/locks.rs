@@ -355,6 +355,9 @@ fn who_waits_for_a_lock_is_told_to_its_holder() {
     let mut waiting = ground.queue("b", "x");
     ground.until_waiting(&["b"]);
     ground.flockd("a", "check x").gives(0).says(&["b waits for x", "flockd unlock x"]);
+    // It looks at the lock before, and says it once all the same.
+    let downgraded = ground.flockd("a", "downgrade x").gives(0).err;
+    assert_eq!(downgraded.matches("b waits for x").count(), 1, "{downgraded}");
     ground.flockd("a", "unlock x").gives(0);
     waiting.granted();
     assert_eq!(waiting.end(), Some(0));
