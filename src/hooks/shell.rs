@@ -53,6 +53,7 @@ fn written_by(words: &[Word]) -> Vec<PathBuf> {
     };
     let name = name.rsplit('/').next().unwrap_or(name);
     match name {
+        "sh" | "bash" | "dash" | "zsh" | "ksh" => script_of(args),
         "tee" | "rm" | "unlink" | "touch" | "rmdir" | "shred" => plain(&operands(args, &[])),
         "truncate" => plain(&operands(args, &["-s", "--size", "-r", "--reference"])),
         "dd" => args.iter().filter_map(|arg| arg.plain()?.strip_prefix("of=")).map(PathBuf::from).collect(),
@@ -61,6 +62,13 @@ fn written_by(words: &[Word]) -> Vec<PathBuf> {
         "cp" | "install" | "ln" => copied(args, false),
         _ => Vec::new(),
     }
+}
+
+/// What `sh -c SCRIPT` writes. What the outer shell replaces in the script is no plain word of it either.
+fn script_of(args: &[Word]) -> Vec<PathBuf> {
+    let is_c = |word: &Word| word.text.starts_with('-') && !word.text.starts_with("--") && word.text.ends_with('c');
+    let script = args.iter().skip_while(|word| !is_c(word)).find(|word| !word.text.starts_with('-'));
+    script.map(|word| targets(&word.text)).unwrap_or_default()
 }
 
 fn is_assignment(word: &str) -> bool {
@@ -165,6 +173,8 @@ fn pieces(command: &str) -> Vec<Piece> {
     let mut tokens = Tokens { rest: command, ends: Vec::new() };
     while let Some(token) = tokens.next() {
         match token {
+            // A condition of bash's, in which an arrow compares.
+            Token::Word(word) if word.text == "[[" && words.is_empty() => tokens.skip_past(" ]]"),
             Token::Word(word) => words.push(word),
             Token::Out => match tokens.next() {
                 // `>&2` and `>&-` are descriptors.
@@ -249,6 +259,10 @@ impl Tokens<'_> {
         if self.rest.is_empty() { None } else { Some(Token::Word(self.word())) }
     }
 
+    fn skip_past(&mut self, end: &str) {
+        self.rest = self.rest.split_once(end).map_or("", |(_, rest)| rest);
+    }
+
     fn skip_heredocs(&mut self) {
         for end in std::mem::take(&mut self.ends) {
             let mut line = "";
@@ -277,6 +291,11 @@ impl Tokens<'_> {
                     end = at;
                     break;
                 }
+                // Relative paths begin there, wherever the commands before have gone.
+                (_, '$') if word.text.is_empty() && names_cwd(&self.rest[at..]).is_some() => {
+                    let name = names_cwd(&self.rest[at..]).unwrap_or_default();
+                    chars.by_ref().nth(name.len() - 2);
+                }
                 (_, c) => {
                     let is_first = word.text.is_empty();
                     let replaced = matches!(c, '$' | '`')
@@ -289,6 +308,11 @@ impl Tokens<'_> {
         self.rest = &self.rest[end..];
         word
     }
+}
+
+/// The variable of the working directory and the slash behind it, if a text begins so.
+fn names_cwd(text: &str) -> Option<&'static str> {
+    ["$PWD/", "${PWD}/"].into_iter().find(|name| text.starts_with(name))
 }
 
 #[cfg(test)]
@@ -309,12 +333,17 @@ mod tests {
         assert_eq!(found("cat <<'A' <<B > d\n> 1\nA\n> 2\nB\n: > e"), ["d", "e"]);
         assert_eq!(found("[ 3 -gt 2 ] && echo '> no' \"> no\" \\> no # > no"), [""; 0]);
         assert_eq!(found("wc -l < in 3<&0 >&2"), [""; 0]);
+        assert_eq!(found("[[ $a > b && x < y ]] && echo > c; [[ a > b"), ["c"]);
     }
 
     #[test]
     fn what_the_shell_would_replace_is_not_guessed() {
         assert_eq!(found("echo x > \"$HOME/a\"; rm *.o; touch ~/b {c,d} `e` '$f'"), ["$f"]);
         assert_eq!(found("cd \"$D\" && echo > rel && echo > /abs"), ["/abs"]);
+        assert_eq!(
+            found("cd d; echo > \"$PWD/a\" 2>${PWD}/b; echo > '$PWD/c' >$PWD; echo > x$PWD/d"),
+            ["d/a", "d/b", "d/$PWD/c"]
+        );
     }
 
     #[test]
@@ -332,6 +361,8 @@ mod tests {
         assert_eq!(found("truncate -s 0 log"), ["log"]);
         assert_eq!(found("FOO=1 env BAR=2 touch a"), ["a"]);
         assert_eq!(found("echo rm a"), [""; 0]);
+        assert_eq!(found("cd d; bash -lc 'echo > a; cd e && rm b' x > c"), ["d/c", "d/a", "d/e/b"]);
+        assert_eq!(found("sh -c \"echo > $X; echo > \\$Y; echo > a\"; sh script > b"), ["a", "b"]);
     }
 
     #[test]
