@@ -4,7 +4,7 @@ use super::Failure;
 use crate::client::ClientError;
 use crate::wire::render::duration;
 use crate::wire::{
-    Answer, Body, Code, ContentionBody, DaemonBody, EventBody, GapBody, Held, KeptBy, LockBody, LocksBody, Loss,
+    Answer, Body, Code, ContentionBody, DaemonBody, EventBody, GapBody, Held, KeptBy, LockBody, LocksBody, Loss, Mode,
     StatusBody, WaiterBody,
 };
 use anstyle::{AnsiColor, Style};
@@ -184,7 +184,16 @@ fn held_now(how: &str, body: &LockBody) -> String {
     if body.more_holders > 0 {
         let _ = writeln!(text, "  and {} more", body.more_holders);
     }
+    if let Some(hint) = hint(body) {
+        let _ = writeln!(text, "  {}", shown(hint));
+    }
     text
+}
+
+/// What is odd about a name that was locked. What is true of all patterns and advisory locks is not said each time.
+pub(super) fn hint(body: &LockBody) -> Option<&str> {
+    let is_same_for_all = body.mode == Mode::Advisory || body.path.starts_with("glob:");
+    body.advice.as_deref().filter(|_| !is_same_for_all)
 }
 
 /// One line on who leads now.

@@ -31,6 +31,9 @@ pub(super) fn run(common: &Common, args: &RunArgs) -> Result<ExitCode, Failure> 
         Body::Locks(body) if body.acquired => body.locks,
         refused => return refuse(common, args, &client, &refused),
     };
+    for (body, hint) in locks.iter().filter_map(|body| Some((body, print::hint(body)?))) {
+        print::warning(&format!("{}: {hint}", body.file_id));
+    }
     let below = |held: &&Held| held.agent.strip_prefix(agent.as_str()).is_some_and(|rest| rest.starts_with('/'));
     for held in locks.iter().flat_map(|body| &body.holders).filter(below) {
         print::err(&format!("flockd: {}, and works on beside this command\n", print::holder_line(held)));

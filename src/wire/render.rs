@@ -197,7 +197,7 @@ fn granted_body(granted: &model::Granted, standings: &Standings, now: Now) -> Lo
         advice: match (lock.ask.mode, &lock.ask.target.scope) {
             (model::Mode::Advisory, _) => Some(NO_PROTECTION.to_owned()),
             (_, Scope::Pattern(_)) => Some(NO_FLOCK.to_owned()),
-            _ => None,
+            _ => taken_at_its_word(&lock.ask),
         },
         rank: standing.map(|standing| standing.rank),
         leader: standing.map(|standing| standing.leader.to_string()),
@@ -210,6 +210,27 @@ const NO_PROTECTION: &str = "an advisory lock keeps nobody out and protects no w
 
 /// Said with each grant of a pattern.
 const NO_FLOCK: &str = "a pattern is no file that could be flocked: only programs that ask this daemon are kept out";
+
+/// Said with a grant of a name that does not exist and looks as if something else was meant. It may come to exist, so
+/// that it is locked all the same.
+fn taken_at_its_word(ask: &model::Ask) -> Option<String> {
+    let (target, name) = (&ask.target, file_id(ask));
+    if target.own_id().is_some() {
+        return None;
+    }
+    let has = |wanted: &[u8]| target.scope.components().any(|component| component == wanted);
+    if has(b"~") {
+        return Some(
+            "this is a name of which ~ is a part, and nothing is there: write the home directory out".to_owned(),
+        );
+    }
+    if has(b"file:") {
+        return Some("this is a name of which file: is a part, and nothing is there: give a path, no URL".to_owned());
+    }
+    // The signs in brackets, [id] and {a,b}, stand in the names of many files.
+    let is_like_pattern = target.scope.components().any(|component| component.contains(&b'*'));
+    is_like_pattern.then(|| format!("this is the name of one file, and it is not there: a pattern is glob:{name}"))
+}
 
 fn refused_body(refused: &Refused, about: &About, now: Now) -> LockBody {
     let kept = refused.kept.as_deref();

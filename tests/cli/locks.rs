@@ -349,6 +349,31 @@ fn a_name_of_any_bytes_is_locked_and_shown_harmlessly() {
 }
 
 #[test]
+fn a_name_that_looks_like_something_else_is_locked_and_it_is_said() {
+    let ground = Ground::new();
+    std::fs::write(ground.work.join("is*there"), "").unwrap();
+    let told = |name: &str| {
+        let done = Done::of(ground.command("a", &["lock", name])).gives(0);
+        let ran = Done::of(ground.command("b", &["run", "-s", &format!("{name}2"), "--", "true"])).gives(0);
+        (done.out.lines().count() > 1, ran.err, done.out)
+    };
+    for (name, hint) in [
+        ("src/*.rs", "a pattern is glob:src/*.rs"),
+        ("~/notes", "write the home directory out"),
+        ("file:///tmp/x", "give a path, no URL"),
+    ] {
+        let (is_told, by_run, text) = told(name);
+        assert!(is_told && text.contains(hint), "{text}");
+        assert!(by_run.contains(hint.split(' ').next_back().unwrap()), "{by_run}");
+    }
+    for name in ["app/[id]/page.tsx", "new{a,b}", "~x", "plain"] {
+        assert_eq!(told(name).0, false, "{name}");
+        assert_eq!(told(name).1, "");
+    }
+    assert!(!told("is*there").0);
+}
+
+#[test]
 fn who_waits_for_a_lock_is_told_to_its_holder() {
     let ground = Ground::new();
     ground.flockd("a", "lock x").gives(0);
