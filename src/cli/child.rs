@@ -13,6 +13,10 @@ use std::process::{Child, Command, ExitCode, ExitStatus};
 
 /// The locks of the `run`s and `elect`s around this one, so that it does not wait for what waits for it.
 pub(super) const AROUND: &str = "FLOCKD_RUN_LOCKS";
+/// The signals that are passed on to a command.
+const PASSED_ON: [i32; 6] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2];
+/// With what a command ends that may not begin; nobody sees it.
+const NOT_LET_GO: i32 = 125;
 /// As shells, env(1) and nice(1) say that there is no such command, or that it cannot be run.
 const NOT_FOUND: u8 = 127;
 const NOT_RUNNABLE: u8 = 126;
@@ -33,12 +37,12 @@ impl Kept<'_> {
     }
 }
 
-/// The signals that are passed on to a command.
+/// The signals that are to be passed on to a command.
 ///
 /// # Errors
 /// When the system has no descriptors left.
 pub(super) fn signals() -> Result<Signals, Failure> {
-    Ok(Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2])?)
+    Ok(Signals::new(PASSED_ON)?)
 }
 
 /// Starts a command behind a gate, binds the locks to it, does what else has to be done `at_gate`, which is given the
@@ -59,15 +63,23 @@ pub(super) fn start(
         // The child's copy of the other end is closed first: else it would wait for itself if its parent is killed now.
         // SAFETY: in the child nobody else uses this number, and its owner, the thread that binds, is not there.
         unsafe { rustix::io::close(go_in_number) };
+        // The caller's handlers are not the command's: what comes before its first step ends it.
+        for signal in PASSED_ON {
+            // SAFETY: to set the default may be done here, and no handler is named.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
         rustix::io::write(&pid_in, &rustix::process::getpid().as_raw_pid().to_ne_bytes())?;
         let mut go = [0u8; 1];
         match rustix::io::retry_on_intr(|| rustix::io::read(&go_out, &mut go))? {
             1 => Ok(()),
-            _ => Err(io::Error::other("the lock could not be bound to the command")),
+            // The caller is dead, or knows why it does not let the command go on. An error would be told to it, and
+            // std is loud about it if nobody is there to hear.
+            // SAFETY: a child that has not called exec yet ends so.
+            _ => unsafe { libc::_exit(NOT_LET_GO) },
         }
     };
-    // SAFETY: between fork and exec the closure closes, writes and reads descriptors by plain system calls and
-    // allocates nothing on its way to success; its error is a value that std reports by number alone.
+    // SAFETY: between fork and exec the closure closes, writes and reads descriptors and sets signals by plain system
+    // calls and allocates nothing on its way to success; its error is a value that std reports by number alone.
     unsafe { command.pre_exec(wait_at_gate) };
     std::thread::scope(|scope| {
         let bind = scope.spawn(|| bind(locks, at_gate, pid_out, go_in));
@@ -77,7 +89,12 @@ pub(super) fn start(
         drop(command);
         let bound = bind.join().expect("the binding thread does not panic");
         match (spawned, bound) {
-            (Ok(child), _) => Ok(Ok(child)),
+            (Ok(child), Ok(())) => Ok(Ok(child)),
+            // It was not let go; or it was killed at the gate, which is how it has ended then.
+            (Ok(mut child), Err(failure)) => match child.wait() {
+                Ok(status) if status.signal().is_some() => Ok(Ok(child)),
+                _ => Err(failure),
+            },
             (Err(_), Err(failure)) => Err(failure),
             (Err(error), Ok(())) => Ok(Err(error)),
         }

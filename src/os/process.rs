@@ -10,7 +10,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags,
 };
-use rustix::process::{Pid, PidfdFlags};
+use rustix::process::{Pid, PidfdFlags, Signal};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 
@@ -346,6 +346,25 @@ pub fn pidfd_of_child(pid: u32) -> io::Result<OwnedFd> {
     let pid = number(pid).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no process number"))?;
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
 }
+
+/// Sends a signal to the process group of the process that a pidfd belongs to. Unlike a number it never means another
+/// group, also when the process has ended and others of its group have not.
+///
+/// # Errors
+/// `InvalidInput` where the kernel cannot do that, which it can from 6.9 on; that there is no such group any more, or
+/// that it has another user's rights.
+pub fn signal_group(pidfd: &impl AsFd, signal: Signal) -> io::Result<()> {
+    let pidfd = pidfd.as_fd().as_raw_fd();
+    // SAFETY: the call takes numbers and no pointer but the null one, which stands for the usual information.
+    let result = unsafe {
+        let no_information = std::ptr::null::<libc::siginfo_t>();
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd, signal.as_raw(), no_information, PIDFD_SIGNAL_PROCESS_GROUP)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The flag of `pidfd_send_signal` for all of the process's group.
+const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
 
 /// A process above this one.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -181,21 +181,99 @@ fn a_command_of_a_killed_candidate_leads_on_and_is_ended_when_it_does_not() {
 }
 
 #[test]
-fn a_killed_guard_is_replaced() {
+fn a_killed_guard_is_replaced_by_whoever_started_it() {
     let ground = Ground::new();
     let mut first = Candidate::new(&ground, "a", "x");
     let ending = Ending::of(leader(&ground, 1));
-    for _ in 0..2 {
-        let guard = guard_of(first.elect.id());
-        let gone = Ending::of(guard);
-        kill_9(guard);
+    let kill = |pid: u32| {
+        let gone = Ending::of(pid);
+        kill_9(pid);
         gone.wait();
+    };
+    let elect = first.elect.id();
+    for _ in 0..2 {
+        kill(guard_of(elect));
     }
-    guard_of(first.elect.id());
-    kill_9(first.elect.id());
+    let second = guard_of(elect);
+    kill_9(elect);
     first.end();
+    // It is now what `elect` was, and has a guard of its own.
+    kill(guard_of(second));
+    let third = guard_of(second);
+    kill(second);
+    guard_of(third);
     break_it(&ground);
     ending.wait();
+}
+
+#[test]
+fn a_guard_that_is_stopped_is_replaced_and_does_not_keep_the_command() {
+    let ground = Ground::new();
+    let mut first = Candidate::with(&ground, "a", "x --grace 0.2 -E 75", STUBBORN);
+    let ending = Ending::of(leader(&ground, 1));
+    let (guard, gone) = {
+        let guard = guard_of(first.elect.id());
+        (guard, Ending::of(guard))
+    };
+    signal(guard, Signal::STOP);
+    break_it(&ground);
+    gone.wait();
+    ending.wait();
+    assert_eq!(first.end(), Some(75));
+}
+
+#[test]
+fn nothing_in_a_guard_hangs_on_the_directory_or_on_who_reads_what_it_says() {
+    let ground = Ground::new();
+    let dir = ground.work.join("gone");
+    fs::create_dir(&dir).unwrap();
+    let mut command = elect(&ground, "a", "x --grace 0.2", "echo $$ $FLOCKD_FENCE >>../leaders; exec sleep 600");
+    // A pipe that is full, and is not read.
+    let (unread, stderr) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
+    while rustix::io::write(&stderr, &[b'.'; 4096]).is_ok() {}
+    rustix::fs::fcntl_setfl(&stderr, rustix::fs::OFlags::empty()).unwrap();
+    let mut first = command.current_dir(&dir).stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
+    let ending = Ending::of(leader(&ground, 1));
+    fs::remove_dir(&dir).unwrap();
+    kill_9(guard_of(first.id()));
+    let guard = guard_of(first.id());
+    kill_9(first.id());
+    first.wait().unwrap();
+    guard_of(guard);
+    break_it(&ground);
+    ending.wait();
+    drop(unread);
+}
+
+#[test]
+fn a_command_that_is_killed_before_its_first_step_ends_elect_as_its_own_end_does() {
+    let ground = Ground::new();
+    let mut at_the_gate = 0;
+    for round in 0..20 {
+        let mut first = elect(&ground, "a", &format!("x{round}"), "exit 7").stderr(Stdio::null()).spawn().unwrap();
+        let elect = first.id();
+        // The first child of all is the command; the guard comes while it waits.
+        let command = until("it has a child or is over", || {
+            let read = |path| fs::read_to_string(path).unwrap_or_default();
+            let threads = fs::read_dir(format!("/proc/{elect}/task")).ok()?;
+            let children = threads.map(|thread| read(thread.unwrap().path().join("children"))).collect::<String>();
+            children
+                .split_whitespace()
+                .map(|pid| pid.parse::<u32>().unwrap())
+                .min()
+                .map(Some)
+                .or_else(|| first.try_wait().unwrap().map(|_| None))
+        });
+        if let Some(pid) = command {
+            // It may have ended by itself.
+            let _ = rustix::process::kill_process(rustix::process::Pid::from_raw(pid as i32).unwrap(), Signal::KILL);
+        }
+        let code = first.wait().unwrap().code();
+        at_the_gate += usize::from(code == Some(137));
+        assert!([Some(137), Some(7)].contains(&code), "{code:?}");
+    }
+    assert!(at_the_gate > 0, "none was killed in time");
+    assert_eq!(ground.status().locks, []);
 }
 
 #[test]

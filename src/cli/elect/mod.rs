@@ -6,39 +6,42 @@
 //! in a name that is this process's own: nothing that the agent does releases it. Neither has a ttl: they end when the
 //! kernel says that the process is dead, not before and not later.
 //!
-//! A process beside this one looks after both and ends a command that does not lead any more ([`guard`]).
+//! A process beside this one looks after both and ends a command that does not lead any more ([`watch`], [`guard`]).
 
 mod guard;
 mod post;
+mod watch;
 
 pub(super) use guard::guard;
 
 use super::args::ElectArgs;
 use super::child::{self, Kept};
 use super::{Common, Exit, Failure, ask, print, run};
-use crate::client::{Connection, Custodian, unexpected};
-use crate::clock;
+use crate::client::{Connection, Custodian, Launch, unexpected};
 use crate::limits;
-use crate::model::{self, Agent, Moment};
+use crate::model::{self, Agent};
 use crate::os::process;
 use crate::wire::{Answer, Body, Code, LockBody, Op, Request, WireError};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
-use guard::{Charge, Guard, Report};
+use crossbeam_channel::{bounded, unbounded};
 use post::{Post, Word};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{Pid, Signal, kill_process_group};
 use signal_hook::iterator::Signals;
 use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode};
 use std::sync::Arc;
 use std::time::Duration;
+use watch::{Charge, Group, Told, Watch};
 
 /// What the name of the second lock has behind that of the first.
 const OF_THE_COMMAND: &str = ":command";
 
 pub(super) fn elect(common: &Common, args: &ElectArgs) -> Result<ExitCode, Failure> {
     let own = std::process::id();
+    // As it is now: the file may be replaced while this waits.
+    let Launch::With(flockd) = super::launch()? else { unreachable!("the program starts daemons") };
     let agent = match common.known_agent()? {
         Some(agent) => agent,
         None => Agent::new(&format!("run-{own}"))?,
@@ -64,7 +67,7 @@ pub(super) fn elect(common: &Common, args: &ElectArgs) -> Result<ExitCode, Failu
         Some((program, rest)) => {
             let mut command = Command::new(program);
             command.args(rest).env("FLOCKD_AGENT", agent.as_str());
-            lead(common, args, &posts, command)
+            lead(common, args, &posts, flockd, command)
         }
     }
 }
@@ -118,6 +121,7 @@ impl Post {
     }
 }
 
+/// With the word of whoever looked, or of the sessions of the locks.
 fn why_lost(posts: &[Post], why: Option<String>) -> String {
     let told = why.or_else(|| posts.iter().find_map(Post::why_lost));
     told.unwrap_or_else(|| "another call of its agent released it or took it up".to_owned())
@@ -141,43 +145,68 @@ fn hold(common: &Common, posts: &[Post; 2]) -> Result<ExitCode, Failure> {
     let office = &posts[0].body;
     print::out(&if common.json { print::json_line(office) } else { print::leads(office) });
     let (_running, done) = bounded(0);
-    let why = post::look_after(posts, &done).expect("it is listened to for as long as it looks");
+    let look = || posts.iter().map(Post::look).find(|word| *word != Word::Held).unwrap_or(Word::Held);
+    let why = post::look_after(look, &done).expect("it is listened to for as long as it looks");
     Err(not_leading(&posts[0], why))
 }
 
-/// What happens while one leads.
-enum News {
-    Lost(Option<String>),
-    Unguarded,
-    Ended,
-}
-
 /// Leads with a command, until it ends or is ended.
-fn lead(common: &Common, args: &ElectArgs, posts: &[Post; 2], mut command: Command) -> Result<ExitCode, Failure> {
+fn lead(
+    common: &Common,
+    args: &ElectArgs,
+    posts: &[Post; 2],
+    flockd: PathBuf,
+    mut command: Command,
+) -> Result<ExitCode, Failure> {
     let office = &posts[0].body;
     // A group of its own, so that whatever it has started is ended with it.
     command.process_group(0).env("FLOCKD_FENCE", office.fence.unwrap_or_default().to_string());
     let signals = child::signals()?;
-    let (news, heard) = unbounded();
     let mut watch = None;
-    let at_gate = |pidfd: OwnedFd, command: u32| {
+    let at_gate = |pidfd: OwnedFd, number: u32| {
+        let command = i32::try_from(number).expect("the number of a process");
         let bodies = posts.iter().map(|post| post.body.clone()).collect();
-        let command = i32::try_from(command).expect("the number of a process");
-        let charge = Charge { posts: bodies, command, grace: args.grace };
-        watch = Some(Watch::begin(charge, pidfd, news.clone())?);
+        let charge = Charge { posts: bodies, command, grace: args.grace, program: flockd };
+        watch = Some(Watch::begin(charge, Group::new(pidfd, command, true)?)?);
         Ok(())
     };
     let child = match child::start(command, &[posts[0].kept(), posts[1].kept()], at_gate)? {
         Ok(child) => child,
         Err(error) => return Ok(child::not_run(&args.command[0], &error)),
     };
-    let mut watch = watch.expect("a command begins when it is watched");
-    print::err(&if common.json { print::json_line(office) } else { format!("flockd: {}", print::leads(office)) });
+    // None: it was killed before it began.
+    let Some(mut watch) = watch else { return end(child, posts, args, false) };
     let forwarding = forward(signals, Pid::from_child(&child));
-    let lost = watch.until_ended(&heard, posts);
-    drop(watch);
+    let leads = if common.json { print::json_line(office) } else { format!("flockd: {}", print::leads(office)) };
+    let (say, said) = unbounded();
+    // Beside the watch: whoever reads stderr may not read it.
+    let speaker = {
+        let posts = posts.clone();
+        std::thread::spawn(move || {
+            print::err(&leads);
+            said.iter().for_each(|told| tell(&posts, told));
+        })
+    };
+    let is_lost = watch.until_ended(|told| say.send(told).unwrap_or_default());
+    drop((watch, say));
     forwarding();
-    end(child, posts, args, lost)
+    speaker.join().expect("whoever tells does not panic");
+    end(child, posts, args, is_lost)
+}
+
+fn tell(posts: &[Post; 2], told: Told) {
+    match told {
+        Told::Lost(why) => {
+            // What the sessions were told is here when they have an answer.
+            let of_its_own = |post: &Post| match post.look() {
+                Word::Lost(why) => why,
+                Word::Held | Word::None(_) => None,
+            };
+            let why = why.or_else(|| posts.iter().find_map(of_its_own));
+            print::err(&ended_for(&posts[0].body.file_id, &why_lost(posts, why)));
+        }
+        Told::Unguarded(error) => print::err(&unguarded(&error)),
+    }
 }
 
 /// The line that tells of a command's end.
@@ -185,92 +214,9 @@ fn ended_for(file_id: &str, why: &str) -> String {
     format!("flockd: no longer leads {file_id}, so the command is ended: {why}\n")
 }
 
-/// A command that is watched by a guard.
-struct Watch {
-    charge: Charge,
-    command: Arc<OwnedFd>,
-    guard: Option<Guard>,
-    news: Sender<News>,
-}
-
-impl Watch {
-    fn begin(charge: Charge, command: OwnedFd, news: Sender<News>) -> std::io::Result<Watch> {
-        let command = Arc::new(command);
-        let mut watch = Watch { charge, command: command.clone(), guard: None, news: news.clone() };
-        watch.post_guard()?;
-        // The command is not collected meanwhile, so that its number stays that of its group until nobody sends
-        // signals there any more.
-        std::thread::Builder::new().name("command".into()).spawn(move || {
-            guard::until_ended(&*command).expect("a pidfd can be waited for");
-            news.send(News::Ended).unwrap_or_default();
-        })?;
-        Ok(watch)
-    }
-
-    fn post_guard(&mut self) -> std::io::Result<()> {
-        let news = self.news.clone();
-        let tell = move |report| {
-            let told = match report {
-                Some(Report::Watching) => return,
-                Some(Report::Lost(why)) => News::Lost(why),
-                None => News::Unguarded,
-            };
-            news.send(told).unwrap_or_default();
-        };
-        self.guard = Some(Guard::start(&self.charge, self.command.as_fd(), tell)?);
-        Ok(())
-    }
-
-    /// Waits for the end of the command; why it did not lead any more, if so.
-    fn until_ended(&mut self, heard: &Receiver<News>, posts: &[Post; 2]) -> Option<String> {
-        let mut lost = None;
-        let mut has_ended = false;
-        let mut look_up: Option<Moment> = None;
-        loop {
-            let left = look_up.map_or(u64::MAX, |at| at.left(clock::now().mono));
-            match heard.recv_timeout(Duration::from_millis(left)) {
-                // The guard's last word may still be on its way; a stopped one has none.
-                Ok(News::Ended) => {
-                    has_ended = true;
-                    look_up = Some(clock::now().mono.after(limits::ELECT_LOOK));
-                }
-                Ok(News::Lost(why)) if lost.is_none() => lost = Some(tell_of_loss(posts, why)),
-                Ok(News::Lost(_)) => {}
-                Ok(News::Unguarded) => {
-                    self.guard = None;
-                    // Not in a circle, if it is killed each time.
-                    look_up = Some(clock::now().mono.after(limits::ELECT_LOOK));
-                }
-                Err(RecvTimeoutError::Timeout) if has_ended => break,
-                Err(RecvTimeoutError::Timeout) => {
-                    let is_done = self.post_guard().is_ok();
-                    look_up = (!is_done).then(|| clock::now().mono.after(limits::ELECT_LOOK));
-                }
-                Err(RecvTimeoutError::Disconnected) => unreachable!("the end of the command is always told"),
-            }
-            if has_ended && self.guard.is_none() {
-                break;
-            }
-        }
-        if lost.is_some() {
-            // The guard does that as well, and is not waited for.
-            let group = Pid::from_raw(self.charge.command).expect("the number of a process");
-            let _ = kill_process_group(group, Signal::KILL);
-        }
-        lost
-    }
-}
-
-/// Says that the command is ended, and why: with the word of the guard, or of this session, which has it when it has an
-/// answer.
-fn tell_of_loss(posts: &[Post; 2], why: Option<String>) -> String {
-    let of_its_own = |post: &Post| match post.look() {
-        Word::Lost(why) => why,
-        Word::Held | Word::None => None,
-    };
-    let why = why_lost(posts, why.or_else(|| posts.iter().find_map(of_its_own)));
-    print::err(&ended_for(&posts[0].body.file_id, &why));
-    why
+/// The line that tells that no guard can be started.
+fn unguarded(error: &std::io::Error) -> String {
+    format!("flockd: nobody sees whether the command still leads, until a process for that can be started: {error}\n")
 }
 
 /// Passes signals on to the command's group, until what is returned is called.
@@ -288,9 +234,9 @@ fn forward(mut signals: Signals, group: Pid) -> impl FnOnce() {
     }
 }
 
-fn end(mut child: Child, posts: &[Post; 2], args: &ElectArgs, lost: Option<String>) -> Result<ExitCode, Failure> {
+fn end(mut child: Child, posts: &[Post; 2], args: &ElectArgs, is_lost: bool) -> Result<ExitCode, Failure> {
     let status = child.wait()?;
-    if lost.is_some() {
+    if is_lost {
         return Ok(ExitCode::from(args.lost_exit_code));
     }
     for post in posts {
