@@ -60,14 +60,24 @@ impl Said {
     }
 
     /// Adds what the agent has to hear beside: what it lost, who waits for it, what the daemon warned of.
-    pub(super) fn add(&mut self, lost: &[Loss], wanted: &[Wanted], warning: Option<&str>) {
+    /// Of many who wait those who came last, so that each is named once.
+    pub(super) fn add(&mut self, lost: &[Loss], more_lost: usize, wanted: &[Wanted], warning: Option<&str>) {
         for loss in lost {
             let _ = write!(self.text, "\nyou lost {}", loss_line(loss));
         }
+        if more_lost > 0 {
+            let _ = write!(self.text, "\nyou lost {more_lost} more, of which the next answers tell");
+            self.value.insert("more_lost".to_owned(), more_lost.into());
+        }
+        let (earlier, wanted) = wanted.split_at(wanted.len().saturating_sub(crate::limits::MCP_ROWS));
         for wanted in wanted {
             let (agent, file) = (&wanted.agent, &wanted.path);
             let why = quoted(wanted.note.as_deref());
             let _ = write!(self.text, "\n{agent} waits for {file}{why}: unlock_file it as soon as you are done");
+        }
+        if !earlier.is_empty() {
+            let _ = write!(self.text, "\n{} more wait for locks of yours since before", earlier.len());
+            self.value.insert("more_wanted".to_owned(), earlier.len().into());
         }
         if let Some(warning) = warning {
             let _ = write!(self.text, "\nwarning: {warning}");

@@ -14,8 +14,8 @@ pub(super) const INSTRUCTIONS: &str = "Several agents work on these files at the
                                        change a file (lock_files before you change several together), and unlock_file \
                                        as soon as you are done. If acquired is false, \
                                        another agent has it: do not write, but read holders and advice, do something \
-                                       else first, or call lock_file again. A lock ends by itself after its lease; the \
-                                       next answer about it tells what you lost, and every answer who waits for you.";
+                                       else first, or call lock_file again. A lock ends by itself after its lease; \
+                                       what you lost, and who waits for you, is told in the next answer.";
 
 /// A tool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

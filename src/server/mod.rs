@@ -759,7 +759,7 @@ impl Server {
             self.fail(conn, request.id, unfit);
             return false;
         }
-        let is_long = matches!(request.op, Op::Status | Op::Stats);
+        let is_long = matches!(request.op, Op::Status | Op::Stats | Op::News);
         let peer = &self.peers[&conn];
         if let Some(id) = request.id
             && (id == GREETING || peer.open.contains_key(&id))

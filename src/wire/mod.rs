@@ -154,6 +154,8 @@ pub enum Op {
     Break,
     /// Who holds, who waits: `scope`, or everything.
     Status,
+    /// What this agent lost and has not been told of, and who waits for its locks.
+    News,
     /// Bind a lock to the process whose pidfd comes with the line: `lock_id`.
     Bind,
     /// Withdraw a waiting request of this connection, `of`, or give up a kept place, `ticket`.
@@ -422,6 +424,8 @@ pub enum Body {
     Broken(Loss),
     /// To `status`.
     Status(StatusBody),
+    /// To `news`: the news stand beside.
+    News(NewsBody),
     /// To `bind`: the lock.
     Bound(String),
     /// To `cancel`: whether the request was still waiting, or the place still kept.
@@ -737,6 +741,13 @@ pub struct StatusBody {
     pub locks: Vec<Held>,
     /// Requests by arrival.
     pub waiters: Vec<WaiterBody>,
+}
+
+/// The answer to `news`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewsBody {
+    /// How many more losses there are: the next answers tell of them.
+    pub more_lost: usize,
 }
 
 /// A waiting request.
