@@ -1384,6 +1384,8 @@ pub enum Command {
         caller: Caller,
         /// Who asks.
         who: Who,
+        /// The losses of which it says that it has heard.
+        heard: Vec<LockId>,
     },
     /// The system's answer to [`Effect::WantOs`].
     Os {

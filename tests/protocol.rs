@@ -324,8 +324,18 @@ fn the_page_shows_every_operation_and_every_answer_and_names_every_code() {
     for name in flockd::model::EVENT_NAMES {
         assert!(page.contains(&format!("\n| `{name}` | ")), "the event {name} is not in the table");
     }
-    let of_hello =
-        ["protocol", "version", "agent", "cwd", "workspace", "session", "agent_process", "goes_by", "contention"];
+    let of_hello = [
+        "protocol",
+        "version",
+        "agent",
+        "cwd",
+        "workspace",
+        "session",
+        "agent_process",
+        "goes_by",
+        "contention",
+        "confirms",
+    ];
     for name in of_hello {
         assert!(page.contains(&format!("\n| `{name}` | ")), "the field {name} of hello is not in the table");
     }

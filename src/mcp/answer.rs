@@ -48,6 +48,8 @@ pub(super) struct Said {
     value: Map<String, Value>,
     text: String,
     is_error: bool,
+    /// The lock whose loss this tells of.
+    pub(super) loss: Option<String>,
 }
 
 impl Said {
@@ -56,7 +58,7 @@ impl Said {
             Value::Object(value) => value,
             other => unreachable!("answers are objects: {other}"),
         };
-        Said { value, text, is_error: false }
+        Said { value, text, is_error: false, loss: None }
     }
 
     /// Adds what the agent has to hear beside: what it lost, who waits for it, what the daemon warned of.
@@ -113,6 +115,7 @@ pub(super) fn failed(fault: &Fault, nothing: &Value) -> Said {
             said.value.insert("holders".to_owned(), plain(&error.holders));
         }
         if let Some(loss) = &error.loss {
+            said.loss = Some(loss.lock_id.clone());
             said.value.insert("loss".to_owned(), plain(loss));
         }
     }
@@ -440,5 +443,6 @@ pub(super) fn not_written(body: &LockBody) -> Said {
 pub(super) fn outdated(error: &WireError) -> Said {
     let mut value = plain(error);
     value["written"] = false.into();
-    Said::new(value, format!("nothing was written: {}{}", error.message, holder_lines(&error.holders)))
+    let text = format!("nothing was written: {}{}", error.message, holder_lines(&error.holders));
+    Said { loss: error.loss.as_ref().map(|loss| loss.lock_id.clone()), ..Said::new(value, text) }
 }

@@ -261,7 +261,8 @@ impl Desk<'_> {
     /// Adds what the agent has to hear beside.
     fn finish(self, mut said: Said, more_lost: usize) -> Said {
         let warning = self.caller.open_connection().and_then(|connection| connection.take_warning());
-        said.add(&self.calls.tells(self.id, &self.caller), more_lost, &self.wanted, warning.as_deref());
+        let lost = self.calls.tells(self.id, &self.caller, said.loss.as_deref());
+        said.add(&lost, more_lost, &self.wanted, warning.as_deref());
         said
     }
 
@@ -307,9 +308,6 @@ impl Desk<'_> {
             return true;
         }
         for lock_id in new {
-            if let Some(loss) = connection.loss(lock_id) {
-                self.caller.tell_again(vec![loss]);
-            }
             connection.forget(lock_id);
         }
         self.calls.granted(self.id, connection, answer)

@@ -620,6 +620,7 @@ impl Server {
             Ok(said) => self.commands.extend(said),
             Err((code, text)) => return self.refuse_and_close(conn, code, text),
         }
+        peer.load.confirms = hello.confirms;
         peer.is_foreign = hello.protocol != wire::PROTOCOL;
         if hello.agent_process {
             self.take_agent_process(conn, hello.goes_by);

@@ -207,7 +207,9 @@ fn news(request: &Request, caller: Caller, sender: &Sender) -> Result<Command, U
     if request.scope.is_some() {
         return Err(invalid("news are of all that the agent has: without `scope`"));
     }
-    Ok(Command::News { caller, who: sender.who()? })
+    let heard = request.heard.iter().map(|id| id.parse());
+    let heard = heard.collect::<Result<_, _>>().map_err(|error: model::Invalid| invalid(error.0))?;
+    Ok(Command::News { caller, who: sender.who()?, heard })
 }
 
 fn cancel(request: &Request, caller: Caller, sender: &Sender) -> Result<Command, Unfit> {

@@ -132,7 +132,7 @@ impl LockTable {
             Command::Cancel { caller, waiting } => self.cancel(now, step, caller, waiting),
             Command::GiveUp { caller, who, ticket } => self.give_up(step, caller, &who, ticket),
             Command::LossesTold(ids) => self.losses_told(step, &ids),
-            Command::News { caller, who } => self.news(step, caller, &who),
+            Command::News { caller, who, heard } => self.news(step, caller, &who, &heard),
             Command::Os { lock, answer } => self.system_answered(now, step, lock, answer),
             Command::Commit { caller, who, target, fence, prepared } => {
                 self.commit(now, step, caller, who, target, fence, prepared)
@@ -474,7 +474,13 @@ impl LockTable {
     }
 
     /// A question about nothing but what is told along with answers.
-    fn news(&mut self, step: &mut Step, to: Caller, who: &Who) {
+    fn news(&mut self, step: &mut Step, to: Caller, who: &Who, heard: &[LockId]) {
+        if !heard.is_empty() && !planted(Bug::HeardIsNotTold) {
+            // What somebody else is to hear of is left to him.
+            let own = self.losses(who, None).into_iter().map(|ended| ended.id);
+            let told: Vec<LockId> = own.filter(|id| heard.contains(id)).collect();
+            self.losses_told(step, &told);
+        }
         let oldest = if planted(Bug::NewsOfFewLocks) { limits::WANTED_LOOKED_AT } else { limits::NEWS_LOOKED_AT };
         let (mut lost, wanted) = (self.losses(who, None), self.wanted(who, oldest));
         let reply = Reply::News { more: lost.len().saturating_sub(limits::NEWS_LOSSES) };

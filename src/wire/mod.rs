@@ -68,6 +68,9 @@ pub struct Hello {
     /// When a scope of the workspace counts as contended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contention: Option<Threshold>,
+    /// A loss counts as told when this client says so, by `heard`, and not when it was sent to it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub confirms: bool,
 }
 
 /// [`crate::model::Threshold`] on the wire: so many requests that were refused or had to wait, within such a time.
@@ -154,7 +157,7 @@ pub enum Op {
     Break,
     /// Who holds, who waits: `scope`, or everything.
     Status,
-    /// What this agent lost and has not been told of, and who waits for its locks.
+    /// What this agent lost and has not been told of, and who waits for its locks: `heard`.
     News,
     /// Bind a lock to the process whose pidfd comes with the line: `lock_id`.
     Bind,
@@ -288,6 +291,9 @@ pub struct Request {
     /// So many scopes and agents are to be named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top: Option<usize>,
+    /// Losses, `lk_…`, of which the agent has heard.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub heard: Vec<String>,
 }
 
 impl Request {
@@ -328,6 +334,7 @@ impl Request {
             webhook_id: None,
             with_secret: false,
             top: None,
+            heard: Vec::new(),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What an agent lost, and who waits for it, is told in its next answer, whatever that is about.
 
 use crate::client::{Client, ERAS, Era};
-use crate::util::Ground;
+use crate::util::{Ground, until};
+use flockd::wire::{Op, Request};
 use serde_json::{Value, json};
 
 /// Calls of every tool about anything but `x`, with answers, refusals and errors, in an order in which each is right.
@@ -117,6 +118,47 @@ fn a_loss_is_told_once_though_the_daemon_is_killed_before() {
         let (value, text) = client.call("check_lock_status", json!({ "path": "x" }));
         assert!(value.get("lost").is_none(), "{text}");
     }
+}
+
+#[test]
+fn a_loss_that_a_cancelled_call_would_have_told_is_told_by_the_next() {
+    let ground = Ground::new();
+    ground.flockd("b", "lock theirs").gives(0);
+    for era in ERAS {
+        let mut client = Client::new(&ground, "a", era);
+        let (held, _) = client.call("lock_file", json!({ "path": "x" }));
+        let waits = client.begin_call("lock_file", json!({ "path": "theirs", "wait_seconds": 600 }));
+        ground.until_waiting(&["a"]);
+        ground.flockd("b", &format!("break {} --reason hanging", held["lock_id"].as_str().unwrap())).gives(0);
+        client.cancel(waits);
+        ground.until_waiting(&[]);
+        let (value, text) = client.call("lock_stats", json!({}));
+        assert_eq!(value["lost"][0]["lock_id"], held["lock_id"], "{text}");
+    }
+}
+
+#[test]
+fn a_loss_counts_as_told_when_the_client_was_told_and_not_when_the_server_was() {
+    let ground = Ground::new();
+    ground.flockd("b", "lock theirs").gives(0);
+    let mut client = Client::new(&ground, "a", Era::Newer);
+    let (held, _) = client.call("lock_file", json!({ "path": "x" }));
+    client.begin_call("lock_file", json!({ "path": "theirs", "wait_seconds": 600 }));
+    ground.until_waiting(&["a"]);
+    ground.flockd("b", &format!("break {} --reason hanging", held["lock_id"].as_str().unwrap())).gives(0);
+    let unread = client.stop_reading();
+    ground.flockd("b", "unlock theirs").gives(0);
+    until("the grant has gone back", || {
+        let status = ground.status();
+        (status.locks.is_empty() && status.waiters.is_empty()).then_some(())
+    });
+    drop(unread);
+    let mut next = Client::new(&ground, "a", Era::Newer);
+    let (value, text) = next.call("lock_stats", json!({}));
+    assert_eq!(value["lost"][0]["lock_id"], held["lock_id"], "{text}");
+    assert!(next.call("lock_stats", json!({})).0.get("lost").is_none(), "it was told");
+    let command = ground.client("a", None).call(Request::new(Op::News)).unwrap();
+    assert_eq!(command.lost, [], "neither is another client of the agent told again");
 }
 
 #[test]

@@ -443,7 +443,7 @@ impl Server {
             }
             Op::Break(id) => Command::Break { caller: always(), who, id, reason: "in the way".into() },
             Op::Status(target) => Command::Status { caller: always(), who: Some(who), target },
-            Op::News => Command::News { caller: always(), who },
+            Op::News => Command::News { caller: always(), who, heard: Vec::new() },
             Op::Cancel(of) => Command::Cancel { caller: always(), waiting: Caller { conn, id: of } },
             Op::GiveUp(ticket) => Command::GiveUp { caller: always(), who, ticket },
             Op::Bind(id, process) => Command::Bind { caller: always(), who, id, process },

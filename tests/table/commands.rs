@@ -670,7 +670,7 @@ impl World {
                 let target = Some(self.target(raw)).filter(|_| raw.shared);
                 Command::Status { caller, who: Some(who), target }
             }
-            News => Command::News { caller, who },
+            News => Command::News { caller, who, heard: vec![self.lock_id(raw); usize::from(raw.shared)] },
             Bind => Command::Bind { caller, who: self.owner(raw), id: self.lock_id(raw), process: process(raw.lease) },
             ProcessGone => Command::ProcessGone(process(raw.pick)),
             CallerGone => Command::CallerGone { conn: caller.conn },

@@ -398,7 +398,11 @@ impl Naive {
                     ended.untold = false;
                 }
             }
-            Command::News { caller, who } => {
+            Command::News { caller, who, heard } => {
+                let told: Vec<LockId> = self.losses(&who, None).iter().map(|ended| ended.id).collect();
+                for ended in self.ended.iter_mut().filter(|ended| told.contains(&ended.id)) {
+                    ended.untold &= !heard.contains(&ended.id);
+                }
                 let mut lost = self.losses(&who, None);
                 let told = lost.len().min(limits::NEWS_LOSSES);
                 let reply = Reply::News { more: lost.split_off(told).len() };

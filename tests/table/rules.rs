@@ -410,7 +410,7 @@ impl Desk {
     fn ask_news(&mut self, name: &str) -> String {
         let who = self.who(name);
         let caller = self.caller(name);
-        self.command(caller, Command::News { caller, who })
+        self.command(caller, Command::News { caller, who, heard: Vec::new() })
     }
 
     /// Who waits, by arrival.
@@ -1249,6 +1249,25 @@ fn news_tell_all_losses_a_part_at_a_time_and_who_waits_for_any_lock() {
     assert_eq!(desk.ask("ada", "x /h"), "granted", "leases go on as they were");
     desk.ask_news("ada");
     assert_eq!(desk.told().len(), limits::WANTED_LOOKED_AT + 1);
+}
+
+#[test]
+fn a_loss_counts_as_told_when_its_own_agent_says_that_it_has_heard_of_it() {
+    let mut desk = Desk::new();
+    desk.ask("ada", "x /f");
+    let first = desk.granted().id;
+    desk.ask("ada", "x /g");
+    let second = desk.granted().id;
+    desk.pass(MINUTE);
+    desk.answers_arrive = false;
+    for (name, heard, left) in [("bo", vec![first], 2), ("ada", vec![], 2), ("ada", vec![first], 1), ("ada", vec![], 1)]
+    {
+        let (caller, who) = (desk.caller(name), desk.who(name));
+        desk.command(caller, Command::News { caller, who, heard });
+        desk.ask_news("ada");
+        assert_eq!(desk.told().len(), left, "{name}");
+    }
+    assert_eq!(desk.last.as_ref().expect("it is answered").lost[0].id, second);
 }
 
 #[test]
