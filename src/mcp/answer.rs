@@ -149,7 +149,23 @@ pub(super) fn lock(body: &LockBody) -> Said {
 
 /// Locks, or why none of them.
 pub(super) fn locks(body: &LocksBody) -> Said {
-    Said::new(plain(body), if body.acquired { all_granted_text(body) } else { none_granted_text(body) })
+    let mut value = plain(body);
+    value["locks"].as_array_mut().into_iter().flatten().for_each(without_the_common);
+    Said::new(value, if body.acquired { all_granted_text(body) } else { none_granted_text(body) })
+}
+
+/// Leaves out of a lock of a set what the answer says of all of them, and that there is nothing where there may be
+/// something: a model reads 64 of these.
+fn without_the_common(lock: &mut Value) {
+    const COMMON: [&str; 3] = ["acquired", "workspace_id", "agent"];
+    let is_nothing = |value: &Value| *value == json!([]) || *value == json!(0);
+    if let Some(lock) = lock.as_object_mut() {
+        lock.retain(|name, value| {
+            let may_be_nothing = matches!(name.as_str(), "holders" | "more_holders" | "cycle");
+            let is_needless = COMMON.contains(&name.as_str()) || (may_be_nothing && is_nothing(value));
+            !is_needless
+        });
+    }
 }
 
 fn granted_text(body: &LockBody) -> String {

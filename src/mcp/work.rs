@@ -152,6 +152,10 @@ enum Args {
 
 impl Args {
     fn of(kind: Kind, arguments: JsonObject) -> Result<Args, Fault> {
+        // What serde says of types are Rust's words.
+        if let Some(text) = kind.misfit(&arguments) {
+            return Err(Fault::invalid(text));
+        }
         Ok(match kind {
             Kind::Lock => Args::Lock(parsed(arguments)?),
             Kind::Unlock => Args::Unlock(parsed(arguments)?),
