@@ -177,6 +177,10 @@ pub const HOLDERS_NAMED: usize = 64;
 pub const NAMES_OF_PROCESS: usize = 64;
 /// Most of an agent's own locks that are looked through for waiters when it is answered.
 pub const WANTED_LOOKED_AT: usize = 16;
+/// The same when it asks for nothing but news: sixteen full sets. Each costs a look-up, on the loop.
+pub const NEWS_LOOKED_AT: usize = 1_024;
+/// Most losses in one answer to that, so that a model reads what it is told; the rest is told by the next ones.
+pub const NEWS_LOSSES: usize = 50;
 /// Fences and event numbers reserved at a time: one synced write for each 65,536 grants, and a restart skips at most
 /// one block, so 2^53 lasts for 2^37 restarts.
 pub const NUMBERS_RESERVED: u64 = 65_536;
@@ -310,6 +314,8 @@ pub const MCP_WAIT_MAX: u64 = 10 * MINUTE;
 pub const MCP_AGENTS: usize = 64;
 /// Longest message of a client: the text of a file that is written, escaped.
 pub const MCP_LINE_MAX: usize = 16 * 1024 * 1024;
+/// How long an answer that is ready waits for what its agent has to hear beside.
+pub const MCP_NEWS_WITHIN: u64 = 2 * SECOND;
 /// Most locks and requests that one answer lists: a model reads each. The rest is a count.
 pub const MCP_ROWS: usize = 50;
 /// Scopes that the tool for statistics names: a model that chooses where to work next needs no more.

@@ -1378,6 +1378,15 @@ pub enum Command {
         /// Which.
         ticket: TicketId,
     },
+    /// What the agent lost and has not been told of, and who waits for its locks, wherever that is.
+    News {
+        /// Where the answer goes.
+        caller: Caller,
+        /// Who asks.
+        who: Who,
+        /// The losses of which it says that it has heard.
+        heard: Vec<LockId>,
+    },
     /// The system's answer to [`Effect::WantOs`].
     Os {
         /// The lock, or the lock to be.
@@ -1739,6 +1748,11 @@ pub enum Reply {
         locks: Vec<Lock>,
         /// Waiting requests by arrival.
         waiters: Vec<Queued>,
+    },
+    /// What the agent has to hear stands beside.
+    News {
+        /// How many more of its losses there are.
+        more: usize,
     },
     /// The lock is bound to the process.
     Bound(LockId),

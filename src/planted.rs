@@ -160,6 +160,12 @@ bugs! {
     BreakWithoutReason => "wire" "lines::unknown_operations_fields_and_values_are_refused_by_name",
     /// Whose lock was broken, or ran out, does not hear of it.
     LossNotTold => "table" "rules::breaking_needs_the_exact_id_and_the_holder_is_told_once",
+    /// Whoever asks for news hears of those who wait for the first few of its locks.
+    NewsOfFewLocks => "table" "rules::news_tell_all_losses_a_part_at_a_time_and_who_waits_for_any_lock",
+    /// A client that says which losses it has heard of is told of them again.
+    HeardIsNotTold => "table" "rules::a_loss_counts_as_told_when_its_own_agent_says_that_it_has_heard_of_it",
+    /// A loss counts as told when it was sent to a client that is to say itself what it has heard.
+    SentIsHeard => "wire" "sessions::whoever_says_itself_what_it_has_heard_is_told_until_it_does",
     /// An upgrade that was asked for by another name of the file tells only what was lost under the name of the lock.
     UpgradeForgetsName => "table"
         "upgrade::an_upgrade_asked_for_by_another_name_tells_what_was_lost_under_that_at_once_or_after_a_wait",

@@ -308,7 +308,7 @@ fn the_page_shows_every_operation_and_every_answer_and_names_every_code() {
         .filter_map(|step| if let Step::Hear { text, .. } = step { Some(text.as_str()) } else { None })
         .collect();
     let operations = variants::<wire::Op>("\"?\"");
-    assert_eq!(operations.len(), 22, "{operations:?}");
+    assert_eq!(operations.len(), 23, "{operations:?}");
     for name in operations {
         assert!(said.iter().any(|text| text.contains(&format!("\"op\":\"{name}\""))), "no example of {name}");
     }
@@ -324,8 +324,18 @@ fn the_page_shows_every_operation_and_every_answer_and_names_every_code() {
     for name in flockd::model::EVENT_NAMES {
         assert!(page.contains(&format!("\n| `{name}` | ")), "the event {name} is not in the table");
     }
-    let of_hello =
-        ["protocol", "version", "agent", "cwd", "workspace", "session", "agent_process", "goes_by", "contention"];
+    let of_hello = [
+        "protocol",
+        "version",
+        "agent",
+        "cwd",
+        "workspace",
+        "session",
+        "agent_process",
+        "goes_by",
+        "contention",
+        "confirms",
+    ];
     for name in of_hello {
         assert!(page.contains(&format!("\n| `{name}` | ")), "the field {name} of hello is not in the table");
     }
@@ -337,6 +347,7 @@ fn the_page_states_the_bounds_in_force() {
     let bounds = [
         ("a request's line", limits::LINE_MAX as u64),
         ("an answer's line", limits::ANSWER_MAX as u64),
+        ("losses told by `news` at once", limits::NEWS_LOSSES as u64),
         ("answers that a peer has not read", limits::OUTBOX_MAX as u64),
         ("time to say hello", limits::HELLO_WITHIN),
         ("unread bytes at which events wait", limits::EVENTS_OUTBOX as u64),

@@ -396,6 +396,7 @@ fn open(
         agent_process: false,
         goes_by: false,
         contention: connect.place.config.map(|config| config.contention.into()),
+        confirms: false,
     };
     let mut lines = launch::connect(&connect.home, launch, &hello, None)?.lines;
     let line = wire::encode(&Request { since, ..request.clone() });

@@ -138,6 +138,8 @@ struct Inner {
     connect: Connect,
     /// The agent's own process, if it is known; it is told with each greeting.
     agent_process: Option<OwnedFd>,
+    /// See [`Hello::confirms`].
+    confirms: bool,
     state: Mutex<State>,
     /// Told when an answer came, the reader's place became free, or the connection changed.
     changed: Condvar,
@@ -223,11 +225,23 @@ impl Connection {
     /// # Errors
     /// See [`ClientError`].
     pub fn connect_from(connect: Connect, agent_process: Option<OwnedFd>) -> Result<Connection, ClientError> {
-        let dialled = dial(&connect, None, agent_process.as_ref())?;
+        Connection::make(connect, agent_process, false)
+    }
+
+    /// The same for a client that hands on what it is told of losses: none counts as told before
+    /// [`Connection::heard_of`].
+    #[cfg(feature = "mcp")]
+    pub(crate) fn connect_between(connect: Connect, agent_process: Option<OwnedFd>) -> Result<Connection, ClientError> {
+        Connection::make(connect, agent_process, true)
+    }
+
+    fn make(connect: Connect, agent_process: Option<OwnedFd>, confirms: bool) -> Result<Connection, ClientError> {
+        let dialled = dial(&connect, None, agent_process.as_ref(), confirms)?;
         let Dialled { socket, session, warning } = dialled;
         let inner = Arc::new(Inner {
             connect,
             agent_process,
+            confirms,
             state: Mutex::new(State {
                 link: Link::Up(Arc::new(socket)),
                 generation: 0,
@@ -366,6 +380,15 @@ impl Connection {
         self.inner.lock().ledger.take_notices()
     }
 
+    /// Says that the agent has heard of these losses, without waiting for an answer. Where that does not arrive it is
+    /// told of them again.
+    #[cfg(feature = "mcp")]
+    pub(crate) fn heard_of(&self, losses: Vec<String>) {
+        let mut state = self.inner.lock();
+        let id = Some(state.take_number());
+        state.send(&Request { id, heard: losses, ..Request::new(Op::News) });
+    }
+
     /// Waits until the daemon closes the connection, which it does when it has ended in order.
     pub fn wait_until_closed(&self) {
         let socket = match &self.inner.lock().link {
@@ -498,6 +521,7 @@ fn dial(
     options: &Connect,
     session: Option<&SessionProof>,
     agent_process: Option<&OwnedFd>,
+    confirms: bool,
 ) -> Result<Dialled, ClientError> {
     let wish = match (options.session, session) {
         (None, _) => None,
@@ -505,7 +529,7 @@ fn dial(
         (Some(Custodian::Library), None) => Some(SessionWish::Library),
         (Some(Custodian::Command), None) => Some(SessionWish::Command),
     };
-    let hello = hello_of(options, wish, agent_process.is_some());
+    let hello = Hello { confirms, ..hello_of(options, wish, agent_process.is_some()) };
     let greeted = connect(&options.home, &options.launch, &hello, agent_process.map(AsFd::as_fd))?;
     let stream = greeted.lines.get_ref().try_clone()?;
     let session = greeted.welcome.session.or_else(|| session.cloned());
@@ -524,6 +548,7 @@ fn hello_of(options: &Connect, session: Option<SessionWish>, agent_process: bool
         agent_process,
         goes_by: false,
         contention: options.place.config.map(|config| config.contention.into()),
+        confirms: false,
     }
 }
 
@@ -643,7 +668,7 @@ impl Inner {
             let is_patient = launch == Launch::Never && self.connect.launch != Launch::Never && !state.closed;
             drop(state);
             let connect = Connect { launch, ..self.connect.clone() };
-            let dialled = dial(&connect, session.as_ref(), self.agent_process.as_ref());
+            let dialled = dial(&connect, session.as_ref(), self.agent_process.as_ref(), self.confirms);
             state = self.lock();
             match dialled {
                 Ok(Dialled { socket, session, .. }) => return self.take_up(state, socket, session),

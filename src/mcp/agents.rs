@@ -9,7 +9,7 @@ use crate::model::Agent;
 use crate::wire::{Code, Loss};
 use rmcp::model::RequestMetaObject;
 use rustix::fd::OwnedFd;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Who the server's agent is, as far as its surroundings tell.
@@ -101,14 +101,14 @@ impl Agents {
             return Ok(caller.clone());
         }
         if known.len() >= limits::MCP_AGENTS {
-            // What nobody asks for just now is connected again when somebody does. What is untold is kept.
-            known.retain(|_, caller| Arc::strong_count(caller) > 1 || !lock(&caller.untold).is_empty());
+            // What nobody asks for just now is connected again when somebody does.
+            known.retain(|_, caller| Arc::strong_count(caller) > 1);
         }
         if known.len() >= limits::MCP_AGENTS {
             let text = format!("this server speaks for {} agents at once already; try again", limits::MCP_AGENTS);
             return Err(Fault::new(Code::TooMany, text));
         }
-        let caller = Arc::new(Caller { agent: agent.clone(), link: Mutex::default(), untold: Mutex::default() });
+        let caller = Arc::new(Caller { agent: agent.clone(), ..Caller::default() });
         known.insert(agent, caller.clone());
         Ok(caller)
     }
@@ -138,11 +138,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// One in whose name is asked, with a connection to the daemon that is made when it is needed.
+#[derive(Default)]
 pub(super) struct Caller {
     pub(super) agent: Option<Agent>,
     link: Mutex<Option<Arc<Connection>>>,
-    /// Losses of which the agent has not heard for certain.
-    untold: Mutex<Vec<Loss>>,
+    told: Mutex<Told>,
+}
+
+/// Losses of which the daemon need not tell any more, by the ids of their locks. It does until it has read that the
+/// agent has heard of them.
+#[derive(Default)]
+struct Told {
+    /// Answers with these are on their way.
+    under_way: Vec<String>,
+    /// The agent has heard of these, the latest last.
+    heard: VecDeque<String>,
 }
 
 impl Caller {
@@ -155,7 +165,7 @@ impl Caller {
         let connect = setup.connect(self.agent.clone());
         let process = setup.identity.process.as_ref().filter(|_| self.agent.is_some());
         let process = process.map(OwnedFd::try_clone).transpose()?;
-        let connection = Arc::new(Connection::connect_from(connect, process)?);
+        let connection = Arc::new(Connection::connect_between(connect, process)?);
         *link = Some(connection.clone());
         Ok(connection)
     }
@@ -165,29 +175,48 @@ impl Caller {
         lock(&self.link).clone()
     }
 
-    /// The losses of which the agent has to hear.
-    pub(super) fn take_losses(&self) -> Vec<Loss> {
-        let mut losses = std::mem::take(&mut *lock(&self.untold));
-        if let Some(connection) = self.open_connection() {
-            losses.extend(connection.take_notices());
+    /// The losses of which the agent has to hear: from now on they are under way, as is `said`, which the answer tells
+    /// of by itself. What is under way already, or was heard of, is left out.
+    pub(super) fn take_losses(&self, said: Option<&str>) -> Vec<Loss> {
+        let Some(connection) = self.open_connection() else { return Vec::new() };
+        let mut told = lock(&self.told);
+        told.under_way.extend(said.map(str::to_owned));
+        let (mut losses, mut again) = (Vec::new(), Vec::new());
+        for loss in connection.take_notices() {
+            if told.heard.contains(&loss.lock_id) {
+                again.push(loss.lock_id);
+            } else if !told.under_way.contains(&loss.lock_id) {
+                told.under_way.push(loss.lock_id.clone());
+                losses.push(loss);
+            }
+        }
+        if !again.is_empty() {
+            connection.heard_of(again);
         }
         losses
     }
 
-    /// The agent did not hear of these.
-    pub(super) fn tell_again(&self, losses: Vec<Loss>) {
-        let mut untold = lock(&self.untold);
-        untold.extend(losses);
-        let over = untold.len().saturating_sub(limits::CLIENT_NOTICES_MAX);
-        untold.drain(..over);
+    /// An answer with these was written, or else will not be: then the daemon tells of them again.
+    pub(super) fn arrived(&self, losses: Vec<String>, is_heard: bool) {
+        if losses.is_empty() {
+            return;
+        }
+        let mut told = lock(&self.told);
+        told.under_way.retain(|id| !losses.contains(id));
+        if is_heard {
+            told.heard.extend(losses.iter().cloned());
+            let over = told.heard.len().saturating_sub(limits::CLIENT_NOTICES_MAX);
+            told.heard.drain(..over);
+            if let Some(connection) = self.open_connection() {
+                connection.heard_of(losses);
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::calls::Calls;
     use super::*;
-    use rmcp::model::RequestId;
     use serde_json::json;
 
     fn agent(name: &str) -> Agent {
@@ -230,24 +259,5 @@ mod tests {
         assert_eq!(says(None, Some("main/7")).as_deref(), Some("main/7"));
         assert_eq!(says(None, None), None);
         assert_eq!(named(None, Some("two words")).unwrap_err().code, Code::Invalid);
-    }
-    #[test]
-    fn a_loss_that_nobody_heard_of_is_told_again_and_one_that_was_told_is_not() {
-        let caller =
-            Arc::new(Caller { agent: Some(agent("claw-1")), link: Mutex::default(), untold: Mutex::default() });
-        let loss = json!({ "lock_id": "lk_1", "workspace_id": "ws_1", "file_id": "x", "path": "/x", "agent": "claw-1",
-            "fence": 1, "reason": "expired", "by": null, "note": null, "at": "1970-01-01T00:00:00Z" });
-        caller.tell_again(vec![serde_json::from_value(loss).unwrap()]);
-        let (calls, id) = (Calls::default(), RequestId::Number(1));
-        calls.begin(id.clone());
-        assert_eq!(calls.tells(&id, &caller).len(), 1);
-        calls.withdraw(&id);
-        assert_eq!(calls.tells(&id, &caller).len(), 0, "nobody will hear it");
-        calls.over(&id);
-        calls.begin(id.clone());
-        assert_eq!(calls.tells(&id, &caller).len(), 1, "again");
-        drop(calls.take(&id));
-        calls.withdraw(&id);
-        assert_eq!(caller.take_losses().len(), 0, "a late cancellation changes nothing");
     }
 }

@@ -48,6 +48,8 @@ pub(super) struct Said {
     value: Map<String, Value>,
     text: String,
     is_error: bool,
+    /// The lock whose loss this tells of.
+    pub(super) loss: Option<String>,
 }
 
 impl Said {
@@ -56,18 +58,28 @@ impl Said {
             Value::Object(value) => value,
             other => unreachable!("answers are objects: {other}"),
         };
-        Said { value, text, is_error: false }
+        Said { value, text, is_error: false, loss: None }
     }
 
     /// Adds what the agent has to hear beside: what it lost, who waits for it, what the daemon warned of.
-    pub(super) fn add(&mut self, lost: &[Loss], wanted: &[Wanted], warning: Option<&str>) {
+    /// Of many who wait those who came last, so that each is named once.
+    pub(super) fn add(&mut self, lost: &[Loss], more_lost: usize, wanted: &[Wanted], warning: Option<&str>) {
         for loss in lost {
             let _ = write!(self.text, "\nyou lost {}", loss_line(loss));
         }
+        if more_lost > 0 {
+            let _ = write!(self.text, "\nyou lost {more_lost} more, of which the next answers tell");
+            self.value.insert("more_lost".to_owned(), more_lost.into());
+        }
+        let (earlier, wanted) = wanted.split_at(wanted.len().saturating_sub(crate::limits::MCP_ROWS));
         for wanted in wanted {
             let (agent, file) = (&wanted.agent, &wanted.path);
             let why = quoted(wanted.note.as_deref());
             let _ = write!(self.text, "\n{agent} waits for {file}{why}: unlock_file it as soon as you are done");
+        }
+        if !earlier.is_empty() {
+            let _ = write!(self.text, "\n{} more wait for locks of yours since before", earlier.len());
+            self.value.insert("more_wanted".to_owned(), earlier.len().into());
         }
         if let Some(warning) = warning {
             let _ = write!(self.text, "\nwarning: {warning}");
@@ -103,6 +115,7 @@ pub(super) fn failed(fault: &Fault, nothing: &Value) -> Said {
             said.value.insert("holders".to_owned(), plain(&error.holders));
         }
         if let Some(loss) = &error.loss {
+            said.loss = Some(loss.lock_id.clone());
             said.value.insert("loss".to_owned(), plain(loss));
         }
     }
@@ -136,7 +149,23 @@ pub(super) fn lock(body: &LockBody) -> Said {
 
 /// Locks, or why none of them.
 pub(super) fn locks(body: &LocksBody) -> Said {
-    Said::new(plain(body), if body.acquired { all_granted_text(body) } else { none_granted_text(body) })
+    let mut value = plain(body);
+    value["locks"].as_array_mut().into_iter().flatten().for_each(without_the_common);
+    Said::new(value, if body.acquired { all_granted_text(body) } else { none_granted_text(body) })
+}
+
+/// Leaves out of a lock of a set what the answer says of all of them, and that there is nothing where there may be
+/// something: a model reads 64 of these.
+fn without_the_common(lock: &mut Value) {
+    const COMMON: [&str; 3] = ["acquired", "workspace_id", "agent"];
+    let is_nothing = |value: &Value| *value == json!([]) || *value == json!(0);
+    if let Some(lock) = lock.as_object_mut() {
+        lock.retain(|name, value| {
+            let may_be_nothing = matches!(name.as_str(), "holders" | "more_holders" | "cycle");
+            let is_needless = COMMON.contains(&name.as_str()) || (may_be_nothing && is_nothing(value));
+            !is_needless
+        });
+    }
 }
 
 fn granted_text(body: &LockBody) -> String {
@@ -430,5 +459,6 @@ pub(super) fn not_written(body: &LockBody) -> Said {
 pub(super) fn outdated(error: &WireError) -> Said {
     let mut value = plain(error);
     value["written"] = false.into();
-    Said::new(value, format!("nothing was written: {}{}", error.message, holder_lines(&error.holders)))
+    let text = format!("nothing was written: {}{}", error.message, holder_lines(&error.holders));
+    Said { loss: error.loss.as_ref().map(|loss| loss.lock_id.clone()), ..Said::new(value, text) }
 }

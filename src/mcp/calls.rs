@@ -22,8 +22,8 @@ pub(super) struct Call {
     waits: Option<(Arc<Connection>, u64)>,
     /// What was granted and is given back if nobody hears of it.
     granted: Vec<(Arc<Connection>, Answer)>,
-    /// Whom it tells of which losses.
-    told: Option<(Arc<Caller>, Vec<Loss>)>,
+    /// Whom it tells of which losses, by the ids of their locks.
+    told: Option<(Arc<Caller>, Vec<String>)>,
 }
 
 impl Call {
@@ -33,7 +33,14 @@ impl Call {
             connection.decline(&answer);
         }
         if let Some((caller, losses)) = self.told {
-            caller.tell_again(losses);
+            caller.arrived(losses, false);
+        }
+    }
+
+    /// The answer was written.
+    pub(super) fn arrived(self) {
+        if let Some((caller, losses)) = self.told {
+            caller.arrived(losses, true);
         }
     }
 }
@@ -102,12 +109,13 @@ impl Calls {
         }
     }
 
-    /// The losses that the answer tells of; none if nobody will hear it.
-    pub(super) fn tells(&self, id: &RequestId, caller: &Arc<Caller>) -> Vec<Loss> {
+    /// The losses that the answer tells of, beside `said`, of which it does anyway; none if nobody will hear it.
+    pub(super) fn tells(&self, id: &RequestId, caller: &Arc<Caller>, said: Option<&str>) -> Vec<Loss> {
         match self.lock().get_mut(id) {
             Some(call) if !call.is_withdrawn => {
-                let losses = caller.take_losses();
-                call.told = Some((caller.clone(), losses.clone()));
+                let losses = caller.take_losses(said);
+                let ids = said.into_iter().chain(losses.iter().map(|loss| loss.lock_id.as_str()));
+                call.told = Some((caller.clone(), ids.map(str::to_owned).collect()));
                 losses
             }
             _ => Vec::new(),

@@ -5,7 +5,7 @@ use super::answer;
 use super::calls::Calls;
 use super::resources::{self, Resources};
 use super::tools::{self, Kind};
-use super::work::Work;
+use super::work::{self, Work};
 use crate::clock;
 use crate::limits;
 use crate::wire::{self, Body, Op, Request};
@@ -84,8 +84,7 @@ impl Waiting {
         let paths = paths.or_else(|| arguments.get("path").map(std::slice::from_ref))?;
         let scopes = paths.iter().map(|path| Some(wire::escape(path.as_str()?.as_bytes())));
         let scopes: Vec<String> = scopes.take(limits::SET_MAX).collect::<Option<_>>()?;
-        let agent = arguments.get("agent").and_then(|agent| agent.as_str()).filter(|agent| !agent.is_empty());
-        let agent = agent.map(str::to_owned);
+        let agent = work::named(arguments).ok()?.map(str::to_owned);
         let within = arguments.get("wait_seconds").map_or(Some(limits::WAIT_DEFAULT as f64 / 1000.0), |it| it.as_f64());
         Some(Waiting { token, agent, scopes, since: clock::monotonic_ns(), within })
     }

@@ -14,8 +14,8 @@ pub(super) const INSTRUCTIONS: &str = "Several agents work on these files at the
                                        change a file (lock_files before you change several together), and unlock_file \
                                        as soon as you are done. If acquired is false, \
                                        another agent has it: do not write, but read holders and advice, do something \
-                                       else first, or call lock_file again. A lock ends by itself after its lease; the \
-                                       next answer about it tells what you lost, and every answer who waits for you.";
+                                       else first, or call lock_file again. A lock ends by itself after its lease; \
+                                       what you lost, and who waits for you, is told in the next answer.";
 
 /// A tool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,6 +148,17 @@ impl Kind {
         }
     }
 
+    /// The first argument that is of another type than the schema says, and what it must be, in words. What is null
+    /// counts as left out.
+    pub(super) fn misfit(self, arguments: &JsonObject) -> Option<String> {
+        let schema = self.input();
+        let wrong = |(name, value): (&String, &Value)| {
+            let must = wanted_of(value, schema["properties"].get(name)?)?;
+            Some(format!("{name} is {}, and must be {must}", brief(value)))
+        };
+        arguments.iter().filter(|(_, value)| !value.is_null()).find_map(wrong)
+    }
+
     /// The words that a model acts on; answers carry more than is listed here, named as everywhere in flockd.
     fn output(self) -> JsonObject {
         let (own, required): (Vec<Property>, &[&str]) = match self {
@@ -190,6 +201,32 @@ pub(super) fn list() -> Vec<Tool> {
 // ── Schemas ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 type Property = (&'static str, Value);
+
+/// Longest string that an error quotes, in characters.
+const BRIEF: usize = 40;
+
+/// What a value must be and is not.
+fn wanted_of(value: &Value, schema: &Value) -> Option<&'static str> {
+    let (fits, must) = match schema["type"].as_str()? {
+        "string" => (value.is_string(), "a string"),
+        "number" => (value.is_number(), "a number, without quotes"),
+        "integer" => (value.is_u64(), "a whole number, without quotes"),
+        "boolean" => (value.is_boolean(), "true or false, without quotes"),
+        "array" => (value.as_array().is_some_and(|all| all.iter().all(Value::is_string)), "a list of strings"),
+        _ => return None,
+    };
+    (!fits).then_some(must)
+}
+
+/// A value in a few characters.
+fn brief(value: &Value) -> String {
+    match value {
+        Value::String(text) if text.chars().count() > BRIEF => "a string".to_owned(),
+        Value::Array(_) => "a list".to_owned(),
+        Value::Object(_) => "an object".to_owned(),
+        other => other.to_string(),
+    }
+}
 
 const PATH: &str = "File (need not exist) or directory with all below it; glob:PATTERN for all files that match; @NAME \
                     for something that is no file. Relative to the workspace, or absolute.";

@@ -63,8 +63,10 @@ impl<T: Transport<RoleServer>> Transport<RoleServer> for Watched<T> {
         let sending = self.inner.send(item);
         async move {
             let sent = sending.await;
-            if let (Err(_), Some(call)) = (&sent, call) {
-                call.undo();
+            match (&sent, call) {
+                (_, None) => {}
+                (Ok(()), Some(call)) => call.arrived(),
+                (Err(_), Some(call)) => call.undo(),
             }
             sent
         }

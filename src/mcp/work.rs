@@ -13,6 +13,7 @@ use rmcp::model::{CallToolResult, JsonObject, RequestId, RequestMetaObject};
 use rustix::fd::{AsFd, BorrowedFd};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -32,7 +33,6 @@ struct LockArgs {
     wait_seconds: Option<f64>,
     ttl_seconds: Option<f64>,
     note: Option<String>,
-    agent: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -43,7 +43,6 @@ struct LockAllArgs {
     wait_seconds: Option<f64>,
     ttl_seconds: Option<f64>,
     note: Option<String>,
-    agent: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -52,7 +51,6 @@ struct WhichArgs {
     path: Option<String>,
     lock_id: Option<String>,
     all: Option<bool>,
-    agent: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -62,14 +60,12 @@ struct RenewArgs {
     lock_id: Option<String>,
     all: Option<bool>,
     ttl_seconds: Option<f64>,
-    agent: Option<String>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StatusArgs {
     path: Option<String>,
-    agent: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -81,14 +77,16 @@ struct WriteArgs {
     fence: Option<u64>,
     wait_seconds: Option<f64>,
     note: Option<String>,
-    agent: Option<String>,
 }
 
 /// What Gemini CLI puts into each call of any tool since 0.61, for its own scheduler, and sends on to the server.
 const OF_THE_CLIENT: &str = "wait_for_previous";
+/// In whose name a call asks: looked at before all else.
+const AGENT: &str = "agent";
 
 fn parsed<T: DeserializeOwned>(mut arguments: JsonObject) -> Result<T, Fault> {
     arguments.remove(OF_THE_CLIENT);
+    arguments.remove(AGENT);
     serde_json::from_value(arguments.into())
         .map_err(|error| Fault::invalid(format!("the arguments do not fit: {error}")))
 }
@@ -154,6 +152,10 @@ enum Args {
 
 impl Args {
     fn of(kind: Kind, arguments: JsonObject) -> Result<Args, Fault> {
+        // What serde says of types are Rust's words.
+        if let Some(text) = kind.misfit(&arguments) {
+            return Err(Fault::invalid(text));
+        }
         Ok(match kind {
             Kind::Lock => Args::Lock(parsed(arguments)?),
             Kind::Unlock => Args::Unlock(parsed(arguments)?),
@@ -164,18 +166,14 @@ impl Args {
             Kind::Stats => Args::Stats(parsed(arguments)?),
         })
     }
+}
 
-    fn agent(&self) -> Option<&str> {
-        let agent = match self {
-            Args::Lock(args) => &args.agent,
-            Args::LockAll(args) => &args.agent,
-            Args::Unlock(args) => &args.agent,
-            Args::Status(args) | Args::Stats(args) => &args.agent,
-            Args::Renew(args) => &args.agent,
-            Args::Write(args) => &args.agent,
-        };
-        // An empty one is what a client makes of an argument that is left out.
-        agent.as_deref().filter(|agent| !agent.is_empty())
+/// The agent that a call names. An empty one is what a client makes of an argument that is left out.
+pub(super) fn named(arguments: &JsonObject) -> Result<Option<&str>, Fault> {
+    match arguments.get(AGENT) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(agent)) => Ok(Some(agent.as_str()).filter(|agent| !agent.is_empty())),
+        Some(other) => Err(Fault::invalid(format!("agent is {other}, and must be a name, as text"))),
     }
 }
 
@@ -197,20 +195,18 @@ impl Work {
         let Work { kind, id, arguments, meta, agents, calls } = self;
         let nothing = kind.nothing();
         agents.look_again();
-        let begun = Args::of(kind, arguments).and_then(|args| {
-            let caller = match args {
-                Args::Status(_) | Args::Stats(_) => agents.reader(args.agent(), &meta)?,
-                _ => agents.caller(args.agent(), &meta)?,
-            };
-            Ok((args, caller))
+        let caller = named(&arguments).and_then(|agent| match kind {
+            Kind::Status | Kind::Stats => agents.reader(agent, &meta),
+            _ => agents.caller(agent, &meta),
         });
-        let said = match begun {
-            Err(fault) => answer::failed(&fault, &nothing),
-            Ok((args, caller)) => {
+        let said = match (caller, Args::of(kind, arguments)) {
+            (Ok(caller), args) => {
                 let mut desk = Desk { agents: &agents, calls: &calls, id: &id, caller, wanted: Vec::new() };
-                let done = desk.carry_out(args);
-                desk.finish(done.unwrap_or_else(|fault| answer::failed(&fault, &nothing)))
+                let done = args.and_then(|args| desk.carry_out(args));
+                let more_lost = desk.hear_news(done.as_ref().err());
+                desk.finish(done.unwrap_or_else(|fault| answer::failed(&fault, &nothing)), more_lost)
             }
+            (Err(_), Err(fault)) | (Err(fault), Ok(_)) => answer::failed(&fault, &nothing),
         };
         calls.over(&id);
         said.into_result()
@@ -240,10 +236,37 @@ impl Desk<'_> {
         }
     }
 
+    /// Hears what the agent lost, and who waits for its locks, wherever that is; how many more losses there are. What
+    /// is known of the call's own matter is said in any case: what comes too late for it is told with the next answer.
+    fn hear_news(&mut self, fault: Option<&Fault>) -> usize {
+        if self.caller.agent.is_none() {
+            return 0;
+        }
+        // Who could not be reached just now is not waited for once more.
+        let connection = match fault {
+            Some(fault) if fault.code == Code::Unavailable => self.caller.open_connection(),
+            _ => self.connection().ok(),
+        };
+        let Some(connection) = connection else { return 0 };
+        let Ok(id) = connection.begin(Request::new(Op::News)) else { return 0 };
+        match connection.finish(id, Some(Duration::from_millis(limits::MCP_NEWS_WITHIN))) {
+            Ok(Some(Answer { ok: Some(Body::News(news)), wanted, .. })) => {
+                self.wanted = wanted;
+                news.more_lost
+            }
+            Ok(None) => {
+                connection.abandon(id);
+                0
+            }
+            Ok(Some(_)) | Err(_) => 0,
+        }
+    }
+
     /// Adds what the agent has to hear beside.
-    fn finish(self, mut said: Said) -> Said {
+    fn finish(self, mut said: Said, more_lost: usize) -> Said {
         let warning = self.caller.open_connection().and_then(|connection| connection.take_warning());
-        said.add(&self.calls.tells(self.id, &self.caller), &self.wanted, warning.as_deref());
+        let lost = self.calls.tells(self.id, &self.caller, said.loss.as_deref());
+        said.add(&lost, more_lost, &self.wanted, warning.as_deref());
         said
     }
 
@@ -289,9 +312,6 @@ impl Desk<'_> {
             return true;
         }
         for lock_id in new {
-            if let Some(loss) = connection.loss(lock_id) {
-                self.caller.tell_again(vec![loss]);
-            }
             connection.forget(lock_id);
         }
         self.calls.granted(self.id, connection, answer)

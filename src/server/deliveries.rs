@@ -37,6 +37,8 @@ impl Undelivered {
 #[derive(Debug, Default)]
 pub struct Load {
     cargo: VecDeque<Cargo>,
+    /// Whoever reads says itself which losses it has heard of: what was sent counts for nothing.
+    pub confirms: bool,
 }
 
 impl Load {
@@ -88,8 +90,13 @@ impl Deliveries {
             }
             return None;
         };
-        answer.lost.retain(|ended| !load.tells_of(ended.id));
-        let losses = answer.lost.iter().map(|ended| ended.id).collect();
+        let losses = match load.confirms && !planted(Bug::SentIsHeard) {
+            true => Vec::new(),
+            false => {
+                answer.lost.retain(|ended| !load.tells_of(ended.id));
+                answer.lost.iter().map(|ended| ended.id).collect()
+            }
+        };
         Some(Cargo { end: 0, grants, losses })
     }
 

@@ -620,6 +620,7 @@ impl Server {
             Ok(said) => self.commands.extend(said),
             Err((code, text)) => return self.refuse_and_close(conn, code, text),
         }
+        peer.load.confirms = hello.confirms;
         peer.is_foreign = hello.protocol != wire::PROTOCOL;
         if hello.agent_process {
             self.take_agent_process(conn, hello.goes_by);
@@ -759,7 +760,7 @@ impl Server {
             self.fail(conn, request.id, unfit);
             return false;
         }
-        let is_long = matches!(request.op, Op::Status | Op::Stats);
+        let is_long = matches!(request.op, Op::Status | Op::Stats | Op::News);
         let peer = &self.peers[&conn];
         if let Some(id) = request.id
             && (id == GREETING || peer.open.contains_key(&id))

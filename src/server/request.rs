@@ -190,6 +190,7 @@ pub(super) fn command(
         Op::Commit => return commit(request, caller, sender, target),
         Op::Break => Command::Break { caller, who: sender.who()?, id: lock_id(request)?, reason: reason(request)? },
         Op::Status => Command::Status { caller, who: sender.who().ok(), target },
+        Op::News => news(request, caller, sender)?,
         Op::Cancel => cancel(request, caller, sender)?,
         Op::Unlock | Op::Bind | Op::Subscribe | Op::Unsubscribe | Op::Stats | Op::Daemon | Op::Stop => {
             unreachable!("{:?} is no command of this kind", request.op)
@@ -199,6 +200,16 @@ pub(super) fn command(
         }
     };
     Ok((command, About::Other))
+}
+
+fn news(request: &Request, caller: Caller, sender: &Sender) -> Result<Command, Unfit> {
+    // Whoever names a scope expects to hear of that alone.
+    if request.scope.is_some() {
+        return Err(invalid("news are of all that the agent has: without `scope`"));
+    }
+    let heard = request.heard.iter().map(|id| id.parse());
+    let heard = heard.collect::<Result<_, _>>().map_err(|error: model::Invalid| invalid(error.0))?;
+    Ok(Command::News { caller, who: sender.who()?, heard })
 }
 
 fn cancel(request: &Request, caller: Caller, sender: &Sender) -> Result<Command, Unfit> {

@@ -132,6 +132,7 @@ impl LockTable {
             Command::Cancel { caller, waiting } => self.cancel(now, step, caller, waiting),
             Command::GiveUp { caller, who, ticket } => self.give_up(step, caller, &who, ticket),
             Command::LossesTold(ids) => self.losses_told(step, &ids),
+            Command::News { caller, who, heard } => self.news(step, caller, &who, &heard),
             Command::Os { lock, answer } => self.system_answered(now, step, lock, answer),
             Command::Commit { caller, who, target, fence, prepared } => {
                 self.commit(now, step, caller, who, target, fence, prepared)
@@ -331,7 +332,7 @@ impl LockTable {
         let synced = synced && !planted(Bug::AnsweredBeforeSync);
         let lost = who.filter(|_| !planted(Bug::LossNotTold));
         let lost = lost.map(|who| self.losses(who, targets)).unwrap_or_default();
-        let wanted = who.map(|who| self.wanted(who)).unwrap_or_default();
+        let wanted = who.map(|who| self.wanted(who, limits::WANTED_LOOKED_AT)).unwrap_or_default();
         let standings = self.standings(&reply);
         step.replies.push(Outgoing { to, answer: Answer { reply, lost, wanted, standings }, synced });
     }
@@ -356,13 +357,13 @@ impl LockTable {
         untold.iter().map(|id| &self.state.ended[id]).filter(is_meant).cloned().collect()
     }
 
-    /// The first waiting request behind each of the agent's locks, if any. Guards hear of it by events.
-    fn wanted(&self, who: &Who) -> Vec<Waiter> {
+    /// The first waiting request behind each of the agent's oldest locks, if any. Guards hear of it by events.
+    fn wanted(&self, who: &Who, oldest: usize) -> Vec<Waiter> {
         if who.session.is_some() || self.state.waiters.is_empty() {
             return Vec::new();
         }
         let mut wanted: Vec<WaiterId> = Vec::new();
-        let ids = self.state.locks_of_agent.get(&who.agent).into_iter().flatten().take(limits::WANTED_LOOKED_AT);
+        let ids = self.state.locks_of_agent.get(&who.agent).into_iter().flatten().take(oldest);
         for lock in ids.map(|id| &self.state.locks[id]) {
             let mut first: Option<Turn> = None;
             let _ = self.state.index.overlapping::<()>(&lock.ask.target, &mut |_, slot| {
@@ -470,6 +471,22 @@ impl LockTable {
             waiters: waiters.iter().map(|id| self.queued(&self.state.waiters[id])).collect(),
         };
         self.answer_about(step, caller, reply, who.as_ref(), target.as_ref());
+    }
+
+    /// A question about nothing but what is told along with answers.
+    fn news(&mut self, step: &mut Step, to: Caller, who: &Who, heard: &[LockId]) {
+        if !heard.is_empty() && !planted(Bug::HeardIsNotTold) {
+            // What somebody else is to hear of is left to him.
+            let own = self.losses(who, None).into_iter().map(|ended| ended.id);
+            let told: Vec<LockId> = own.filter(|id| heard.contains(id)).collect();
+            self.losses_told(step, &told);
+        }
+        let oldest = if planted(Bug::NewsOfFewLocks) { limits::WANTED_LOOKED_AT } else { limits::NEWS_LOOKED_AT };
+        let (mut lost, wanted) = (self.losses(who, None), self.wanted(who, oldest));
+        let reply = Reply::News { more: lost.len().saturating_sub(limits::NEWS_LOSSES) };
+        lost.truncate(limits::NEWS_LOSSES);
+        let answer = Answer { lost, wanted, ..Answer::bare(reply) };
+        step.replies.push(Outgoing { to, answer, synced: false });
     }
 
     fn queued(&self, waiter: &Waiter) -> Queued {

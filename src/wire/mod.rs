@@ -68,6 +68,9 @@ pub struct Hello {
     /// When a scope of the workspace counts as contended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contention: Option<Threshold>,
+    /// A loss counts as told when this client says so, by `heard`, and not when it was sent to it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub confirms: bool,
 }
 
 /// [`crate::model::Threshold`] on the wire: so many requests that were refused or had to wait, within such a time.
@@ -154,6 +157,8 @@ pub enum Op {
     Break,
     /// Who holds, who waits: `scope`, or everything.
     Status,
+    /// What this agent lost and has not been told of, and who waits for its locks: `heard`.
+    News,
     /// Bind a lock to the process whose pidfd comes with the line: `lock_id`.
     Bind,
     /// Withdraw a waiting request of this connection, `of`, or give up a kept place, `ticket`.
@@ -286,6 +291,9 @@ pub struct Request {
     /// So many scopes and agents are to be named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top: Option<usize>,
+    /// Losses, `lk_…`, of which the agent has heard.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub heard: Vec<String>,
 }
 
 impl Request {
@@ -326,6 +334,7 @@ impl Request {
             webhook_id: None,
             with_secret: false,
             top: None,
+            heard: Vec::new(),
         }
     }
 }
@@ -422,6 +431,8 @@ pub enum Body {
     Broken(Loss),
     /// To `status`.
     Status(StatusBody),
+    /// To `news`: the news stand beside.
+    News(NewsBody),
     /// To `bind`: the lock.
     Bound(String),
     /// To `cancel`: whether the request was still waiting, or the place still kept.
@@ -737,6 +748,13 @@ pub struct StatusBody {
     pub locks: Vec<Held>,
     /// Requests by arrival.
     pub waiters: Vec<WaiterBody>,
+}
+
+/// The answer to `news`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewsBody {
+    /// How many more losses there are: the next answers tell of them.
+    pub more_lost: usize,
 }
 
 /// A waiting request.

@@ -2,8 +2,8 @@
 
 use super::webhooks::{self, WebhookBody};
 use super::{
-    Answer, Body, CheckBody, Code, CommitBody, Held, KeptBy, LockBody, LocksBody, Loss, SetBody, StatusBody, WaitBody,
-    WaiterBody, Wanted,
+    Answer, Body, CheckBody, Code, CommitBody, Held, KeptBy, LockBody, LocksBody, Loss, NewsBody, SetBody, StatusBody,
+    WaitBody, WaiterBody, Wanted,
 };
 use super::{ContentionBody, EventBody, GapBody, Line, Mode, WireError, escape, sign};
 use crate::events::{Gap, Told};
@@ -155,6 +155,7 @@ fn body(reply: &Reply, standings: &Standings, about: &About, now: Now) -> Result
             locks: held_ranked(locks, standings, now),
             waiters: waiters.iter().map(|queued| waiter(queued, now)).collect(),
         }),
+        Reply::News { more } => Body::News(NewsBody { more_lost: *more }),
         Reply::Bound(id) => Body::Bound(id.to_string()),
         Reply::Webhook(webhook) => Body::Webhook(Box::new(webhook_body(webhook, about, now))),
         Reply::Webhooks(all) => Body::Webhooks(all.iter().map(|webhook| webhook_body(webhook, about, now)).collect()),

@@ -5,6 +5,7 @@ mod client;
 mod endings;
 mod eras;
 mod names;
+mod news;
 mod resources;
 mod sets;
 mod tools;

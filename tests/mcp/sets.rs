@@ -24,6 +24,10 @@ fn several_are_locked_together_seen_and_released_one_by_one() {
         let files: Vec<&str> = locks.iter().filter_map(|lock| lock["file_id"].as_str()).collect();
         assert_eq!((&taken["acquired"], files), (&json!(true), vec!["x", "sub/", "@port"]), "twice is once");
         assert!(locks.iter().all(|lock| lock["ttl_ms"] == 60_000 && lock["already_held"] == false), "{taken}");
+        for common in ["acquired", "agent", "workspace_id", "holders", "cycle", "more_holders"] {
+            assert!(locks.iter().all(|lock| lock.get(common).is_none()), "{common} in each of {taken}");
+        }
+        assert!(taken["agent"] == "a" && taken["workspace_id"].is_string(), "{taken}");
         assert!(locks.windows(2).all(|pair| pair[0]["fence"].as_u64() < pair[1]["fence"].as_u64()), "{taken}");
         assert_eq!(text.lines().count(), 4, "{text}");
         for (lock, line) in locks.iter().zip(text.lines()) {
@@ -173,7 +177,7 @@ fn what_makes_no_set_is_an_error_in_plain_words() {
     for (arguments, code, says) in [
         (json!({}), "invalid", "paths"),
         (json!({ "paths": [] }), "invalid", "at least one"),
-        (json!({ "paths": "x" }), "invalid", "sequence"),
+        (json!({ "paths": "x" }), "invalid", "a list of strings"),
         (json!({ "path": "x" }), "invalid", "path"),
         (json!({ "paths": ["x", 7] }), "invalid", "string"),
         (json!({ "paths": ["x", ""] }), "invalid", ""),

@@ -63,6 +63,7 @@ pub enum Op {
     Write(Target, Option<Fence>),
     Break(LockId),
     Status(Option<Target>),
+    News,
     Bind(LockId, Process),
     Cancel(u64),
     GiveUp(TicketId),
@@ -442,6 +443,7 @@ impl Server {
             }
             Op::Break(id) => Command::Break { caller: always(), who, id, reason: "in the way".into() },
             Op::Status(target) => Command::Status { caller: always(), who: Some(who), target },
+            Op::News => Command::News { caller: always(), who, heard: Vec::new() },
             Op::Cancel(of) => Command::Cancel { caller: always(), waiting: Caller { conn, id: of } },
             Op::GiveUp(ticket) => Command::GiveUp { caller: always(), who, ticket },
             Op::Bind(id, process) => Command::Bind { caller: always(), who, id, process },

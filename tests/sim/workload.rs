@@ -434,6 +434,7 @@ impl World {
             }
             89..=96 => client.asked.get(random.below(8) as usize).cloned()?,
             98 => Op::GiveUp(client.ticket.take()?),
+            99 => Op::News,
             97 => {
                 // Done: everything it holds goes with it.
                 client.hang_up(&mut self.pipes);

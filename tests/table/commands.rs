@@ -181,6 +181,7 @@ fn outcome(reply: &Reply, later: bool) -> &'static str {
         Reply::Cancelled(_) => "cancelled",
         Reply::SessionOpen(_) => "session open",
         Reply::Status { .. } => "status",
+        Reply::News { .. } => "news",
         Reply::Webhook(_) | Reply::Webhooks(_) | Reply::WebhookRemoved(_) => unreachable!("webhooks.rs tells of those"),
         Reply::Failed(fault) => match fault {
             Fault::NotFound | Fault::NoWebhook(_) => "not found",
@@ -222,6 +223,7 @@ enum Kind {
     CommitOver,
     Break,
     Status,
+    News,
     Bind,
     ProcessGone,
     CallerGone,
@@ -245,7 +247,7 @@ enum Kind {
 use Kind::*;
 
 /// The kinds and how often each is drawn at most.
-const KINDS: [(Kind, u32); 36] = [
+const KINDS: [(Kind, u32); 37] = [
     (LockOnce, 30),
     (LockInSession, 40),
     (SetOnce, 20),
@@ -263,6 +265,7 @@ const KINDS: [(Kind, u32); 36] = [
     (CommitOver, 20),
     (Break, 4),
     (Status, 3),
+    (News, 3),
     (Bind, 5),
     (ProcessGone, 3),
     (CallerGone, 4),
@@ -667,6 +670,7 @@ impl World {
                 let target = Some(self.target(raw)).filter(|_| raw.shared);
                 Command::Status { caller, who: Some(who), target }
             }
+            News => Command::News { caller, who, heard: vec![self.lock_id(raw); usize::from(raw.shared)] },
             Bind => Command::Bind { caller, who: self.owner(raw), id: self.lock_id(raw), process: process(raw.lease) },
             ProcessGone => Command::ProcessGone(process(raw.pick)),
             CallerGone => Command::CallerGone { conn: caller.conn },

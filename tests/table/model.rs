@@ -398,6 +398,17 @@ impl Naive {
                     ended.untold = false;
                 }
             }
+            Command::News { caller, who, heard } => {
+                let told: Vec<LockId> = self.losses(&who, None).iter().map(|ended| ended.id).collect();
+                for ended in self.ended.iter_mut().filter(|ended| told.contains(&ended.id)) {
+                    ended.untold &= !heard.contains(&ended.id);
+                }
+                let mut lost = self.losses(&who, None);
+                let told = lost.len().min(limits::NEWS_LOSSES);
+                let reply = Reply::News { more: lost.split_off(told).len() };
+                let answer = Answer { lost, wanted: self.wanted(&who, limits::NEWS_LOOKED_AT), ..Answer::bare(reply) };
+                self.said.push(Outgoing { to: caller, answer, synced: false });
+            }
             Command::Webhook(_) => unreachable!("no lock depends on a webhook; webhooks.rs tells of those"),
             Command::Contention { threshold, .. } => self.threshold = threshold,
             Command::Wrote { target, how } => self.wrote(&target, how),
@@ -1015,7 +1026,7 @@ impl Naive {
         };
         lost.sort_by_key(|ended| ended.id);
         lost.dedup_by_key(|ended| ended.id);
-        let wanted = self.wanted(who);
+        let wanted = self.wanted(who, limits::WANTED_LOOKED_AT);
         let said = self.said.last_mut().expect("it was just said");
         (said.answer.lost, said.answer.wanted) = (lost, wanted);
     }
@@ -2502,7 +2513,7 @@ impl Naive {
         let mut answer = Answer { standings, ..Answer::bare(reply) };
         if let Some((who, target)) = about {
             answer.lost = self.losses(who, target);
-            answer.wanted = self.wanted(who);
+            answer.wanted = self.wanted(who, limits::WANTED_LOOKED_AT);
         }
         self.said.push(Outgoing { to, answer, synced });
     }
@@ -2526,13 +2537,13 @@ impl Naive {
     }
 
     /// The first request that each of a one-shot's oldest locks keeps waiting.
-    fn wanted(&self, who: &Who) -> Vec<Waiter> {
+    fn wanted(&self, who: &Who, oldest: usize) -> Vec<Waiter> {
         if who.session.is_some() {
             return Vec::new();
         }
         let mine = self.locks.iter().filter(|lock| lock.ask.who.agent == who.agent);
         let mut wanted: Vec<Waiter> = Vec::new();
-        for lock in mine.take(limits::WANTED_LOOKED_AT) {
+        for lock in mine.take(oldest) {
             let is_behind = |waiter: &&Waiter| {
                 waiter.takes
                     && waiter.ask.upgrades != Some(lock.id)

@@ -241,6 +241,7 @@ impl Desk {
             Reply::Bound(_) => "bound".into(),
             Reply::Downgraded(_) => "shared".into(),
             Reply::Status { .. } => "status".into(),
+            Reply::News { more } => format!("news and {more} more"),
         }
     }
 
@@ -403,6 +404,13 @@ impl Desk {
             Reply::Status { locks, waiters } => (locks, waiters),
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Asks for news, of losses and of waiters.
+    fn ask_news(&mut self, name: &str) -> String {
+        let who = self.who(name);
+        let caller = self.caller(name);
+        self.command(caller, Command::News { caller, who, heard: Vec::new() })
     }
 
     /// Who waits, by arrival.
@@ -1214,6 +1222,52 @@ fn breaking_needs_the_exact_id_and_the_holder_is_told_once() {
     assert_eq!(desk.told(), [EndReason::Broken { by, reason: "stuck".into() }]);
     desk.ask("ada", "x /f");
     assert_eq!(desk.told(), []);
+}
+
+#[test]
+fn news_tell_all_losses_a_part_at_a_time_and_who_waits_for_any_lock() {
+    let mut desk = Desk::new();
+    let count = 3 * limits::NEWS_LOSSES / 2;
+    for number in 0..count {
+        desk.ask("ada", &format!("x /f{number}"));
+    }
+    desk.pass(MINUTE / 2);
+    for number in 0..=limits::WANTED_LOOKED_AT {
+        desk.ask("ada", &format!("x /g{number}"));
+    }
+    desk.wait("bo", &format!("x /g{}", limits::WANTED_LOOKED_AT));
+    desk.pass(MINUTE / 2);
+    for (told, more) in [(limits::NEWS_LOSSES, count - limits::NEWS_LOSSES), (count - limits::NEWS_LOSSES, 0), (0, 0)] {
+        assert_eq!(desk.ask_news("ada"), format!("news and {more} more"));
+        assert_eq!(desk.told(), vec![EndReason::Expired; told]);
+        let wanted = &desk.last.as_ref().expect("it is answered").wanted;
+        assert_eq!(wanted.iter().map(|waiter| waiter.ask.who.agent.as_str()).collect::<Vec<_>>(), ["bo"]);
+    }
+    assert_eq!(desk.ask_news("bo"), "news and 0 more");
+    assert_eq!(desk.last, Some(Answer::bare(Reply::News { more: 0 })), "another agent");
+    desk.pass(MINUTE / 2);
+    assert_eq!(desk.ask("ada", "x /h"), "granted", "leases go on as they were");
+    desk.ask_news("ada");
+    assert_eq!(desk.told().len(), limits::WANTED_LOOKED_AT + 1);
+}
+
+#[test]
+fn a_loss_counts_as_told_when_its_own_agent_says_that_it_has_heard_of_it() {
+    let mut desk = Desk::new();
+    desk.ask("ada", "x /f");
+    let first = desk.granted().id;
+    desk.ask("ada", "x /g");
+    let second = desk.granted().id;
+    desk.pass(MINUTE);
+    desk.answers_arrive = false;
+    for (name, heard, left) in [("bo", vec![first], 2), ("ada", vec![], 2), ("ada", vec![first], 1), ("ada", vec![], 1)]
+    {
+        let (caller, who) = (desk.caller(name), desk.who(name));
+        desk.command(caller, Command::News { caller, who, heard });
+        desk.ask_news("ada");
+        assert_eq!(desk.told().len(), left, "{name}");
+    }
+    assert_eq!(desk.last.as_ref().expect("it is answered").lost[0].id, second);
 }
 
 #[test]

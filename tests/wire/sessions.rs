@@ -205,3 +205,30 @@ impl Drop for Sleeper {
         let _ = self.0.wait();
     }
 }
+
+#[test]
+fn whoever_says_itself_what_it_has_heard_is_told_until_it_does() {
+    let ground = served();
+    for confirms in [true, false] {
+        let mut raw = Raw::connect(&ground);
+        let mut greeting = hello(&ground, "a", None);
+        greeting["hello"]["confirms"] = confirms.into();
+        raw.send(&greeting);
+        raw.read();
+        let id = raw.ask(json!({"id": 1, "op": "lock", "scope": "@x"}))["ok"]["lock"]["lock_id"].clone();
+        ground.flockd("b", &format!("break {} --reason hanging", id.as_str().unwrap())).gives(0);
+        let first = raw.ask(json!({"id": 2, "op": "status", "scope": "@x"}));
+        assert_eq!(first["lost"][0]["lock_id"], id, "{first}");
+        // As often as it asks, though each answer has arrived.
+        for number in 3..6 {
+            let again = raw.ask(json!({"id": number, "op": "news"}));
+            assert_eq!(again["lost"][0]["lock_id"], if confirms { id.clone() } else { Value::Null }, "{again}");
+        }
+        let heard = raw.ask(json!({"id": 6, "op": "news", "heard": [id]}));
+        assert_eq!(heard, json!({"id": 6, "ok": {"news": {"more_lost": 0}}}));
+        raw.send(&json!({"id": 7, "op": "news", "heard": ["x"]}));
+        assert!(raw.fails(json!(7), "invalid").contains("lk_"));
+        raw.send(&json!({"id": 8, "op": "news", "scope": "@x"}));
+        raw.fails(json!(8), "invalid");
+    }
+}

@@ -174,6 +174,7 @@ fn who_and_target(command: &Command) -> Option<(&Who, Option<&Target>)> {
         Command::Lock { ask, .. } | Command::WaitFree { ask, .. } => Some((&ask.who, Some(&ask.target))),
         Command::Check { who, target, .. } | Command::Commit { who, target, .. } => Some((who, Some(target))),
         Command::Status { who, target, .. } => Some((who.as_ref()?, target.as_ref())),
+        Command::News { who, .. } => Some((who, None)),
         Command::Unlock { who, which, .. }
         | Command::Renew { who, which, .. }
         | Command::Upgrade { who, which, .. }
@@ -227,6 +228,7 @@ pub(super) fn caller_of(command: &Command) -> Option<Caller> {
         | Command::Commit { caller, .. }
         | Command::Break { caller, .. }
         | Command::Status { caller, .. }
+        | Command::News { caller, .. }
         | Command::Bind { caller, .. }
         | Command::Cancel { caller, .. }
         | Command::GiveUp { caller, .. } => Some(*caller),

@@ -31,6 +31,7 @@ impl Auditor {
                 self.counts.probes += 1;
                 self.status(&open, locks, waiters);
             }
+            Reply::News { more } => assert_eq!(*more, 0, "nobody here loses so many"),
             Reply::Bound(id) => {
                 if let (Command::Bind { process, .. }, Some(claim)) = (&open.command, self.claims.get_mut(id)) {
                     (claim.keeper, claim.until) = (Keeper::Process(*process), None);
