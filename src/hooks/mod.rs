@@ -296,7 +296,7 @@ impl Caller<'_> {
         if self.event.subagent.is_none() && !planted(Bug::SessionNotHandedOn) {
             locks::goes_by(&agent, &self.event.cwd, self.event.has_moved)?;
         }
-        let mut lines = locks::losses(&agent, &self.event.cwd)?;
+        let mut lines = locks::news(&agent, &self.event.cwd)?;
         if is_new && self.call.mode == Mode::Auto {
             lines.insert(0, text::WELCOME.to_owned());
         }

@@ -103,12 +103,23 @@ fn what_is_told_when_a_turn_begins_reaches_openclaws_model() {
     assert!(told.contains("your lock on a.txt ended at ") && !told.contains("flockd lock PATH"), "{told}");
     assert_eq!(gateway.prompt("r6", "s1"), "");
 
+    // Who waits is said as it is when the turn begins, and not as it was.
+    let waits = ground.queue("cy", "b.txt");
+    ground.until_waiting(&["cy"]);
+    assert_eq!(gateway.writes("b.txt"), Value::Null);
+    let told = gateway.prompt("r8", "s1");
+    assert!(told.contains("cy waits for b.txt"), "{told}");
+    assert_eq!(gateway.writes("b.txt"), Value::Null);
+    assert_eq!(gateway.calls("agent_end", json!({}), "r8", "s1"), Value::Null);
+    drop(waits);
+    assert_eq!(gateway.prompt("r9", "s1"), "");
+
     // Another agent's edit is refused as before, and a session after this one is greeted.
     ground.hook("openclaw", "--wait 0", "before_edit", "bo");
     let refused = gateway.writes("data.json");
     assert_eq!(refused["block"], true, "{refused}");
     assert!(refused["blockReason"].as_str().unwrap().contains("is locked by openclaw-bo"), "{refused}");
-    assert!(gateway.prompt("r7", "s2").contains("flockd lock PATH"));
+    assert!(gateway.prompt("r10", "s2").contains("flockd lock PATH"));
 }
 
 #[test]

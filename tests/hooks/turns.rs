@@ -261,6 +261,22 @@ fn a_lost_lock_is_told_before_the_next_write() {
 }
 
 #[test]
+fn who_waits_is_told_when_a_turn_begins() {
+    for client in CLIENTS {
+        let ground = Ground::new();
+        ground.flockd(&agent(client, "ada"), "lock data.json").gives(0);
+        assert_eq!(ground.hook(client, "", "turn_start", "ada"), Outcome::Runs);
+        let waits = ground.queue("bo", "data.json");
+        ground.until_waiting(&["bo"]);
+        let outcome = ground.hook(client, "", "turn_start", "ada");
+        assert!(matches!(outcome, Outcome::RunsAndTellsModel(_)), "{client}: {outcome:?}");
+        let told = outcome.told();
+        assert!(told.contains("bo waits for data.json. Done with it? `flockd unlock "), "{client}: {told}");
+        drop(waits);
+    }
+}
+
+#[test]
 fn two_agents_that_wait_for_each_other_are_told_the_cycle() {
     let ground = Ground::new();
     for (name, file) in [("claude-ada", "data.json"), ("bo", "other.json")] {

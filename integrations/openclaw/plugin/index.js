@@ -19,6 +19,9 @@ const SESSION = "FLOCKD_OPENCLAW_SESSION";
 // So many sessions are remembered; one that is forgotten is told again how locks work.
 const SESSIONS_MAX = 1_000;
 
+// How flockd says who waits.
+const WAITS = /^flockd: .* waits for .* Done with it\?/;
+
 const WRITERS = ["write", "edit", "apply_patch", "exec"];
 
 function call(command, args, payload, timeout, signal) {
@@ -94,12 +97,15 @@ function register(api) {
     return answer;
   };
 
-  // What is told along with a tool has no way to the model there, so it goes with the next prompt.
+  // What is told along with a tool has no way to the model there. Losses are told once, so they go with the next
+  // prompt; who waits is said anew then.
   const keep = (answer, event, context) => {
     const key = event.sessionKey ?? context?.sessionKey;
     if (!answer.tell) return;
     api.logger?.info?.(answer.tell);
-    if (key) answer.tell.split("\n").forEach((line) => about(key).untold.add(line));
+    if (!key) return;
+    const lines = answer.tell.split("\n").filter((line) => !WAITS.test(line));
+    lines.forEach((line) => about(key).untold.add(line));
   };
 
   // OpenClaw tells of new sessions on some ways only, beside their first prompt, and takes no text for it: the first
