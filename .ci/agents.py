@@ -36,6 +36,8 @@ class Run:
     def __init__(self, steps):
         self.steps = steps
         self.told = []
+        # All that it was asked, as text.
+        self.asked = []
         self.reached = threading.Condition()
         self.gates = {}
 
@@ -110,6 +112,7 @@ class Model(http.server.BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
         _, run, rest = self.path.split("/", 2)
         run = RUNS[run]
+        run.asked.append(flat(body))
         if "count_tokens" in rest or "countTokens" in rest:
             return self.send({"input_tokens": 1, "totalTokens": 1})
         if "messages" in rest:
@@ -169,7 +172,9 @@ class Model(http.server.BaseHTTPRequestHandler):
         parts = [p for c in body.get("contents", []) for p in c.get("parts", [])]
         results = [flat(p["functionResponse"].get("response")) for p in parts if "functionResponse" in p]
         step = run.next(results) if body.get("tools") else None
-        part = {"functionCall": {"name": step[0], "args": step[1]}} if step else {"text": "done"}
+        # Gemini CLI has its models say this with each call of any tool, for its own scheduler.
+        call = {"name": step[0], "args": {**step[1], "wait_for_previous": True}} if step else None
+        part = {"functionCall": call} if step else {"text": "done"}
         answer = {"candidates": [{"content": {"role": "model", "parts": [part]}, "finishReason": "STOP", "index": 0}],
                   "usageMetadata": {"promptTokenCount": 1, "candidatesTokenCount": 1, "totalTokenCount": 2}}
         return self.events([("", answer)]) if streams else self.send(answer)
@@ -215,21 +220,25 @@ class Ground:
         assert done.returncode == 0, (args, done)
         return done.stdout
 
-    def start(self, name, steps):
-        """An agent's process, with a model that says these steps."""
+    def start(self, name, steps, *flags):
+        """An agent's process, with a model that says these steps and settings that `install` writes with these flags."""
         run = RUNS[f"{self.client}-{name}"] = Run(steps)
         home = self.dir / name
         home.mkdir()
         url = f"http://127.0.0.1:{self.port}/{self.client}-{name}"
         environment = self.environment(home)
         command, more = getattr(self, self.client.replace("-", "_"))(home, url, name)
-        self.ours("install", "--client", self.client, "--no-mcp", home=home)
+        self.ours("install", "--client", self.client, *flags, home=home)
         self.hurry(home)
+        return self.run(name, command, {**environment, **more}), run
+
+    def run(self, name, command, environment):
+        """A process of an agent whose settings are there."""
         log = open(self.dir / f"{name}.log", "w", encoding="utf-8")
-        process = subprocess.Popen(command, env={**environment, **more}, cwd=self.work, stdin=subprocess.DEVNULL,
+        process = subprocess.Popen(command, env=environment, cwd=self.work, stdin=subprocess.DEVNULL,
                                    stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         self.processes.append(process)
-        return process, run
+        return process
 
     def hurry(self, home):
         """The installed hook, with a wait of a second instead of 25."""
@@ -294,7 +303,7 @@ class Ground:
         return [lock["agent"] for lock in json.loads(self.ours("ls", "--json"))["locks"]]
 
     def play(self):
-        ada, ada_run = self.start("ada", [self.writes("ada")])
+        ada, ada_run = self.start("ada", [self.writes("ada")], "--no-mcp")
         ada_may_end = ada_run.gate(1)
         ada_run.until(1)
         assert self.file.read_text() == "ada", ada_run.told
@@ -302,7 +311,7 @@ class Ground:
         assert len(holders) == 1, holders
         print(f"  ada has written; {holders[0]} holds the file")
 
-        bo, bo_run = self.start("bo", [self.reads(), self.writes("bo"), self.writes("bo")])
+        bo, bo_run = self.start("bo", [self.reads(), self.writes("bo"), self.writes("bo")], "--no-mcp")
         bo_may_go_on = bo_run.gate(2)
         bo_run.until(2)
         said = bo_run.told[1]
@@ -318,6 +327,37 @@ class Ground:
         assert self.file.read_text() == "bo", bo_run.told
         assert self.holders() == []
         print("  ada's turn has ended; bo is let in, has written, and holds nothing")
+
+    def lose(self):
+        """OpenClaw alone: what was lost in one turn is told with the prompt of the next."""
+        eve, run = self.start("eve", [self.writes("eve")], "--no-mcp")
+        may_end = run.gate(1)
+        run.until(1)
+        assert "flockd: other agents may work on the same files" in run.asked[0], run.asked
+        lock = json.loads(self.ours("ls", "--json"))["locks"][0]
+        self.ours("--agent", "somebody", "break", lock["lock_id"], "--reason", "it hangs")
+        may_end.set()
+        assert eve.wait(WITHIN) == 0, (self.dir / "eve.log").read_text()
+        lost = f"your lock on {self.file.name} ended"
+        assert not any(lost in asked for asked in run.asked), "nobody has told it yet"
+        before, run.steps = len(run.asked), []
+        home = self.dir / "eve"
+        command = ["openclaw", "agent", "--local", "--agent", "main", "--session-id", "eve", "--message", "go", "--json"]
+        eve = self.run("eve", command, self.environment(home))
+        assert eve.wait(WITHIN) == 0, (self.dir / "eve.log").read_text()
+        assert len(run.asked) > before and lost in run.asked[before] and "it hangs" in run.asked[before], run.asked
+        print("  eve's lock is broken; the prompt of her next turn says so")
+
+    def tools(self):
+        """Gemini CLI alone: the server takes calls as Gemini's models make them."""
+        path = {"path": str(self.file)}
+        lock, unlock = ("mcp_flockd_lock_file", path), ("mcp_flockd_unlock_file", path)
+        dan, run = self.start("dan", [lock, self.writes("dan"), unlock])
+        assert dan.wait(WITHIN) == 0, (self.dir / "dan.log").read_text()
+        assert len(run.told) == 3 and "locked: " in run.told[0], run.told
+        assert self.file.read_text() == "dan", run.told
+        assert self.holders() == []
+        print("  dan locks, writes and unlocks by tools")
 
     def clear(self):
         """Claude Code alone: after `/clear` hook, command and server are the agent of the new session."""
@@ -394,8 +434,9 @@ def main():
         ground = Ground(flockd, directory, client, server.server_address[1])
         try:
             ground.play()
-            if client == "claude-code":
-                ground.clear()
+            # What is to be seen in one of them alone.
+            more = {"claude-code": ground.clear, "gemini": ground.tools, "openclaw": ground.lose}
+            more.get(client, lambda: None)()
             print(f"  held in {time.monotonic() - begun:.0f} s", flush=True)
             shutil.rmtree(ground.dir, ignore_errors=True)
         except AssertionError as error:

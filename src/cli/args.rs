@@ -300,11 +300,11 @@ Examples:
   flockd install --client claude-code --uninstall")]
     Install(super::install::InstallArgs),
 
-    /// Try whether daemon and installed hooks work
+    /// Try whether daemon, installed hooks and MCP servers work
     #[command(after_long_help = "\
 Each hook in somebody's settings is called as its client would: one agent's edit must be let through and take the \
-lock, another's must be refused, and the end of the session must free it. Fails if something that is there does not \
-work.
+lock, another's must be refused, and the end of the session must free it. Each MCP entry is started, greeted and \
+asked for its tools. Fails if something that is there does not work, or if nothing is installed for any client.
 
 Examples:
   flockd doctor

@@ -237,11 +237,11 @@ pub(super) fn goes_by(agent: &Agent, cwd: &Path, starts: bool) -> Result<(), Str
     }
 }
 
-/// What the agent lost since it last heard.
-pub(super) fn losses(agent: &Agent, cwd: &Path) -> Result<Vec<String>, String> {
+/// What the agent lost since it last heard, and who waits for what it holds.
+pub(super) fn news(agent: &Agent, cwd: &Path) -> Result<Vec<String>, String> {
     let Some(connection) = connect_if_served(Some(agent), cwd)? else { return Ok(Vec::new()) };
     let answer = connection.call(Request::new(Op::Status)).map_err(|error| error.to_string())?;
-    Ok(answer.lost.iter().map(text::lost).collect::<Vec<String>>())
+    Ok(answer.lost.iter().map(text::lost).chain(answer.wanted.iter().map(text::wanted)).collect())
 }
 
 /// What hooks leave behind in the daemon.

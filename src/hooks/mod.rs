@@ -199,8 +199,7 @@ impl Found {
 fn judge(call: &Call, deadline: u64, input: impl Read, tell: &mpsc::Sender<Progress>) -> Result<Verdict, String> {
     let strict = || drop(tell.send(Progress::Strict));
     // Before anything is understood, the workspace around this process is the one that is meant.
-    let around = std::env::current_dir().map(|cwd| Settings::of(&root_at(&cwd, &cwd)));
-    if matches!(around, Ok(Ok(Settings { strict: true, .. }))) {
+    if std::env::current_dir().is_ok_and(|cwd| is_strict(&Settings::of(&root_at(&cwd, &cwd)))) {
         strict();
     }
     let mut bytes = Vec::new();
@@ -254,11 +253,11 @@ impl Caller<'_> {
         let mut targets = Vec::new();
         for path in self.event.absolute_targets() {
             let root = root_of(&path, &self.event.cwd);
-            let settings = Settings::of(&root)?;
-            if settings.strict {
+            let settings = Settings::of(&root);
+            if is_strict(&settings) {
                 strict();
             }
-            let mode = match settings.enforcement {
+            let mode = match settings?.enforcement {
                 Enforcement::Off => continue,
                 Enforcement::Warn => Mode::Warn,
                 Enforcement::Deny => self.call.mode,
@@ -297,7 +296,7 @@ impl Caller<'_> {
         if self.event.subagent.is_none() && !planted(Bug::SessionNotHandedOn) {
             locks::goes_by(&agent, &self.event.cwd, self.event.has_moved)?;
         }
-        let mut lines = locks::losses(&agent, &self.event.cwd)?;
+        let mut lines = locks::news(&agent, &self.event.cwd)?;
         if is_new && self.call.mode == Mode::Auto {
             lines.insert(0, text::WELCOME.to_owned());
         }
@@ -307,6 +306,14 @@ impl Caller<'_> {
     fn end(&self, also_below: bool) -> Result<Verdict, String> {
         locks::end_turn(&self.agent()?, also_below, &self.event.cwd)?;
         Ok(Verdict::Silence)
+    }
+}
+
+/// Whether failure means no there. Settings that are wrong elsewhere say it as well.
+fn is_strict(settings: &Result<Settings, Broken>) -> bool {
+    match settings {
+        Ok(settings) => settings.strict,
+        Err(broken) => broken.strict,
     }
 }
 

@@ -11,8 +11,9 @@ const REPEATED_MAX: usize = 120;
 /// What an agent is told when its session begins.
 pub(super) const WELCOME: &str = "\
 flockd: other agents may work on the same files. Your edits lock their files by themselves until the end of your turn; \
-a refused edit names the holder. `flockd lock PATH` holds a file or a directory (`src/`) for longer, `flockd unlock \
-PATH` lets go, `flockd ls` shows who holds what.";
+a refused edit names the holder. `flockd lock PATH` holds a file or a directory (`src/`) for longer, several at once \
+with `flockd lock A B` or for one command with `flockd run A B -- COMMAND` (tool `lock_files`); `flockd unlock PATH` \
+lets go, `flockd ls` shows who holds what.";
 
 /// Others hold what was to be written.
 pub(super) fn held(path: &Path, name: &str, holders: &[Held], more: usize, retry_after_ms: Option<u64>) -> String {

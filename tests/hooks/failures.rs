@@ -129,6 +129,29 @@ fn nonsense_in_the_workspaces_file_is_a_failure_like_any_other() {
 }
 
 #[test]
+fn a_file_that_says_strict_and_is_wrong_elsewhere_is_strict() {
+    for client in CLIENTS {
+        let ground = Ground::new();
+        let broken = "strict = true\nenforcement = 'sometimes'\n";
+        let elsewhere = ground.work.join("elsewhere");
+        fs::create_dir(&elsewhere).unwrap();
+        let from_elsewhere = |input: &str| {
+            let mut command = ground.hook_command(client, "");
+            command.current_dir(&elsewhere);
+            Outcome::of(client, &crate::client::fed(command, input))
+        };
+        // The place of the file says it, or where nothing is understood that of the hook.
+        fs::write(elsewhere.join(".flockd.toml"), "").unwrap();
+        fs::write(ground.work.join(".flockd.toml"), broken).unwrap();
+        let why = from_elsewhere(&payload(client, "before_edit", &ground.work, "ada")).refused();
+        assert!(why.contains("strict") && why.contains("\"warn\""), "{client}: {why}");
+        assert!(matches!(from_elsewhere("garbage"), Outcome::RunsAndTellsPerson(_)), "{client}");
+        fs::write(elsewhere.join(".flockd.toml"), broken).unwrap();
+        from_elsewhere("garbage").refused();
+    }
+}
+
+#[test]
 fn an_agent_without_a_name_is_let_through_and_told_how_to_get_one() {
     let ground = Ground::new();
     let input = payload("claude-code", "before_edit", &ground.work, "");

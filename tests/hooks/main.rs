@@ -5,6 +5,7 @@ mod client;
 mod failures;
 mod identity;
 mod outcomes;
+mod plugin;
 mod turns;
 #[path = "../cli/util.rs"]
 #[expect(dead_code, reason = "the tests of the program need more of it")]

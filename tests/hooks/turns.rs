@@ -237,22 +237,43 @@ fn the_place_of_the_file_counts_and_not_that_of_its_writer() {
 
 #[test]
 fn a_lost_lock_is_told_before_the_next_write() {
-    let ground = Ground::new();
-    assert_eq!(ground.hook("claude-code", "", "before_edit", "ada"), Outcome::Runs);
-    let id = ground.status().locks[0].lock_id.clone();
-    let mut breaks = ground.command("bo", &["break", &id, "--reason", "it hangs"]);
-    assert!(breaks.status().unwrap().success());
-    let why = ground.hook("claude-code", "", "before_edit", "ada").refused();
-    assert!(why.contains("your lock on data.json ended at ") && why.contains("by bo: it hangs"), "{why}");
-    assert_eq!(ground.hook("claude-code", "", "before_edit", "ada"), Outcome::Runs, "it is told once, and locked");
+    for client in CLIENTS {
+        let ground = Ground::new();
+        let breaks = |reason: &str| {
+            let id = ground.status().locks[0].lock_id.clone();
+            assert!(ground.command("bo", &["break", &id, "--reason", reason]).status().unwrap().success());
+        };
+        assert_eq!(ground.hook(client, "", "before_edit", "ada"), Outcome::Runs);
+        breaks("it hangs");
+        let why = ground.hook(client, "", "before_edit", "ada").refused();
+        assert!(why.contains("your lock on data.json ended at ") && why.contains("by bo: it hangs"), "{why}");
+        assert_eq!(ground.hook(client, "", "before_edit", "ada"), Outcome::Runs, "it is told once, and locked");
 
-    // Whoever has nothing to write just now is told when a turn begins.
-    let id = ground.status().locks[0].lock_id.clone();
-    ground.command("bo", &["break", &id, "--reason", "again"]).status().unwrap();
-    assert_eq!(ground.hook("claude-code", "", "turn_end", "ada"), Outcome::Runs, "nobody listens there");
-    let told = ground.hook("claude-code", "", "turn_start", "ada").told();
-    assert!(told.contains("read it again before you write"), "{told}");
-    assert_eq!(ground.hook("claude-code", "", "turn_start", "ada"), Outcome::Runs);
+        // Whoever has nothing to write just now is told when a turn begins.
+        breaks("again");
+        assert_eq!(ground.hook(client, "", "turn_end", "ada"), Outcome::Runs, "nobody listens there");
+        let outcome = ground.hook(client, "", "turn_start", "ada");
+        assert!(matches!(outcome, Outcome::RunsAndTellsModel(_)), "{client}: {outcome:?}");
+        let told = outcome.told();
+        assert!(told.contains("read it again before you write"), "{client}: {told}");
+        assert_eq!(ground.hook(client, "", "turn_start", "ada"), Outcome::Runs);
+    }
+}
+
+#[test]
+fn who_waits_is_told_when_a_turn_begins() {
+    for client in CLIENTS {
+        let ground = Ground::new();
+        ground.flockd(&agent(client, "ada"), "lock data.json").gives(0);
+        assert_eq!(ground.hook(client, "", "turn_start", "ada"), Outcome::Runs);
+        let waits = ground.queue("bo", "data.json");
+        ground.until_waiting(&["bo"]);
+        let outcome = ground.hook(client, "", "turn_start", "ada");
+        assert!(matches!(outcome, Outcome::RunsAndTellsModel(_)), "{client}: {outcome:?}");
+        let told = outcome.told();
+        assert!(told.contains("bo waits for data.json. Done with it? `flockd unlock "), "{client}: {told}");
+        drop(waits);
+    }
 }
 
 #[test]
@@ -295,6 +316,8 @@ fn a_subagent_ends_with_its_own_locks_and_a_session_with_all() {
 fn a_new_session_hears_how_it_works() {
     for client in CLIENTS {
         let told = Ground::new().hook(client, "", "session_start", "ada").told();
-        assert!(told.contains("flockd lock PATH"), "{client}: {told}");
+        for words in ["flockd lock PATH", "flockd lock A B", "flockd run A B -- COMMAND", "lock_files"] {
+            assert!(told.contains(words), "{client}: {words}: {told}");
+        }
     }
 }

@@ -111,6 +111,15 @@ impl Person {
     }
 }
 
+/// What was found, in few words.
+fn states(findings: &[Value]) -> Vec<String> {
+    findings.iter().map(|finding| format!("{} {}", finding["what"], finding["state"]).replace('"', "")).collect()
+}
+
+fn works(what: &[&str]) -> Vec<String> {
+    what.iter().map(|what| format!("{what} works")).collect()
+}
+
 #[test]
 fn what_is_installed_works_and_leaves_nothing_when_it_goes() {
     for (client, settings) in SETTINGS {
@@ -124,10 +133,7 @@ fn what_is_installed_works_and_leaves_nothing_when_it_goes() {
         assert_eq!(person.files(), installed, "{client}");
 
         let findings = person.findings("doctor --json");
-        let ours: Vec<_> = findings.iter().filter(|finding| finding["what"] == format!("{client} hook")).collect();
-        assert_eq!(ours.len(), 1, "{client}: {findings:?}");
-        assert_eq!(ours[0]["state"], "works", "{client}: {findings:?}");
-        assert_eq!(findings[0]["state"], "works", "{client}: {findings:?}");
+        assert_eq!(states(&findings), works(&["daemon", &format!("{client} hook"), &format!("{client} mcp")]));
         assert!(person.ground.status().locks.is_empty(), "{client}: what was tried leaves no locks");
         person.flockd(&format!("install --client {client} --check")).gives(0);
 
@@ -253,9 +259,168 @@ fn hooks_without_the_server_and_the_server_without_hooks() {
         assert!(has("check") && !has("\"mcp\"]"), "{client}");
         person.flockd(&format!("install --client {client} --no-hooks")).gives(0);
         assert!(!has("hook --client") && !has("allowConversationAccess"), "{client}: a second call says what is there");
-        let state = &person.findings("doctor --json");
-        assert!(state.iter().skip(1).all(|finding| finding["state"] == "absent"), "{client}: {state:?}");
+        let found = person.flockd("doctor").gives(0).out;
+        assert!(found.contains(&format!("{client} hook ")) && found.contains("not installed"), "{client}: {found}");
+        let findings = person.findings("doctor --json");
+        let expected = [format!("{client} hook absent"), format!("{client} mcp works")];
+        assert_eq!(states(&findings)[1..], expected, "{findings:?}");
+        person.flockd(&format!("install --client {client} --no-mcp")).gives(0);
+        person.flockd("doctor").gives(0);
+        let findings = person.findings("doctor --json");
+        let expected = [format!("{client} hook works"), format!("{client} mcp absent")];
+        assert_eq!(states(&findings)[1..], expected, "{findings:?}");
     }
+}
+
+#[test]
+fn where_nothing_is_installed_doctor_says_so_and_fails() {
+    let person = Person::new(&[]);
+    let done = person.flockd("doctor").gives(1);
+    assert!(done.out.contains("`flockd install --client claude-code,codex,gemini,openclaw`"), "{done:?}");
+    let done = person.flockd("install --client codex --check").gives(1);
+    assert!(done.out.contains("`flockd install --client codex`"), "{done:?}");
+    person.flockd("install --client gemini").gives(0);
+    person.flockd("doctor").gives(0);
+    person.flockd("install --client codex --check").gives(1);
+}
+
+#[test]
+fn a_server_that_does_not_start_or_speak_is_found_out() {
+    let entry = |command: &str, args: &[&str]| serde_json::json!({"command": command, "args": args});
+    for (client, path, key) in [
+        ("claude-code", ".claude.json", "mcpServers"),
+        ("codex", ".codex/config.toml", "mcp_servers"),
+        ("gemini", ".gemini/settings.json", "mcpServers"),
+        ("openclaw", ".openclaw/openclaw.json", "mcp"),
+    ] {
+        let look = |entry: Value, status: i32, says: &str| {
+            let text = match client {
+                "codex" => format!("[{key}.flockd]\ncommand = {}\nargs = {}\n", entry["command"], entry["args"]),
+                "openclaw" => serde_json::json!({key: {"servers": {"flockd": entry}}}).to_string(),
+                _ => serde_json::json!({key: {"flockd": entry}}).to_string(),
+            };
+            let done = Person::new(&[(path, &text)]).flockd("doctor").gives(status);
+            assert!(done.out.contains(&format!("{client} mcp")) && done.out.contains(says), "{client}: {done:?}");
+        };
+        look(entry("/nowhere/flockd", &["mcp"]), 1, "there is no such program");
+        look(entry("true", &["flockd", "mcp"]), 1, "ended without an answer");
+        look(entry("sh", &["-c", "echo hello; cat", "flockd", "mcp"]), 1, "no JSON");
+        look(entry("sh", &["-c", "echo wrong flag >&2; exit 2", "flockd", "mcp"]), 1, "wrong flag");
+        let answer = r#"{"jsonrpc":"2.0","id":1,"result":{}}"#;
+        let other = format!("read _; echo '{answer}'; read _; read _; echo '{}'; cat", answer.replace(":1,", ":2,"));
+        look(entry("sh", &["-c", &other, "flockd", "mcp"]), 1, "it lists no tools");
+        // Somebody's way to start ours is as good.
+        look(entry("env", &["-u", "X", util::FLOCKD, "mcp"]), 0, "works");
+    }
+}
+
+#[test]
+fn a_server_that_never_answers_is_not_waited_for_for_long() {
+    let text =
+        "{\"mcpServers\":{\"flockd\":{\"command\":\"sh\",\"args\":[\"-c\",\"cat >/dev/null\",\"flockd\",\"mcp\"]}}}";
+    let done = Person::new(&[(".claude.json", text)]).flockd("doctor").gives(1);
+    assert!(done.out.contains("no answer within 10 s"), "{done:?}");
+}
+
+#[test]
+fn what_is_switched_off_or_anothers_is_not_called_broken() {
+    let server = format!("{{\"command\":{:?},\"args\":[\"mcp\"],\"enabled\":false}}", util::FLOCKD);
+    for (entry, flag, says) in
+        [(server.as_str(), "", "switched off"), ("{\"command\":\"x\"}", "--no-mcp", "another program")]
+    {
+        let text = format!("{{\"mcp\":{{\"servers\":{{\"flockd\":{entry}}}}}}}");
+        let person = Person::new(&[(".openclaw/openclaw.json", &text)]);
+        person.flockd(&format!("install --client openclaw {flag}")).gives(0);
+        let done = person.flockd("doctor").gives(0);
+        assert!(done.out.contains("openclaw mcp       absent") && done.out.contains(says), "{done:?}");
+    }
+}
+
+#[test]
+fn where_one_client_refuses_nothing_is_written_for_any() {
+    let person = Person::new(&[(".gemini/settings.json", "[]")]);
+    let before = person.files();
+    person.flockd("install --client claude-code,codex,gemini").gives(5).says(&["gemini: ", "settings.json"]);
+    assert_eq!(person.files(), before);
+}
+
+#[test]
+fn where_a_file_cannot_be_written_those_before_it_are_named() {
+    let person = Person::new(&[]);
+    fs::create_dir(person.home.join(".codex")).unwrap();
+    std::os::unix::fs::symlink("/proc/nowhere/hooks.json", person.home.join(".codex/hooks.json")).unwrap();
+    let done = person.flockd("install --client claude-code,codex,gemini").gives(5);
+    assert!(done.err.contains("hooks.json"), "{done:?}");
+    let written: Vec<&str> = done.out.lines().collect();
+    assert_eq!(written.len(), 2, "{done:?}");
+    assert!(written.iter().all(|line| line.starts_with("written ") && line.contains("/.claude")), "{done:?}");
+}
+
+/// The files of ours in OpenClaw's directory.
+const OPENCLAW: [&str; 4] = [
+    "extensions/flockd/package.json",
+    "extensions/flockd/openclaw.plugin.json",
+    "extensions/flockd/index.js",
+    "skills/flockd/SKILL.md",
+];
+
+#[test]
+fn files_that_others_wrote_in_our_places_stay() {
+    let entry = "{\"plugins\":{\"allow\":[\"flockd\"],\"entries\":{\"flockd\":{\"enabled\":true}}}}";
+    for file in OPENCLAW {
+        let path = format!(".openclaw/{file}");
+        let person = Person::new(&[(&path, "name: flockd\n"), (".openclaw/openclaw.json", entry)]);
+        let before = person.files();
+        person.flockd("install --client openclaw").gives(5).says(&[file, "move it away"]);
+        assert_eq!(person.files(), before, "{file}");
+        let done = person.flockd("install --client openclaw --uninstall").gives(0);
+        assert!(done.err.contains(file) && done.err.contains("stays"), "{file}: {done:?}");
+        assert_eq!(person.files(), before, "{file}");
+    }
+}
+
+#[test]
+fn files_of_an_earlier_version_are_replaced_and_removed() {
+    let person = Person::new(&[]);
+    person.flockd("install --client openclaw").gives(0);
+    let installed = person.files();
+    for uninstalls in [false, true] {
+        for file in OPENCLAW {
+            let path = person.home.join(".openclaw").join(file);
+            let text = fs::read_to_string(&path).unwrap();
+            fs::write(&path, text + "\n").unwrap();
+        }
+        let flag = if uninstalls { "--uninstall" } else { "" };
+        person.flockd(&format!("install --client openclaw {flag}")).gives(0);
+        assert_eq!(person.filled(), if uninstalls { Vec::new() } else { installed.clone() });
+    }
+}
+
+#[test]
+fn what_a_person_adds_to_the_entry_of_our_plugin_stays() {
+    let added = "\"hooks\":{\"allowPromptInjection\":false},\"config\":{\"mode\":\"warn\"},\"llm\":{}";
+    let text = format!("{{\"plugins\":{{\"entries\":{{\"flockd\":{{{added}}}}}}}}}");
+    let person = Person::new(&[(".openclaw/openclaw.json", &text)]);
+    person.flockd("install --client openclaw --mode check").gives(0);
+    let settings = |person: &Person| -> Value {
+        let text = fs::read_to_string(person.home.join(".openclaw/openclaw.json")).unwrap();
+        serde_json::from_str::<Value>(&text).unwrap()["plugins"]["entries"]["flockd"].clone()
+    };
+    let expected = |mode: Option<&str>| {
+        let mut entry = serde_json::json!({
+            "enabled": true, "llm": {}, "config": {"command": util::FLOCKD},
+            "hooks": {"allowConversationAccess": true, "allowPromptInjection": false},
+        });
+        if let Some(mode) = mode {
+            entry["config"]["mode"] = mode.into();
+        }
+        entry
+    };
+    assert_eq!(settings(&person), expected(Some("check")));
+    person.flockd("install --client openclaw").gives(0);
+    assert_eq!(settings(&person), expected(None));
+    person.flockd("install --client openclaw --uninstall").gives(0);
+    assert_eq!(settings(&person), Value::Null);
 }
 
 #[test]

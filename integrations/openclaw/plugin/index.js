@@ -8,11 +8,19 @@ import { spawn } from "node:child_process";
 // When OpenClaw stops to wait for us; flockd answers a second before, and is ended in between.
 const TIMEOUT_MS = 30_000;
 const GRACE_MS = 500;
+// A prompt that waits for us is a person who waits; OpenClaw itself would give us 15 s.
+const PROMPT_MS = 10_000;
 // At shutdown OpenClaw gives all handlers two seconds together.
 const ENDING_MS = 2_500;
 
 // The variable by which commands that an agent starts know whose they are.
 const SESSION = "FLOCKD_OPENCLAW_SESSION";
+
+// So many sessions are remembered; one that is forgotten is told again how locks work.
+const SESSIONS_MAX = 1_000;
+
+// How flockd says who waits.
+const WAITS = /^flockd: .* waits for .* Done with it\?/;
 
 const WRITERS = ["write", "edit", "apply_patch", "exec"];
 
@@ -62,6 +70,16 @@ function register(api) {
     }
   };
 
+  // By session: the run whose prompt was built last and what it was told, and what is still to be told.
+  const sessions = new Map();
+  const about = (key) => {
+    const session = sessions.get(key) ?? { id: null, untold: new Set() };
+    sessions.delete(key);
+    sessions.set(key, session);
+    if (sessions.size > SESSIONS_MAX) sessions.delete(sessions.keys().next().value);
+    return session;
+  };
+
   const tell = async (name, event, context, timeout) => {
     const { abortSignal, agentId, sessionKey, sessionId } = context ?? {};
     const payload = {
@@ -76,14 +94,52 @@ function register(api) {
     };
     const answer = await call(command, args, payload, timeout, abortSignal);
     if (answer.warn) api.logger?.warn?.(answer.warn);
-    if (answer.tell) api.logger?.info?.(answer.tell);
     return answer;
   };
+
+  // What is told along with a tool has no way to the model there. Losses are told once, so they go with the next
+  // prompt; who waits is said anew then.
+  const keep = (answer, event, context) => {
+    const key = event.sessionKey ?? context?.sessionKey;
+    if (!answer.tell) return;
+    api.logger?.info?.(answer.tell);
+    if (!key) return;
+    const lines = answer.tell.split("\n").filter((line) => !WAITS.test(line));
+    lines.forEach((line) => about(key).untold.add(line));
+  };
+
+  // OpenClaw tells of new sessions on some ways only, beside their first prompt, and takes no text for it: the first
+  // prompt of a session is its begin.
+  const begin = async (session, event, context) => {
+    const name = session.id === context.sessionId ? "before_prompt_build" : "session_start";
+    session.id = context.sessionId;
+    const answer = await tell(name, event, context, PROMPT_MS);
+    const lines = [...(answer.tell ? [answer.tell] : []), ...session.untold];
+    session.untold.clear();
+    return lines.join("\n");
+  };
+
+  api.on(
+    "before_prompt_build",
+    async (event, context) => {
+      if (!context?.sessionKey) return undefined;
+      const session = about(context.sessionKey);
+      // A prompt that is built anew for the same run is the one that may reach the model.
+      if (!context.runId || session.run !== context.runId) {
+        session.run = context.runId;
+        session.said = begin(session, event, context);
+      }
+      const said = await session.said;
+      return said ? { prependContext: said } : undefined;
+    },
+    { timeoutMs: PROMPT_MS },
+  );
 
   api.on(
     "before_tool_call",
     async (event, context) => {
       const answer = await tell("before_tool_call", event, context, TIMEOUT_MS - 2 * GRACE_MS);
+      keep(answer, event, context);
       return answer.block ? { block: true, blockReason: answer.reason } : undefined;
     },
     // Before others, so that nobody approves what is refused; and longer than the 15 s that are usual.
@@ -91,10 +147,9 @@ function register(api) {
   );
 
   const observe = (name, timeout, options) =>
-    api.on(name, async (event, context) => void (await tell(name, event, context, timeout)), options);
+    api.on(name, async (event, context) => keep(await tell(name, event, context, timeout), event, context), options);
   observe("after_tool_call", TIMEOUT_MS, { matcher: WRITERS });
   observe("agent_end", TIMEOUT_MS - GRACE_MS);
-  observe("session_start", TIMEOUT_MS);
   observe("session_end", ENDING_MS);
 
   api.on("resolve_exec_env", (event, context) => {

@@ -11,6 +11,7 @@ pub(super) const CLIENT: Client = Client {
     word: WORD,
     changes,
     hooks,
+    server,
     note: "what runs takes it up when it is started anew",
 };
 const WORD: &str = "claude-code";
@@ -61,4 +62,8 @@ fn changes(places: &Places, wish: &Wish) -> Result<Vec<Change>, String> {
 
 fn hooks(places: &Places) -> Vec<String> {
     json::commands_of(&std::fs::read_to_string(settings(places)).unwrap_or_default(), "PreToolUse", WORD)
+}
+
+fn server(places: &Places) -> Value {
+    json::server_of(&servers(places), &["mcpServers"])
 }

@@ -2,6 +2,7 @@
 
 use super::place::{Change, Places};
 use super::{Client, Name, SERVER, Wish, another_server, claude_code, is_our_server, json};
+use serde_json::Value as Json;
 use std::path::PathBuf;
 use toml_edit::{Array, DocumentMut, Item, Table, Value, value};
 
@@ -10,6 +11,7 @@ pub(super) const CLIENT: Client = Client {
     word: WORD,
     changes,
     hooks,
+    server: entry,
     note: "it runs hooks only that you trust: say so when it asks, or with /hooks",
 };
 const WORD: &str = "codex";
@@ -87,6 +89,25 @@ fn server(text: Option<&str>, wish: &Wish) -> Result<Option<String>, String> {
 
 fn hooks(places: &Places) -> Vec<String> {
     json::commands_of(&std::fs::read_to_string(dir(places).join("hooks.json")).unwrap_or_default(), "PreToolUse", WORD)
+}
+
+fn entry(places: &Places) -> Json {
+    let text = std::fs::read_to_string(dir(places).join("config.toml")).unwrap_or_default();
+    let file: DocumentMut = text.parse().unwrap_or_default();
+    let entry = file.get(SERVERS).and_then(|servers| servers.get(SERVER));
+    entry.map_or(Json::Null, as_json)
+}
+
+/// As much of it as an entry is read for.
+fn as_json(item: &Item) -> Json {
+    if let Some(table) = item.as_table_like() {
+        return table.iter().map(|(key, item)| (key.to_owned(), as_json(item))).collect();
+    }
+    match item.as_value() {
+        Some(Value::Array(items)) => items.iter().map(|item| as_json(&Item::Value(item.clone()))).collect(),
+        Some(Value::Boolean(is)) => (*is.value()).into(),
+        _ => item.as_str().map_or(Json::Null, Json::from),
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! `flockd doctor`: whether what is installed works, by calling it as the client would. A hook with a wrong path ends
-//! with 127, which clients take for a yes: nothing else would tell.
+//! with 127, which clients take for a yes, and a server that does not start is missing without a word: nothing else
+//! would tell.
 
 use super::place::Places;
-use super::{CLIENTS, Client, Common, Exit, Failure, print};
+use super::{CLIENTS, Client, Common, Exit, Failure, SERVER, print, server};
 use crate::os::home::Home;
 use crate::wire::{Answer, Body, Op, Request};
 use serde::Serialize;
@@ -41,18 +42,14 @@ pub(in crate::cli) fn doctor(common: &Common) -> Result<Exit, Failure> {
 pub(super) fn of(common: &Common, places: &Places, clients: Vec<&Client>) -> Result<Exit, Failure> {
     let mut findings = vec![Finding::of("daemon", daemon(common))];
     let project = Places::here(true).ok().filter(|project| project.project.as_deref() != Some(&places.home));
-    for client in clients {
-        let mut commands = (client.hooks)(places);
-        commands.extend(project.as_ref().map(|project| (client.hooks)(project)).unwrap_or_default());
-        commands.sort();
-        commands.dedup();
-        let what = format!("{} hook", client.word);
-        if commands.is_empty() {
-            let said = format!("not installed; `flockd install --client {}`", client.word);
-            findings.push(Finding { what, state: "absent", said });
-            continue;
-        }
-        findings.extend(commands.iter().map(|command| Finding::of(what.clone(), tried(client.word, command))));
+    let places: Vec<&Places> = std::iter::once(places).chain(&project).collect();
+    let words = clients.iter().map(|client| client.word).collect::<Vec<_>>().join(",");
+    let installed: Vec<Vec<Finding>> = clients.iter().filter_map(|client| looked_at(client, &places)).collect();
+    let is_anything = !installed.is_empty();
+    findings.extend(installed.into_iter().flatten());
+    if !is_anything {
+        let said = format!("nothing is installed for any of them; `flockd install --client {words}`");
+        findings.push(Finding { what: "coding agents".to_owned(), state: "absent", said });
     }
     let is_well = findings.iter().all(|finding| finding.state != "broken");
     if common.json {
@@ -62,7 +59,44 @@ pub(super) fn of(common: &Common, places: &Places, clients: Vec<&Client>) -> Res
             print::out(&format!("{what:<18} {state:<7} {said}\n"));
         }
     }
-    Ok(if is_well { Exit::Yes } else { Exit::No })
+    Ok(if is_well && is_anything { Exit::Yes } else { Exit::No })
+}
+
+/// Hooks and servers of one client, wherever they are; none if nothing of ours is there.
+fn looked_at(client: &Client, places: &[&Places]) -> Option<Vec<Finding>> {
+    let mut hooks: Vec<String> = places.iter().flat_map(|places| (client.hooks)(places)).collect();
+    hooks.sort();
+    hooks.dedup();
+    let mut servers: Vec<Value> = places.iter().map(|places| (client.server)(places)).collect();
+    servers.retain(|entry| !entry.is_null());
+    servers.dedup();
+    let (others, servers): (Vec<Value>, Vec<Value>) = servers.into_iter().partition(|entry| !server::is_meant(entry));
+    if hooks.is_empty() && servers.is_empty() {
+        return None;
+    }
+    let absent = |what: &str| Finding {
+        what: format!("{} {what}", client.word),
+        state: "absent",
+        // Whoever gave --no-mcp or --no-hooks wanted it so.
+        said: format!("not installed; `flockd install --client {}` would add it", client.word),
+    };
+    let mut findings: Vec<Finding> =
+        hooks.iter().map(|hook| Finding::of(format!("{} hook", client.word), tried(client.word, hook))).collect();
+    if findings.is_empty() {
+        findings.push(absent("hook"));
+    }
+    match (servers.is_empty(), others.is_empty()) {
+        (false, _) => findings.extend(servers.iter().map(|entry| match server::is_off(entry) {
+            true => Finding { said: "switched off in its settings".to_owned(), ..absent("mcp") },
+            false => Finding::of(format!("{} mcp", client.word), server::tried(entry)),
+        })),
+        (true, true) => findings.push(absent("mcp")),
+        (true, false) => {
+            let said = format!("not installed; the entry {SERVER} starts another program than `flockd mcp`");
+            findings.push(Finding { said, ..absent("mcp") });
+        }
+    }
+    Some(findings)
 }
 
 fn daemon(common: &Common) -> Result<String, String> {

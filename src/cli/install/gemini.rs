@@ -6,8 +6,14 @@ use crate::limits;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
-pub(super) const CLIENT: Client =
-    Client { name: Name::Gemini, word: WORD, changes, hooks, note: "what runs takes it up when it is started anew" };
+pub(super) const CLIENT: Client = Client {
+    name: Name::Gemini,
+    word: WORD,
+    changes,
+    hooks,
+    server,
+    note: "what runs takes it up when it is started anew",
+};
 const WORD: &str = "gemini";
 
 /// The tools that write; a regular expression over their names.
@@ -38,4 +44,8 @@ fn changes(places: &Places, wish: &Wish) -> Result<Vec<Change>, String> {
 
 fn hooks(places: &Places) -> Vec<String> {
     json::commands_of(&std::fs::read_to_string(settings(places)).unwrap_or_default(), "BeforeTool", WORD)
+}
+
+fn server(places: &Places) -> Value {
+    json::server_of(&settings(places), &["mcpServers"])
 }

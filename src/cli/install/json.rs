@@ -3,6 +3,7 @@
 use super::{SERVER, another_server, is_our_hook, is_our_server};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use std::path::Path;
 
 /// Reads the settings, changes them and writes them in the form that they had. What is no JSON is left alone.
 pub(super) fn edit(
@@ -153,6 +154,12 @@ pub(super) fn server(settings: &mut Map<String, Value>, key: &str, wanted: Optio
         }
     }
     Ok(())
+}
+
+/// What is under our name among the servers below these keys; null if nothing is, or it cannot be read.
+pub(super) fn server_of(path: &Path, keys: &[&str]) -> Value {
+    let settings: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap_or_default()).unwrap_or_default();
+    keys.iter().fold(&settings, |at, key| &at[*key])[SERVER].clone()
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod gemini;
 mod json;
 mod openclaw;
 mod place;
+mod server;
 
 pub(super) use doctor::doctor;
 use place::{Change, Places};
@@ -17,6 +18,7 @@ use place::{Change, Places};
 use super::{Common, Exit, Failure, print};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// The clients whose settings are known.
@@ -37,6 +39,8 @@ struct Client {
     changes: fn(&Places, &Wish) -> Result<Vec<Change>, String>,
     /// The commands that are in the settings to be called as hooks before a tool; how many are, tells whether any is.
     hooks: fn(&Places) -> Vec<String>,
+    /// The entry of an MCP server under our name, as JSON; null if there is none.
+    server: fn(&Places) -> Value,
     /// What it takes besides.
     note: &'static str,
 }
@@ -156,11 +160,34 @@ pub(super) fn install(common: &Common, args: &InstallArgs) -> Result<Exit, Failu
     if args.check {
         return doctor::of(common, &places, clients.collect());
     }
+    // All files of all clients are read and understood before the first of them is written.
+    let refused = |client: &Client, why| Failure::new(Exit::Unavailable, format!("{}: {why}", client.word));
+    let planned = clients.map(|client| match (client.changes)(&places, &wish) {
+        Ok(changes) => Ok((client, changes)),
+        Err(why) => Err(refused(client, why)),
+    });
+    let planned: Vec<(&Client, Vec<Change>)> = planned.collect::<Result<_, Failure>>()?;
     let mut told = Vec::new();
-    for client in clients {
-        // All of a client's files are read and understood before the first of them is written.
-        let changes = (client.changes)(&places, &wish)
-            .map_err(|why| Failure::new(Exit::Unavailable, format!("{}: {why}", client.word)))?;
+    let carried_out = carry_out(common, args, &planned, &mut told);
+    // Where a file cannot be written, those before it were.
+    if common.json {
+        print::json(&told);
+    } else {
+        for Told { path, done, .. } in told {
+            print::out(&format!("{} {path}\n", done.replace('_', " ")));
+        }
+    }
+    carried_out.map(|()| Exit::Yes)
+}
+
+/// Makes the changes, or shows them, as far as that goes.
+fn carry_out(
+    common: &Common,
+    args: &InstallArgs,
+    planned: &[(&Client, Vec<Change>)],
+    told: &mut Vec<Told>,
+) -> Result<(), Failure> {
+    for (client, changes) in planned {
         for change in changes {
             let done = match args.dry_run {
                 true => change.would(),
@@ -169,18 +196,14 @@ pub(super) fn install(common: &Common, args: &InstallArgs) -> Result<Exit, Failu
             if args.dry_run && !common.json {
                 print::out(&change.shown());
             }
+            if let Some(remark) = &change.remark {
+                print::err(&format!("{}: {remark}\n", client.word));
+            }
             told.push(Told { client: client.word, path: change.path.display().to_string(), done });
         }
-        if !common.json && wish.wanted && !args.dry_run && !client.note.is_empty() {
+        if !common.json && !args.uninstall && !args.dry_run && !client.note.is_empty() {
             print::err(&format!("{}: {}\n", client.word, client.note));
         }
     }
-    if common.json {
-        print::json(&told);
-    } else {
-        for Told { path, done, .. } in told {
-            print::out(&format!("{} {path}\n", done.replace('_', " ")));
-        }
-    }
-    Ok(Exit::Yes)
+    Ok(())
 }

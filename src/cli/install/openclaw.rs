@@ -11,19 +11,42 @@ pub(super) const CLIENT: Client = Client {
     word: "openclaw",
     changes,
     hooks,
+    server,
     note: "restart the gateway if it does not reload",
 };
 
-/// The files that go into the state directory, and what is in them.
-const FILES: [(&str, &str); 4] = [
-    ("extensions/flockd/package.json", include_str!("../../../integrations/openclaw/plugin/package.json")),
-    (
-        "extensions/flockd/openclaw.plugin.json",
-        include_str!("../../../integrations/openclaw/plugin/openclaw.plugin.json"),
-    ),
-    ("extensions/flockd/index.js", include_str!("../../../integrations/openclaw/plugin/index.js")),
-    ("skills/flockd/SKILL.md", include_str!("../../../integrations/openclaw/skill/flockd/SKILL.md")),
+/// A file that goes into the state directory.
+struct File {
+    name: &'static str,
+    content: &'static str,
+    /// What stands in it in each version of this program, and in nobody else's of that name.
+    mark: &'static str,
+}
+
+const FILES: [File; 4] = [
+    File {
+        name: "extensions/flockd/package.json",
+        content: include_str!("../../../integrations/openclaw/plugin/package.json"),
+        mark: "\"flockd-openclaw\"",
+    },
+    MANIFEST,
+    File {
+        name: "extensions/flockd/index.js",
+        content: include_str!("../../../integrations/openclaw/plugin/index.js"),
+        mark: "`flockd hook`",
+    },
+    File {
+        name: "skills/flockd/SKILL.md",
+        content: include_str!("../../../integrations/openclaw/skill/flockd/SKILL.md"),
+        mark: "compatibility: Needs the flockd program",
+    },
 ];
+/// It says whose plugin it is that is called as ours.
+const MANIFEST: File = File {
+    name: "extensions/flockd/openclaw.plugin.json",
+    content: include_str!("../../../integrations/openclaw/plugin/openclaw.plugin.json"),
+    mark: "File locks between agents",
+};
 /// Where those that begin so belong to the hooks.
 const PLUGIN: &str = "extensions/";
 
@@ -43,14 +66,28 @@ fn changes(places: &Places, wish: &Wish) -> Result<Vec<Change>, String> {
         return Err("it has no settings of projects; leave --project out".to_owned());
     }
     let mut changes = Vec::new();
-    for (name, content) in FILES {
-        let wanted = wish.wanted && (wish.hooks || !name.starts_with(PLUGIN));
-        changes.push(Change::of(state(places).join(name), |_| Ok(wanted.then(|| content.to_owned())))?);
+    for File { name, content, mark } in FILES {
+        let is_wanted = wish.wanted && (wish.hooks || !name.starts_with(PLUGIN));
+        let mut is_ours = true;
+        let mut change = Change::of(state(places).join(name), |text| {
+            is_ours = text.is_none_or(|text| text.contains(mark));
+            match (is_wanted, is_ours) {
+                (true, true) => Ok(Some(content.to_owned())),
+                (true, false) => Err("`flockd install` has not written this; move it away".to_owned()),
+                (false, true) => Ok(None),
+                (false, false) => Ok(text.map(str::to_owned)),
+            }
+        })?;
+        if !is_ours {
+            change.remark = Some(format!("{} stays: `flockd install` has not written it", change.path.display()));
+        }
+        changes.push(change);
     }
+    let is_installed = is_installed(places);
     let server = (wish.wanted && wish.server).then(|| json!({"command": wish.program(), "args": ["mcp"]}));
     changes.push(Change::of(config(places), |text| {
         json::edit(text, |it| {
-            plugin(it, wish);
+            plugin(it, wish, is_installed)?;
             if server.is_none() && !it.get("mcp").is_some_and(Value::is_object) {
                 return Ok(());
             }
@@ -66,21 +103,47 @@ fn changes(places: &Places, wish: &Wish) -> Result<Vec<Change>, String> {
     Ok(changes)
 }
 
-/// `plugins.entries.flockd`, and its place in the list of allowed ones if there is such a list.
-fn plugin(settings: &mut Map<String, Value>, wish: &Wish) {
+/// Whether the plugin that is there under our name is ours; none if none is there.
+fn is_installed(places: &Places) -> Option<bool> {
+    let manifest = std::fs::read_to_string(state(places).join(MANIFEST.name)).ok()?;
+    Some(manifest.contains(MANIFEST.mark))
+}
+
+/// `plugins.entries.flockd`, and its place in the list of allowed ones if there is such a list. What somebody has added
+/// to it stays as long as it does. It goes if the plugin that is installed is ours, or where none is, if it names our
+/// program.
+fn plugin(settings: &mut Map<String, Value>, wish: &Wish, is_installed: Option<bool>) -> Result<(), String> {
     let is_wanted = wish.wanted && wish.hooks;
-    if !is_wanted && !settings.contains_key("plugins") {
-        return;
+    let there = settings.get("plugins").and_then(|plugins| plugins.get("entries")?.get("flockd"));
+    let names_ours = || {
+        let program = there.and_then(|entry| Path::new(entry["config"]["command"].as_str()?).file_name());
+        program.is_some_and(|program| program.to_string_lossy().contains("flockd"))
+    };
+    if !is_wanted && !is_installed.unwrap_or_else(names_ours) {
+        return Ok(());
     }
-    let Some(plugins) = json::below(settings, "plugins") else { return };
+    if !is_wanted && !settings.get("plugins").is_some_and(Value::is_object) {
+        return Ok(());
+    }
+    let no_object = |key: &str| format!("{key} is no object; change it by hand");
+    let plugins = json::below(settings, "plugins").ok_or_else(|| no_object("plugins"))?;
     let before = plugins.len();
-    let mut own = json!({"command": wish.program()});
-    if let Some(mode) = &wish.mode {
-        own["mode"] = mode.as_str().into();
+    if is_wanted {
+        let entries = json::below(plugins, "entries").ok_or_else(|| no_object("plugins.entries"))?;
+        let entry = json::below(entries, "flockd").ok_or_else(|| no_object("plugins.entries.flockd"))?;
+        entry.insert("enabled".to_owned(), true.into());
+        // Begin and end of a turn are told only to those who may hear conversations.
+        let hooks = json::below(entry, "hooks").ok_or_else(|| no_object("plugins.entries.flockd.hooks"))?;
+        hooks.insert("allowConversationAccess".to_owned(), true.into());
+        let own = json::below(entry, "config").ok_or_else(|| no_object("plugins.entries.flockd.config"))?;
+        own.insert("command".to_owned(), wish.program().into());
+        match &wish.mode {
+            Some(mode) => drop(own.insert("mode".to_owned(), mode.as_str().into())),
+            None => drop(own.shift_remove("mode")),
+        }
+    } else {
+        json::entry(plugins, "entries", "flockd", None);
     }
-    // The end of a turn is told only to those who may hear conversations.
-    let entry = json!({"enabled": true, "hooks": {"allowConversationAccess": true}, "config": own});
-    json::entry(plugins, "entries", "flockd", is_wanted.then_some(entry));
     if let Some(allowed) = plugins.get_mut("allow").and_then(Value::as_array_mut) {
         let is_there = allowed.iter().any(|id| id == "flockd");
         match is_wanted {
@@ -92,6 +155,7 @@ fn plugin(settings: &mut Map<String, Value>, wish: &Wish) {
     if plugins.len() < before {
         json::tidy(settings, "plugins");
     }
+    Ok(())
 }
 
 /// What the plugin calls.
@@ -99,8 +163,12 @@ fn hooks(places: &Places) -> Vec<String> {
     let text = std::fs::read_to_string(config(places)).unwrap_or_default();
     let settings: Value = serde_json::from_str(&text).unwrap_or_default();
     let entry = &settings["plugins"]["entries"]["flockd"];
-    let is_there = state(places).join(FILES[2].0).exists() && entry["enabled"] == true;
+    let is_there = is_installed(places) == Some(true) && entry["enabled"] == true;
     let program = entry["config"]["command"].as_str().unwrap_or("flockd");
     let command = format!("{} hook --client openclaw", quoted(Path::new(program)));
     is_there.then_some(command).into_iter().collect()
+}
+
+fn server(places: &Places) -> Value {
+    json::server_of(&config(places), &["mcp", "servers"])
 }

@@ -38,6 +38,8 @@ pub(super) struct Change {
     pub(super) path: PathBuf,
     before: Option<String>,
     after: Option<String>,
+    /// What a person should know of it.
+    pub(super) remark: Option<String>,
 }
 
 impl Change {
@@ -52,7 +54,7 @@ impl Change {
             Err(error) => return Err(format!("{}: {error}", path.display())),
         };
         let after = change(before.as_deref()).map_err(|why| format!("{}: {why}", path.display()))?;
-        Ok(Change { path, before, after })
+        Ok(Change { path, before, after, remark: None })
     }
 
     /// What carrying it out would be called.

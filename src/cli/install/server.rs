@@ -1,0 +1,107 @@
+//! The MCP server in a client's settings, started and asked as the client does it.
+
+use crate::limits;
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, Write};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
+
+/// How long it may take to start and to answer; clients wait for 10 s and more.
+const WITHIN: Duration = Duration::from_secs(10);
+/// How long it may take to end with its stdin.
+const ENDS_WITHIN: Duration = Duration::from_secs(2);
+/// The tool by which ours is known.
+const TOOL: &str = "lock_file";
+
+/// Whether an entry of our name starts a program of ours, also by way of another, such as `env`.
+pub(super) fn is_meant(entry: &Value) -> bool {
+    words(entry).any(|word| word.contains("flockd"))
+}
+
+/// Whether somebody has switched the entry off.
+pub(super) fn is_off(entry: &Value) -> bool {
+    entry["enabled"] == false || entry["disabled"] == true
+}
+
+/// Command and arguments.
+fn words(entry: &Value) -> impl Iterator<Item = &str> {
+    let args = entry["args"].as_array().into_iter().flatten();
+    std::iter::once(&entry["command"]).chain(args).filter_map(Value::as_str)
+}
+
+/// Starts what the entry says, greets it and asks for its tools.
+pub(super) fn tried(entry: &Value) -> Result<String, String> {
+    let command = words(entry).collect::<Vec<_>>().join(" ");
+    let said = tempfile::tempfile().map_err(|error| error.to_string())?;
+    let stderr = said.try_clone().map_err(|error| error.to_string())?;
+    let mut program = Command::new(entry["command"].as_str().unwrap_or_default());
+    program.args(words(entry).skip(1)).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr);
+    let variables = entry["env"].as_object().into_iter().flatten();
+    program.envs(variables.filter_map(|(name, value)| Some((name, value.as_str()?))));
+    entry["cwd"].as_str().map(|cwd| program.current_dir(cwd));
+    let mut running = program.spawn().map_err(|error| match error.kind() {
+        ErrorKind::NotFound => format!("there is no such program: {command}; install it again"),
+        _ => format!("`{command}` does not start: {error}"),
+    })?;
+    let found = talk(&mut running);
+    // Whatever it did, nothing of it stays.
+    let _ = running.kill();
+    let _ = running.wait();
+    found.map_err(|why| {
+        let mut said = said;
+        let mut text = String::new();
+        let _ = said.rewind().and_then(|()| said.read_to_string(&mut text));
+        let text = text.trim();
+        format!("`{command}` is no MCP server of locks: {why}{}{text}", if text.is_empty() { "" } else { ": " })
+    })
+}
+
+fn talk(running: &mut Child) -> Result<String, String> {
+    let until = Instant::now() + WITHIN;
+    let (mut stdin, stdout) = running.stdin.take().zip(running.stdout.take()).ok_or("it has no stdin and stdout")?;
+    let (tell, lines) = mpsc::channel();
+    // It ends with the process, whose stdout it reads, or with whoever listens.
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout.take(limits::MCP_LINE_MAX as u64)).lines().map_while(Result::ok) {
+            if tell.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    // Whoever does not listen does not answer either, and that tells more.
+    let mut say = |message: Value| drop(writeln!(stdin, "{message}"));
+    let who = json!({"name": "flockd-doctor", "version": env!("CARGO_PKG_VERSION")});
+    let greeting = json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": who});
+    say(json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": greeting}));
+    answer(&lines, 1, until)?;
+    say(json!({"jsonrpc": "2.0", "method": "notifications/initialized"}));
+    say(json!({"jsonrpc": "2.0", "id": 2, "method": "tools/list"}));
+    let listed = answer(&lines, 2, until)?;
+    let tools = listed["tools"].as_array().ok_or("it lists no tools")?;
+    if !tools.iter().any(|tool| tool["name"] == TOOL) {
+        return Err(format!("it has no tool {TOOL}"));
+    }
+    drop(stdin);
+    let until = Instant::now() + ENDS_WITHIN;
+    while lines.recv_timeout(until.saturating_duration_since(Instant::now())).is_ok() {}
+    Ok(format!("it starts and offers {} tools, {TOOL} among them", tools.len()))
+}
+
+/// The result of the request with this id.
+fn answer(lines: &Receiver<String>, id: u64, until: Instant) -> Result<Value, String> {
+    loop {
+        let line =
+            lines.recv_timeout(until.saturating_duration_since(Instant::now())).map_err(|error| match error {
+                mpsc::RecvTimeoutError::Timeout => format!("no answer within {} s", WITHIN.as_secs()),
+                mpsc::RecvTimeoutError::Disconnected => "it ended without an answer".to_owned(),
+            })?;
+        let message: Value = serde_json::from_str(&line).map_err(|_| "it says something that is no JSON".to_owned())?;
+        if message["id"] == id {
+            return match message.get("result") {
+                Some(result) => Ok(result.clone()),
+                None => Err(format!("it answers with an error: {}", message["error"]["message"])),
+            };
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! OpenClaw's plugin, in a Node.js that plays OpenClaw: what reaches the model, and when.
+
+use crate::client::Outcome;
+use crate::util::Ground;
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+/// Calls a handler for each line of stdin, and says what it came to.
+const HOST: &str = r#"
+import { createInterface } from "node:readline";
+const { default: plugin } = await import(process.argv[1]);
+const handlers = {};
+plugin.register({
+  pluginConfig: { command: process.argv[2] },
+  config: {},
+  runtime: { agent: { resolveAgentWorkspaceDir: () => process.cwd() } },
+  on: (name, handler) => void (handlers[name] = handler),
+});
+for await (const line of createInterface({ input: process.stdin })) {
+  const [name, event, context] = JSON.parse(line);
+  const result = handlers[name] ? await handlers[name](event, context) : "nobody listens";
+  console.log(JSON.stringify(result ?? null));
+}
+"#;
+
+/// A gateway with the plugin in it.
+struct Gateway {
+    node: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Gateway {
+    /// None where there is no Node.js.
+    fn new(ground: &Ground, program: &str) -> Option<Gateway> {
+        if Command::new("node").arg("--version").output().is_err() {
+            eprintln!("there is no node here: OpenClaw's plugin is not tested");
+            return None;
+        }
+        let plugin = Path::new(env!("CARGO_MANIFEST_DIR")).join("integrations/openclaw/plugin/index.js");
+        let args = ["--input-type=module", "-e", HOST, plugin.to_str().unwrap(), program];
+        let mut command = ground.environment(Command::new("node"), "", &args);
+        command.env_remove("FLOCKD_WORKSPACE").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut node = command.spawn().unwrap();
+        let (stdin, stdout) = (node.stdin.take().unwrap(), BufReader::new(node.stdout.take().unwrap()));
+        Some(Gateway { node, stdin, stdout })
+    }
+
+    fn calls(&mut self, name: &str, event: Value, run: &str, id: &str) -> Value {
+        let context = json!({"sessionKey": "ada", "sessionId": id, "runId": run, "agentId": "main"});
+        writeln!(self.stdin, "{}", json!([name, event, context])).unwrap();
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{name}: {error}: {line}"))
+    }
+
+    /// What is put before the prompt of a run in a session.
+    fn prompt(&mut self, run: &str, id: &str) -> String {
+        let answer = self.calls("before_prompt_build", json!({"prompt": "go", "messages": []}), run, id);
+        answer["prependContext"].as_str().unwrap_or_default().to_owned()
+    }
+
+    fn writes(&mut self, file: &str) -> Value {
+        let event = json!({"toolName": "write", "toolCallId": "c", "params": {"path": file, "content": "1"}});
+        self.calls("before_tool_call", event, "", "s1")
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.node.kill();
+        let _ = self.node.wait();
+    }
+}
+
+#[test]
+fn what_is_told_when_a_turn_begins_reaches_openclaws_model() {
+    let ground = Ground::new();
+    let Some(mut gateway) = Gateway::new(&ground, crate::util::FLOCKD) else { return };
+    let breaks = || {
+        let id = ground.status().locks[0].lock_id.clone();
+        ground.flockd("bo", &format!("break {id} --reason hanging")).gives(0);
+    };
+
+    let welcome = gateway.prompt("r1", "s1");
+    assert!(welcome.contains("flockd lock PATH"), "{welcome}");
+    assert_eq!(gateway.prompt("r1", "s1"), welcome, "a prompt that is built anew says the same");
+    assert_eq!(gateway.prompt("r2", "s1"), "");
+    assert_eq!(gateway.writes("a.txt"), Value::Null);
+    breaks();
+    let told = gateway.prompt("r3", "s1");
+    assert!(told.contains("your lock on a.txt ended at ") && told.contains("by bo: hanging"), "{told}");
+    assert_eq!(gateway.prompt("r3", "s1"), told);
+    assert_eq!(gateway.prompt("r4", "s1"), "", "it is told once");
+
+    // What is told along with a tool that runs goes with the next prompt.
+    assert_eq!(gateway.writes("a.txt"), Value::Null);
+    breaks();
+    assert_eq!(gateway.writes("b.txt"), Value::Null);
+    let told = gateway.prompt("r5", "s1");
+    assert!(told.contains("your lock on a.txt ended at ") && !told.contains("flockd lock PATH"), "{told}");
+    assert_eq!(gateway.prompt("r6", "s1"), "");
+
+    // Who waits is said as it is when the turn begins, and not as it was.
+    let waits = ground.queue("cy", "b.txt");
+    ground.until_waiting(&["cy"]);
+    assert_eq!(gateway.writes("b.txt"), Value::Null);
+    let told = gateway.prompt("r8", "s1");
+    assert!(told.contains("cy waits for b.txt"), "{told}");
+    assert_eq!(gateway.writes("b.txt"), Value::Null);
+    assert_eq!(gateway.calls("agent_end", json!({}), "r8", "s1"), Value::Null);
+    drop(waits);
+    assert_eq!(gateway.prompt("r9", "s1"), "");
+
+    // Another agent's edit is refused as before, and a session after this one is greeted.
+    ground.hook("openclaw", "--wait 0", "before_edit", "bo");
+    let refused = gateway.writes("data.json");
+    assert_eq!(refused["block"], true, "{refused}");
+    assert!(refused["blockReason"].as_str().unwrap().contains("is locked by openclaw-bo"), "{refused}");
+    assert!(gateway.prompt("r10", "s2").contains("flockd lock PATH"));
+}
+
+#[test]
+fn a_program_that_is_missing_stops_nothing_in_openclaw() {
+    let ground = Ground::new();
+    let Some(mut gateway) = Gateway::new(&ground, "/nowhere/flockd") else { return };
+    assert_eq!(gateway.prompt("r1", "s1"), "");
+    assert_eq!(gateway.writes("a.txt"), Value::Null);
+    for name in ["after_tool_call", "agent_end", "session_end"] {
+        assert_eq!(gateway.calls(name, json!({}), "r1", "s1"), Value::Null, "{name}");
+    }
+    assert_eq!(ground.hook("openclaw", "", "before_edit", "bo"), Outcome::Runs);
+}
