@@ -1,9 +1,9 @@
 //! The guard: a process beside `elect` that looks after its locks, and ends its command when one is lost.
 //!
 //! It begins before the command takes its first step and ends with it. Only the guard looks and sends SIGTERM, so that
-//! a command hears that once; whoever started the guard kills what did not end. Rejected: a signal of the kernel at the
-//! death of the parent (`PR_SET_PDEATHSIG`), which would end a command that leads, cannot come in two steps, and reaches
-//! no process group.
+//! a command hears that once; whoever started the guard kills what did not end. Rejected: a signal of the kernel at
+//! the death of the parent (`PR_SET_PDEATHSIG`), which would end a command that leads, cannot come in two steps, and
+//! reaches no process group.
 
 use super::post::{self, Word};
 use super::watch::{Charge, Group, Report, Told, VERB, Watch};
@@ -40,8 +40,8 @@ enum News {
 /// `flockd elect-guard`: watches until the command ends, or ends it.
 pub(in crate::cli) fn guard() -> Result<ExitCode, Failure> {
     for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
-        // It ends with the command, which they were meant for. SIGHUP comes from the kernel when `elect` is killed while
-        // this process is stopped.
+        // It ends with the command, which they were meant for. SIGHUP comes from the kernel when `elect` is killed
+        // while this process is stopped.
         signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
     }
     let starter = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
