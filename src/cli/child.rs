@@ -5,6 +5,7 @@ use crate::client::Connection;
 use crate::os::process;
 use crate::wire::{Op, Request};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use std::io;
@@ -91,14 +92,21 @@ pub(super) fn start(
         match (spawned, bound) {
             (Ok(child), Ok(())) => Ok(Ok(child)),
             // It was not let go; or it was killed at the gate, which is how it has ended then.
-            (Ok(mut child), Err(failure)) => match child.wait() {
-                Ok(status) if status.signal().is_some() => Ok(Ok(child)),
-                _ => Err(failure),
+            (Ok(mut child), Err(failure)) => match was_killed(&child) {
+                true => Ok(Ok(child)),
+                false => child.wait().map_err(Failure::from).and(Err(failure)),
             },
             (Err(_), Err(failure)) => Err(failure),
             (Err(error), Ok(())) => Ok(Err(error)),
         }
     })
+}
+
+/// Whether a signal has ended a child that has ended or is about to. It is not collected.
+fn was_killed(child: &Child) -> bool {
+    let (child, options) = (WaitId::Pid(Pid::from_child(child)), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+    let status = rustix::io::retry_on_intr(|| waitid(child.clone(), options));
+    matches!(status, Ok(Some(status)) if status.terminating_signal().is_some())
 }
 
 /// Two pipes: the child's number comes out of one, leave to go on goes into the other.
