@@ -1244,6 +1244,8 @@ pub enum Command {
         who: Who,
         /// What.
         which: Which,
+        /// What a session has on loan stays with it as its own: only what would go back is given up.
+        leaves_loan: bool,
     },
     /// The rest of an [`Command::Unlock`], once nothing is in flight under one of its locks any more.
     FinishUnlock(Box<Unlocking>),
@@ -1425,6 +1427,8 @@ pub struct Unlocking {
     pub who: Who,
     /// What was asked for.
     pub which: Which,
+    /// See [`Command::Unlock`].
+    pub leaves_loan: bool,
     /// What of it is released.
     pub released: Vec<Lock>,
     /// What is to be.

@@ -258,6 +258,8 @@ bugs! {
     /// What a hook took stays when the turn ends.
     TurnEndsNothing => "hooks"
         "turns::an_edit_takes_the_lock_and_another_agents_edit_is_refused_until_the_turn_ends",
+    /// What a command has on loan is released over its head when the turn ends.
+    LoanTakenAway => "hooks" "turns::what_a_command_still_has_at_the_end_of_the_turn_ends_with_the_command",
     /// What was taken for an edit that does not happen is kept.
     HalfAnEditKept => "hooks" "turns::a_patch_is_granted_as_a_whole_or_not_at_all",
     /// Who lost the lock of what it is going to write is not kept from it.

@@ -15,6 +15,7 @@ use crate::wire::{Answer, Body, Code, Held, LockBody, Loss, Op, Request, StatusB
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The note of a lock that lives to the end of the turn.
 const NOTE: &str = "editing, until the end of the turn";
@@ -264,7 +265,9 @@ pub(super) fn end_turn(agent: &Agent, also_below: bool, cwd: &Path) -> Result<()
     let is_below = |name: &str| name.strip_prefix(agent.as_str()).is_some_and(|rest| rest.starts_with('/'));
     let is_meant = |name: &str| name == agent.as_str() || also_below && is_below(name);
     let is_ours = |note: Option<&str>, name: &str| note == Some(NOTE) && is_meant(name);
-    let locks = locks.into_iter().filter(|lock| is_ours(lock.note.as_deref(), &lock.agent));
+    // What a command has on loan of it has the command's note meanwhile.
+    let note_of = |lock: &Held| lock.goes_back.as_ref().map_or(lock.note.clone(), |loan| loan.note.clone());
+    let locks = locks.into_iter().filter(|lock| is_ours(note_of(lock).as_deref(), &lock.agent));
     let mut ours: Vec<(String, Left)> = locks.map(|lock| (lock.agent, Left::Lock(lock.lock_id))).collect();
     let places = waiters.into_iter().filter(|place| place.absent && is_ours(place.note.as_deref(), &place.agent));
     ours.extend(places.filter_map(|place| Some((place.agent, Left::Place(place.ticket?)))));
@@ -274,20 +277,26 @@ pub(super) fn end_turn(agent: &Agent, also_below: bool, cwd: &Path) -> Result<()
         let name = Agent::new(&left[0].0).map_err(|error| error.0)?;
         let Some(connection) = connect_if_served(Some(&name), cwd)? else { return Ok(()) };
         if !planted(Bug::TurnEndsNothing) {
-            left.iter().try_for_each(|(_, left)| give_up(&connection, left)).map_err(|error| error.to_string())?;
+            give_up(&connection, left).map_err(|error| error.to_string())?;
         }
-        // Its answer shows that the releases before it were read.
-        connection.call(Request::new(Op::Daemon)).map_err(|error| error.to_string())?;
     }
     Ok(())
 }
 
-fn give_up(connection: &Connection, left: &Left) -> Result<(), ClientError> {
-    match left {
-        Left::Lock(id) => connection.release_later(id),
+/// All at once, and then the answers. What is refused is not held any more.
+fn give_up(connection: &Connection, left: &[(String, Left)]) -> Result<(), ClientError> {
+    let request = |left: &Left| match left {
+        // A command that goes on with it keeps it until it ends.
+        Left::Lock(id) => Request { lock_id: Some(id.clone()), leaves_loan: true, ..Request::new(Op::Unlock) },
         // Of a set each scope has a row, and they share one place: to give up what is given up changes nothing.
-        Left::Place(ticket) => {
-            connection.call(Request { ticket: Some(ticket.clone()), ..Request::new(Op::Cancel) })?;
+        Left::Place(ticket) => Request { ticket: Some(ticket.clone()), ..Request::new(Op::Cancel) },
+    };
+    let begun: Vec<u64> = left.iter().map(|(_, left)| connection.begin(request(left))).collect::<Result<_, _>>()?;
+    for id in begun {
+        match connection.finish(id, Some(Duration::from_millis(limits::ANSWER_WITHIN))) {
+            Ok(Some(_)) | Err(ClientError::Refused(_)) => {}
+            Ok(None) => connection.abandon(id),
+            Err(error) => return Err(error),
         }
     }
     Ok(())

@@ -165,7 +165,12 @@ pub(super) fn command(
     }
     let target = targets.pop();
     if request.op == Op::Unlock {
-        let command = Command::Unlock { caller, who: sender.who()?, which: which(request, target)? };
+        let command = Command::Unlock {
+            caller,
+            who: sender.who()?,
+            which: which(request, target)?,
+            leaves_loan: request.leaves_loan,
+        };
         return Ok((command, About::Other));
     }
     let caller =

@@ -121,6 +121,13 @@ impl LockTable {
         }
     }
 
+    /// What was promised is over; whoever has it on loan keeps it, on terms that answer requests of its agent which
+    /// those did not.
+    fn keep_loan(&mut self, step: &mut Step, lock: Lock) {
+        step.eased.push(lock.ask.who.agent.clone());
+        self.put_lock(step, Lock { lent: None, ..lock });
+    }
+
     // ── Sessions and processes ──────────────────────────────────────────────────────────────────────────────────────
 
     pub(super) fn open_session(&mut self, step: &mut Step, caller: Caller, session: Session) {
@@ -206,11 +213,7 @@ impl LockTable {
                 Custody::Detached if is_bound => drop(self.end(now, step, lock, EndReason::SessionEnded, false)),
                 custody => {
                     if is_bound {
-                        // What was promised is over; whoever has it on loan keeps it, on terms that answer requests
-                        // of its agent which those did not.
-                        step.eased.push(row.ask.who.agent.clone());
-                        let lock = Lock { lent: None, ..row.clone() };
-                        self.put_lock(step, lock);
+                        self.keep_loan(step, row.clone());
                     }
                     if custody == Custody::Process(process) {
                         self.let_go(now, step, lock, &EndReason::SessionEnded);
@@ -229,19 +232,20 @@ impl LockTable {
 
     // ── Release and break ───────────────────────────────────────────────────────────────────────────────────────────
 
-    pub(super) fn unlock(&mut self, now: Now, step: &mut Step, caller: Option<Caller>, who: Who, which: Which) {
-        let places = self.places_given_up(&who, &which);
+    pub(super) fn unlock(&mut self, now: Now, step: &mut Step, unlocking: Unlocking) {
+        let Unlocking { caller, who, which, .. } = &unlocking;
+        let places = self.places_given_up(who, which);
         for place in &places {
             self.take_out(step, *place);
         }
-        match self.chosen(&who, &which) {
+        match self.chosen(who, which) {
             Err(fault) => {
-                if let Some(caller) = caller {
+                if let Some(caller) = *caller {
                     let reply = if places.is_empty() { Reply::Failed(fault) } else { Reply::Released(Vec::new()) };
-                    self.answer_which(step, caller, reply, &who, &which);
+                    self.answer_which(step, caller, reply, who, which);
                 }
             }
-            Ok(left) => self.release(now, step, Unlocking { caller, who, which, released: Vec::new(), left }),
+            Ok(left) => self.release(now, step, Unlocking { left, ..unlocking }),
         }
     }
 
@@ -260,6 +264,8 @@ impl LockTable {
             }
             if lock.lent.is_some() && session.is_some() && lock.keeper() == session {
                 self.let_go(now, step, id, &EndReason::Released);
+            } else if lock.lent.is_some() && unlocking.leaves_loan && !planted(Bug::LoanTakenAway) {
+                self.keep_loan(step, lock.clone());
             } else {
                 // A guard whose lock is released over its head has lost it.
                 let over_head = lock.keeper().is_some() && lock.keeper() != session;

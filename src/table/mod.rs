@@ -115,7 +115,10 @@ impl LockTable {
             Command::Lock { caller, ask, wait } => self.lock(now, step, caller, ask, wait),
             Command::LockSet { caller, asks, wait } => self.lock_set(now, step, caller, asks, wait),
             Command::WaitFree { caller, ask, wait } => self.wait_free(now, step, caller, ask, wait),
-            Command::Unlock { caller, who, which } => self.unlock(now, step, caller, who, which),
+            Command::Unlock { caller, who, which, leaves_loan } => {
+                let unlocking = Unlocking { caller, who, which, leaves_loan, released: Vec::new(), left: Vec::new() };
+                self.unlock(now, step, unlocking);
+            }
             Command::FinishUnlock(unlocking) => self.release(now, step, *unlocking),
             Command::Upgrade { caller, who, which, wait, request } => {
                 self.upgrade(now, step, Upgrade { caller, who, which, wait, request })

@@ -139,7 +139,7 @@ pub enum Op {
     /// Take a lock: `scope`, `mode`, `wait_ms`, `ttl_ms`, `max_hold_ms`, `note`, `request_id`, `no_os_lock`, `bound`.
     /// Or several, all or nothing: `scopes` in the place of `scope`.
     Lock,
-    /// Release: `lock_id`, `scope` or `all`.
+    /// Release: `lock_id`, `scope` or `all`; `leaves_loan`.
     Unlock,
     /// Make a shared lock exclusive: `lock_id` or `scope`; `wait_ms`, `request_id`.
     Upgrade,
@@ -291,6 +291,9 @@ pub struct Request {
     /// So many scopes and agents are to be named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top: Option<usize>,
+    /// With `unlock`: what a session has on loan stays with it and does not go back; the agent gives up its part alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaves_loan: bool,
     /// Losses, `lk_…`, of which the agent has heard.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub heard: Vec<String>,
@@ -334,6 +337,7 @@ impl Request {
             webhook_id: None,
             with_secret: false,
             top: None,
+            leaves_loan: false,
             heard: Vec::new(),
         }
     }
@@ -569,6 +573,9 @@ pub struct Held {
     pub bound_pid: Option<u32>,
     /// What keeps it alive.
     pub kept_by: KeptBy,
+    /// It goes back to its agent, which took it before without a session and with this note.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goes_back: Option<GoesBack>,
     /// Programs that only know flock(1) are kept out, too.
     pub os_lock: bool,
     /// A foreign program that had flocked the file when the daemon came back, and still has.
@@ -580,6 +587,13 @@ pub struct Held {
     /// With `rank`: whose lock has rank 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<String>,
+}
+
+/// What an agent has of a lock that a session of its has on loan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GoesBack {
+    /// Why the agent took it.
+    pub note: Option<String>,
 }
 
 /// What keeps a lock alive.

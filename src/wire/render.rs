@@ -2,8 +2,8 @@
 
 use super::webhooks::{self, WebhookBody};
 use super::{
-    Answer, Body, CheckBody, Code, CommitBody, Held, KeptBy, LockBody, LocksBody, Loss, NewsBody, SetBody, StatusBody,
-    WaitBody, WaiterBody, Wanted,
+    Answer, Body, CheckBody, Code, CommitBody, GoesBack, Held, KeptBy, LockBody, LocksBody, Loss, NewsBody, SetBody,
+    StatusBody, WaitBody, WaiterBody, Wanted,
 };
 use super::{ContentionBody, EventBody, GapBody, Line, Mode, WireError, escape, sign};
 use crate::events::{Gap, Told};
@@ -688,6 +688,7 @@ fn in_the_way(holders: &[Lock], foreigner: Option<&Foreigner>, ask: &model::Ask,
         pid: by.pid,
         bound_pid: None,
         kept_by: KeptBy::Flock,
+        goes_back: None,
         os_lock: true,
         contested_by: None,
         rank: None,
@@ -729,6 +730,7 @@ fn held(lock: &Lock, now: Now) -> Held {
             Custody::Session(_) => KeptBy::Session,
             Custody::Process(_) => KeptBy::Process,
         },
+        goes_back: (lock.lent.as_ref()).map(|loan| GoesBack { note: loan.note.as_deref().map(str::to_owned) }),
         os_lock: lock.os == OsLock::Held,
         contested_by: match &lock.os {
             OsLock::Contested { by, .. } => Some(name_of(by)),

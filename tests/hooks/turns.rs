@@ -2,7 +2,9 @@
 
 use crate::client::{CLIENTS, Outcome, WITH_SUBAGENTS, agent, payload};
 use crate::util::{Ground, until};
+use flockd::wire::{Held, KeptBy};
 use std::fs;
+use std::process::Stdio;
 
 fn file_of(held: &[(String, String)]) -> Vec<&str> {
     held.iter().map(|(_, file)| file.as_str()).collect()
@@ -96,6 +98,23 @@ fn what_an_agent_locked_by_itself_outlives_its_turn() {
     assert_eq!(ground.hook("claude-code", "", "before_edit", "ada"), Outcome::Runs);
     assert_eq!(ground.hook("claude-code", "", "session_end", "ada"), Outcome::Runs);
     assert_eq!(ground.held(), [("claude-ada".to_owned(), "data.json".to_owned())]);
+}
+
+#[test]
+fn what_a_command_still_has_at_the_end_of_the_turn_ends_with_the_command() {
+    for client in CLIENTS {
+        let ground = Ground::new();
+        assert_eq!(ground.hook(client, "", "before_edit", "ada"), Outcome::Runs);
+        let mut run = ground.command(&agent(client, "ada"), &["run", "data.json", "--", "cat"]);
+        let mut run = run.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let has_it = |held: &Held| held.kept_by == KeptBy::Process && held.goes_back.is_some();
+        until("the command has it", || ground.status().locks.iter().find(|held| has_it(held)).map(|_| ()));
+        assert_eq!(ground.hook(client, "", "turn_end", "ada"), Outcome::Runs);
+        assert_eq!(ground.held().len(), 1, "{client}: it goes on");
+        drop(run.stdin.take());
+        assert!(run.wait().unwrap().success());
+        assert_eq!(ground.held(), [], "{client}");
+    }
 }
 
 /// A hook before a patch of these files, in Codex's session `ada`.

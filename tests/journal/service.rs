@@ -140,7 +140,7 @@ impl Service {
         let Some((&number, _)) = self.held.iter().min_by_key(|(_, fence)| **fence) else { return };
         let scope = resource(&number.to_string()).unwrap();
         let which = Which::Scope(Target::named(scope));
-        let reply = self.turn(|caller| Command::Unlock { caller: Some(caller), who: who(), which });
+        let reply = self.turn(|caller| Command::Unlock { caller: Some(caller), who: who(), which, leaves_loan: false });
         assert!(matches!(reply, Reply::Released(_)), "{reply:?}");
         self.held.remove(&number);
     }

@@ -94,7 +94,7 @@ pub fn command(command: &Command) -> String {
         Command::Check { caller, who, target, fence } => {
             format!("check {}/{} {} {} {fence:?}", caller.conn, caller.id, who.agent, target.scope)
         }
-        Command::Unlock { caller, who, which } => {
+        Command::Unlock { caller, who, which, .. } => {
             let to = caller.map_or(String::new(), |caller| format!("{}/{} ", caller.conn, caller.id));
             format!("unlock {to}{} {}", who.agent, which_of(which))
         }

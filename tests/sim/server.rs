@@ -380,7 +380,7 @@ impl Server {
         let workspace = Workspace { root: b"/w".as_slice().into() };
         let always = || caller.expect("all but a release are numbered");
         let command = match op {
-            Op::Unlock(which) => Command::Unlock { caller, who, which },
+            Op::Unlock(which) => Command::Unlock { caller, who, which, leaves_loan: false },
             Op::Lock { target, mode, lease, wait, bound: _, request, os } => {
                 let (note, upgrades, set) = (None, None, None);
                 let bound = passed;

@@ -637,14 +637,24 @@ impl World {
             }
             Downgrade => Command::Downgrade { caller, who: self.owner(raw), which: self.one(raw) },
             WaitFree => Command::WaitFree { caller, ask: self.ask(who, raw), wait: self.wait(raw) },
-            UnlockId => {
-                Command::Unlock { caller: Some(caller), who: self.owner(raw), which: Which::Id(self.lock_id(raw)) }
-            }
+            UnlockId => Command::Unlock {
+                caller: Some(caller),
+                who: self.owner(raw),
+                which: Which::Id(self.lock_id(raw)),
+                leaves_loan: raw.odd.is_multiple_of(3),
+            },
             UnlockScope => {
                 let caller = Some(caller).filter(|_| raw.shared);
-                Command::Unlock { caller, who, which: Which::Scope(self.place(raw)) }
+                Command::Unlock {
+                    caller,
+                    who,
+                    which: Which::Scope(self.place(raw)),
+                    leaves_loan: raw.odd.is_multiple_of(3),
+                }
             }
-            UnlockAll => Command::Unlock { caller: Some(caller), who, which: Which::All },
+            UnlockAll => {
+                Command::Unlock { caller: Some(caller), who, which: Which::All, leaves_loan: raw.odd.is_multiple_of(3) }
+            }
             Renew => {
                 let which = match raw.wait {
                     0 => Which::All,

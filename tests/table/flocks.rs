@@ -132,7 +132,7 @@ impl Desk {
 
     fn unlock(&mut self, agent: &str) {
         let who = Who { agent: Agent::new(agent).unwrap(), session: None };
-        self.run(Command::Unlock { caller: None, who, which: Which::All });
+        self.run(Command::Unlock { caller: None, who, which: Which::All, leaves_loan: false });
     }
 
     fn restart(&mut self) {

@@ -358,7 +358,7 @@ impl Naive {
             Command::Lock { caller, ask, wait } => self.lock(caller, ask, wait),
             Command::LockSet { caller, asks, wait } => self.lock_set(caller, asks, wait),
             Command::WaitFree { caller, ask, wait } => self.wait_free(caller, ask, wait),
-            Command::Unlock { caller, who, which } => self.unlock(caller, who, which),
+            Command::Unlock { caller, who, which, leaves_loan } => self.unlock(caller, who, which, leaves_loan),
             Command::FinishUnlock(unlocking) => self.release(*unlocking),
             Command::Upgrade { caller, who, which, wait, request } => self.upgrade(caller, who, which, wait, request),
             Command::Downgrade { caller, who, which } => self.downgrade(caller, who, which),
@@ -2122,7 +2122,7 @@ impl Naive {
         self.answer(to, reply, Some((who, target.as_ref())));
     }
 
-    fn unlock(&mut self, caller: Option<Caller>, who: Who, which: Which) {
+    fn unlock(&mut self, caller: Option<Caller>, who: Who, which: Which, leaves_loan: bool) {
         let (chosen, before) = (self.chosen(&who, &which), self.waiters.len());
         let is_meant = |row: &Waiter| match &which {
             Which::All => true,
@@ -2138,7 +2138,7 @@ impl Naive {
             Err(fault) => Reply::Failed(fault),
             Ok(locks) => {
                 let left = locks.iter().map(|lock| lock.id).collect();
-                return self.release(Unlocking { caller, who, which, released: Vec::new(), left });
+                return self.release(Unlocking { caller, who, which, leaves_loan, released: Vec::new(), left });
             }
         };
         if let Some(caller) = caller {
@@ -2165,6 +2165,7 @@ impl Naive {
             let over_its_head = lock.keeper().is_some() && lock.keeper() != session;
             match is_its_loan {
                 true => self.let_go(id, EndReason::Released),
+                false if lock.lent.is_some() && unlocking.leaves_loan => self.put(Lock { lent: None, ..lock.clone() }),
                 false => drop(self.end(id, EndReason::Released, over_its_head)),
             }
             unlocking.released.push(lock);

@@ -268,7 +268,10 @@ impl Desk {
     /// As [`Desk::unlock`], for such a target.
     pub fn free_by(&mut self, name: &str, target: Target) -> String {
         let (caller, who) = (self.caller(name), self.who(name));
-        self.command(caller, Command::Unlock { caller: Some(caller), who, which: Which::Scope(target) })
+        self.command(
+            caller,
+            Command::Unlock { caller: Some(caller), who, which: Which::Scope(target), leaves_loan: false },
+        )
     }
 
     pub fn wait(&mut self, name: &str, words: &str) -> String {
@@ -331,7 +334,7 @@ impl Desk {
     pub fn unlock(&mut self, name: &str, words: &str) -> String {
         let (who, which) = (self.who(name), self.which(words));
         let caller = self.caller(name);
-        self.command(caller, Command::Unlock { caller: Some(caller), who, which })
+        self.command(caller, Command::Unlock { caller: Some(caller), who, which, leaves_loan: false })
     }
 
     pub fn renew(&mut self, name: &str, words: &str, ttl: Option<u64>) -> String {

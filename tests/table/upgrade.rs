@@ -68,7 +68,7 @@ fn an_upgrade_asked_for_by_another_name_tells_what_was_lost_under_that_at_once_o
         if waits {
             assert!(told.is_empty(), "{told:?}");
             let (who, which) = (desk.who("bo"), Which::Scope(target("/d/f")));
-            told = desk.run(Command::Unlock { caller: None, who, which });
+            told = desk.run(Command::Unlock { caller: None, who, which, leaves_loan: false });
         }
         assert!(matches!(&told[0].answer.reply, Reply::Granted(granted) if granted.upgraded), "{told:?}");
         assert_eq!(told[0].answer.lost.iter().map(|lost| &lost.why).collect::<Vec<_>>(), [&EndReason::Expired]);

@@ -169,7 +169,7 @@ fn what_is_taken_back_was_never_told() {
     desk.ask("bo", "x /g");
     desk.steps.clear();
     desk.run(Command::Wrote { target: target("/f"), how: Wrote::Written });
-    desk.run(Command::Unlock { caller: None, who: who("bo"), which: Which::Scope(target("/g")) });
+    desk.run(Command::Unlock { caller: None, who: who("bo"), which: Which::Scope(target("/g")), leaves_loan: false });
     for step in std::mem::take(&mut desk.steps).into_iter().rev() {
         desk.table.undo(step);
     }
