@@ -52,7 +52,7 @@ impl Bench {
     fn unlock(&mut self, ask: &Arc<Ask>) {
         let which = Which::Scope(ask.target.clone());
         let caller = Some(self.caller());
-        let step = self.table.apply(NOW, Command::Unlock { caller, who: ask.who.clone(), which });
+        let step = self.table.apply(NOW, Command::Unlock { caller, who: ask.who.clone(), which, leaves_loan: false });
         assert!(matches!(step.replies[0].answer.reply, Reply::Released(_)));
     }
 

@@ -179,7 +179,7 @@ impl Locks for Table {
     fn unlock(&mut self, _: usize) {
         let which = Which::Scope(self.ask.target.clone());
         let (caller, who) = (Some(self.caller()), self.ask.who.clone());
-        let step = self.table.apply(NOW, Command::Unlock { caller, who, which });
+        let step = self.table.apply(NOW, Command::Unlock { caller, who, which, leaves_loan: false });
         assert!(matches!(step.replies[0].answer.reply, Reply::Released(_)));
     }
 }

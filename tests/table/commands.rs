@@ -621,6 +621,16 @@ impl World {
         Promised { lease, ttl: [5 * SECOND, 10 * MINUTE][raw.wait % 2], hold_until, bound: None }
     }
 
+    fn unlock(&self, kind: Kind, caller: Caller, who: Who, raw: &Raw) -> Command {
+        let leaves_loan = raw.odd.is_multiple_of(3);
+        let (caller, who, which) = match kind {
+            Kind::UnlockId => (Some(caller), self.owner(raw), Which::Id(self.lock_id(raw))),
+            Kind::UnlockScope => (Some(caller).filter(|_| raw.shared), who, Which::Scope(self.place(raw))),
+            _ => (Some(caller), who, Which::All),
+        };
+        Command::Unlock { caller, who, which, leaves_loan }
+    }
+
     fn command(&mut self, kind: Kind, raw: &Raw) -> Command {
         let caller = self.caller(raw);
         let who = self.who(raw);
@@ -637,24 +647,7 @@ impl World {
             }
             Downgrade => Command::Downgrade { caller, who: self.owner(raw), which: self.one(raw) },
             WaitFree => Command::WaitFree { caller, ask: self.ask(who, raw), wait: self.wait(raw) },
-            UnlockId => Command::Unlock {
-                caller: Some(caller),
-                who: self.owner(raw),
-                which: Which::Id(self.lock_id(raw)),
-                leaves_loan: raw.odd.is_multiple_of(3),
-            },
-            UnlockScope => {
-                let caller = Some(caller).filter(|_| raw.shared);
-                Command::Unlock {
-                    caller,
-                    who,
-                    which: Which::Scope(self.place(raw)),
-                    leaves_loan: raw.odd.is_multiple_of(3),
-                }
-            }
-            UnlockAll => {
-                Command::Unlock { caller: Some(caller), who, which: Which::All, leaves_loan: raw.odd.is_multiple_of(3) }
-            }
+            UnlockId | UnlockScope | UnlockAll => self.unlock(kind, caller, who, raw),
             Renew => {
                 let which = match raw.wait {
                     0 => Which::All,
