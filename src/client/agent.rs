@@ -5,6 +5,7 @@
 //! program starts inherits the variable, other agents included, and those have their own processes to be known by.
 
 use crate::clock;
+use crate::limits;
 use crate::model::{Agent, Process, base32};
 use crate::os::process::{self, Ancestor};
 use rustix::fd::OwnedFd;
@@ -100,8 +101,44 @@ fn named_by(above: &[Ancestor], variable: impl Fn(&str) -> Option<String>, boot:
     sessions.next().filter(|_| sessions.next().is_none())
 }
 
+/// The sub-agent that its program calls by this id.
+pub(crate) fn below(agent: &Agent, id: &str) -> Option<Agent> {
+    worded(&format!("{agent}/"), id)
+}
+
 fn by_session(program: &str, session: &str) -> Option<Agent> {
-    if session.is_empty() { None } else { Agent::new(&format!("{program}-{session}")).ok() }
+    worded(&format!("{program}-"), session)
+}
+
+/// A name of this begin for whatever somebody else calls it: never that of another word, and none below it. What no
+/// name may have is escaped as in URLs, and instead of the end of what is too long stands a digest of all.
+fn worded(begin: &str, word: &str) -> Option<Agent> {
+    const HEX: usize = 32;
+    if word.is_empty() {
+        return None;
+    }
+    let escaped = |c: char| match c {
+        '/' | '%' => true,
+        c => c.is_control() || c.is_whitespace(),
+    };
+    let mut name = begin.to_owned();
+    let mut bytes = [0; 4];
+    for c in word.chars() {
+        match escaped(c) {
+            true => c.encode_utf8(&mut bytes).bytes().for_each(|byte| name += &format!("%{byte:02X}")),
+            false => name.push(c),
+        }
+    }
+    if name.len() > limits::AGENT_MAX {
+        // No escape begins like that, so this is no shorter word's name either.
+        let digest = format!("%~{}", &blake3::hash(word.as_bytes()).to_hex()[..HEX]);
+        let room = limits::AGENT_MAX.checked_sub(digest.len()).filter(|room| *room >= begin.len())?;
+        while name.len() > room {
+            name.pop();
+        }
+        name += &digest;
+    }
+    Agent::new(&name).ok()
 }
 
 /// Number and start are one process's own within a boot; the boot's number keeps them apart from those of others.
@@ -190,7 +227,31 @@ mod tests {
         assert_eq!(name(&[shell(), codex], &both).as_deref(), Some("codex-0dd5"));
         assert_eq!(name(&[shell()], &both), None, "either could have started the other");
         assert_eq!(name(&[shell()], &[("CLAUDE_CODE_SESSION_ID", "")]), None);
-        assert_eq!(name(&[shell()], &[("CLAUDE_CODE_SESSION_ID", "two words")]), None);
+    }
+
+    #[test]
+    fn every_session_has_a_name_and_no_two_have_the_same_or_one_below_the_others() {
+        let named = |session: &str| in_session("openclaw", session).map(|agent| agent.to_string());
+        for plain in ["agent:main:s", "5e55-0dd5", "é~+@", &"x".repeat(limits::AGENT_MAX - "openclaw-".len())] {
+            assert_eq!(named(plain), Some(format!("openclaw-{plain}")));
+        }
+        assert_eq!(named("a:proj/two").as_deref(), Some("openclaw-a:proj%2Ftwo"));
+        assert_eq!(named("two words\u{a0}\n").as_deref(), Some("openclaw-two%20words%C2%A0%0A"));
+        assert_eq!(named(""), None);
+        let long = "é/".repeat(200);
+        let odd =
+            ["a/b", "a%2Fb", "a%252Fb", "a b", "/", "//", "%", &long, &long[..long.len() - 1], &named(&long).unwrap()];
+        let names: std::collections::HashSet<String> = odd.iter().map(|session| named(session).unwrap()).collect();
+        assert_eq!(names.len(), odd.len(), "{names:?}");
+        assert!(names.iter().all(|name| !name.contains('/') && name.len() <= limits::AGENT_MAX), "{names:?}");
+        let shell = name(&[], &[("FLOCKD_OPENCLAW_SESSION", &long)]);
+        assert_eq!(shell, named(&long), "hooks and commands say the same");
+
+        let ada = Agent::new("ada").unwrap();
+        assert_eq!(below(&ada, "a1").unwrap().as_str(), "ada/a1");
+        assert_eq!(below(&ada, "a/1").unwrap().as_str(), "ada/a%2F1");
+        assert!(ada.is_above(&below(&ada, &long).unwrap()));
+        assert_eq!(below(&Agent::new(&"x".repeat(limits::AGENT_MAX)).unwrap(), "a1"), None, "there is no room");
     }
 
     #[test]
