@@ -4,6 +4,7 @@ use super::{Common, Exit, Failure, print};
 use crate::client::{Connection, unexpected};
 use crate::hooks::{Broken, Enforcement, Settings};
 use crate::limits;
+use crate::model::Agent;
 use crate::wire::{self, Body, Held, Mode, Op, Request};
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -167,7 +168,11 @@ fn judge(common: &Common, deed: &Deed, files: &[PathBuf]) -> Result<Exit, Failur
     if settings.enforcement == Enforcement::Off || files.is_empty() {
         return told(common, Vec::new(), Exit::Yes);
     }
-    let held = match common.connect_to_read().and_then(|client| held_by_others(&client, &top, files)) {
+    let asked = common.connect_to_read().and_then(|client| {
+        let own = common.known_agent()?;
+        held_by_others(&client, own.as_ref(), &top, files)
+    });
+    let held = match asked {
         Ok(held) => held,
         Err(failure) if settings.strict => return Err(deed.refused(failure)),
         Err(failure) => {
@@ -202,8 +207,14 @@ fn told(common: &Common, held: Vec<Held>, exit: Exit) -> Result<Exit, Failure> {
     Ok(exit)
 }
 
-/// The exclusive locks of other agents on these files, each once. Whether one is another's is the daemon's to say.
-fn held_by_others(client: &Connection, top: &Path, files: &[PathBuf]) -> Result<Vec<Held>, Failure> {
+/// The exclusive locks of other agents on these files, each once. Whether one is another's is the daemon's to say; but
+/// agent and sub-agents share one worktree and one index, and git runs in the name of either.
+fn held_by_others(
+    client: &Connection,
+    own: Option<&Agent>,
+    top: &Path,
+    files: &[PathBuf],
+) -> Result<Vec<Held>, Failure> {
     use std::os::unix::ffi::OsStrExt;
     let mut found: Vec<Held> = Vec::new();
     for some in files.chunks(ASKED_AT_ONCE) {
@@ -223,7 +234,8 @@ fn held_by_others(client: &Connection, top: &Path, files: &[PathBuf]) -> Result<
                     return Err(Failure::new(Exit::Unavailable, text));
                 }
             };
-            for lock in holders.into_iter().filter(|lock| lock.mode == Mode::Exclusive) {
+            let is_anothers = |lock: &Held| !own.is_some_and(|own| are_of_one_line(own, &lock.agent));
+            for lock in holders.into_iter().filter(|lock| lock.mode == Mode::Exclusive && is_anothers(lock)) {
                 if found.iter().all(|other| other.lock_id != lock.lock_id) {
                     found.push(lock);
                 }
@@ -231,6 +243,11 @@ fn held_by_others(client: &Connection, top: &Path, files: &[PathBuf]) -> Result<
         }
     }
     Ok(found)
+}
+
+/// Whether one of the two is the other, or a sub-agent below it.
+fn are_of_one_line(own: &Agent, name: &str) -> bool {
+    Agent::new(name).is_ok_and(|other| *own == other || own.is_above(&other) || other.is_above(own))
 }
 
 /// What git prints, or why it does not.

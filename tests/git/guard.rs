@@ -41,6 +41,18 @@ fn a_commit_of_what_another_agent_holds_is_refused_and_names_it() {
 }
 
 #[test]
+fn an_agent_and_its_sub_agents_are_no_others_to_each_other_and_siblings_are() {
+    let ground = guarded();
+    ground.staged("a.txt", "1");
+    ground.flockd("ada/x", "lock a.txt").gives(0);
+    ground.git("ada/y", "commit -q -m siblings").gives(1).says(&["ada/x holds"]);
+    ground.git("adam", "commit -q -m alike").gives(1).says(&["ada/x holds"]);
+    ground.git("ada", "commit -q -m parents").gives(0);
+    ground.staged("a.txt", "2");
+    ground.git("ada/x/1", "commit -q -m grandchilds").gives(0);
+}
+
+#[test]
 fn a_merge_that_touches_what_another_agent_holds_is_refused() {
     let ground = Ground::repository();
     let hook = ground.work.join(".git/hooks/pre-merge-commit");
