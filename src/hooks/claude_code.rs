@@ -1,20 +1,31 @@
 //! Claude Code: what its hooks say on stdin, and how they are answered.
 //!
 //! A status of 2 stops the tool, and the model reads stderr; any other status lets it run. JSON on stdout may carry
-//! text for the model or the person. It never says `allow`: that would answer the person's own permission prompt.
+//! text for the model or the person, and other arguments for the tool, which are taken without a decision as well. It
+//! never says `allow`: that would answer the person's own permission prompt.
 
-use super::event::{Answer, Event, Phase, Verdict, path, text};
+use super::event::{Answer, Event, Phase, Unnamed, Verdict, path, text};
 use super::{patch, shell};
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 
 /// The status that stops a tool, here and in the clients that took the form over.
 const STOP: u8 = 2;
+
+/// How the names of our server's tools begin.
+const OUR_TOOLS: &str = "mcp__flockd__";
 
 pub(super) fn read(input: &Value) -> Option<Event> {
     let mut event = Event::read(input, phase)?;
     event.has_moved = matches!(text(input, "source"), Some("clear" | "resume" | "fork"));
     let given = input.get("tool_input").unwrap_or(&Value::Null);
-    event.targets = match text(input, "tool_name").unwrap_or_default() {
+    let tool = text(input, "tool_name").unwrap_or_default();
+    // Server and shell know the session, and not who in it calls.
+    event.unnamed = match tool {
+        _ if event.subagent.is_none() => None,
+        "Bash" => Some(Unnamed::Shell(given.clone())),
+        tool => tool.starts_with(OUR_TOOLS).then(|| Unnamed::Tool(given.clone())),
+    };
+    event.targets = match tool {
         "Write" | "Edit" | "MultiEdit" => path(given, "file_path"),
         "NotebookEdit" => path(given, "notebook_path"),
         "Bash" => {
@@ -36,6 +47,7 @@ pub(super) fn phase(name: &str) -> Phase {
         "UserPromptSubmit" => Phase::TurnStart,
         // A turn that failed has ended as well; a person's Ctrl-C is told by Codex alone.
         "Stop" | "StopFailure" | "Interrupt" => Phase::TurnEnd,
+        "SubagentStart" => Phase::SubagentStart,
         "SubagentStop" => Phase::SubagentEnd,
         "SessionEnd" => Phase::SessionEnd,
         _ => Phase::Other,
@@ -43,20 +55,27 @@ pub(super) fn phase(name: &str) -> Phase {
 }
 
 pub(super) fn answer(verdict: &Verdict, event: Option<&Event>) -> Answer {
-    match (verdict, event) {
-        (Verdict::Silence, _) => Answer::default(),
-        (Verdict::Deny(why), _) => Answer { err: format!("{why}\n"), status: STOP, ..Answer::default() },
-        (Verdict::Tell(what), Some(event)) if takes_context(event) => {
-            let output = json!({"hookEventName": event.name, "additionalContext": what});
-            Answer { out: json!({"hookSpecificOutput": output}).to_string() + "\n", ..Answer::default() }
-        }
-        (Verdict::Tell(what) | Verdict::Warn(what), _) => {
-            Answer { out: json!({"systemMessage": what}).to_string() + "\n", ..Answer::default() }
-        }
+    let (verdict, instead) = verdict.parts();
+    let (context, to_person) = match (verdict, event) {
+        (Verdict::Deny(why), _) => return Answer { err: format!("{why}\n"), status: STOP, ..Answer::default() },
+        (Verdict::Tell(what), Some(event)) if takes_context(event) => (Some(what), None),
+        (Verdict::Tell(what) | Verdict::Warn(what), _) => (None, Some(what)),
+        _ => (None, None),
+    };
+    let mut out = Map::new();
+    if let (Some(event), true) = (event, context.is_some() || instead.is_some()) {
+        let mut own = Map::from_iter([("hookEventName".to_owned(), event.name.as_str().into())]);
+        own.extend(context.map(|what| ("additionalContext".to_owned(), what.as_str().into())));
+        own.extend(instead.map(|arguments| ("updatedInput".to_owned(), arguments.clone())));
+        out.insert("hookSpecificOutput".to_owned(), own.into());
     }
+    out.extend(to_person.map(|what| ("systemMessage".to_owned(), what.as_str().into())));
+    let out = if out.is_empty() { String::new() } else { Value::from(out).to_string() + "\n" };
+    Answer { out, ..Answer::default() }
 }
 
 /// Whether the model is told of what comes with this event.
 fn takes_context(event: &Event) -> bool {
-    matches!(event.phase, Phase::BeforeTool | Phase::AfterTool | Phase::SessionStart | Phase::TurnStart)
+    use Phase::{AfterTool, BeforeTool, SessionStart, SubagentStart, TurnStart};
+    matches!(event.phase, BeforeTool | AfterTool | SessionStart | SubagentStart | TurnStart)
 }

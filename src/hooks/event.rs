@@ -12,6 +12,8 @@ pub(super) enum Phase {
     AfterTool,
     /// A session begins, or goes on.
     SessionStart,
+    /// A sub-agent begins.
+    SubagentStart,
     /// A person has said something.
     TurnStart,
     /// The agent has done what it was told to.
@@ -40,6 +42,17 @@ pub(super) struct Event {
     pub(super) cwd: PathBuf,
     /// The files that the tool writes, as far as they can be told, as the tool was given them.
     pub(super) targets: Vec<PathBuf>,
+    /// What the tool was given, where nothing but that tells it in whose name it is called.
+    pub(super) unnamed: Option<Unnamed>,
+}
+
+/// The arguments of a tool that asks flockd by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Unnamed {
+    /// One of our own server's, which takes the name as `agent`.
+    Tool(Value),
+    /// A shell, in which `command` may call `flockd`.
+    Shell(Value),
 }
 
 impl Event {
@@ -54,6 +67,7 @@ impl Event {
             subagent: text(input, "agent_id").filter(|id| !id.is_empty()).map(str::to_owned),
             cwd: text(input, "cwd").map(PathBuf::from).unwrap_or_default(),
             targets: Vec::new(),
+            unnamed: None,
         })
     }
 
@@ -88,6 +102,18 @@ pub(super) enum Verdict {
     Warn(String),
     /// The tool does not run, and the agent is told why.
     Deny(String),
+    /// The tool runs with these arguments instead, and there may be something to say.
+    Instead(Value, Box<Verdict>),
+}
+
+impl Verdict {
+    /// What is said, and the arguments that are to be taken instead.
+    pub(super) fn parts(&self) -> (&Verdict, Option<&Value>) {
+        match self {
+            Verdict::Instead(arguments, verdict) => (verdict, Some(arguments)),
+            verdict => (verdict, None),
+        }
+    }
 }
 
 /// The same in the client's own form.

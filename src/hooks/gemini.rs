@@ -39,8 +39,9 @@ fn phase(name: &str) -> Phase {
 }
 
 pub(super) fn answer(verdict: &Verdict, event: Option<&Event>) -> Answer {
+    let (verdict, _) = verdict.parts();
     let out = match (verdict, event) {
-        (Verdict::Silence, _) => return Answer::default(),
+        (Verdict::Silence | Verdict::Instead(..), _) => return Answer::default(),
         (Verdict::Deny(why), _) => json!({"decision": "deny", "reason": why}),
         (Verdict::Tell(what), Some(event)) if takes_context(event) => {
             json!({"hookSpecificOutput": {"hookEventName": event.name, "additionalContext": what}})

@@ -17,7 +17,7 @@ mod shell;
 mod text;
 
 pub(crate) use event::Answer;
-use event::{Event, Phase, Verdict};
+use event::{Event, Phase, Unnamed, Verdict};
 pub(crate) use settings::{Broken, Enforcement, Settings};
 
 use crate::client::{Place, agent};
@@ -117,6 +117,8 @@ enum Progress {
     Understood(&'static Client, Box<Event>),
     /// Where the workspace says so, failure means no.
     Strict,
+    /// If the tool runs, then with these arguments.
+    Instead(Value),
     Done(Verdict),
     Failed(String),
 }
@@ -134,7 +136,7 @@ pub(crate) fn run(call: Call, input: impl Read + Send + 'static) -> Answer {
             Err(why) => Progress::Failed(why),
         });
     });
-    let mut found = Found { client, event: None, strict: false };
+    let mut found = Found { client, event: None, strict: false, instead: None };
     let verdict = match work {
         Ok(_) => found.follow(&told, deadline),
         Err(error) => Err(format!("no thread can be had: {error}")),
@@ -151,6 +153,7 @@ struct Found {
     client: Option<&'static Client>,
     event: Option<Box<Event>>,
     strict: bool,
+    instead: Option<Value>,
 }
 
 impl Found {
@@ -164,6 +167,7 @@ impl Found {
                     self.event = Some(event);
                 }
                 Ok(Progress::Strict) => self.strict = true,
+                Ok(Progress::Instead(arguments)) => self.instead = Some(arguments),
                 Ok(Progress::Done(verdict)) => return Ok(verdict),
                 Ok(Progress::Failed(why)) => return Err(why),
                 Err(mpsc::RecvTimeoutError::Timeout) => return Err("there was no answer in time".to_owned()),
@@ -181,13 +185,18 @@ impl Found {
         }
     }
 
-    fn answer(&self, verdict: Verdict) -> Answer {
+    fn answer(self, verdict: Verdict) -> Answer {
         let event = self.event.as_deref();
+        let verdict = match (verdict, self.instead) {
+            (Verdict::Deny(why), _) => Verdict::Deny(why),
+            (verdict, Some(arguments)) => Verdict::Instead(arguments, Box::new(verdict)),
+            (verdict, None) => verdict,
+        };
         match self.client {
             Some(client) => (client.answer)(&verdict, event),
             // Nobody's form is known, so only what all take in the same way: stderr, and 2 for no.
             None => match verdict {
-                Verdict::Silence => Answer::default(),
+                Verdict::Silence | Verdict::Instead(..) => Answer::default(),
                 Verdict::Deny(why) => Answer { err: why + "\n", status: 2, ..Answer::default() },
                 Verdict::Tell(what) | Verdict::Warn(what) => Answer { err: what + "\n", ..Answer::default() },
             },
@@ -210,9 +219,15 @@ fn judge(call: &Call, deadline: u64, input: impl Read, tell: &mpsc::Sender<Progr
     let _ = tell.send(Progress::Understood(client, Box::new(event.clone())));
     let caller = Caller { call, client, event: &event, deadline };
     match event.phase {
-        Phase::BeforeTool => caller.before_tool(&strict),
+        Phase::BeforeTool => {
+            if let Some(arguments) = caller.named() {
+                let _ = tell.send(Progress::Instead(arguments));
+            }
+            caller.before_tool(&strict)
+        }
         Phase::AfterTool => caller.after_tool(),
         Phase::SessionStart => caller.begin(true),
+        Phase::SubagentStart => caller.begin_below(),
         Phase::TurnStart => caller.begin(false),
         Phase::TurnEnd => caller.end(false),
         Phase::SubagentEnd if event.subagent.is_none() => Ok(Verdict::Silence),
@@ -242,11 +257,25 @@ impl Caller<'_> {
         let named = self.call.agent.clone().or_else(|| agent::in_session(self.client.program, &self.event.session));
         let named = named.or_else(agent::surrounding).ok_or("whose edit it is cannot be told: set FLOCKD_AGENT")?;
         match &self.event.subagent {
-            Some(below) if !planted(Bug::SubagentIsParent) => {
-                Agent::new(&format!("{named}/{below}")).map_err(|error| error.0)
+            Some(id) if !planted(Bug::SubagentIsParent) => {
+                agent::below(&named, id).ok_or_else(|| format!("{named} is no name to put that of a sub-agent below"))
             }
             _ => Ok(named),
         }
+    }
+
+    /// The arguments of the tool with the name of the agent in them, where nothing else tells it.
+    fn named(&self) -> Option<Value> {
+        let agent = || self.agent().ok();
+        let (mut arguments, key, value) = match self.event.unnamed.clone()? {
+            Unnamed::Tool(given) => (given, "agent", agent()?.to_string()),
+            Unnamed::Shell(given) => {
+                let command = shell::named(event::text(&given, "command")?, agent()?.as_str())?;
+                (given, "command", command)
+            }
+        };
+        arguments.as_object_mut()?.insert(key.to_owned(), value.into());
+        Some(arguments)
     }
 
     fn before_tool(&self, strict: &dyn Fn()) -> Result<Verdict, String> {
@@ -301,6 +330,15 @@ impl Caller<'_> {
             lines.insert(0, text::WELCOME.to_owned());
         }
         Ok(if lines.is_empty() { Verdict::Silence } else { Verdict::Tell(lines.join("\n")) })
+    }
+
+    fn begin_below(&self) -> Result<Verdict, String> {
+        let root = root_at(&self.event.cwd, &self.event.cwd);
+        match Settings::of(&root)?.enforcement {
+            Enforcement::Off => Ok(Verdict::Silence),
+            _ if self.event.subagent.is_none() => Ok(Verdict::Silence),
+            _ => Ok(Verdict::Tell(text::named(&self.agent()?))),
+        }
     }
 
     fn end(&self, also_below: bool) -> Result<Verdict, String> {

@@ -1,16 +1,22 @@
 //! OpenClaw: it has no hooks that are commands, so our plugin (`integrations/openclaw/plugin`) calls this one with what
 //! it was given, under the names that OpenClaw has for it, and hands the answer back.
 
-use super::event::{Answer, Event, Phase, Verdict, path, text};
+use super::event::{Answer, Event, Phase, Unnamed, Verdict, path, text};
 use super::{patch, shell};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::path::PathBuf;
+
+/// How the names of our server's tools begin.
+const OUR_TOOLS: &str = "flockd__";
 
 pub(super) fn read(input: &Value) -> Option<Event> {
     let name = text(input, "openclaw_event")?;
     let given = input.get("params").unwrap_or(&Value::Null);
     let mut cwd = text(input, "cwd").map(PathBuf::from).unwrap_or_default();
-    let targets = match text(input, "toolName").unwrap_or_default() {
+    let tool = text(input, "toolName").unwrap_or_default();
+    // One server serves all sessions of a gateway and is told none.
+    let unnamed = tool.starts_with(OUR_TOOLS).then(|| Unnamed::Tool(given.clone()));
+    let targets = match tool {
         "write" | "edit" => path(given, "path"),
         "apply_patch" => patch::targets(text(given, "input").unwrap_or_default()),
         "exec" => {
@@ -24,7 +30,8 @@ pub(super) fn read(input: &Value) -> Option<Event> {
     };
     // A sub-agent has a session of its own there, so its name is its own.
     let session = text(input, "sessionKey").unwrap_or_default().to_owned();
-    Some(Event { phase: phase(name), name: name.to_owned(), session, has_moved: false, subagent: None, cwd, targets })
+    let (phase, name) = (phase(name), name.to_owned());
+    Some(Event { phase, name, session, has_moved: false, subagent: None, cwd, targets, unnamed })
 }
 
 fn phase(name: &str) -> Phase {
@@ -39,13 +46,19 @@ fn phase(name: &str) -> Phase {
     }
 }
 
-/// `{"block":true,"reason":…}`, `{"tell":…}` or `{"warn":…}`; nothing where there is nothing to say.
+/// `{"block":true,"reason":…}`, `{"tell":…}` or `{"warn":…}`, and `"params":{…}` for other arguments; nothing where
+/// there is nothing to say.
 pub(super) fn answer(verdict: &Verdict, _event: Option<&Event>) -> Answer {
-    let out = match verdict {
-        Verdict::Silence => return Answer::default(),
+    let (verdict, instead) = verdict.parts();
+    let mut out = match verdict {
+        Verdict::Silence | Verdict::Instead(..) => json!({}),
         Verdict::Deny(why) => json!({"block": true, "reason": why}),
         Verdict::Tell(what) => json!({"tell": what}),
         Verdict::Warn(what) => json!({"warn": what}),
     };
-    Answer { out: out.to_string() + "\n", ..Answer::default() }
+    if let Some(params) = instead {
+        out["params"] = params.clone();
+    }
+    let is_empty = out.as_object().is_none_or(Map::is_empty);
+    Answer { out: if is_empty { String::new() } else { out.to_string() + "\n" }, ..Answer::default() }
 }

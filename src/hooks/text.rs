@@ -1,6 +1,7 @@
 //! What agents and people are told, in sentences that stay the same from case to case: a text that varies reads like an
 //! instruction from nowhere, and a model's only guidance is what stands here.
 
+use crate::model::Agent;
 use crate::wire::render::duration;
 use crate::wire::{Held, KeptBy, LockBody, Loss, Wanted};
 use std::path::Path;
@@ -14,6 +15,11 @@ flockd: other agents may work on the same files. Your edits lock their files by 
 a refused edit names the holder. `flockd lock PATH` holds a file or a directory (`src/`) for longer, several at once \
 with `flockd lock A B` or for one command with `flockd run A B -- COMMAND` (tool `lock_files`); `flockd unlock PATH` \
 lets go, `flockd ls` shows who holds what.";
+
+/// What a sub-agent is told when it begins.
+pub(super) fn named(agent: &Agent) -> String {
+    format!("flockd: here you are {agent}; your edits, tools and `flockd` commands go by that name by themselves.")
+}
 
 /// Others hold what was to be written.
 pub(super) fn held(path: &Path, name: &str, holders: &[Held], more: usize, retry_after_ms: Option<u64>) -> String {
@@ -117,7 +123,7 @@ fn shown_whole(text: &str) -> String {
 }
 
 /// A path as one word of a shell.
-fn quoted(path: &Path) -> String {
+pub(super) fn quoted(path: &Path) -> String {
     let text = path.to_string_lossy();
     let is_plain = |c: char| c.is_alphanumeric() || "/._-+@:,=".contains(c);
     match text.chars().all(is_plain) && !text.is_empty() {

@@ -1,7 +1,8 @@
 //! Hook, shell command and session are one agent: nobody stands in their own way.
 
-use crate::client::{Outcome, fed};
-use crate::util::{Done, Ground};
+use crate::client::{Outcome, fed, payload};
+use crate::util::{Done, FLOCKD, Ground};
+use serde_json::{Value, json};
 
 /// The variable in which a program names its session to its commands.
 const SESSIONS: [(&str, &str); 3] =
@@ -50,4 +51,97 @@ fn a_name_that_is_given_counts_for_hook_and_command_alike() {
     assert_eq!(ground.held()[0].0, "ada/a1b2c3");
     let flag = ground.hook_says("claude-code", "--agent cy --wait 0", &input);
     Outcome::of("claude-code", &flag).refused();
+}
+
+/// What the hook of Claude Code says before this tool of a sub-agent, or of the agent itself.
+fn says(ground: &Ground, flags: &str, subagent: Option<&str>, tool: &str, given: &Value) -> Done {
+    let text = payload("claude-code", "before_edit_of_subagent", &ground.work, "5e55");
+    let mut input: Value = serde_json::from_str(&text).unwrap();
+    input["agent_id"] = subagent.into();
+    input["tool_name"] = tool.into();
+    input["tool_input"] = given.clone();
+    ground.hook_says("claude-code", flags, &input.to_string())
+}
+
+#[test]
+fn a_tool_of_ours_is_called_in_the_name_of_the_sub_agent_that_calls_it() {
+    let ground = Ground::new();
+    let given = json!({"path": "data.json", "wait_seconds": 0});
+    let done = says(&ground, "", Some("a1"), "mcp__flockd__lock_file", &given).gives(0);
+    let named = json!({"path": "data.json", "wait_seconds": 0, "agent": "claude-5e55/a1"});
+    let output = json!({"hookEventName": "PreToolUse", "updatedInput": named});
+    assert_eq!(done.json(), json!({"hookSpecificOutput": output}), "and no decision, which is the person's");
+    assert_eq!(says(&ground, "", None, "mcp__flockd__lock_file", &given).gives(0).out, "", "the server knows itself");
+    assert_eq!(says(&ground, "", Some("a1"), "mcp__other__lock_file", &given).gives(0).out, "");
+    let odd = says(&ground, "", Some("a/1"), "mcp__flockd__unlock_file", &json!({})).gives(0).json();
+    assert_eq!(odd["hookSpecificOutput"]["updatedInput"], json!({"agent": "claude-5e55/a%2F1"}));
+    assert_eq!(ground.held(), [], "nothing is taken for it");
+}
+
+#[test]
+fn a_command_of_ours_goes_by_the_name_of_the_sub_agent_in_whose_shell_it_is() {
+    let ground = Ground::new();
+    let bash = |flags, subagent, command: &str| {
+        says(&ground, flags, subagent, "Bash", &json!({"command": command, "timeout": 7}))
+    };
+    let said = |done: Done| done.gives(0).json()["hookSpecificOutput"].clone();
+    let runs = |command: &str| {
+        let bin = std::path::Path::new(FLOCKD).parent().unwrap().display();
+        shell(&ground, "CLAUDE_CODE_SESSION_ID", "5e55", &format!("PATH={bin}:$PATH; {command}"))
+    };
+    let lock = "flockd lock -n data.json --json";
+    says(&ground, "", Some("a1"), "Write", &json!({"file_path": "data.json"})).gives(0);
+    assert_eq!(runs(lock).gives(1).json()["holders"][0]["agent"], "claude-5e55/a1", "its parent is kept out");
+
+    let output = said(bash("", Some("a1"), lock));
+    let named = "flockd --agent=claude-5e55/a1 lock -n data.json --json";
+    let expected = json!({"hookEventName": "PreToolUse", "updatedInput": {"command": named, "timeout": 7}});
+    assert_eq!(output, expected, "the rest is as it was, and the decision the person's");
+    assert_eq!(runs(output["updatedInput"]["command"].as_str().unwrap()).gives(0).json()["already_held"], true);
+    assert_eq!(bash("", None, lock).gives(0).out, "", "the agent itself is known by its session");
+    assert_eq!(bash("", Some("a1"), "flockd ls --agent=b").gives(0).out, "");
+
+    // What is told besides fits in, and a refusal goes before it.
+    let waits = ground.queue("cy", "data.json");
+    ground.until_waiting(&["cy"]);
+    let both = said(bash("", Some("a1"), "flockd ls > data.json"));
+    assert_eq!(both["updatedInput"]["command"], "flockd --agent=claude-5e55/a1 ls > data.json");
+    assert!(both["additionalContext"].as_str().unwrap().contains("cy waits for data.json"), "{both}");
+    drop(waits);
+    let refused = bash("--wait 0", Some("b2"), "flockd ls > data.json").gives(2);
+    assert!(refused.out.is_empty() && refused.err.contains("is locked by claude-5e55/a1"), "{refused:?}");
+
+    // It holds whatever fails besides.
+    std::fs::write(ground.work.join(".flockd.toml"), "enforcement = 'of'").unwrap();
+    let warned = bash("", Some("a1"), "flockd ls > data.json").gives(0).json();
+    assert!(warned["systemMessage"].as_str().unwrap().contains("went ahead without a lock"), "{warned}");
+    assert_eq!(
+        warned["hookSpecificOutput"],
+        json!({"hookEventName": "PreToolUse", "updatedInput": both["updatedInput"]})
+    );
+}
+
+#[test]
+fn a_sub_agent_is_told_its_name_when_it_begins() {
+    let ground = Ground::new();
+    let begins = || ground.hook("claude-code", "", "subagent_start", "5e55");
+    let told = begins().told();
+    assert!(told.contains("you are claude-5e55/a1b2c3;") && !told.contains('\n'), "{told}");
+    std::fs::write(ground.work.join(".flockd.toml"), "enforcement = 'off'").unwrap();
+    assert_eq!(begins(), Outcome::Runs);
+}
+
+#[test]
+fn sessions_whose_names_look_like_one_below_the_other_are_two_agents() {
+    let ground = Ground::new();
+    for other in ["proj/two", "proj two", "proj%2Ftwo", &"proj".repeat(100)] {
+        assert_eq!(ground.hook("openclaw", "", "before_edit", "proj"), Outcome::Runs);
+        ground.hook("openclaw", "--wait 0", "before_edit", other).refused();
+        ground.hook("openclaw", "", "session_end", "proj");
+        assert_eq!(ground.hook("openclaw", "", "before_edit", other), Outcome::Runs, "{other}");
+        ground.hook("openclaw", "", "session_end", "proj");
+        assert_eq!(ground.held().len(), 1, "{other}: the end of another session is not its own");
+        shell(&ground, "FLOCKD_OPENCLAW_SESSION", other, "$FLOCKD check data.json && $FLOCKD unlock data.json")
+            .gives(0);
+    }
 }
