@@ -31,12 +31,20 @@ const CODEX: &str = "codex";
 const CODEX_TURN: &str = "x-codex-turn-metadata";
 /// The program that is in one session after the other, and tells a server of the one alone in which it started it.
 const CLAUDE_CODE: &str = "claude";
+/// The program whose process may serve many sessions, and tells a server of none: our plugin there puts the name into
+/// each call's `agent`, as hooks and commands have it.
+const OPENCLAW: &str = "openclaw";
 
 impl Identity {
     /// The process of which it may be said later that it goes by another name.
     fn may_move(&self) -> Option<&OwnedFd> {
         let may_move = self.given.is_none() && self.program.as_deref() == Some(CLAUDE_CODE);
         self.process.as_ref().filter(|_| may_move)
+    }
+
+    /// Whether its process is no more than a guess, and what a call says is known.
+    fn yields(&self) -> bool {
+        self.given.is_none() && self.program.as_deref() == Some(OPENCLAW)
     }
 
     /// The name that holds where a call itself says none; `now` is what was said of the process later.
@@ -82,7 +90,7 @@ impl Agents {
     /// # Errors
     /// When nobody can be told for certain, or somebody else is meant.
     pub(super) fn caller(&self, argument: Option<&str>, meta: &RequestMetaObject) -> Result<Arc<Caller>, Fault> {
-        let agent = named(self.own(meta), argument)?.ok_or_else(|| {
+        let agent = self.named(argument, meta)?.ok_or_else(|| {
             let text = "whose lock? nothing around this server says which agent it serves: start it with --agent NAME \
                         or FLOCKD_AGENT, one name for each agent";
             Fault::invalid(text)
@@ -92,7 +100,12 @@ impl Agents {
 
     /// Whoever only looks, in the name of the agent if there is one.
     pub(super) fn reader(&self, argument: Option<&str>, meta: &RequestMetaObject) -> Result<Arc<Caller>, Fault> {
-        self.known(named(self.own(meta), argument)?)
+        self.known(self.named(argument, meta)?)
+    }
+
+    fn named(&self, argument: Option<&str>, meta: &RequestMetaObject) -> Result<Option<Agent>, Fault> {
+        let yields = argument.is_some() && self.setup.identity.yields();
+        named(self.own(meta).filter(|_| !yields), argument)
     }
 
     fn known(&self, agent: Option<Agent>) -> Result<Arc<Caller>, Fault> {
@@ -120,7 +133,10 @@ fn named(own: Option<Agent>, argument: Option<&str>) -> Result<Option<Agent>, Fa
     let agent = Agent::new(text).map_err(|error| Fault::invalid(error.0))?;
     match own {
         Some(own) if !is_at_or_below(&agent, &own) => {
-            let text = format!("you are {own}, and nobody asks in the name of another: leave `agent` out");
+            let text = format!(
+                "you are {own}, and nobody asks in the name of another: leave `agent` out; or if hooks put it in, take \
+                 the name out of this server's settings"
+            );
             Err(Fault::new(Code::Denied, text))
         }
         _ => Ok(Some(agent)),

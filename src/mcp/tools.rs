@@ -230,7 +230,7 @@ fn brief(value: &Value) -> String {
 
 const PATH: &str = "File (need not exist) or directory with all below it; glob:PATTERN for all files that match; @NAME \
                     for something that is no file. Relative to the workspace, or absolute.";
-const AGENT: &str = "Set by tools around you; leave it out.";
+const AGENT: &str = "Leave it out: where it is needed, hooks put it in.";
 
 fn object(required: &[&str], properties: Vec<Property>) -> JsonObject {
     let properties: JsonObject = properties.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect();

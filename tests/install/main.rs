@@ -424,6 +424,22 @@ fn what_a_person_adds_to_the_entry_of_our_plugin_stays() {
 }
 
 #[test]
+fn what_is_needed_for_one_name_everywhere_is_in_the_settings() {
+    let person = Person::new(&[]);
+    person.flockd("install --client claude-code,openclaw").gives(0);
+    let settings =
+        |path: &str| -> Value { serde_json::from_str(&fs::read_to_string(person.home.join(path)).unwrap()).unwrap() };
+    let hooks = settings(".claude/settings.json")["hooks"].take();
+    let matcher = hooks["PreToolUse"][0]["matcher"].as_str().unwrap();
+    // A pattern that has more than names in it is looked for within names.
+    assert!(matcher.starts_with("^(Write|") && matcher.ends_with("|Bash|mcp__flockd__.*)$"), "{matcher}");
+    assert!(hooks["SubagentStart"][0]["hooks"][0]["command"].as_str().unwrap().contains("hook --client claude-code"));
+    // Its servers see neither variable.
+    let server = settings(".openclaw/openclaw.json")["mcp"]["servers"]["flockd"].take();
+    assert_eq!(server["env"], serde_json::json!({"FLOCKD_HOME": person.ground.home.to_str().unwrap()}));
+}
+
+#[test]
 fn a_hook_that_cannot_be_called_is_found_out() {
     let hook = |command: &str| {
         format!("{{\"hooks\":{{\"PreToolUse\":[{{\"hooks\":[{{\"type\":\"command\",\"command\":\"{command}\"}}]}}]}}}}")
@@ -440,7 +456,7 @@ fn a_hook_that_cannot_be_called_is_found_out() {
         person.flockd("install --client claude-code --no-mcp").gives(0);
         person.flockd("doctor").gives(0);
         assert_eq!(person.files().len(), 1);
-        assert_eq!(person.files()[0].1.matches("hook --client").count(), 6, "the old one is gone");
+        assert_eq!(person.files()[0].1.matches("hook --client").count(), 7, "the old one is gone");
     }
 }
 

@@ -136,6 +136,32 @@ fn an_agent_that_names_its_session_with_each_call_is_that_session() {
     }
 }
 
+/// OpenClaw runs many sessions in one process, and our plugin says in each call which of them it is.
+#[test]
+fn below_openclaw_the_name_in_a_call_is_the_agent() {
+    let ground = Ground::new();
+    let program = ground.work.join("openclaw");
+    fs::write(&program, format!("#!/bin/sh\n{FLOCKD} mcp \"$@\"\n")).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let started = |args: &[&str]| {
+        let mut command = ground.environment(Command::new(&program), "", args);
+        command.env("FLOCKD_AGENT_PROGRAMS", "openclaw").stdin(Stdio::piped()).stdout(Stdio::piped());
+        Client::greeting(command, Era::Older)
+    };
+    let mut client = started(&[]);
+    for (session, path) in [("agent:main:s", "x"), ("agent:main:t", "y")] {
+        let (held, _) = client.call("lock_file", json!({ "path": path, "agent": format!("openclaw-{session}") }));
+        assert_eq!(held["agent"], format!("openclaw-{session}"));
+        let mut shell = ground.command("", &["check", path]);
+        shell.env("FLOCKD_OPENCLAW_SESSION", session);
+        Done::of(shell).gives(0);
+    }
+    assert!(client.call("lock_file", json!({ "path": "z" })).0["agent"].as_str().unwrap().starts_with("openclaw-"));
+    let mut client = started(&["--agent", "claw-1"]);
+    let (code, text) = client.call_fails("lock_file", json!({ "path": "z", "agent": "openclaw-agent:main:s" }));
+    assert!(code == "denied" && text.contains("take the name out of this server's settings"), "{text}");
+}
+
 #[test]
 fn a_call_may_speak_for_those_below_the_agent_and_for_nobody_else() {
     let ground = Ground::new();

@@ -16,10 +16,11 @@ pub(super) const CLIENT: Client = Client {
 };
 const WORD: &str = "claude-code";
 
-/// The tools that write; patterns over their names.
-const WRITERS: &str = "Write|Edit|MultiEdit|NotebookEdit|Bash";
+/// The tools that write, and ours, which sub-agents call as well: a pattern over their names, which would be found
+/// within names if it had no ends.
+const TOOLS: &str = "^(Write|Edit|MultiEdit|NotebookEdit|Bash|mcp__flockd__.*)$";
 /// What else concerns locks.
-const MOMENTS: [&str; 5] = ["SessionStart", "UserPromptSubmit", "Stop", "SubagentStop", "SessionEnd"];
+const MOMENTS: [&str; 6] = ["SessionStart", "UserPromptSubmit", "Stop", "SubagentStart", "SubagentStop", "SessionEnd"];
 
 fn settings(places: &Places) -> PathBuf {
     match &places.project {
@@ -46,7 +47,7 @@ pub(super) fn groups(wish: &Wish, word: &str, writers: &str, moments: &[&'static
 }
 
 fn changes(places: &Places, wish: &Wish) -> Result<Vec<Change>, String> {
-    let wanted = groups(wish, WORD, WRITERS, &MOMENTS);
+    let wanted = groups(wish, WORD, TOOLS, &MOMENTS);
     let server = json!({"type": "stdio", "command": wish.program(), "args": ["mcp"], "env": {}});
     let server = (wish.wanted && wish.server).then_some(server);
     Ok(vec![

@@ -84,7 +84,7 @@ fn changes(places: &Places, wish: &Wish) -> Result<Vec<Change>, String> {
         changes.push(change);
     }
     let is_installed = is_installed(places);
-    let server = (wish.wanted && wish.server).then(|| json!({"command": wish.program(), "args": ["mcp"]}));
+    let server = (wish.wanted && wish.server).then(|| server_for(wish, home()));
     changes.push(Change::of(config(places), |text| {
         json::edit(text, |it| {
             plugin(it, wish, is_installed)?;
@@ -101,6 +101,21 @@ fn changes(places: &Places, wish: &Wish) -> Result<Vec<Change>, String> {
         })
     })?);
     Ok(changes)
+}
+
+/// The home that is meant here, if it is not the usual one: OpenClaw hands almost no variables on to servers, and no
+/// `XDG_STATE_HOME` at all.
+fn home() -> Option<PathBuf> {
+    let named = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    named("FLOCKD_HOME").or_else(|| Some(named("XDG_STATE_HOME")?.join("flockd"))).filter(|home| home.is_absolute())
+}
+
+fn server_for(wish: &Wish, home: Option<PathBuf>) -> Value {
+    let mut server = json!({"command": wish.program(), "args": ["mcp"]});
+    if let Some(home) = home.as_deref().and_then(Path::to_str) {
+        server["env"] = json!({"FLOCKD_HOME": home});
+    }
+    server
 }
 
 /// Whether the plugin that is there under our name is ours; none if none is there.
