@@ -3,7 +3,9 @@
 use crate::client::Outcome;
 use crate::util::Ground;
 use serde_json::{Value, json};
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
@@ -12,12 +14,26 @@ const HOST: &str = r#"
 import { createInterface } from "node:readline";
 const { default: plugin } = await import(process.argv[1]);
 const handlers = {};
+const warnings = [];
 plugin.register({
   pluginConfig: { command: process.argv[2] },
   config: {},
   runtime: { agent: { resolveAgentWorkspaceDir: () => process.cwd() } },
-  on: (name, handler) => void (handlers[name] = handler),
+  logger: { warn: (text) => void warnings.push(text) },
+  on: (name, handler, options) => {
+    handlers[name] = handler;
+    handlers[`matcher of ${name}`] = () => options?.matcher;
+  },
 });
+handlers.warnings = () => warnings.splice(0);
+handlers.oddities = async () => {
+  for (const name of ["before_prompt_build", "before_tool_call", "after_tool_call", "agent_end", "session_end"]) {
+    await handlers[name](undefined, undefined);
+    await handlers[name](null, { sessionKey: "s", sessionId: "1" });
+  }
+  handlers.resolve_exec_env(undefined, undefined);
+  return handlers.before_tool_call({ toolName: "write", params: { path: "b", size: 1n } }, { sessionKey: "s" });
+};
 for await (const line of createInterface({ input: process.stdin })) {
   const [name, event, context] = JSON.parse(line);
   const result = handlers[name] ? await handlers[name](event, context) : "nobody listens";
@@ -60,6 +76,10 @@ impl Gateway {
     fn prompt(&mut self, run: &str, id: &str) -> String {
         let answer = self.calls("before_prompt_build", json!({"prompt": "go", "messages": []}), run, id);
         answer["prependContext"].as_str().unwrap_or_default().to_owned()
+    }
+
+    fn warnings(&mut self) -> String {
+        self.calls("warnings", Value::Null, "", "").to_string()
     }
 
     fn writes(&mut self, file: &str) -> Value {
@@ -132,4 +152,75 @@ fn a_program_that_is_missing_stops_nothing_in_openclaw() {
         assert_eq!(gateway.calls(name, json!({}), "r1", "s1"), Value::Null, "{name}");
     }
     assert_eq!(ground.hook("openclaw", "", "before_edit", "bo"), Outcome::Runs);
+}
+
+/// A program that says and does this when it is called in the place of flockd.
+fn instead(ground: &Ground, script: &str) -> String {
+    let path = ground.work.join("instead");
+    fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_tool_of_ours_is_called_in_the_name_of_its_session_in_openclaw() {
+    let ground = Ground::new();
+    let Some(mut gateway) = Gateway::new(&ground, crate::util::FLOCKD) else { return };
+    let matcher = gateway.calls("matcher of before_tool_call", Value::Null, "", "");
+    let tools: Vec<Value> = serde_json::from_str(include_str!("../mcp/tools.json")).unwrap();
+    for tool in tools {
+        let name = format!("flockd__{}", tool["name"].as_str().unwrap());
+        assert!(matcher.as_array().unwrap().contains(&json!(name)), "{name}: {matcher}");
+        let event = json!({"toolName": name, "params": {"path": "a.txt"}});
+        let answer = gateway.calls("before_tool_call", event, "", "s1");
+        assert_eq!(answer, json!({"params": {"path": "a.txt", "agent": "openclaw-ada"}}), "{name}");
+    }
+    assert_eq!(gateway.warnings(), "[]");
+}
+
+#[test]
+fn odd_answers_and_odd_questions_are_warned_of_and_stop_nothing_in_openclaw() {
+    let ground = Ground::new();
+    for (script, why) in [
+        ("exit 3", "it ended with 3"),
+        ("kill -9 $$", "it ended with SIGKILL"),
+        ("echo null", "no JSON object"),
+        ("echo '{'", "no JSON object"),
+        // Its child keeps stdout for longer than OpenClaw would wait.
+        ("sleep 300 & exit 0", ""),
+    ] {
+        let Some(mut gateway) = Gateway::new(&ground, &instead(&ground, script)) else { return };
+        assert_eq!(gateway.writes("a.txt"), Value::Null, "{script}");
+        let warnings = gateway.warnings();
+        assert!(warnings.contains(why) && why.is_empty() == (warnings == "[]"), "{script}: {warnings}");
+    }
+    let Some(mut gateway) = Gateway::new(&ground, crate::util::FLOCKD) else { return };
+    assert_eq!(gateway.calls("oddities", Value::Null, "", ""), Value::Null);
+    assert_eq!(ground.held(), [("openclaw-s".to_owned(), "b".to_owned())]);
+}
+
+#[test]
+fn what_openclaw_is_told_comes_whole_and_late_rather_than_never() {
+    let ground = Ground::new();
+    // The first answer is none; the next tells in two pieces, with a letter on the border.
+    let script = "test -e asked || { : > asked; exit 1; }\nprintf '{\"tell\":\"\\303'; sleep 0.2; printf '\\251\"}'";
+    let Some(mut gateway) = Gateway::new(&ground, &instead(&ground, script)) else { return };
+    assert_eq!(gateway.prompt("r1", "s1"), "");
+    assert_eq!(gateway.prompt("r2", "s1"), "é");
+
+    // The session began for nobody, so its welcome is still to come.
+    let script = format!("test -e later || {{ : > later; exit 1; }}\nexec {} \"$@\"", crate::util::FLOCKD);
+    let Some(mut gateway) = Gateway::new(&ground, &instead(&ground, &script)) else { return };
+    assert_eq!(gateway.prompt("r1", "s1"), "");
+    assert!(gateway.prompt("r2", "s1").contains("flockd lock PATH"));
+    assert_eq!(gateway.prompt("r3", "s1"), "");
+
+    // Of very much the begin is told, and how much more there was.
+    let script =
+        "case $(cat) in *before_tool*) printf '{\"tell\":\"'; seq -s '\\n' 60 | tr -d '\\012'; printf '\"}' ;; esac";
+    let Some(mut gateway) = Gateway::new(&ground, &instead(&ground, script)) else { return };
+    gateway.writes("a.txt");
+    let told = gateway.prompt("r1", "s1");
+    assert!(told.lines().count() == 51 && told.contains("flockd: 10 more"), "{told}");
+    assert_eq!(gateway.prompt("r2", "s1"), "");
 }

@@ -22,37 +22,65 @@ const SESSIONS_MAX = 1_000;
 // How flockd says who waits.
 const WAITS = /^flockd: .* waits for .* Done with it\?/;
 
-const WRITERS = ["write", "edit", "apply_patch", "exec"];
+// What is told along with tools and not yet with a prompt: so many lines a session.
+const UNTOLD_MAX = 50;
 
-function call(command, args, payload, timeout, signal) {
+const WRITERS = ["write", "edit", "apply_patch", "exec"];
+// One server serves all sessions and is told none, so its tools are told in whose name they are called.
+const OURS = ["lock_file", "lock_files", "unlock_file", "renew_lock", "check_lock_status", "lock_stats", "write_file"];
+
+// Numbers that JSON has no form for are not worth a refusal.
+const plain = (_key, value) => (typeof value === "bigint" ? String(value) : value);
+
+function parsed(out, code, signal) {
+  if (!out.trim()) return code === 0 ? {} : { warn: `flockd could not be asked: it ended with ${signal ?? code}` };
+  try {
+    const answer = JSON.parse(out);
+    if (answer && typeof answer === "object") return answer;
+  } catch {
+    // Said below.
+  }
+  return { warn: "flockd could not be asked: it said something that is no JSON object" };
+}
+
+function call(command, args, payload, timeout, abort) {
   return new Promise((resolve) => {
     let out = "";
     let child;
+    let rest;
     const end = (answer) => {
       clearTimeout(timer);
-      signal?.removeEventListener?.("abort", stop);
+      clearTimeout(rest);
+      abort?.removeEventListener?.("abort", leave);
+      // Whatever it has started may keep these open.
+      child?.stdout?.destroy();
+      child?.stdin?.destroy();
       resolve(answer);
     };
-    const stop = () => child?.kill("SIGKILL");
-    const timer = setTimeout(stop, timeout - GRACE_MS);
+    const stop = (answer) => {
+      child?.kill("SIGKILL");
+      end(answer);
+    };
+    const leave = () => stop({});
+    const fail = (error) => end({ warn: `flockd cannot be run: ${error.message}` });
+    const late = { warn: "flockd could not be asked: it did not answer in time" };
+    const timer = setTimeout(() => stop(late), timeout - GRACE_MS);
+    if (abort?.aborted) return leave();
     try {
+      const input = JSON.stringify(payload, plain);
       child = spawn(command, [...args, "--timeout", `${timeout}ms`], { stdio: ["pipe", "pipe", "ignore"] });
+      child.on("error", fail);
+      child.stdin.on("error", () => {});
+      child.stdout.on("error", () => {});
+      child.stdout.setEncoding("utf8");
+      child.stdout.on("data", (data) => (out += data));
+      child.on("exit", (code, signal) => (rest = setTimeout(() => end(parsed(out, code, signal)), GRACE_MS)));
+      child.on("close", (code, signal) => end(parsed(out, code, signal)));
+      abort?.addEventListener?.("abort", leave);
+      child.stdin.end(input);
     } catch (error) {
-      end({ warn: `flockd cannot be run: ${error.message}` });
-      return;
+      fail(error);
     }
-    signal?.addEventListener?.("abort", stop);
-    child.on("error", (error) => end({ warn: `flockd cannot be run: ${error.message}` }));
-    child.stdin.on("error", () => {});
-    child.stdout.on("data", (data) => (out += data));
-    child.on("close", () => {
-      try {
-        end(out.trim() ? JSON.parse(out) : {});
-      } catch {
-        end({ warn: "flockd said something that is no JSON" });
-      }
-    });
-    child.stdin.end(JSON.stringify(payload));
   });
 }
 
@@ -73,7 +101,7 @@ function register(api) {
   // By session: the run whose prompt was built last and what it was told, and what is still to be told.
   const sessions = new Map();
   const about = (key) => {
-    const session = sessions.get(key) ?? { id: null, untold: new Set() };
+    const session = sessions.get(key) ?? { id: null, untold: new Set(), more: 0 };
     sessions.delete(key);
     sessions.set(key, session);
     if (sessions.size > SESSIONS_MAX) sessions.delete(sessions.keys().next().value);
@@ -81,7 +109,7 @@ function register(api) {
   };
 
   const tell = async (name, event, context, timeout) => {
-    const { abortSignal, agentId, sessionKey, sessionId } = context ?? {};
+    const { abortSignal, agentId, sessionKey, sessionId } = context;
     const payload = {
       openclaw_event: name,
       sessionKey: event.sessionKey ?? sessionKey ?? "",
@@ -100,29 +128,48 @@ function register(api) {
   // What is told along with a tool has no way to the model there. Losses are told once, so they go with the next
   // prompt; who waits is said anew then.
   const keep = (answer, event, context) => {
-    const key = event.sessionKey ?? context?.sessionKey;
+    const key = event.sessionKey ?? context.sessionKey;
     if (!answer.tell) return;
     api.logger?.info?.(answer.tell);
     if (!key) return;
-    const lines = answer.tell.split("\n").filter((line) => !WAITS.test(line));
-    lines.forEach((line) => about(key).untold.add(line));
+    const session = about(key);
+    for (const line of answer.tell.split("\n").filter((line) => !WAITS.test(line))) {
+      if (session.untold.size < UNTOLD_MAX) session.untold.add(line);
+      else session.more += session.untold.has(line) ? 0 : 1;
+    }
+  };
+
+  // OpenClaw blocks what throws.
+  const on = (name, handler, options) => {
+    const safe = async (event, context) => {
+      try {
+        return await handler(event ?? {}, context ?? {});
+      } catch (error) {
+        api.logger?.warn?.(`flockd could not be asked: ${error?.message}`);
+        return undefined;
+      }
+    };
+    api.on(name, safe, options);
   };
 
   // OpenClaw tells of new sessions on some ways only, beside their first prompt, and takes no text for it: the first
   // prompt of a session is its begin.
   const begin = async (session, event, context) => {
     const name = session.id === context.sessionId ? "before_prompt_build" : "session_start";
-    session.id = context.sessionId;
     const answer = await tell(name, event, context, PROMPT_MS);
-    const lines = [...(answer.tell ? [answer.tell] : []), ...session.untold];
+    // What could not be said when the session began is said with its next prompt.
+    if (!answer.warn) session.id = context.sessionId;
+    const more = session.more ? [`flockd: ${session.more} more of that kind; read what you write again.`] : [];
+    const lines = [...(answer.tell ? [answer.tell] : []), ...session.untold, ...more];
     session.untold.clear();
+    session.more = 0;
     return lines.join("\n");
   };
 
-  api.on(
+  on(
     "before_prompt_build",
     async (event, context) => {
-      if (!context?.sessionKey) return undefined;
+      if (!context.sessionKey) return undefined;
       const session = about(context.sessionKey);
       // A prompt that is built anew for the same run is the one that may reach the model.
       if (!context.runId || session.run !== context.runId) {
@@ -135,25 +182,26 @@ function register(api) {
     { timeoutMs: PROMPT_MS },
   );
 
-  api.on(
+  on(
     "before_tool_call",
     async (event, context) => {
       const answer = await tell("before_tool_call", event, context, TIMEOUT_MS - 2 * GRACE_MS);
       keep(answer, event, context);
-      return answer.block ? { block: true, blockReason: answer.reason } : undefined;
+      if (answer.block) return { block: true, blockReason: answer.reason };
+      return answer.params ? { params: answer.params } : undefined;
     },
     // Before others, so that nobody approves what is refused; and longer than the 15 s that are usual.
-    { matcher: WRITERS, priority: 50, timeoutMs: TIMEOUT_MS },
+    { matcher: [...WRITERS, ...OURS.map((name) => `flockd__${name}`)], priority: 50, timeoutMs: TIMEOUT_MS },
   );
 
   const observe = (name, timeout, options) =>
-    api.on(name, async (event, context) => keep(await tell(name, event, context, timeout), event, context), options);
+    on(name, async (event, context) => keep(await tell(name, event, context, timeout), event, context), options);
   observe("after_tool_call", TIMEOUT_MS, { matcher: WRITERS });
   observe("agent_end", TIMEOUT_MS - GRACE_MS);
   observe("session_end", ENDING_MS);
 
   api.on("resolve_exec_env", (event, context) => {
-    const session = event.sessionKey ?? context?.sessionKey;
+    const session = event?.sessionKey ?? context?.sessionKey;
     return session ? { [SESSION]: session } : undefined;
   });
 }
