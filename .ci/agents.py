@@ -4,7 +4,8 @@
 
 DIRECTORY has (or gets, from npm) those that are named, else Claude Code, Codex, Gemini CLI and OpenClaw. Their model is a server in this process
 that says what a script says, so nothing leaves this machine. Ada writes a file; Bo wants to write it within Ada's turn
-and must be refused, told who holds it, and get in when the turn has ended. Python's own library is all it takes.
+and must be refused, told who holds it, and get in when the turn has ended. With the MCP server beside the hooks, what
+one agent does by tools, edits and commands is one agent's. Python's own library is all it takes.
 """
 
 import http.server
@@ -28,6 +29,8 @@ CLIENTS = {
     "openclaw": ("openclaw", "openclaw@2026.9.6"),
 }
 WITHIN = 180
+# Stands in the prompt of a sub-agent, whose model is another.
+BELOW = "you are below"
 
 
 class Run:
@@ -40,6 +43,8 @@ class Run:
         self.asked = []
         self.reached = threading.Condition()
         self.gates = {}
+        # That of its sub-agent.
+        self.below = None
 
     def gate(self, step):
         """The model says this step only when the gate is opened."""
@@ -112,6 +117,8 @@ class Model(http.server.BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
         _, run, rest = self.path.split("/", 2)
         run = RUNS[run]
+        if run.below and BELOW in flat(body.get("messages", [""])[0]):
+            run = run.below
         run.asked.append(flat(body))
         if "count_tokens" in rest or "countTokens" in rest:
             return self.send({"input_tokens": 1, "totalTokens": 1})
@@ -401,6 +408,85 @@ class Ground:
         assert self.holders() == []
         print("  cy is another agent after /clear, in hooks, commands and tools alike")
 
+    def is_kept_out(self, name, path):
+        """Whether an agent of this name is refused."""
+        done = subprocess.run([self.flockd, "--agent", name, "lock", "-n", str(path)], cwd=self.work,
+                              env=self.environment(self.dir), capture_output=True, text=True, timeout=WITHIN)
+        return done.returncode == 1
+
+    def kin(self):
+        """Claude Code alone: agent and sub-agent are each one in hooks, commands and tools, and two to each other."""
+        mine, below = self.work / "mine.txt", self.work / "below.txt"
+
+        def steps(path):
+            command = f"flockd check {path} && flockd lock -n {path} --json"
+            return [("mcp__flockd__lock_file", {"path": str(path), "wait_seconds": 0}),
+                    ("Write", {"file_path": str(path), "content": "x"}),
+                    ("Bash", {"command": command, "description": "look"})]
+
+        unlock = ("mcp__flockd__unlock_file", {"all": True})
+        run = RUNS["claude-code-kim"] = Run([*steps(mine), ("Agent", {
+            "description": "help", "prompt": BELOW, "subagent_type": "general-purpose"}), unlock])
+        run.below = Run([*steps(below), unlock])
+        home = self.dir / "kim"
+        home.mkdir()
+        command, more = self.claude_code(home, f"http://127.0.0.1:{self.port}/claude-code-kim", "kim")
+        self.ours("install", "--client", "claude-code", home=home)
+        self.hurry(home)
+        may_unlock, may_end = run.gate(4), run.below.gate(3)
+        # A rule for the command as the model says it.
+        rules = ["--allowedTools", "Write,Agent,Bash(flockd:*),mcp__flockd"]
+        kim = self.run("kim", [*command[:3], *rules], {**self.environment(home), **more})
+        run.until(4)
+        run.below.until(3)
+        locks = {lock["file_id"]: lock["agent"] for lock in json.loads(self.ours("ls", "--json"))["locks"]}
+        assert set(locks) == {"mine.txt", "below.txt"}, (locks, run.told, run.below.told)
+        assert locks["below.txt"].startswith(locks["mine.txt"] + "/"), locks
+        for agent, told, path in [(locks["mine.txt"], run.told, mine), (locks["below.txt"], run.below.told, below)]:
+            assert agent in told[0] and '"acquired":true' in told[0], told
+            assert path.read_text() == "x", told
+            assert f"{agent}\"" in told[2] and '"already_held":true' in told[2], told
+            assert self.is_kept_out("somebody", path), told
+        assert f"you are {locks['below.txt']};" in run.below.asked[0], run.below.asked[0][:2000]
+        may_unlock.set()
+        may_end.set()
+        assert kim.wait(WITHIN) == 0, (self.dir / "kim.log").read_text()
+        assert self.holders() == [], self.holders()
+        print(f"  kim and {locks['below.txt']} are each one agent by tools, edits and commands")
+
+    def claude_alone(self):
+        self.clear()
+        self.kin()
+
+    def session(self):
+        """OpenClaw alone: a session is one agent in hooks, commands and tools."""
+        path = self.work / "session.txt"
+
+        def ours(name, **given):
+            """OpenClaw shows its models what servers offer in a catalog only."""
+            return "tool_call", {"id": f"flockd__{name}", "args": given}
+
+        lock = ours("lock_file", path=str(path), wait_seconds=0)
+        command = ("exec", {"command": f"flockd check {path} && flockd lock -n {path} --json"})
+        fay, run = self.start("fay", [lock, ("write", {"path": str(path), "content": "fay"}), command,
+                                      ours("unlock_file", all=True)])
+        may_end = run.gate(3)
+        run.until(3)
+        holders = self.holders()
+        assert len(holders) == 1 and holders[0].startswith("openclaw-"), (holders, run.told)
+        assert '"acquired":true' in run.told[0].replace(" ", "") and holders[0] in run.told[0], run.told
+        assert path.read_text() == "fay", run.told
+        assert holders[0] in run.told[2] and '"already_held":true' in run.told[2], run.told
+        assert self.is_kept_out("somebody", path)
+        may_end.set()
+        assert fay.wait(WITHIN) == 0, (self.dir / "fay.log").read_text()
+        assert self.holders() == []
+        print(f"  {holders[0]} is one agent by tools, edits and commands")
+
+    def openclaw_alone(self):
+        self.lose()
+        self.session()
+
     def end(self):
         """Nothing of it is left, however it ended."""
         for process in self.processes:
@@ -435,7 +521,7 @@ def main():
         try:
             ground.play()
             # What is to be seen in one of them alone.
-            more = {"claude-code": ground.clear, "gemini": ground.tools, "openclaw": ground.lose}
+            more = {"claude-code": ground.claude_alone, "gemini": ground.tools, "openclaw": ground.openclaw_alone}
             more.get(client, lambda: None)()
             print(f"  held in {time.monotonic() - begun:.0f} s", flush=True)
             shutil.rmtree(ground.dir, ignore_errors=True)
