@@ -39,7 +39,8 @@ enum Verb {
     /// Put the guard into this repository's hooks; those that are there run first
     #[command(after_long_help = "\
 It goes where git looks for hooks (core.hooksPath, or the directory that all worktrees share). A hook that is there is \
-kept beside it and runs first. `git commit --no-verify` passes the guard, `git merge` and `git push` with it as well.
+kept beside it and runs first. Agents and their sub-agents are not refused by each other's locks, claw-1/w1 by those \
+of claw-1/w2 are. `git commit --no-verify` passes the guard, `git merge` and `git push` with it as well.
 
 Examples:
   flockd git-guard install

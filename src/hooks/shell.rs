@@ -1,8 +1,9 @@
-//! Which files a shell command writes, as far as its text tells.
+//! Which files a shell command writes, and where it calls flockd, as far as its text tells.
 //!
 //! No text tells it in general: programs write what they like, and names come out of variables. So this reads what is
 //! plain (redirections, and the usual commands with literal names) and says nothing about the rest. What it misses is
-//! kept out by `flock(2)` at best; what it wrongly finds costs a lock until the end of the turn.
+//! kept out by `flock(2)` at best; what it wrongly finds costs a lock until the end of the turn. Somebody's text is
+//! changed only where no doubt is left: a wrong guess there would change what is run.
 
 use std::path::{Path, PathBuf};
 
