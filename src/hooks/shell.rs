@@ -213,6 +213,11 @@ fn calls(command: &str) -> Option<Vec<usize>> {
             Token::Out | Token::In { .. } => {
                 let Some(Token::Word(name)) = tokens.next().filter(|name| !name.is_odd()) else { return None };
                 if matches!(token, Token::In { heredoc: true }) {
+                    // Only some heredocs end at an indented word.
+                    let is_end = |line: &str| line.starts_with('\t') && line.trim_start_matches('\t') == name.text;
+                    if command.lines().any(is_end) {
+                        return None;
+                    }
                     tokens.ends.push(name.text);
                 }
             }
@@ -545,6 +550,7 @@ mod tests {
             "echo $'\\'' ; flockd ls '",
             "echo \"${x:-\"a}\n flockd ls",
             "echo 'open\nflockd ls",
+            "cat <<E\n\tE\nflockd ls\nE",
             "echo $(date) flockd ls",
             "(flockd ls",
             "flockd ls)",
