@@ -5,6 +5,7 @@ use flockd::wire::KeptBy;
 use rustix::process::Signal;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
 /// What a leader does: it keeps a flock of the kernel's as long as it lives, and notes it if somebody else has it. Then
@@ -223,6 +224,62 @@ fn a_guard_that_is_stopped_is_replaced_and_does_not_keep_the_command() {
     gone.wait();
     ending.wait();
     assert_eq!(first.end(), Some(75));
+}
+
+#[test]
+fn whoever_is_killed_in_the_grace_the_command_hears_sigterm_once_and_is_killed() {
+    for guard_first in [false, true] {
+        let ground = Ground::new();
+        let script = STUBBORN.replace("trap ''", "trap 'echo once >>heard'");
+        let mut first = Candidate::with(&ground, "a", "x --grace 3", &script);
+        let elect = first.elect.id();
+        let ending = Ending::of(leader(&ground, 1));
+        let guard = guard_of(elect);
+        break_it(&ground);
+        until("it is told to end", || fs::metadata(ground.work.join("heard")).ok());
+        if guard_first {
+            kill_9(guard);
+            let next = guard_of(elect);
+            kill_9(elect);
+            guard_of(next);
+        } else {
+            kill_9(elect);
+            guard_of(guard);
+            kill_9(guard);
+        }
+        first.end();
+        ending.wait();
+        assert_eq!(fs::read_to_string(ground.work.join("heard")).unwrap(), "once\n");
+    }
+}
+
+#[test]
+fn where_no_guard_can_be_started_the_other_one_looks_itself() {
+    for kills_elect in [false, true] {
+        let ground = Ground::new();
+        ground.flockd("", "daemon start").gives(0);
+        let own = ground.work.join("flockd");
+        fs::copy(crate::util::FLOCKD, &own).unwrap();
+        let model = elect(&ground, "a", "x -E 75", LEADER);
+        let mut command = Command::new(&own);
+        command.args(model.get_args()).current_dir(&ground.work);
+        command.envs(model.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let mut first = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stderr = BufReader::new(first.stderr.take().unwrap());
+        let ending = Ending::of(leader(&ground, 1));
+        let guard = guard_of(first.id());
+        fs::set_permissions(&own, fs::Permissions::from_mode(0)).unwrap();
+        let killed = if kills_elect { first.id() } else { guard };
+        kill_9(killed);
+        let mut said = String::new();
+        while !said.contains("nobody sees whether the command still leads") {
+            assert!(stderr.read_line(&mut said).unwrap() > 0, "{said}");
+        }
+        break_it(&ground);
+        ending.wait();
+        let code = first.wait().unwrap().code();
+        assert_eq!(code, if kills_elect { None } else { Some(75) });
+    }
 }
 
 #[test]
