@@ -268,7 +268,7 @@ fn where_no_guard_can_be_started_the_other_one_looks_itself() {
         let mut stderr = BufReader::new(first.stderr.take().unwrap());
         let ending = Ending::of(leader(&ground, 1));
         let guard = guard_of(first.id());
-        fs::set_permissions(&own, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&own, fs::Permissions::from_mode(0o000)).unwrap();
         let killed = if kills_elect { first.id() } else { guard };
         kill_9(killed);
         let mut said = String::new();
