@@ -259,7 +259,8 @@ fn where_no_guard_can_be_started_the_other_one_looks_itself() {
         let ground = Ground::new();
         ground.flockd("", "daemon start").gives(0);
         let own = ground.work.join("flockd");
-        fs::copy(crate::util::FLOCKD, &own).unwrap();
+        // By a process of its own: one that another test forks meanwhile would have the file open for writing.
+        assert!(Command::new("cp").arg(crate::util::FLOCKD).arg(&own).status().unwrap().success());
         let model = elect(&ground, "a", "x -E 75", LEADER);
         let mut command = Command::new(&own);
         command.args(model.get_args()).current_dir(&ground.work);
