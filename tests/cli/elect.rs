@@ -91,13 +91,27 @@ fn break_it(ground: &Ground) {
     Done::of(ground.command("boss", &["break", &office(ground), "--reason", "urgent"])).gives(0);
 }
 
+/// How a leadership ends.
+const WAYS: [&str; 10] = [
+    "command",
+    "elect",
+    "elect, break",
+    "guard, break",
+    "elect, guard, break",
+    "stop, break",
+    "break",
+    "daemon",
+    "order",
+    "unlock",
+];
+
 #[test]
 fn of_five_candidates_one_leads_at_a_time_through_kills_and_breaks() {
     let ground = Ground::new();
     let mut candidates: Vec<Candidate> = (0..5).map(|n| Candidate::new(&ground, &format!("c{n}"), "x")).collect();
     let mut led = 0;
     for round in 0..scaled(2) {
-        for way in ["command", "elect", "break", "daemon", "order", "unlock"] {
+        for way in WAYS {
             led += 1;
             let pid = leader(&ground, led);
             let agent = ground.status().locks.iter().find(|lock| lock.file_id == "@x").unwrap().agent.clone();
@@ -112,6 +126,25 @@ fn of_five_candidates_one_leads_at_a_time_through_kills_and_breaks() {
                     kill_9(pid);
                 }
                 "break" => break_it(&ground),
+                "elect, break" => {
+                    kill_9(elect);
+                    break_it(&ground);
+                }
+                "guard, break" => {
+                    kill_9(guard_of(elect));
+                    break_it(&ground);
+                }
+                "elect, guard, break" => {
+                    let guard = guard_of(elect);
+                    kill_9(elect);
+                    guard_of(guard);
+                    kill_9(guard);
+                    break_it(&ground);
+                }
+                "stop, break" => {
+                    signal(elect, Signal::STOP);
+                    break_it(&ground);
+                }
                 "daemon" => {
                     ground.kill_daemon();
                     kill_9(pid);
@@ -119,12 +152,13 @@ fn of_five_candidates_one_leads_at_a_time_through_kills_and_breaks() {
                 "order" => signal(elect, Signal::TERM),
                 _ => drop(ground.flockd(&agent, "unlock @x").gives(0)),
             }
-            leader(&ground, led + 1);
+            until(&format!("somebody leads after {way}"), || leaders(&ground).get(led).map(|_| ()));
             candidates[number] = Candidate::new(&ground, &agent, "x");
         }
-        assert_eq!(led as u64, 6 * (round + 1));
+        assert_eq!(led as u64, WAYS.len() as u64 * (round + 1));
     }
     never_two_at_once(&ground);
+    println!("{led} leaders, none beside another, each followed by the next");
 }
 
 #[test]

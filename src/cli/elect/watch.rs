@@ -404,7 +404,8 @@ impl Watch {
         let charge = Charge { kill_in, ..self.charge.clone() };
         let (number, group, news) = (self.guards, self.group.clone(), self.news.clone());
         let serve = move || Guard::serve(number, &charge, &group, &news);
-        std::thread::Builder::new().name(VERB.into()).spawn(serve)?;
+        // Not by the name of a guard: until it is one, what is started has that of this thread.
+        std::thread::Builder::new().name("start".into()).spawn(serve)?;
         self.post = Post::Called;
         Ok(())
     }
