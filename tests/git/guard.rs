@@ -143,6 +143,61 @@ fn it_stands_where_git_looks_for_hooks() {
 }
 
 #[test]
+fn what_is_guarded_besides_is_said() {
+    let install = |ground: &Ground| Done::of(ground.with_git("", &["git-guard", "install"]));
+    let ground = Ground::repository();
+    assert_eq!(install(&ground).gives(0).err, "");
+
+    let ground = Ground::repository();
+    ground.git("", "config core.hooksPath my/hooks").gives(0);
+    let first = install(&ground).gives(0).says(&["my/hooks is made", "core.hooksPath"]);
+    assert!(!first.err.contains("all repositories"), "{first:?}");
+    assert_eq!(install(&ground).gives(0).err, "", "it is there now");
+    ground.git("", "add my/hooks").gives(0);
+    install(&ground).gives(0).says(&["my/hooks is under version control"]);
+
+    let ground = Ground::repository();
+    let global = ground.work.join("../gitconfig");
+    fs::write(&global, "[core]\n\thooksPath = /dev/null\n").unwrap();
+    let everywhere = |verb: &str| {
+        let mut command = ground.with_git("", &["git-guard", verb]);
+        command.env("GIT_CONFIG_GLOBAL", &global);
+        Done::of(command)
+    };
+    for verb in ["install", "uninstall"] {
+        everywhere(verb).gives(5).says(&["/dev/null is where git looks for hooks", "core.hooksPath"]);
+    }
+    let dir = ground.work.join("../hooks");
+    fs::write(&global, format!("[core]\n\thooksPath = {}\n", dir.display())).unwrap();
+    everywhere("install").gives(0).says(&["for all repositories", "is made"]);
+}
+
+#[test]
+fn doctor_looks_at_the_guard_of_the_repository_around() {
+    let ground = Ground::repository();
+    let doctor = || {
+        let mut command = ground.with_git("", &["doctor"]);
+        command.env("HOME", ground.work.join("nobody"));
+        let out = Done::of(command).out;
+        out.lines().find(|line| line.starts_with("git-guard ")).unwrap_or_default().to_owned()
+    };
+    assert_eq!(doctor(), "");
+    install(&ground);
+    assert!(doctor().contains("works   pre-commit, pre-merge-commit, pre-push are guarded"), "{}", doctor());
+    let hook = ground.work.join(".git/hooks/pre-push");
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(doctor().contains("broken  incomplete: pre-push is not executable"), "{}", doctor());
+    fs::remove_file(&hook).unwrap();
+    assert!(doctor().contains("broken  incomplete: pre-push is missing"), "{}", doctor());
+    let hook = ground.work.join(".git/hooks/pre-commit");
+    let text = fs::read_to_string(&hook).unwrap();
+    fs::write(&hook, text.replace(crate::util::FLOCKD, "/nowhere/flockd")).unwrap();
+    assert!(doctor().contains("broken  /nowhere/flockd is gone"), "{}", doctor());
+    install(&ground);
+    assert!(doctor().contains("works"), "{}", doctor());
+}
+
+#[test]
 fn a_guard_that_cannot_ask_stops_nobody_unless_the_workspace_is_strict() {
     let ground = guarded();
     ground.staged("a.txt", "1");
