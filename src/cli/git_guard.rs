@@ -78,7 +78,10 @@ pub(super) fn git_guard(common: &Common, args: &GitGuardArgs) -> Result<Exit, Fa
     match &args.verb {
         Verb::Install => install(common),
         Verb::Uninstall => uninstall(common),
-        Verb::PreCommit => judge(common, &COMMIT, &staged()?),
+        Verb::PreCommit => {
+            let is_merge = git(["rev-parse", "--quiet", "--verify", "MERGE_HEAD"]).is_ok();
+            judge(common, if is_merge { &END_OF_MERGE } else { &COMMIT }, &staged()?)
+        }
         Verb::PreMergeCommit => judge(common, &MERGE, &staged()?),
         Verb::PrePush { remote, url: _ } => {
             let mut refs = String::new();
@@ -89,20 +92,35 @@ pub(super) fn git_guard(common: &Common, args: &GitGuardArgs) -> Result<Exit, Fa
     }
 }
 
-/// What git is about to do: its command, and what is not done if it is refused.
+/// What git is about to do: its command, what is not done if it is refused, and what to do then.
 struct Deed {
     command: &'static str,
     done: &'static str,
+    way: &'static str,
 }
 
-const COMMIT: Deed = Deed { command: "commit", done: "committed" };
-const MERGE: Deed = Deed { command: "merge", done: "merged" };
-const PUSH: Deed = Deed { command: "push", done: "pushed" };
+const COMMIT: Deed = Deed {
+    command: "commit",
+    done: "committed",
+    way: "wait with `flockd wait FILE`, or leave it out with `git restore --staged FILE`",
+};
+/// A file that is left out of a merge is as good as merged: what the other side did to it is gone.
+const MERGE: Deed = Deed {
+    command: "merge",
+    done: "merged",
+    way: "wait with `flockd wait FILE`, then `git commit` ends the merge; or call it off with `git merge --abort`",
+};
+const END_OF_MERGE: Deed = Deed { command: "commit", ..MERGE };
+const PUSH: Deed = Deed {
+    command: "push",
+    done: "pushed",
+    way: "wait with `flockd wait FILE` and push again, or push the commits before with `git push REMOTE COMMIT:BRANCH`",
+};
 
 impl Deed {
     /// A strict workspace's refusal, with the way past it.
     fn refused(&self, mut failure: Failure) -> Failure {
-        let Deed { command, done } = self;
+        let Deed { command, done, .. } = self;
         let way =
             format!("the workspace is strict, so nothing is {done}; `git {command} --no-verify` passes the guard");
         failure.message = format!("{}\n  {way}", failure.message);
@@ -183,7 +201,7 @@ fn judge(common: &Common, deed: &Deed, files: &[PathBuf]) -> Result<Exit, Failur
             print::err(&format!("  {}\n", print::holder_line(lock)));
         }
         if !is_warning {
-            print::err("  wait with `flockd wait FILE`, or leave it out with `git restore --staged FILE`\n");
+            print::err(&format!("  {}\n", deed.way));
         }
     }
     let exit = if held.is_empty() || is_warning { Exit::Yes } else { Exit::No };

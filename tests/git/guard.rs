@@ -62,6 +62,30 @@ fn a_merge_that_touches_what_another_agent_holds_is_refused() {
 }
 
 #[test]
+fn what_to_do_instead_is_said_for_each_command() {
+    let ground = guarded();
+    ground.git("", "init -q --bare ../there.git").gives(0);
+    ground.staged("a.txt", "1");
+    ground.git("", "commit -q -m base").gives(0);
+    ground.git("", "checkout -q -b topic").gives(0);
+    ground.staged("a.txt", "theirs");
+    ground.git("", "commit -q -m theirs").gives(0);
+    ground.git("", "checkout -q main").gives(0);
+    ground.flockd("bo", "lock a.txt").gives(0);
+    // What the other side did would be gone if the file were left out.
+    let way = ["`git commit` ends the merge", "`git merge --abort`"];
+    let refused = ground.git("ada", "merge -q --no-ff --no-edit topic").gives(1).says(&way);
+    assert!(!refused.err.contains("restore"), "{refused:?}");
+    let refused = ground.git("ada", "commit -q --no-edit").gives(1).says(&way);
+    assert!(refused.err.contains("not merged") && !refused.err.contains("restore"), "{refused:?}");
+    ground.git("ada", "merge --abort").gives(0);
+    ground.staged("a.txt", "ours");
+    ground.git("ada", "commit -q -m ours").gives(1).says(&["`git restore --staged FILE`"]);
+    let refused = ground.git("ada", "push -q ../there.git main").gives(1).says(&["push again", "COMMIT:BRANCH"]);
+    assert!(!refused.err.contains("restore"), "{refused:?}");
+}
+
+#[test]
 fn what_is_only_read_elsewhere_or_not_part_of_the_commit_is_no_obstacle() {
     let ground = guarded();
     ground.staged("a.txt", "1");
