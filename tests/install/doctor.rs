@@ -52,6 +52,8 @@ fn a_plugin_that_is_not_as_it_was_installed_is_no_guard() {
     person.is_mended("openclaw");
     fs::write(plugin.join("index.js"), "export default {}\n").unwrap();
     person.is_broken("openclaw hook", &["index.js is another's"]);
+    fs::write(plugin.join("openclaw.plugin.json"), "{}\n").unwrap();
+    person.is_broken("openclaw hook", &["openclaw.plugin.json is another's"]);
     fs::remove_dir_all(&plugin).unwrap();
     person.is_broken("openclaw hook", &["openclaw.plugin.json is missing"]);
     person.is_mended("openclaw");
@@ -116,6 +118,8 @@ fn where_hooks_are_switched_off_nothing_is_guarded() {
         let person = Person::new(&[(path, &format!("{{{switch}}}"))]);
         person.flockd(&format!("install --client {client}")).gives(0).says(&["hooks are not called", says, path]);
         person.is_broken(&format!("{client} hook"), &["nothing is guarded", says, path]);
+        let out = person.flockd("doctor").out;
+        assert_eq!(out.matches(says).count(), 1, "{out}");
     }
     let person = installed("codex", "");
     person.change(".codex/config.toml", |text| format!("[features]\nhooks = false\n{text}"));
@@ -189,8 +193,23 @@ fn a_hook_that_somebody_calls_in_their_own_way_works() {
         let person = installed("claude-code", "");
         let ours = format!("{} hook --client claude-code", util::FLOCKD);
         person.change(".claude/settings.json", |text| text.replace(&ours, &command));
-        person.flockd("doctor").gives(0);
+        let done = person.flockd("doctor").gives(0);
+        assert!(done.out.contains("claude-code hook   works"), "{done:?}");
     }
+}
+
+#[test]
+fn what_is_incomplete_is_put_right_in_its_place_and_mode() {
+    let person = installed("claude-code", "");
+    person.flockd("install --client claude-code --project --mode check").gives(0);
+    let path = person.ground.work.join(".claude/settings.json");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("\"Stop\"", "\"Other\"")).unwrap();
+    let again = "flockd install --client claude-code --project --mode check";
+    let lack = format!("/.claude/settings.json; `{again}` would put it right");
+    person.is_broken("claude-code hook", &["there is none for Stop in /", &lack]);
+    person.flockd(again.strip_prefix("flockd ").unwrap()).gives(0);
+    person.flockd("doctor").gives(0);
 }
 
 #[test]

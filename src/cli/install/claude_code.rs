@@ -62,7 +62,7 @@ fn changes(places: &Places, wish: &Wish) -> Result<Vec<Change>, String> {
 }
 
 fn hooks(places: &Places) -> Result<Hooks, String> {
-    Ok(json::found(&json::of(&settings(places))?, WORD, &groups(&Wish::usual(), WORD, WRITERS, &MOMENTS)))
+    json::found(&settings(places), WORD, &groups(&Wish::usual(), WORD, WRITERS, &MOMENTS))
 }
 
 fn off(places: &Places) -> Vec<String> {

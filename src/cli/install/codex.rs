@@ -99,7 +99,7 @@ fn server(text: Option<&str>, wish: &Wish) -> Result<Option<String>, String> {
 
 fn hooks(places: &Places) -> Result<Hooks, String> {
     let wanted = claude_code::groups(&Wish::usual(), WORD, WRITERS, &MOMENTS);
-    Ok(json::found(&json::of(&dir(places).join("hooks.json"))?, WORD, &wanted))
+    json::found(&dir(places).join("hooks.json"), WORD, &wanted)
 }
 
 fn off(places: &Places) -> Vec<String> {

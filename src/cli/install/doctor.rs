@@ -1,6 +1,6 @@
 //! `flockd doctor`: whether what is installed works, by calling it as the client would. A hook with a wrong path ends
-//! with 127, which clients take for a yes, and a server that does not start is missing without a word: nothing else
-//! would tell.
+//! with 127, which clients take for a yes, one that is switched off is not called, and a server that does not start is
+//! missing without a word: nothing else would tell.
 
 use super::place::Places;
 use super::{CLIENTS, Client, Common, Exit, Failure, Hooks, SERVER, client_of, is_doubtful_hook, print, server};
@@ -75,11 +75,15 @@ fn told(common: &Common, places: &Places, clients: Vec<&Client>, more: Option<Fi
 /// Hooks and servers of one client, wherever they are; nothing if nothing of ours is there.
 fn looked_at(client: &Client, places: &[&Places]) -> Vec<Finding> {
     let mut hooks = Hooks::default();
+    let mut again = String::new();
     let mut servers: Vec<Value> = Vec::new();
     let mut unknown: Vec<String> = Vec::new();
     for place in places {
         match (client.hooks)(place) {
             Ok(Hooks { commands, lacks, is_off }) => {
+                if !lacks.is_empty() && again.is_empty() {
+                    again = installed_again(client, place, &commands);
+                }
                 hooks.commands.extend(commands);
                 hooks.lacks.extend(lacks);
                 hooks.is_off |= is_off;
@@ -108,10 +112,20 @@ fn looked_at(client: &Client, places: &[&Places]) -> Vec<Finding> {
         return findings;
     }
     let is_known = findings.is_empty();
-    findings.extend(about_hooks(client, hooks, places));
+    findings.extend(about_hooks(client, hooks, places, &again));
     findings.extend(about_servers(client, servers));
     findings.retain(|finding| is_known || finding.state != "absent");
     findings
+}
+
+/// The command that puts right what is not there, in the same place and mode.
+fn installed_again(client: &Client, place: &Places, commands: &[String]) -> String {
+    let project = if place.project.is_some() { " --project" } else { "" };
+    let mode = match commands.first().map_or("auto", |command| mode(command)) {
+        mode @ ("check" | "warn") => format!(" --mode {mode}"),
+        _ => String::new(),
+    };
+    format!("flockd install --client {}{project}{mode}", client.word)
 }
 
 /// What is not there, and is no failure: whoever gave --no-mcp or --no-hooks wanted it so.
@@ -120,7 +134,7 @@ fn absent(client: &Client, what: &str) -> Finding {
     Finding { what: format!("{} {what}", client.word), state: "absent", said }
 }
 
-fn about_hooks(client: &Client, hooks: Hooks, places: &[&Places]) -> Vec<Finding> {
+fn about_hooks(client: &Client, hooks: Hooks, places: &[&Places], again: &str) -> Vec<Finding> {
     let what = format!("{} hook", client.word);
     if hooks.commands.is_empty() && hooks.lacks.is_empty() {
         return vec![absent(client, "hook")];
@@ -128,7 +142,8 @@ fn about_hooks(client: &Client, hooks: Hooks, places: &[&Places]) -> Vec<Finding
     if hooks.is_off {
         return vec![Finding { said: SWITCHED_OFF.to_owned(), ..absent(client, "hook") }];
     }
-    let off: Vec<String> = places.iter().flat_map(|place| (client.off)(place)).collect();
+    let mut off: Vec<String> = places.iter().flat_map(|place| (client.off)(place)).collect();
+    off.dedup();
     if !off.is_empty() {
         let said = format!("nothing is guarded: no hook is called as long as {}", off.join(" and "));
         return vec![Finding::of(what, Err(said))];
@@ -136,7 +151,7 @@ fn about_hooks(client: &Client, hooks: Hooks, places: &[&Places]) -> Vec<Finding
     let tried = hooks.commands.iter().map(|hook| Finding::of(&*what, tried(client.word, hook)));
     let lacks = (!hooks.lacks.is_empty()).then(|| {
         let lacks = hooks.lacks.join("; ");
-        let said = format!("incomplete: {lacks}; `flockd install --client {}` would put it right", client.word);
+        let said = format!("incomplete: {lacks}; `{again}` would put it right");
         Finding::of(&*what, Err(said))
     });
     // What works where it is called guards little where it is not called.

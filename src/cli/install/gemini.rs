@@ -55,7 +55,7 @@ fn changes(places: &Places, wish: &Wish) -> Result<Vec<Change>, String> {
 }
 
 fn hooks(places: &Places) -> Result<Hooks, String> {
-    Ok(json::found(&json::of(&settings(places))?, WORD, &groups(&Wish::usual())))
+    json::found(&settings(places), WORD, &groups(&Wish::usual()))
 }
 
 /// The switches of today, and those of versions that kept them in other places.

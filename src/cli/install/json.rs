@@ -140,14 +140,15 @@ fn without_ours(group: &Value, word: &str, wanted: Option<&Value>) -> Value {
 }
 
 /// What calls us in these settings, or is meant to, and what of it is not there that `wanted` has.
-pub(super) fn found(settings: &Value, word: &str, wanted: &[(&'static str, Value)]) -> Hooks {
+pub(super) fn found(path: &Path, word: &str, wanted: &[(&'static str, Value)]) -> Result<Hooks, String> {
+    let settings = of(path)?;
     let is_hook = |command: &str| is_our_hook(command, word) || is_doubtful_hook(command, word);
     let groups = |event: &str| settings["hooks"][event].as_array().into_iter().flatten();
     let events = settings["hooks"].as_object().into_iter().flatten();
     let all = events.filter_map(|(_, groups)| groups.as_array()).flatten().flat_map(commands);
     let mut found = Hooks { commands: all.filter(|it| is_hook(it)).map(str::to_owned).collect(), ..Hooks::default() };
     if found.commands.is_empty() {
-        return found;
+        return Ok(found);
     }
     let mut missing = Vec::new();
     for (event, wanted) in wanted {
@@ -175,7 +176,8 @@ pub(super) fn found(settings: &Value, word: &str, wanted: &[(&'static str, Value
     if !missing.is_empty() {
         found.lacks.push(format!("there is none for {}", missing.join(", ")));
     }
-    found
+    found.lacks.iter_mut().for_each(|lack| *lack = format!("{lack} in {}", path.display()));
+    Ok(found)
 }
 
 /// An entry of this name below a key, as wanted or gone.

@@ -122,11 +122,7 @@ fn is_installed(places: &Places) -> Option<bool> {
 fn plugin(settings: &mut Map<String, Value>, wish: &Wish, is_installed: Option<bool>) -> Result<(), String> {
     let is_wanted = wish.wanted;
     let there = settings.get("plugins").and_then(|plugins| plugins.get("entries")?.get("flockd"));
-    let names_ours = || {
-        let program = there.and_then(|entry| Path::new(entry["config"]["command"].as_str()?).file_name());
-        program.is_some_and(|program| program.to_string_lossy().contains("flockd"))
-    };
-    if !is_wanted && !is_installed.unwrap_or_else(names_ours) {
+    if !is_wanted && !is_installed.unwrap_or_else(|| there.is_some_and(names_ours)) {
         return Ok(());
     }
     if !is_wanted && !settings.get("plugins").is_some_and(Value::is_object) {
@@ -167,6 +163,12 @@ fn plugin(settings: &mut Map<String, Value>, wish: &Wish, is_installed: Option<b
     Ok(())
 }
 
+/// Whether the entry of a plugin names our program.
+fn names_ours(entry: &Value) -> bool {
+    let program = entry["config"]["command"].as_str().and_then(|program| Path::new(program).file_name());
+    program.is_some_and(|program| program.to_string_lossy().contains("flockd"))
+}
+
 /// The entry of our plugin goes; what is switched off stays so, with all that we did not put in.
 fn take_out(plugins: &mut Map<String, Value>) {
     let entry = plugins.get_mut("entries").and_then(|entries| entries.get_mut("flockd")?.as_object_mut());
@@ -190,7 +192,7 @@ fn hooks(places: &Places) -> Result<Hooks, String> {
     let own = &entry["config"];
     let program = own["command"].as_str().unwrap_or("flockd");
     let mut found = Hooks::default();
-    let mut is_there = own["command"].as_str().is_some_and(|program| program.contains("flockd"));
+    let mut is_there = names_ours(entry);
     for File { name, content, mark } in FILES {
         let is_plugin = name.starts_with(PLUGIN);
         let (is_ours, lack) = match place::text(&state(places).join(name)) {
@@ -204,7 +206,7 @@ fn hooks(places: &Places) -> Result<Hooks, String> {
         is_there |= is_plugin && is_ours;
         found.lacks.extend(lack.map(|lack| format!("{name} {lack}")));
     }
-    if !is_there || is_installed(places) == Some(false) {
+    if !is_there {
         return Ok(Hooks::default());
     }
     if entry.is_null() {
