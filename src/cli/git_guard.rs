@@ -37,8 +37,9 @@ pub(super) struct GitGuardArgs {
 enum Verb {
     /// Put the guard into this repository's hooks; those that are there run first
     #[command(after_long_help = "\
-It goes where git looks for hooks (core.hooksPath, or the directory that all worktrees share). A hook that is there is \
-kept beside it and runs first. `git commit --no-verify` passes the guard, `git merge` and `git push` with it as well.
+It goes where git looks for hooks (core.hooksPath, or the directory that all worktrees share), and says if other \
+repositories or files of the project are concerned. A hook that is there is kept beside it and runs first. `git commit \
+--no-verify` passes the guard, `git merge` and `git push` with it as well.
 
 Examples:
   flockd git-guard install
