@@ -73,6 +73,8 @@ pub const HOOK_MAX_HOLD: u64 = 30 * MINUTE;
 pub const HOOK_TIMEOUT: u64 = 30 * SECOND;
 /// How long before that a hook answers: a late answer is none, and most clients let the tool run then.
 pub const HOOK_MARGIN: u64 = SECOND;
+/// How long a hook that has answered waits for the daemon to read which losses it told; else they are told again.
+pub const HOOK_HEARD_WITHIN: u64 = 250;
 /// Most bytes that are read of what a client says: whole new files come along.
 pub const HOOK_INPUT_MAX: u64 = 64 * 1024 * 1024;
 

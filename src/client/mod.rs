@@ -11,7 +11,7 @@
 
 #[cfg(feature = "cli")]
 pub(crate) mod agent;
-mod config;
+pub(crate) mod config;
 mod events;
 mod guard;
 mod guards;
@@ -230,7 +230,7 @@ impl Connection {
 
     /// The same for a client that hands on what it is told of losses: none counts as told before
     /// [`Connection::heard_of`].
-    #[cfg(feature = "mcp")]
+    #[cfg(feature = "cli")]
     pub(crate) fn connect_between(connect: Connect, agent_process: Option<OwnedFd>) -> Result<Connection, ClientError> {
         Connection::make(connect, agent_process, true)
     }

@@ -57,6 +57,6 @@ pub(super) fn answer(verdict: &Verdict, event: Option<&Event>) -> Answer {
 }
 
 /// Whether the model is told of what comes with this event.
-fn takes_context(event: &Event) -> bool {
+pub(super) fn takes_context(event: &Event) -> bool {
     matches!(event.phase, Phase::BeforeTool | Phase::AfterTool | Phase::SessionStart | Phase::TurnStart)
 }

@@ -39,6 +39,12 @@ fn phase(name: &str) -> Phase {
     }
 }
 
+/// Whether the model is told of what comes with this event: the plugin puts it before the prompt. What it keeps until
+/// then may be lost with the gateway.
+pub(super) fn takes_context(event: &Event) -> bool {
+    matches!(event.phase, Phase::SessionStart | Phase::TurnStart)
+}
+
 /// `{"block":true,"reason":…}`, `{"tell":…}` or `{"warn":…}`; nothing where there is nothing to say.
 pub(super) fn answer(verdict: &Verdict, _event: Option<&Event>) -> Answer {
     let out = match verdict {

@@ -97,8 +97,8 @@ function register(api) {
     return answer;
   };
 
-  // What is told along with a tool has no way to the model there. Losses are told once, so they go with the next
-  // prompt; who waits is said anew then.
+  // What is told along with a tool has no way to the model there. Losses are kept for the next prompt; who waits
+  // is said anew then.
   const keep = (answer, event, context) => {
     const key = event.sessionKey ?? context?.sessionKey;
     if (!answer.tell) return;
@@ -114,7 +114,9 @@ function register(api) {
     const name = session.id === context.sessionId ? "before_prompt_build" : "session_start";
     session.id = context.sessionId;
     const answer = await tell(name, event, context, PROMPT_MS);
-    const lines = [...(answer.tell ? [answer.tell] : []), ...session.untold];
+    // flockd tells of a loss until a prompt has told it.
+    const untold = [...session.untold].filter((line) => !answer.tell?.split("\n").includes(line));
+    const lines = [...(answer.tell ? [answer.tell] : []), ...untold];
     session.untold.clear();
     return lines.join("\n");
   };
