@@ -271,8 +271,13 @@ impl Connection {
     /// See [`ClientError`]. A refusal of a lock is an answer; the daemon's `error` is [`ClientError::Refused`].
     pub fn call(&self, request: Request) -> Result<Answer, ClientError> {
         let bound = bound_of(&request);
+        self.call_within(request, bound)
+    }
+
+    /// The same, and waits so long.
+    pub(crate) fn call_within(&self, request: Request, within: Option<Duration>) -> Result<Answer, ClientError> {
         let id = self.begin(request)?;
-        match self.finish(id, bound)? {
+        match self.finish(id, within)? {
             Some(answer) => Ok(answer),
             None => {
                 self.abandon(id);
