@@ -53,8 +53,8 @@ pub const ELECT_LOOK: u64 = SECOND;
 pub const ELECT_UNSURE: u64 = READY_WITHIN;
 /// How long one such question may take. Several fit in the time above, so that it is not one answer that decides.
 pub const ELECT_ANSWER: u64 = 5 * SECOND;
-/// How long `elect` goes on without a word from the process that guards its command, which reports once a second,
-/// before it starts another: a busy machine lets one wait for seconds.
+/// How long `elect` waits for the process that is to guard its command, before it starts another: a busy machine lets
+/// one wait for seconds.
 pub const ELECT_SILENT: u64 = 5 * SECOND;
 /// How long a command that does not lead any more has between SIGTERM and SIGKILL, as containers have.
 pub const ELECT_GRACE: u64 = 10 * SECOND;

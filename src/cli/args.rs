@@ -289,22 +289,28 @@ Examples:
 
     /// Put hooks and the MCP server into the settings of coding agents
     #[command(after_long_help = "\
-What is there already keeps its place and form, a second call changes nothing, and --uninstall takes out exactly what \
-was put in. Hooks make every edit take the lock of its file; the server gives agents the same locks as tools.
+What is there already keeps its place and form, a second call changes nothing, and --uninstall takes out what was put \
+in, with objects that are empty then. Hooks make every edit take the lock of its file; the server gives agents the \
+same locks as tools. --no-hooks and --no-mcp leave them alone: neither put in nor taken out. Settings that cannot be \
+changed for certain are refused with status 5 and what to do by hand.
 
 Examples:
   flockd install --client claude-code,codex
   flockd install --client gemini --project --mode check
   flockd install --client openclaw --dry-run
   flockd install --client codex --check          try what is installed
-  flockd install --client claude-code --uninstall")]
+  flockd install --client claude-code --uninstall
+  flockd install --client codex --uninstall --no-hooks   take out the server alone")]
     Install(super::install::InstallArgs),
 
     /// Try whether daemon, installed hooks and MCP servers work
     #[command(after_long_help = "\
 Each hook in somebody's settings is called as its client would: one agent's edit must be let through and take the \
-lock, another's must be refused, and the end of the session must free it. Each MCP entry is started, greeted and \
-asked for its tools. Fails if something that is there does not work, or if nothing is installed for any client.
+lock, another's must be refused, and the end of the session must free it; with --mode check and warn, what these do. \
+Hooks must be there for all moments and tools for which `flockd install` puts them in, and not be switched off as a \
+whole. Each MCP entry is started, greeted and asked for its tools. The guard of git is looked at in the repository \
+around. Fails if something that is there does not work, if settings that speak of flockd cannot be read, or if nothing \
+is installed for any client.
 
 Examples:
   flockd doctor

@@ -37,8 +37,9 @@ pub(super) struct GitGuardArgs {
 enum Verb {
     /// Put the guard into this repository's hooks; those that are there run first
     #[command(after_long_help = "\
-It goes where git looks for hooks (core.hooksPath, or the directory that all worktrees share). A hook that is there is \
-kept beside it and runs first. `git commit --no-verify` passes the guard, `git merge` and `git push` with it as well.
+It goes where git looks for hooks (core.hooksPath, or the directory that all worktrees share), and says if other \
+repositories or files of the project are concerned. A hook that is there is kept beside it and runs first. `git commit \
+--no-verify` passes the guard, `git merge` and `git push` with it as well.
 
 Examples:
   flockd git-guard install
@@ -78,7 +79,10 @@ pub(super) fn git_guard(common: &Common, args: &GitGuardArgs) -> Result<Exit, Fa
     match &args.verb {
         Verb::Install => install(common),
         Verb::Uninstall => uninstall(common),
-        Verb::PreCommit => judge(common, &COMMIT, &staged()?),
+        Verb::PreCommit => {
+            let is_merge = git(["rev-parse", "--quiet", "--verify", "MERGE_HEAD"]).is_ok();
+            judge(common, if is_merge { &END_OF_MERGE } else { &COMMIT }, &staged()?)
+        }
         Verb::PreMergeCommit => judge(common, &MERGE, &staged()?),
         Verb::PrePush { remote, url: _ } => {
             let mut refs = String::new();
@@ -89,20 +93,35 @@ pub(super) fn git_guard(common: &Common, args: &GitGuardArgs) -> Result<Exit, Fa
     }
 }
 
-/// What git is about to do: its command, and what is not done if it is refused.
+/// What git is about to do: its command, what is not done if it is refused, and what to do then.
 struct Deed {
     command: &'static str,
     done: &'static str,
+    way: &'static str,
 }
 
-const COMMIT: Deed = Deed { command: "commit", done: "committed" };
-const MERGE: Deed = Deed { command: "merge", done: "merged" };
-const PUSH: Deed = Deed { command: "push", done: "pushed" };
+const COMMIT: Deed = Deed {
+    command: "commit",
+    done: "committed",
+    way: "wait with `flockd wait FILE`, or leave it out with `git restore --staged FILE`",
+};
+/// A file that is left out of a merge is as good as merged: what the other side did to it is gone.
+const MERGE: Deed = Deed {
+    command: "merge",
+    done: "merged",
+    way: "wait with `flockd wait FILE`, then `git commit` ends the merge; or call it off with `git merge --abort`",
+};
+const END_OF_MERGE: Deed = Deed { command: "commit", ..MERGE };
+const PUSH: Deed = Deed {
+    command: "push",
+    done: "pushed",
+    way: "wait with `flockd wait FILE` and push again, or push the commits before with `git push REMOTE COMMIT:BRANCH`",
+};
 
 impl Deed {
     /// A strict workspace's refusal, with the way past it.
     fn refused(&self, mut failure: Failure) -> Failure {
-        let Deed { command, done } = self;
+        let Deed { command, done, .. } = self;
         let way =
             format!("the workspace is strict, so nothing is {done}; `git {command} --no-verify` passes the guard");
         failure.message = format!("{}\n  {way}", failure.message);
@@ -183,7 +202,7 @@ fn judge(common: &Common, deed: &Deed, files: &[PathBuf]) -> Result<Exit, Failur
             print::err(&format!("  {}\n", print::holder_line(lock)));
         }
         if !is_warning {
-            print::err("  wait with `flockd wait FILE`, or leave it out with `git restore --staged FILE`\n");
+            print::err(&format!("  {}\n", deed.way));
         }
     }
     let exit = if held.is_empty() || is_warning { Exit::Yes } else { Exit::No };
@@ -284,12 +303,66 @@ printf '%s\n' "$refs" | "$flockd" git-guard {hook} "$@"
 
 fn hooks_dir() -> Result<PathBuf, Failure> {
     // With core.hooksPath and linked worktrees git knows best where it looks.
-    Ok(path_of(git(["rev-parse", "--path-format=absolute", "--git-path", "hooks"])?))
+    let dir = path_of(git(["rev-parse", "--path-format=absolute", "--git-path", "hooks"])?);
+    if dir.exists() && !dir.is_dir() {
+        let text = "is where git looks for hooks (core.hooksPath), and no directory, so it runs none here";
+        let text = format!("{} {text}; name another one", dir.display());
+        return Err(Failure::new(Exit::Unavailable, text));
+    }
+    Ok(dir)
+}
+
+/// Whose hooks these are besides, as sentences: somebody who guards one repository may not expect it.
+fn also_meant(dir: &Path) -> Vec<String> {
+    let mut said = Vec::new();
+    let shown = dir.display();
+    let is_named = |scope: &str| git(["config", scope, "--get", "core.hooksPath"]).is_ok();
+    if !dir.exists() && git(["config", "--get", "core.hooksPath"]).is_ok() {
+        said.push(format!("{shown} is made: core.hooksPath names it, and it was not there"));
+    }
+    let is_ours_alone = is_named("--local") || is_named("--worktree");
+    if !is_ours_alone && (is_named("--global") || is_named("--system")) {
+        said.push(format!("core.hooksPath is {shown} for all repositories, so all of them are guarded"));
+    }
+    let tracked = git(["ls-files".as_ref(), "-z".as_ref(), "--".as_ref(), dir.as_os_str()]);
+    if tracked.is_ok_and(|files| !files.is_empty()) {
+        let text = "its hooks are files of the project, so git shows the change, and who commits it hands it on";
+        said.push(format!("{shown} is under version control: {text}"));
+    }
+    said
+}
+
+/// For `flockd doctor`: whether the guard of the repository around works; none if there is none.
+pub(super) fn looked_at() -> Option<Result<String, String>> {
+    let dir = hooks_dir().ok()?;
+    let there = HOOKS.map(|hook| (hook, fs::read_to_string(dir.join(hook)).unwrap_or_default()));
+    let program = there.iter().find_map(|(_, text)| {
+        let line =
+            text.lines().skip_while(|line| !line.contains(MARK)).find_map(|line| line.strip_prefix("flockd="))?;
+        Some(PathBuf::from(line.trim_matches('\'').replace(r"'\''", "'")))
+    })?;
+    let is_run =
+        |path: &Path| path.metadata().is_ok_and(|about| about.is_file() && about.permissions().mode() & 0o111 != 0);
+    if !is_run(&program) {
+        let text = "is gone, so nothing is guarded; `flockd git-guard install` mends it";
+        return Some(Err(format!("{} {text}", program.display())));
+    }
+    let lacks = there.iter().filter_map(|(hook, text)| match text {
+        _ if !text.contains(MARK) => Some(format!("{hook} is missing or another's")),
+        _ if *text != script(hook, &program) => Some(format!("{hook} is outdated or changed")),
+        _ => (!is_run(&dir.join(hook))).then(|| format!("{hook} is not executable")),
+    });
+    let lacks: Vec<String> = lacks.collect();
+    Some(match lacks.is_empty() {
+        true => Ok(format!("{} are guarded, by {}", HOOKS.join(", "), dir.display())),
+        false => Err(format!("incomplete: {}; `flockd git-guard install` mends it", lacks.join("; "))),
+    })
 }
 
 fn install(common: &Common) -> Result<Exit, Failure> {
     let program = std::env::current_exe().map_err(|error| Failure::new(Exit::Unavailable, error.to_string()))?;
     let dir = hooks_dir()?;
+    also_meant(&dir).iter().for_each(|said| print::err(&format!("flockd: {said}\n")));
     fs::create_dir_all(&dir).map_err(|error| failed(&dir, &error))?;
     let each = HOOKS.map(|hook| {
         let (path, before) = (dir.join(hook), dir.join(format!("{hook}.{BEFORE}")));

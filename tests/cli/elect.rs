@@ -5,6 +5,7 @@ use flockd::wire::KeptBy;
 use rustix::process::Signal;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
 /// What a leader does: it keeps a flock of the kernel's as long as it lives, and notes it if somebody else has it. Then
@@ -90,13 +91,27 @@ fn break_it(ground: &Ground) {
     Done::of(ground.command("boss", &["break", &office(ground), "--reason", "urgent"])).gives(0);
 }
 
+/// How a leadership ends.
+const WAYS: [&str; 10] = [
+    "command",
+    "elect",
+    "elect, break",
+    "guard, break",
+    "elect, guard, break",
+    "stop, break",
+    "break",
+    "daemon",
+    "order",
+    "unlock",
+];
+
 #[test]
 fn of_five_candidates_one_leads_at_a_time_through_kills_and_breaks() {
     let ground = Ground::new();
     let mut candidates: Vec<Candidate> = (0..5).map(|n| Candidate::new(&ground, &format!("c{n}"), "x")).collect();
     let mut led = 0;
     for round in 0..scaled(2) {
-        for way in ["command", "elect", "break", "daemon", "order", "unlock"] {
+        for way in WAYS {
             led += 1;
             let pid = leader(&ground, led);
             let agent = ground.status().locks.iter().find(|lock| lock.file_id == "@x").unwrap().agent.clone();
@@ -111,6 +126,25 @@ fn of_five_candidates_one_leads_at_a_time_through_kills_and_breaks() {
                     kill_9(pid);
                 }
                 "break" => break_it(&ground),
+                "elect, break" => {
+                    kill_9(elect);
+                    break_it(&ground);
+                }
+                "guard, break" => {
+                    kill_9(guard_of(elect));
+                    break_it(&ground);
+                }
+                "elect, guard, break" => {
+                    let guard = guard_of(elect);
+                    kill_9(elect);
+                    guard_of(guard);
+                    kill_9(guard);
+                    break_it(&ground);
+                }
+                "stop, break" => {
+                    signal(elect, Signal::STOP);
+                    break_it(&ground);
+                }
                 "daemon" => {
                     ground.kill_daemon();
                     kill_9(pid);
@@ -118,12 +152,13 @@ fn of_five_candidates_one_leads_at_a_time_through_kills_and_breaks() {
                 "order" => signal(elect, Signal::TERM),
                 _ => drop(ground.flockd(&agent, "unlock @x").gives(0)),
             }
-            leader(&ground, led + 1);
+            until(&format!("somebody leads after {way}"), || leaders(&ground).get(led).map(|_| ()));
             candidates[number] = Candidate::new(&ground, &agent, "x");
         }
-        assert_eq!(led as u64, 6 * (round + 1));
+        assert_eq!(led as u64, WAYS.len() as u64 * (round + 1));
     }
     never_two_at_once(&ground);
+    println!("{led} leaders, none beside another, each followed by the next");
 }
 
 #[test]
@@ -223,6 +258,63 @@ fn a_guard_that_is_stopped_is_replaced_and_does_not_keep_the_command() {
     gone.wait();
     ending.wait();
     assert_eq!(first.end(), Some(75));
+}
+
+#[test]
+fn whoever_is_killed_in_the_grace_the_command_hears_sigterm_once_and_is_killed() {
+    for guard_first in [false, true] {
+        let ground = Ground::new();
+        let script = STUBBORN.replace("trap ''", "trap 'echo once >>heard'");
+        let mut first = Candidate::with(&ground, "a", "x --grace 3", &script);
+        let elect = first.elect.id();
+        let ending = Ending::of(leader(&ground, 1));
+        let guard = guard_of(elect);
+        break_it(&ground);
+        until("it is told to end", || fs::metadata(ground.work.join("heard")).ok());
+        if guard_first {
+            kill_9(guard);
+            let next = guard_of(elect);
+            kill_9(elect);
+            guard_of(next);
+        } else {
+            kill_9(elect);
+            guard_of(guard);
+            kill_9(guard);
+        }
+        first.end();
+        ending.wait();
+        assert_eq!(fs::read_to_string(ground.work.join("heard")).unwrap(), "once\n");
+    }
+}
+
+#[test]
+fn where_no_guard_can_be_started_the_other_one_looks_itself() {
+    for kills_elect in [false, true] {
+        let ground = Ground::new();
+        ground.flockd("", "daemon start").gives(0);
+        let own = ground.work.join("flockd");
+        // By a process of its own: one that another test forks meanwhile would have the file open for writing.
+        assert!(Command::new("cp").arg(crate::util::FLOCKD).arg(&own).status().unwrap().success());
+        let model = elect(&ground, "a", "x -E 75", LEADER);
+        let mut command = Command::new(&own);
+        command.args(model.get_args()).current_dir(&ground.work);
+        command.envs(model.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let mut first = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stderr = BufReader::new(first.stderr.take().unwrap());
+        let ending = Ending::of(leader(&ground, 1));
+        let guard = guard_of(first.id());
+        fs::set_permissions(&own, fs::Permissions::from_mode(0o000)).unwrap();
+        let killed = if kills_elect { first.id() } else { guard };
+        kill_9(killed);
+        let mut said = String::new();
+        while !said.contains("nobody sees whether the command still leads") {
+            assert!(stderr.read_line(&mut said).unwrap() > 0, "{said}");
+        }
+        break_it(&ground);
+        ending.wait();
+        let code = first.wait().unwrap().code();
+        assert_eq!(code, if kills_elect { None } else { Some(75) });
+    }
 }
 
 #[test]

@@ -62,6 +62,30 @@ fn a_merge_that_touches_what_another_agent_holds_is_refused() {
 }
 
 #[test]
+fn what_to_do_instead_is_said_for_each_command() {
+    let ground = guarded();
+    ground.git("", "init -q --bare ../there.git").gives(0);
+    ground.staged("a.txt", "1");
+    ground.git("", "commit -q -m base").gives(0);
+    ground.git("", "checkout -q -b topic").gives(0);
+    ground.staged("a.txt", "theirs");
+    ground.git("", "commit -q -m theirs").gives(0);
+    ground.git("", "checkout -q main").gives(0);
+    ground.flockd("bo", "lock a.txt").gives(0);
+    // What the other side did would be gone if the file were left out.
+    let way = ["`git commit` ends the merge", "`git merge --abort`"];
+    let refused = ground.git("ada", "merge -q --no-ff --no-edit topic").gives(1).says(&way);
+    assert!(!refused.err.contains("restore"), "{refused:?}");
+    let refused = ground.git("ada", "commit -q --no-edit").gives(1).says(&way);
+    assert!(refused.err.contains("not merged") && !refused.err.contains("restore"), "{refused:?}");
+    ground.git("ada", "merge --abort").gives(0);
+    ground.staged("a.txt", "ours");
+    ground.git("ada", "commit -q -m ours").gives(1).says(&["`git restore --staged FILE`"]);
+    let refused = ground.git("ada", "push -q ../there.git main").gives(1).says(&["push again", "COMMIT:BRANCH"]);
+    assert!(!refused.err.contains("restore"), "{refused:?}");
+}
+
+#[test]
 fn what_is_only_read_elsewhere_or_not_part_of_the_commit_is_no_obstacle() {
     let ground = guarded();
     ground.staged("a.txt", "1");
@@ -140,6 +164,61 @@ fn it_stands_where_git_looks_for_hooks() {
     ground.git_in(&linked, "ada", &["add", "b.txt"]).gives(0);
     ground.flockd("bo", "lock ../linked/b.txt").gives(0);
     ground.git_in(&linked, "ada", &["commit", "-q", "-m", "x"]).gives(1).says(&["bo holds"]);
+}
+
+#[test]
+fn what_is_guarded_besides_is_said() {
+    let install = |ground: &Ground| Done::of(ground.with_git("", &["git-guard", "install"]));
+    let ground = Ground::repository();
+    assert_eq!(install(&ground).gives(0).err, "");
+
+    let ground = Ground::repository();
+    ground.git("", "config core.hooksPath my/hooks").gives(0);
+    let first = install(&ground).gives(0).says(&["my/hooks is made", "core.hooksPath"]);
+    assert!(!first.err.contains("all repositories"), "{first:?}");
+    assert_eq!(install(&ground).gives(0).err, "", "it is there now");
+    ground.git("", "add my/hooks").gives(0);
+    install(&ground).gives(0).says(&["my/hooks is under version control"]);
+
+    let ground = Ground::repository();
+    let global = ground.work.join("../gitconfig");
+    fs::write(&global, "[core]\n\thooksPath = /dev/null\n").unwrap();
+    let everywhere = |verb: &str| {
+        let mut command = ground.with_git("", &["git-guard", verb]);
+        command.env("GIT_CONFIG_GLOBAL", &global);
+        Done::of(command)
+    };
+    for verb in ["install", "uninstall"] {
+        everywhere(verb).gives(5).says(&["/dev/null is where git looks for hooks", "core.hooksPath"]);
+    }
+    let dir = ground.work.join("../hooks");
+    fs::write(&global, format!("[core]\n\thooksPath = {}\n", dir.display())).unwrap();
+    everywhere("install").gives(0).says(&["for all repositories", "is made"]);
+}
+
+#[test]
+fn doctor_looks_at_the_guard_of_the_repository_around() {
+    let ground = Ground::repository();
+    let doctor = || {
+        let mut command = ground.with_git("", &["doctor"]);
+        command.env("HOME", ground.work.join("nobody"));
+        let out = Done::of(command).out;
+        out.lines().find(|line| line.starts_with("git-guard ")).unwrap_or_default().to_owned()
+    };
+    assert_eq!(doctor(), "");
+    install(&ground);
+    assert!(doctor().contains("works   pre-commit, pre-merge-commit, pre-push are guarded"), "{}", doctor());
+    let hook = ground.work.join(".git/hooks/pre-push");
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(doctor().contains("broken  incomplete: pre-push is not executable"), "{}", doctor());
+    fs::remove_file(&hook).unwrap();
+    assert!(doctor().contains("broken  incomplete: pre-push is missing"), "{}", doctor());
+    let hook = ground.work.join(".git/hooks/pre-commit");
+    let text = fs::read_to_string(&hook).unwrap();
+    fs::write(&hook, text.replace(crate::util::FLOCKD, "/nowhere/flockd")).unwrap();
+    assert!(doctor().contains("broken  /nowhere/flockd is gone"), "{}", doctor());
+    install(&ground);
+    assert!(doctor().contains("works"), "{}", doctor());
 }
 
 #[test]

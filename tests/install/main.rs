@@ -1,6 +1,8 @@
 //! `flockd install` and `flockd doctor`: what they do to people's settings, and whether what is installed works.
 #![cfg(feature = "cli")]
 
+mod doctor;
+mod settings;
 #[path = "../cli/util.rs"]
 #[expect(dead_code, reason = "the tests of the program need more of it")]
 mod util;
@@ -257,13 +259,15 @@ fn hooks_without_the_server_and_the_server_without_hooks() {
         let has = |word: &str| person.files().iter().any(|(_, text)| text.contains(word));
         person.flockd(&format!("install --client {client} --no-mcp --mode check")).gives(0);
         assert!(has("check") && !has("\"mcp\"]"), "{client}");
+        person.flockd(&format!("install --client {client} --uninstall --no-mcp")).gives(0);
+        assert!(!has("hook --client") && !has("allowConversationAccess"), "{client}");
         person.flockd(&format!("install --client {client} --no-hooks")).gives(0);
-        assert!(!has("hook --client") && !has("allowConversationAccess"), "{client}: a second call says what is there");
         let found = person.flockd("doctor").gives(0).out;
         assert!(found.contains(&format!("{client} hook ")) && found.contains("not installed"), "{client}: {found}");
         let findings = person.findings("doctor --json");
         let expected = [format!("{client} hook absent"), format!("{client} mcp works")];
         assert_eq!(states(&findings)[1..], expected, "{findings:?}");
+        person.flockd(&format!("install --client {client} --uninstall --no-hooks")).gives(0);
         person.flockd(&format!("install --client {client} --no-mcp")).gives(0);
         person.flockd("doctor").gives(0);
         let findings = person.findings("doctor --json");

@@ -166,7 +166,7 @@ fn lead(
     let at_gate = |pidfd: OwnedFd, number: u32| {
         let command = i32::try_from(number).expect("the number of a process");
         let bodies = posts.iter().map(|post| post.body.clone()).collect();
-        let charge = Charge { posts: bodies, command, grace: args.grace, program: flockd };
+        let charge = Charge { posts: bodies, command, grace: args.grace, program: flockd, kill_in: None };
         watch = Some(Watch::begin(charge, Group::new(pidfd, command, true)?)?);
         Ok(())
     };
@@ -178,19 +178,19 @@ fn lead(
     let Some(mut watch) = watch else { return end(child, posts, args, false) };
     let forwarding = forward(signals, Pid::from_child(&child));
     let leads = if common.json { print::json_line(office) } else { format!("flockd: {}", print::leads(office)) };
-    let (say, said) = unbounded();
+    let (say, to_say) = unbounded();
+    let (saying, all_said) = bounded::<()>(0);
     // Beside the watch: whoever reads stderr may not read it.
-    let speaker = {
-        let posts = posts.clone();
-        std::thread::spawn(move || {
-            print::err(&leads);
-            said.iter().for_each(|told| tell(&posts, told));
-        })
-    };
+    let posts_told = posts.clone();
+    std::thread::spawn(move || {
+        print::err(&leads);
+        to_say.iter().for_each(|told| tell(&posts_told, told));
+        drop(saying);
+    });
     let is_lost = watch.until_ended(|told| say.send(told).unwrap_or_default());
     drop((watch, say));
     forwarding();
-    speaker.join().expect("whoever tells does not panic");
+    let _ = all_said.recv_timeout(Duration::from_millis(limits::ELECT_LOOK));
     end(child, posts, args, is_lost)
 }
 

@@ -2,7 +2,7 @@
 //! `.mcp.json`.
 
 use super::place::{Change, Places};
-use super::{Client, Name, Wish, json};
+use super::{Client, Hooks, Name, Wish, json};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -11,6 +11,7 @@ pub(super) const CLIENT: Client = Client {
     word: WORD,
     changes,
     hooks,
+    off,
     server,
     note: "what runs takes it up when it is started anew",
 };
@@ -37,7 +38,7 @@ fn servers(places: &Places) -> PathBuf {
 
 /// A group of hooks in the form that Codex has taken over.
 pub(super) fn groups(wish: &Wish, word: &str, writers: &str, moments: &[&'static str]) -> Vec<(&'static str, Value)> {
-    if !wish.wanted || !wish.hooks {
+    if !wish.wanted {
         return Vec::new();
     }
     let hook = json!([{"type": "command", "command": wish.hook(word), "timeout": crate::limits::HOOK_TIMEOUT / 1_000}]);
@@ -46,24 +47,31 @@ pub(super) fn groups(wish: &Wish, word: &str, writers: &str, moments: &[&'static
 }
 
 fn changes(places: &Places, wish: &Wish) -> Result<Vec<Change>, String> {
-    let wanted = groups(wish, WORD, WRITERS, &MOMENTS);
-    let server = json!({"type": "stdio", "command": wish.program(), "args": ["mcp"], "env": {}});
-    let server = (wish.wanted && wish.server).then_some(server);
-    Ok(vec![
-        Change::of(settings(places), |text| {
-            json::edit(text, |it| {
-                json::hooks(it, WORD, &wanted);
-                Ok(())
-            })
-        })?,
-        Change::of(servers(places), |text| json::edit(text, |it| json::server(it, "mcpServers", server)))?,
-    ])
+    let mut changes = Vec::new();
+    if wish.hooks {
+        let wanted = groups(wish, WORD, WRITERS, &MOMENTS);
+        changes.push(Change::of(settings(places), |text| json::edit(text, |it| json::hooks(it, WORD, &wanted)))?);
+    }
+    if wish.server {
+        let server = json!({"type": "stdio", "command": wish.program(), "args": ["mcp"], "env": {}});
+        let server = wish.wanted.then_some(server);
+        changes
+            .push(Change::of(servers(places), |text| json::edit(text, |it| json::server(it, "mcpServers", server)))?);
+    }
+    Ok(changes)
 }
 
-fn hooks(places: &Places) -> Vec<String> {
-    json::commands_of(&std::fs::read_to_string(settings(places)).unwrap_or_default(), "PreToolUse", WORD)
+fn hooks(places: &Places) -> Result<Hooks, String> {
+    json::found(&settings(places), WORD, &groups(&Wish::usual(), WORD, WRITERS, &MOMENTS))
 }
 
-fn server(places: &Places) -> Value {
+fn off(places: &Places) -> Vec<String> {
+    let local = places.project.as_ref().map(|project| project.join(".claude/settings.local.json"));
+    let files = std::iter::once(settings(places)).chain(local);
+    let off = files.filter(|file| json::of(file).is_ok_and(|settings| settings["disableAllHooks"] == true));
+    off.map(|file| format!("disableAllHooks is true in {}", file.display())).collect()
+}
+
+fn server(places: &Places) -> Result<Value, String> {
     json::server_of(&servers(places), &["mcpServers"])
 }

@@ -1,7 +1,7 @@
 //! Codex: hooks in `hooks.json`, the server in `config.toml`, whose comments and order stay.
 
-use super::place::{Change, Places};
-use super::{Client, Name, SERVER, Wish, another_server, claude_code, is_our_server, json};
+use super::place::{self, Change, Places};
+use super::{Client, Hooks, Name, SERVER, Wish, another_server, claude_code, is_our_server, json};
 use serde_json::Value as Json;
 use std::path::PathBuf;
 use toml_edit::{Array, DocumentMut, Item, Table, Value, value};
@@ -11,6 +11,7 @@ pub(super) const CLIENT: Client = Client {
     word: WORD,
     changes,
     hooks,
+    off,
     server: entry,
     note: "it runs hooks only that you trust: say so when it asks, or with /hooks",
 };
@@ -28,23 +29,32 @@ fn dir(places: &Places) -> PathBuf {
 }
 
 fn changes(places: &Places, wish: &Wish) -> Result<Vec<Change>, String> {
-    let wanted = claude_code::groups(wish, WORD, WRITERS, &MOMENTS);
-    Ok(vec![
-        Change::of(dir(places).join("hooks.json"), |text| {
-            json::edit(text, |it| {
-                json::hooks(it, WORD, &wanted);
-                Ok(())
-            })
-        })?,
-        Change::of(dir(places).join("config.toml"), |text| server(text, wish))?,
-    ])
+    let mut changes = Vec::new();
+    if wish.hooks {
+        let wanted = claude_code::groups(wish, WORD, WRITERS, &MOMENTS);
+        changes.push(Change::of(dir(places).join("hooks.json"), |text| {
+            json::edit(text, |it| json::hooks(it, WORD, &wanted))
+        })?);
+    }
+    if wish.server {
+        changes.push(Change::of(dir(places).join("config.toml"), |text| server(text, wish))?);
+    }
+    Ok(changes)
+}
+
+/// The configuration, or on which line it cannot be read and why.
+fn read(text: &str) -> Result<DocumentMut, String> {
+    text.parse().map_err(|error: toml_edit::TomlError| {
+        let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);
+        let line = line.map_or_else(String::new, |line| format!("line {line}: "));
+        format!("{line}{}; change it by hand", error.message().replace('\n', ", "))
+    })
 }
 
 /// `[mcp_servers.flockd]`, which names the variables that are to reach it: the rest of the environment does not.
 fn server(text: Option<&str>, wish: &Wish) -> Result<Option<String>, String> {
-    let mut file: DocumentMut =
-        text.unwrap_or_default().parse().map_err(|error: toml_edit::TomlError| error.message().to_owned())?;
-    let is_wanted = wish.wanted && wish.server;
+    let mut file = read(text.unwrap_or_default())?;
+    let is_wanted = wish.wanted;
     if !is_wanted && !file.contains_key(SERVERS) {
         return Ok(text.map(str::to_owned));
     }
@@ -87,15 +97,33 @@ fn server(text: Option<&str>, wish: &Wish) -> Result<Option<String>, String> {
     Ok(Some(file.to_string()))
 }
 
-fn hooks(places: &Places) -> Vec<String> {
-    json::commands_of(&std::fs::read_to_string(dir(places).join("hooks.json")).unwrap_or_default(), "PreToolUse", WORD)
+fn hooks(places: &Places) -> Result<Hooks, String> {
+    let wanted = claude_code::groups(&Wish::usual(), WORD, WRITERS, &MOMENTS);
+    json::found(&dir(places).join("hooks.json"), WORD, &wanted)
 }
 
-fn entry(places: &Places) -> Json {
-    let text = std::fs::read_to_string(dir(places).join("config.toml")).unwrap_or_default();
-    let file: DocumentMut = text.parse().unwrap_or_default();
+fn off(places: &Places) -> Vec<String> {
+    let Ok(file) = config(places) else { return Vec::new() };
+    let is_off = |key: &&str| file.get("features").and_then(|it| it.get(key)?.as_bool()) == Some(false);
+    // The second is what it was called first.
+    let off = ["hooks", "codex_hooks"].into_iter().filter(is_off);
+    off.map(|key| format!("features.{key} is false in {}", dir(places).join("config.toml").display())).collect()
+}
+
+/// `config.toml`; empty if it cannot be understood and does not speak of us.
+fn config(places: &Places) -> Result<DocumentMut, String> {
+    let path = dir(places).join("config.toml");
+    let text = place::text(&path)?.unwrap_or_default();
+    match read(&text) {
+        Err(why) if text.contains(SERVER) => Err(format!("{}: {why}", path.display())),
+        read => Ok(read.unwrap_or_default()),
+    }
+}
+
+fn entry(places: &Places) -> Result<Json, String> {
+    let file = config(places)?;
     let entry = file.get(SERVERS).and_then(|servers| servers.get(SERVER));
-    entry.map_or(Json::Null, as_json)
+    Ok(entry.map_or(Json::Null, as_json))
 }
 
 /// As much of it as an entry is read for.

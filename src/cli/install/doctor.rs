@@ -1,9 +1,10 @@
 //! `flockd doctor`: whether what is installed works, by calling it as the client would. A hook with a wrong path ends
-//! with 127, which clients take for a yes, and a server that does not start is missing without a word: nothing else
-//! would tell.
+//! with 127, which clients take for a yes, one that is switched off is not called, and a server that does not start is
+//! missing without a word: nothing else would tell.
 
 use super::place::Places;
-use super::{CLIENTS, Client, Common, Exit, Failure, SERVER, print, server};
+use super::{CLIENTS, Client, Common, Exit, Failure, Hooks, SERVER, client_of, is_doubtful_hook, print, server};
+use crate::cli::git_guard;
 use crate::os::home::Home;
 use crate::wire::{Answer, Body, Op, Request};
 use serde::Serialize;
@@ -11,6 +12,9 @@ use serde_json::{Value, json};
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
+
+/// Somebody wanted it so.
+const SWITCHED_OFF: &str = "switched off in its settings";
 
 /// What was looked at, and what is wrong with it.
 #[derive(Serialize)]
@@ -35,22 +39,28 @@ impl Finding {
 /// Looks at everything.
 pub(in crate::cli) fn doctor(common: &Common) -> Result<Exit, Failure> {
     let places = Places::here(false).map_err(|why| Failure::new(Exit::Usage, why))?;
-    of(common, &places, CLIENTS.iter().collect())
+    let guard = git_guard::looked_at().map(|found| Finding::of("git-guard", found));
+    told(common, &places, CLIENTS.iter().collect(), guard)
 }
 
 /// Looks at the daemon and these clients, in the user's settings and in the project's.
 pub(super) fn of(common: &Common, places: &Places, clients: Vec<&Client>) -> Result<Exit, Failure> {
+    told(common, places, clients, None)
+}
+
+fn told(common: &Common, places: &Places, clients: Vec<&Client>, more: Option<Finding>) -> Result<Exit, Failure> {
     let mut findings = vec![Finding::of("daemon", daemon(common))];
     let project = Places::here(true).ok().filter(|project| project.project.as_deref() != Some(&places.home));
     let places: Vec<&Places> = std::iter::once(places).chain(&project).collect();
     let words = clients.iter().map(|client| client.word).collect::<Vec<_>>().join(",");
-    let installed: Vec<Vec<Finding>> = clients.iter().filter_map(|client| looked_at(client, &places)).collect();
-    let is_anything = !installed.is_empty();
+    let installed: Vec<Vec<Finding>> = clients.iter().map(|client| looked_at(client, &places)).collect();
+    let is_anything = installed.iter().any(|findings| !findings.is_empty());
     findings.extend(installed.into_iter().flatten());
     if !is_anything {
         let said = format!("nothing is installed for any of them; `flockd install --client {words}`");
         findings.push(Finding { what: "coding agents".to_owned(), state: "absent", said });
     }
+    findings.extend(more);
     let is_well = findings.iter().all(|finding| finding.state != "broken");
     if common.json {
         print::json(&findings);
@@ -62,41 +72,109 @@ pub(super) fn of(common: &Common, places: &Places, clients: Vec<&Client>) -> Res
     Ok(if is_well && is_anything { Exit::Yes } else { Exit::No })
 }
 
-/// Hooks and servers of one client, wherever they are; none if nothing of ours is there.
-fn looked_at(client: &Client, places: &[&Places]) -> Option<Vec<Finding>> {
-    let mut hooks: Vec<String> = places.iter().flat_map(|places| (client.hooks)(places)).collect();
-    hooks.sort();
-    hooks.dedup();
-    let mut servers: Vec<Value> = places.iter().map(|places| (client.server)(places)).collect();
-    servers.retain(|entry| !entry.is_null());
-    servers.dedup();
-    let (others, servers): (Vec<Value>, Vec<Value>) = servers.into_iter().partition(|entry| !server::is_meant(entry));
-    if hooks.is_empty() && servers.is_empty() {
-        return None;
-    }
-    let absent = |what: &str| Finding {
-        what: format!("{} {what}", client.word),
-        state: "absent",
-        // Whoever gave --no-mcp or --no-hooks wanted it so.
-        said: format!("not installed; `flockd install --client {}` would add it", client.word),
-    };
-    let mut findings: Vec<Finding> =
-        hooks.iter().map(|hook| Finding::of(format!("{} hook", client.word), tried(client.word, hook))).collect();
-    if findings.is_empty() {
-        findings.push(absent("hook"));
-    }
-    match (servers.is_empty(), others.is_empty()) {
-        (false, _) => findings.extend(servers.iter().map(|entry| match server::is_off(entry) {
-            true => Finding { said: "switched off in its settings".to_owned(), ..absent("mcp") },
-            false => Finding::of(format!("{} mcp", client.word), server::tried(entry)),
-        })),
-        (true, true) => findings.push(absent("mcp")),
-        (true, false) => {
-            let said = format!("not installed; the entry {SERVER} starts another program than `flockd mcp`");
-            findings.push(Finding { said, ..absent("mcp") });
+/// Hooks and servers of one client, wherever they are; nothing if nothing of ours is there.
+fn looked_at(client: &Client, places: &[&Places]) -> Vec<Finding> {
+    let mut hooks = Hooks::default();
+    let mut again = String::new();
+    let mut servers: Vec<Value> = Vec::new();
+    let mut unknown: Vec<String> = Vec::new();
+    for place in places {
+        match (client.hooks)(place) {
+            Ok(Hooks { commands, lacks, is_off }) => {
+                if !lacks.is_empty() && again.is_empty() {
+                    again = installed_again(client, place, &commands);
+                }
+                hooks.commands.extend(commands);
+                hooks.lacks.extend(lacks);
+                hooks.is_off |= is_off;
+            }
+            Err(why) => unknown.push(why),
+        }
+        match (client.server)(place) {
+            Ok(entry) => servers.push(entry),
+            Err(why) => unknown.push(why),
         }
     }
-    Some(findings)
+    unknown.dedup();
+    for list in [&mut hooks.commands, &mut hooks.lacks] {
+        list.sort();
+        list.dedup();
+    }
+    servers.retain(|entry| !entry.is_null());
+    servers.dedup();
+    let nothing = hooks.commands.is_empty() && hooks.lacks.is_empty() && servers.is_empty();
+    let unknown = unknown.into_iter().map(|why| {
+        let why = format!("{why}, so nobody knows what of flockd works there");
+        Finding::of(format!("{} settings", client.word), Err(why))
+    });
+    let mut findings: Vec<Finding> = unknown.collect();
+    if nothing {
+        return findings;
+    }
+    let is_known = findings.is_empty();
+    findings.extend(about_hooks(client, hooks, places, &again));
+    findings.extend(about_servers(client, servers));
+    findings.retain(|finding| is_known || finding.state != "absent");
+    findings
+}
+
+/// The command that puts right what is not there, in the same place and mode.
+fn installed_again(client: &Client, place: &Places, commands: &[String]) -> String {
+    let project = if place.project.is_some() { " --project" } else { "" };
+    let mode = match commands.first().map_or("auto", |command| mode(command)) {
+        mode @ ("check" | "warn") => format!(" --mode {mode}"),
+        _ => String::new(),
+    };
+    format!("flockd install --client {}{project}{mode}", client.word)
+}
+
+/// What is not there, and is no failure: whoever gave --no-mcp or --no-hooks wanted it so.
+fn absent(client: &Client, what: &str) -> Finding {
+    let said = format!("not installed; `flockd install --client {}` would add it", client.word);
+    Finding { what: format!("{} {what}", client.word), state: "absent", said }
+}
+
+fn about_hooks(client: &Client, hooks: Hooks, places: &[&Places], again: &str) -> Vec<Finding> {
+    let what = format!("{} hook", client.word);
+    if hooks.commands.is_empty() && hooks.lacks.is_empty() {
+        return vec![absent(client, "hook")];
+    }
+    if hooks.is_off {
+        return vec![Finding { said: SWITCHED_OFF.to_owned(), ..absent(client, "hook") }];
+    }
+    let mut off: Vec<String> = places.iter().flat_map(|place| (client.off)(place)).collect();
+    off.dedup();
+    if !off.is_empty() {
+        let said = format!("nothing is guarded: no hook is called as long as {}", off.join(" and "));
+        return vec![Finding::of(what, Err(said))];
+    }
+    let tried = hooks.commands.iter().map(|hook| Finding::of(&*what, tried(client.word, hook)));
+    let lacks = (!hooks.lacks.is_empty()).then(|| {
+        let lacks = hooks.lacks.join("; ");
+        let said = format!("incomplete: {lacks}; `{again}` would put it right");
+        Finding::of(&*what, Err(said))
+    });
+    // What works where it is called guards little where it is not called.
+    let is_whole = lacks.is_none();
+    tried.filter(|finding| is_whole || finding.state == "broken").chain(lacks).collect()
+}
+
+fn about_servers(client: &Client, servers: Vec<Value>) -> Vec<Finding> {
+    let (others, servers): (Vec<Value>, Vec<Value>) = servers.into_iter().partition(|entry| !server::is_meant(entry));
+    match (servers.is_empty(), others.is_empty()) {
+        (false, _) => servers
+            .iter()
+            .map(|entry| match server::is_off(entry) {
+                true => Finding { said: SWITCHED_OFF.to_owned(), ..absent(client, "mcp") },
+                false => Finding::of(format!("{} mcp", client.word), server::tried(entry)),
+            })
+            .collect(),
+        (true, true) => vec![absent(client, "mcp")],
+        (true, false) => {
+            let said = format!("not installed; the entry {SERVER} starts another program than `flockd mcp`");
+            vec![Finding { said, ..absent(client, "mcp") }]
+        }
+    }
 }
 
 fn daemon(common: &Common) -> Result<String, String> {
@@ -111,30 +189,71 @@ fn daemon(common: &Common) -> Result<String, String> {
     }
 }
 
-/// One agent's edit is let through, another's is refused, and the end of the turn frees it.
+/// One agent's edit is let through, another's is refused or told, and the end of the turn frees it.
 fn tried(word: &str, command: &str) -> Result<String, String> {
+    let by_hand = match is_doubtful_hook(command, word) {
+        true => "; `flockd install` does not take it for its own: mend it or take it out by hand",
+        false => "",
+    };
+    if let Some(named) = client_of(command).filter(|named| ![word, "auto"].contains(named)) {
+        return Err(format!("`{command}` is for the client {named}, and this is {word}; install it again{by_hand}"));
+    }
+    called(word, command).map_err(|why| format!("{why}{by_hand}"))
+}
+
+fn called(word: &str, command: &str) -> Result<String, String> {
     let ground = tempfile::Builder::new().prefix("flockd-doctor").tempdir().map_err(|error| error.to_string())?;
-    let calls = |event, session| fire(command, &sample(word, event, session, ground.path()));
+    let call = |flags, event, session| fire(command, flags, &sample(word, event, session, ground.path()));
     let pid = std::process::id();
     let (one, two) = (format!("doctor-{pid}-1"), format!("doctor-{pid}-2"));
-    let first = calls(Moment::Edit, &one)?;
+    let first = call("", Moment::Edit, &one)?;
     let found = if first.is_refusal() {
         Err(format!("a free file was refused: {}", first.text))
     } else if !first.text.is_empty() {
         Err(first.text)
     } else {
-        let second = calls(Moment::Edit, &two)?;
-        match second.is_refusal() && second.text.contains(&one) {
-            true => Ok("an edit of what another agent holds is refused, and names it"),
-            // By its flags, or since the place is not under guard.
-            false if command.contains("--mode warn") => Ok("an edit of what another agent holds is told"),
-            false => Err(format!("an edit of what another agent holds was let through: {}", second.text)),
+        let mode = mode(command);
+        // In other modes an edit takes nothing, so that there would be nothing to be refused.
+        if mode != "auto" {
+            call("--mode auto", Moment::Edit, &one)?;
+        }
+        let second = call("", Moment::Edit, &two)?;
+        let names = second.text.contains(&one);
+        let reason = if second.text.is_empty() { String::new() } else { format!(": {}", second.text) };
+        match (mode, second.is_refusal()) {
+            ("auto", true) if names => {
+                Ok("an edit takes its lock; one of what another agent holds is refused, and names it")
+            }
+            ("check", true) if names => {
+                Ok("mode check: an edit of what another agent holds is refused, and names it; an edit takes no lock")
+            }
+            ("warn", false) if names => {
+                Ok("mode warn: an edit of what another agent holds is told, not refused; an edit takes no lock")
+            }
+            ("warn", true) => Err(format!("an edit was refused, though mode is warn{reason}")),
+            (_, true) => Err(format!("an edit was refused without naming who holds the file{reason}")),
+            ("warn", false) => Err(format!("an edit of what another agent holds was not told{reason}")),
+            (_, false) => Err(format!("an edit of what another agent holds was let through{reason}")),
         }
     };
     for session in [&one, &two] {
-        calls(Moment::End, session)?;
+        call("", Moment::End, session)?;
     }
     found.map(str::to_owned)
+}
+
+/// The mode that a command says.
+fn mode(command: &str) -> &str {
+    let mut mode = "auto";
+    let mut words = command.split_whitespace();
+    while let Some(word) = words.next() {
+        match word.strip_prefix("--mode") {
+            Some("") => mode = words.next().unwrap_or_default(),
+            Some(named) => mode = named.strip_prefix('=').unwrap_or(mode),
+            None => {}
+        }
+    }
+    mode
 }
 
 #[derive(Clone, Copy)]
@@ -184,11 +303,13 @@ impl Fired {
 }
 
 /// Calls a command as clients do: by a shell, with the payload on stdin.
-fn fire(command: &str, payload: &Value) -> Result<Fired, String> {
-    // It tries whether another is refused, so it does not wait for long.
-    let command = format!("{command} --wait 0");
+fn fire(command: &str, flags: &str, payload: &Value) -> Result<Fired, String> {
     let mut shell = Command::new("sh");
-    shell.args(["-c", &command]).env_remove("FLOCKD_AGENT").env_remove("FLOCKD_WORKSPACE");
+    // It tries whether another is refused, so it does not wait for long.
+    shell
+        .args(["-c", &format!("{command} {flags} --wait 0")])
+        .env_remove("FLOCKD_AGENT")
+        .env_remove("FLOCKD_WORKSPACE");
     // Sessions of the samples are agents of their own, also where an agent runs this.
     shell.env("FLOCKD_AGENT_PROGRAMS", "");
     shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

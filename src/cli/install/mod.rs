@@ -11,6 +11,7 @@ mod json;
 mod openclaw;
 mod place;
 mod server;
+mod text;
 
 pub(super) use doctor::doctor;
 use place::{Change, Places};
@@ -37,16 +38,29 @@ struct Client {
     word: &'static str,
     /// What has to change so that flockd is in the settings, or out of them.
     changes: fn(&Places, &Wish) -> Result<Vec<Change>, String>,
-    /// The commands that are in the settings to be called as hooks before a tool; how many are, tells whether any is.
-    hooks: fn(&Places) -> Vec<String>,
+    /// What is in the settings to be called as hooks; an error if they cannot be understood.
+    hooks: fn(&Places) -> Result<Hooks, String>,
+    /// The switches by which somebody keeps the client from calling hooks at all, or ours.
+    off: fn(&Places) -> Vec<String>,
     /// The entry of an MCP server under our name, as JSON; null if there is none.
-    server: fn(&Places) -> Value,
+    server: fn(&Places) -> Result<Value, String>,
     /// What it takes besides.
     note: &'static str,
 }
 
 /// A client more is a file and a row.
 const CLIENTS: [Client; 4] = [claude_code::CLIENT, codex::CLIENT, gemini::CLIENT, openclaw::CLIENT];
+
+/// Hooks that are in somebody's settings.
+#[derive(Default)]
+struct Hooks {
+    /// What is called, at whatever moment.
+    commands: Vec<String>,
+    /// What is not as `flockd install` would have it, so that less is guarded; nothing where nothing of ours is.
+    lacks: Vec<String>,
+    /// Somebody has switched off ours alone.
+    is_off: bool,
+}
 
 /// What is to be in the settings.
 struct Wish {
@@ -56,12 +70,17 @@ struct Wish {
     program: PathBuf,
     /// `--mode` of the hooks, if it is not the usual one.
     mode: Option<String>,
-    /// Whether the hooks are wanted, and the server.
+    /// Whether this is about the hooks, and about the server; what it is not about stays as it is.
     hooks: bool,
     server: bool,
 }
 
 impl Wish {
+    /// What is put in if nothing else is said, to compare with; which program it is does not matter then.
+    fn usual() -> Wish {
+        Wish { wanted: true, program: SERVER.into(), mode: None, hooks: true, server: true }
+    }
+
     /// The command of a hook, for a shell.
     fn hook(&self, word: &str) -> String {
         let mode = self.mode.as_ref().map_or_else(String::new, |mode| format!(" --mode {mode}"));
@@ -73,9 +92,33 @@ impl Wish {
     }
 }
 
-/// Whether a command in somebody's settings is a hook of ours, whatever path and flags it has.
+/// How hooks of ours are called by those who say which client they are.
+const CALLED: &str = " hook --client ";
+
+/// Whether a command in somebody's settings is a hook of ours, whatever path and flags it has: a program of our name
+/// with that command, also for another client, or anything that calls us for this one.
 fn is_our_hook(command: &str, word: &str) -> bool {
-    command.contains("flockd") && command.contains(&format!(" hook --client {word}"))
+    let command = command.trim_start();
+    let end = match command.chars().next() {
+        Some(quote @ ('\'' | '"')) => command[1..].find(quote).map(|end| end + 2),
+        _ => command.find(' '),
+    };
+    let (program, args) = command.split_at(end.unwrap_or(command.len()));
+    let program = Path::new(program.trim_matches(['\'', '"'])).file_name();
+    let is_named = program.is_some_and(|name| name == "flockd");
+    is_named && args.split_whitespace().find(|arg| !arg.starts_with('-')) == Some("hook")
+        || command.contains("flockd") && client_of(command) == Some(word)
+}
+
+/// Whether a command looks like a hook of ours with another program: a name that is mistyped, or one that somebody has
+/// given it. Nobody knows, so it is tried, and left alone.
+fn is_doubtful_hook(command: &str, word: &str) -> bool {
+    command.contains(CALLED) && !is_our_hook(command, word)
+}
+
+/// The client for which a hook is called, if it says so.
+fn client_of(command: &str) -> Option<&str> {
+    command.split_once(CALLED)?.1.split_whitespace().next()
 }
 
 /// What our server is called in everybody's settings.
@@ -115,11 +158,11 @@ pub(super) struct InstallArgs {
     #[arg(long, value_name = "MODE", value_parser = ["auto", "check", "warn"])]
     mode: Option<String>,
 
-    /// Leave the hooks out
+    /// Leave hooks as they are, there or not
     #[arg(long)]
     no_hooks: bool,
 
-    /// Leave the MCP server out
+    /// Leave the MCP server as it is, there or not
     #[arg(long, conflicts_with = "no_hooks")]
     no_mcp: bool,
 
@@ -167,6 +210,9 @@ pub(super) fn install(common: &Common, args: &InstallArgs) -> Result<Exit, Failu
         Err(why) => Err(refused(client, why)),
     });
     let planned: Vec<(&Client, Vec<Change>)> = planned.collect::<Result<_, Failure>>()?;
+    if wish.hooks {
+        planned.iter().for_each(|(client, _)| warn(client, &places, &wish));
+    }
     let mut told = Vec::new();
     let carried_out = carry_out(common, args, &planned, &mut told);
     // Where a file cannot be written, those before it were.
@@ -178,6 +224,18 @@ pub(super) fn install(common: &Common, args: &InstallArgs) -> Result<Exit, Failu
         }
     }
     carried_out.map(|()| Exit::Yes)
+}
+
+/// What is not ours to change in somebody's settings, and keeps hooks from being of use or looks like one.
+fn warn(client: &Client, places: &Places, wish: &Wish) {
+    let word = client.word;
+    let off = (client.off)(places).into_iter().filter(|_| wish.wanted);
+    off.for_each(|off| print::err(&format!("{word}: hooks are not called as long as {off}\n")));
+    let there = (client.hooks)(places).unwrap_or_default().commands;
+    for command in there.iter().filter(|command| is_doubtful_hook(command, word)) {
+        let text = format!("{word}: `{command}` stays: its program is not called flockd; take it out by hand");
+        print::err(&format!("{text}\n"));
+    }
 }
 
 /// Makes the changes, or shows them, as far as that goes.
@@ -201,7 +259,8 @@ fn carry_out(
             }
             told.push(Told { client: client.word, path: change.path.display().to_string(), done });
         }
-        if !common.json && !args.uninstall && !args.dry_run && !client.note.is_empty() {
+        let is_written = told.iter().any(|told| told.client == client.word && told.done == "written");
+        if !common.json && !args.uninstall && is_written && !client.note.is_empty() {
             print::err(&format!("{}: {}\n", client.word, client.note));
         }
     }

@@ -1,8 +1,8 @@
 //! OpenClaw: a plugin that asks before tools run, a skill, and the server in `openclaw.json`. Plugin and skill are
 //! files of ours, which this program carries.
 
-use super::place::{Change, Places};
-use super::{Client, Name, Wish, json, quoted};
+use super::place::{self, Change, Places};
+use super::{Client, Hooks, Name, Wish, json, quoted};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ pub(super) const CLIENT: Client = Client {
     word: "openclaw",
     changes,
     hooks,
+    off,
     server,
     note: "restart the gateway if it does not reload",
 };
@@ -67,11 +68,15 @@ fn changes(places: &Places, wish: &Wish) -> Result<Vec<Change>, String> {
     }
     let mut changes = Vec::new();
     for File { name, content, mark } in FILES {
-        let is_wanted = wish.wanted && (wish.hooks || !name.starts_with(PLUGIN));
+        // The skill is about both, so it goes with the last of them.
+        let is_meant = if name.starts_with(PLUGIN) { wish.hooks } else { wish.wanted || wish.hooks && wish.server };
+        if !is_meant {
+            continue;
+        }
         let mut is_ours = true;
         let mut change = Change::of(state(places).join(name), |text| {
             is_ours = text.is_none_or(|text| text.contains(mark));
-            match (is_wanted, is_ours) {
+            match (wish.wanted, is_ours) {
                 (true, true) => Ok(Some(content.to_owned())),
                 (true, false) => Err("`flockd install` has not written this; move it away".to_owned()),
                 (false, true) => Ok(None),
@@ -84,11 +89,13 @@ fn changes(places: &Places, wish: &Wish) -> Result<Vec<Change>, String> {
         changes.push(change);
     }
     let is_installed = is_installed(places);
-    let server = (wish.wanted && wish.server).then(|| json!({"command": wish.program(), "args": ["mcp"]}));
+    let server = wish.wanted.then(|| json!({"command": wish.program(), "args": ["mcp"]}));
     changes.push(Change::of(config(places), |text| {
         json::edit(text, |it| {
-            plugin(it, wish, is_installed)?;
-            if server.is_none() && !it.get("mcp").is_some_and(Value::is_object) {
+            if wish.hooks {
+                plugin(it, wish, is_installed)?;
+            }
+            if !wish.server || server.is_none() && !it.get("mcp").is_some_and(Value::is_object) {
                 return Ok(());
             }
             let mcp = json::below(it, "mcp").ok_or("mcp is no object; change it by hand")?;
@@ -110,16 +117,12 @@ fn is_installed(places: &Places) -> Option<bool> {
 }
 
 /// `plugins.entries.flockd`, and its place in the list of allowed ones if there is such a list. What somebody has added
-/// to it stays as long as it does. It goes if the plugin that is installed is ours, or where none is, if it names our
-/// program.
+/// to it stays as long as it does, and whoever has switched it off wants it off. It goes if the plugin that is
+/// installed is ours, or where none is, if it names our program.
 fn plugin(settings: &mut Map<String, Value>, wish: &Wish, is_installed: Option<bool>) -> Result<(), String> {
-    let is_wanted = wish.wanted && wish.hooks;
+    let is_wanted = wish.wanted;
     let there = settings.get("plugins").and_then(|plugins| plugins.get("entries")?.get("flockd"));
-    let names_ours = || {
-        let program = there.and_then(|entry| Path::new(entry["config"]["command"].as_str()?).file_name());
-        program.is_some_and(|program| program.to_string_lossy().contains("flockd"))
-    };
-    if !is_wanted && !is_installed.unwrap_or_else(names_ours) {
+    if !is_wanted && !is_installed.unwrap_or_else(|| there.is_some_and(names_ours)) {
         return Ok(());
     }
     if !is_wanted && !settings.get("plugins").is_some_and(Value::is_object) {
@@ -131,7 +134,9 @@ fn plugin(settings: &mut Map<String, Value>, wish: &Wish, is_installed: Option<b
     if is_wanted {
         let entries = json::below(plugins, "entries").ok_or_else(|| no_object("plugins.entries"))?;
         let entry = json::below(entries, "flockd").ok_or_else(|| no_object("plugins.entries.flockd"))?;
-        entry.insert("enabled".to_owned(), true.into());
+        if entry.get("enabled") != Some(&false.into()) {
+            entry.insert("enabled".to_owned(), true.into());
+        }
         // Begin and end of a turn are told only to those who may hear conversations.
         let hooks = json::below(entry, "hooks").ok_or_else(|| no_object("plugins.entries.flockd.hooks"))?;
         hooks.insert("allowConversationAccess".to_owned(), true.into());
@@ -142,7 +147,7 @@ fn plugin(settings: &mut Map<String, Value>, wish: &Wish, is_installed: Option<b
             None => drop(own.shift_remove("mode")),
         }
     } else {
-        json::entry(plugins, "entries", "flockd", None);
+        take_out(plugins);
     }
     if let Some(allowed) = plugins.get_mut("allow").and_then(Value::as_array_mut) {
         let is_there = allowed.iter().any(|id| id == "flockd");
@@ -158,17 +163,86 @@ fn plugin(settings: &mut Map<String, Value>, wish: &Wish, is_installed: Option<b
     Ok(())
 }
 
-/// What the plugin calls.
-fn hooks(places: &Places) -> Vec<String> {
-    let text = std::fs::read_to_string(config(places)).unwrap_or_default();
-    let settings: Value = serde_json::from_str(&text).unwrap_or_default();
-    let entry = &settings["plugins"]["entries"]["flockd"];
-    let is_there = is_installed(places) == Some(true) && entry["enabled"] == true;
-    let program = entry["config"]["command"].as_str().unwrap_or("flockd");
-    let command = format!("{} hook --client openclaw", quoted(Path::new(program)));
-    is_there.then_some(command).into_iter().collect()
+/// Whether the entry of a plugin names our program.
+fn names_ours(entry: &Value) -> bool {
+    let program = entry["config"]["command"].as_str().and_then(|program| Path::new(program).file_name());
+    program.is_some_and(|program| program.to_string_lossy().contains("flockd"))
 }
 
-fn server(places: &Places) -> Value {
+/// The entry of our plugin goes; what is switched off stays so, with all that we did not put in.
+fn take_out(plugins: &mut Map<String, Value>) {
+    let entry = plugins.get_mut("entries").and_then(|entries| entries.get_mut("flockd")?.as_object_mut());
+    let Some(entry) = entry.filter(|entry| entry.get("enabled") == Some(&false.into())) else {
+        return json::entry(plugins, "entries", "flockd", None);
+    };
+    for (key, ours) in [("config", &["command", "mode"][..]), ("hooks", &["allowConversationAccess"])] {
+        let Some(there) = entry.get_mut(key).and_then(Value::as_object_mut) else { continue };
+        let before = there.len();
+        there.retain(|name, _| !ours.contains(&&**name));
+        if there.len() < before {
+            json::tidy(entry, key);
+        }
+    }
+}
+
+/// What the plugin calls, if it or its entry is there.
+fn hooks(places: &Places) -> Result<Hooks, String> {
+    let settings = json::of(&config(places))?;
+    let entry = &settings["plugins"]["entries"]["flockd"];
+    let own = &entry["config"];
+    let program = own["command"].as_str().unwrap_or("flockd");
+    let mut found = Hooks::default();
+    let mut is_there = names_ours(entry);
+    for File { name, content, mark } in FILES {
+        let is_plugin = name.starts_with(PLUGIN);
+        let (is_ours, lack) = match place::text(&state(places).join(name)) {
+            Ok(Some(text)) if text == content => (true, None),
+            Ok(Some(text)) if text.contains(mark) => (true, Some("is outdated or changed")),
+            // Whoever wants no skill, or another one, is guarded all the same.
+            _ if !is_plugin => (false, None),
+            Ok(None) => (false, Some("is missing")),
+            Ok(Some(_)) | Err(_) => (false, Some("is another's")),
+        };
+        is_there |= is_plugin && is_ours;
+        found.lacks.extend(lack.map(|lack| format!("{name} {lack}")));
+    }
+    if !is_there {
+        return Ok(Hooks::default());
+    }
+    if entry.is_null() {
+        found.lacks.push(format!("plugins.entries.flockd is missing in {}", config(places).display()));
+        return Ok(found);
+    }
+    let wanted = [
+        (entry["enabled"] == true, "enabled is not true"),
+        (entry["hooks"]["allowConversationAccess"] == true, "hooks.allowConversationAccess is not true"),
+    ];
+    let missing = wanted.iter().filter(|(is_there, _)| !is_there).map(|(_, lack)| lack);
+    found.lacks.extend(missing.map(|lack| format!("plugins.entries.flockd.{lack}")));
+    let allowed = settings["plugins"]["allow"].as_array();
+    if allowed.is_some_and(|allowed| allowed.iter().all(|id| id != "flockd")) {
+        found.lacks.push("plugins.allow is without flockd".to_owned());
+    }
+    found.is_off = entry["enabled"] == false;
+    let mode = own["mode"].as_str().map_or_else(String::new, |mode| format!(" --mode {mode}"));
+    found.commands.push(format!("{} hook --client openclaw{mode}", quoted(Path::new(program))));
+    Ok(found)
+}
+
+fn off(places: &Places) -> Vec<String> {
+    let file = config(places);
+    let Ok(settings) = json::of(&file) else { return Vec::new() };
+    let plugins = &settings["plugins"];
+    let denied = plugins["deny"].as_array().into_iter().flatten().any(|id| id == "flockd");
+    let off = [
+        (plugins["enabled"] == false, "plugins.enabled is false"),
+        (denied, "plugins.deny has flockd"),
+        (plugins["entries"]["flockd"]["enabled"] == false, "plugins.entries.flockd.enabled is false"),
+    ];
+    let off = off.into_iter().filter(|(is_so, _)| *is_so);
+    off.map(|(_, what)| format!("{what} in {}", file.display())).collect()
+}
+
+fn server(places: &Places) -> Result<Value, String> {
     json::server_of(&config(places), &["mcp", "servers"])
 }

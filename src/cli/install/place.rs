@@ -48,11 +48,7 @@ impl Change {
         path: PathBuf,
         change: impl FnOnce(Option<&str>) -> Result<Option<String>, String>,
     ) -> Result<Change, String> {
-        let before = match fs::read_to_string(&path) {
-            Ok(text) => Some(text),
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => return Err(format!("{}: {error}", path.display())),
-        };
+        let before = text(&path)?;
         let after = change(before.as_deref()).map_err(|why| format!("{}: {why}", path.display()))?;
         Ok(Change { path, before, after, remark: None })
     }
@@ -81,9 +77,9 @@ impl Change {
         }
         let Some(after) = &self.after else {
             fs::remove_file(&self.path).map_err(failed)?;
-            // A directory of ours goes with its last file.
+            // Directories of ours go with their last file, and the one that had to be made for them.
             let ours = self.path.parent().filter(|dir| dir.ends_with("flockd"));
-            let _ = ours.map(fs::remove_dir);
+            let _ = ours.map(|ours| fs::remove_dir(ours).and_then(|()| ours.parent().map_or(Ok(()), fs::remove_dir)));
             return Ok("removed");
         };
         let path = followed(&self.path);
@@ -96,6 +92,18 @@ impl Change {
         new.as_file().sync_all().map_err(failed)?;
         new.persist(&path).map_err(|error| failed(error.error))?;
         Ok("written")
+    }
+}
+
+/// What is in a file; none if there is no such file.
+pub(super) fn text(path: &Path) -> Result<Option<String>, String> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == ErrorKind::InvalidData => {
+            Err(format!("{}: this is no text in UTF-8; change it by hand", path.display()))
+        }
+        Err(error) => Err(format!("{}: {error}", path.display())),
     }
 }
 
