@@ -73,6 +73,8 @@ pub const HOOK_MAX_HOLD: u64 = 30 * MINUTE;
 pub const HOOK_TIMEOUT: u64 = 30 * SECOND;
 /// How long before that a hook answers: a late answer is none, and most clients let the tool run then.
 pub const HOOK_MARGIN: u64 = SECOND;
+/// How long a hook that has answered waits for the daemon to read which losses it told; else they are told again.
+pub const HOOK_HEARD_WITHIN: u64 = 250;
 /// Most bytes that are read of what a client says: whole new files come along.
 pub const HOOK_INPUT_MAX: u64 = 64 * 1024 * 1024;
 
@@ -314,6 +316,9 @@ pub const MCP_WAIT_MAX: u64 = 10 * MINUTE;
 pub const MCP_AGENTS: usize = 64;
 /// Longest message of a client: the text of a file that is written, escaped.
 pub const MCP_LINE_MAX: usize = 16 * 1024 * 1024;
+/// How long a call takes at most beside what it waits for a lock: what hangs on a mount is answered within this, and
+/// with the usual wait all is over well before clients cut calls, at 60 s.
+pub const MCP_ANSWER_WITHIN: u64 = FILE_WITHIN + 2 * SECOND;
 /// How long an answer that is ready waits for what its agent has to hear beside.
 pub const MCP_NEWS_WITHIN: u64 = 2 * SECOND;
 /// Most locks and requests that one answer lists: a model reads each. The rest is a count.
@@ -373,7 +378,8 @@ pub const SUBSCRIBER_QUEUE: usize = 1_024;
 pub const HOME_LOOK: u64 = SECOND;
 
 const _: () = assert!(TTL_ONE_SHOT <= MAX_HOLD && MAX_HOLD <= TTL_MAX);
-const _: () = assert!(WAIT_DEFAULT <= MCP_WAIT_MAX);
+const _: () = assert!(WAIT_DEFAULT <= MCP_WAIT_MAX && MCP_ANSWER_WITHIN < ANSWER_WITHIN);
+const _: () = assert!(GREETED_WITHIN + WAIT_DEFAULT + MCP_ANSWER_WITHIN + MCP_NEWS_WITHIN < 60 * SECOND);
 const _: () = assert!(MCP_END_GRACE < MCP_END_WITHIN && MCP_END_WITHIN < SECOND);
 const _: () = assert!(WAIT_DEFAULT < 60 * SECOND && WAIT_DEFAULT + 2 * HOOK_MARGIN < HOOK_TIMEOUT);
 const _: () = assert!(TTL_ONE_SHOT <= HOOK_MAX_HOLD && HOOK_MAX_HOLD <= MAX_HOLD);

@@ -264,6 +264,10 @@ bugs! {
     HalfAnEditKept => "hooks" "turns::a_patch_is_granted_as_a_whole_or_not_at_all",
     /// Who lost the lock of what it is going to write is not kept from it.
     StaleEditPasses => "hooks" "turns::a_lost_lock_is_told_before_the_next_write",
+    /// What a hook said counts as heard though it could not be written.
+    SaidIsHeard => "hooks" "losses::a_loss_that_nobody_could_read_is_told_again",
+    /// What a client shows to the person alone counts as told to the model.
+    PersonIsModel => "hooks" "losses::what_only_the_person_was_shown_is_told_to_the_model_when_a_turn_begins",
     /// Sub-agents go by their parent's name.
     SubagentIsParent => "hooks" "turns::a_subagent_ends_with_its_own_locks_and_a_session_with_all",
     /// Nobody tells the tools of an agent that its program has begun another session.

@@ -97,7 +97,7 @@ const HOMES: &[(&str, &str, &str)] = &[
     ("tokio", "mcp/", "the core has no async runtime"),
     ("notify", "os/watcher.rs", "one file hears of changed files"),
     ("fs4", "os/ journal/disk.rs journal/log.rs", "workspace flocks in os/, the home's own lock beside the journal"),
-    ("toml_edit", "hooks/ cli/", "other programs' settings and what a workspace wants of hooks"),
+    ("toml_edit", "cli/", "other programs' settings"),
     ("clap", "cli/ sim/ main.rs", "arguments end at the door"),
     ("clap_complete", "cli/ main.rs", "arguments end at the door"),
     ("anstream", "cli/ sim/ main.rs", "only doors speak to people"),

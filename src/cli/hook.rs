@@ -5,6 +5,7 @@ use super::print;
 use crate::hooks::{self, Answer, Call, Client, Mode};
 use crate::limits;
 use crate::model::Agent;
+use crate::planted::{Bug, planted};
 use clap::Args;
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -53,12 +54,14 @@ pub(super) fn wants_help(args: &[String]) -> bool {
 
 /// Does the whole of it.
 pub(super) fn hook(args: &[String]) -> ExitCode {
-    let Answer { out, err, status } = hooks::run(call(args), std::io::stdin());
-    if !err.is_empty() {
-        print::err(&err);
-    }
-    if !out.is_empty() {
-        print::out(&out);
+    let (Answer { out, err, status }, losses) = hooks::run(call(args), std::io::stdin());
+    // Each is tried, whatever becomes of the other.
+    let errs = err.is_empty() || print::err_arrives(&err);
+    let outs = out.is_empty() || print::out_arrives(&out);
+    if let Some(losses) = losses
+        && ((errs && outs) || planted(Bug::SaidIsHeard))
+    {
+        losses.were_heard();
     }
     ExitCode::from(status)
 }
@@ -96,7 +99,7 @@ fn call(args: &[String]) -> Call {
                 Mode::named(&name).is_none().then(|| format!("there is no mode {name}; there are auto, check, warn"))
             }
             "--wait" => super::args::duration(&value()).map(|ms| call.wait = ms.min(limits::WAIT_MAX)).err(),
-            "--timeout" => super::args::duration(&value()).map(|ms| call.timeout = ms.min(limits::WAIT_MAX)).err(),
+            "--timeout" => timeout(&value()).map(|ms| call.timeout = ms).err(),
             "--agent" => {
                 agent = Some(value());
                 None
@@ -110,6 +113,16 @@ fn call(args: &[String]) -> Call {
         Err(error) => call.complaint = Some(error.0),
     }
     call
+}
+
+/// A time in which a hook can do something before it has to answer.
+fn timeout(value: &str) -> Result<u64, String> {
+    match super::args::duration(value)? {
+        ms if ms <= limits::HOOK_MARGIN => {
+            Err(format!("--timeout is {value}, and a hook answers a second before: give it more than 1s"))
+        }
+        ms => Ok(ms.min(limits::WAIT_MAX)),
+    }
 }
 
 #[cfg(test)]

@@ -30,13 +30,20 @@ static CUT_OFF: AtomicBool = AtomicBool::new(false);
 
 /// Writes to stdout. Whoever closed the pipe has read enough; any other failure is one.
 pub(super) fn out(text: &str) {
+    out_arrives(text);
+}
+
+/// The same, and whether all of it was written.
+pub(super) fn out_arrives(text: &str) -> bool {
     let mut stdout = anstream::stdout().lock();
-    if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    if let Err(error) = &written
         && error.kind() != ErrorKind::BrokenPipe
     {
         CUT_OFF.store(true, Ordering::Relaxed);
         err(&format!("{} the answer cannot be written: {error}\n", paint(BAD, "flockd:")));
     }
+    written.is_ok()
 }
 
 /// Whether an answer could not be written.
@@ -46,7 +53,12 @@ pub(super) fn is_cut_off() -> bool {
 
 /// Writes to stderr, where nobody can be told that it failed.
 pub(super) fn err(text: &str) {
-    let _ = anstream::stderr().lock().write_all(text.as_bytes());
+    err_arrives(text);
+}
+
+/// The same, and whether all of it was written.
+pub(super) fn err_arrives(text: &str) -> bool {
+    anstream::stderr().lock().write_all(text.as_bytes()).is_ok()
 }
 
 /// Prints a value as one line of JSON.

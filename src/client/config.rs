@@ -39,14 +39,14 @@ pub(crate) enum Enforcement {
 /// The file, table by table.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Toml {
+pub(crate) struct Toml {
     #[serde(default)]
     contention: Contention,
-    /// This and the next are what hooks go by, which read them themselves.
-    #[serde(rename = "enforcement")]
-    _enforcement: Option<Enforcement>,
-    #[serde(rename = "strict")]
-    _strict: Option<bool>,
+    /// This and the next are what hooks go by.
+    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "a library has no hooks"))]
+    pub(crate) enforcement: Option<Enforcement>,
+    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "a library has no hooks"))]
+    pub(crate) strict: Option<bool>,
 }
 
 /// Judged while it is read, so that what makes no sense is said with its line.
@@ -85,30 +85,46 @@ impl Config {
     /// # Errors
     /// The file cannot be read, or says what makes no sense.
     pub fn of(root: &Path) -> Result<Config, Invalid> {
-        let path = root.join(NAME);
-        let wrong = |what: String| Invalid(format!("{}: {what}", path.display()));
-        match path.metadata() {
-            Ok(found) if found.is_file() => {}
-            // Opening a pipe would wait for whoever writes to it.
-            Ok(_) => return Err(wrong("it is no file; the settings of the workspace belong there".to_owned())),
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Config::default()),
-            Err(error) => return Err(wrong(format!("it cannot be read ({error})"))),
-        }
-        let mut text = String::new();
-        let read = File::open(&path).and_then(|file| file.take(limits::CONFIG_MAX + 1).read_to_string(&mut text));
-        match read {
-            Ok(_) if text.len() as u64 > limits::CONFIG_MAX => {
-                Err(wrong(format!("it is longer than {} bytes", limits::CONFIG_MAX)))
-            }
-            Ok(_) => parse(&text).map_err(wrong),
-            Err(error) => Err(wrong(format!("it cannot be read ({error})"))),
-        }
+        let toml = understood(root, &bytes_of(root)?)?;
+        Ok(Config { contention: toml.contention.0 })
     }
 }
 
-fn parse(text: &str) -> Result<Config, String> {
-    let toml: Toml = basic_toml::from_str(text).map_err(|error| with_its_line(text, &error.to_string()))?;
-    Ok(Config { contention: toml.contention.0 })
+/// What stands in the file in this directory, understood or not, and at most a byte more than it may be long.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn bytes_of(root: &Path) -> Result<Vec<u8>, Invalid> {
+    let path = root.join(NAME);
+    let wrong = |what: String| Invalid(format!("{}: {what}", path.display()));
+    match path.metadata() {
+        Ok(found) if found.is_file() => {}
+        // Opening a pipe would wait for whoever writes to it.
+        Ok(_) => return Err(wrong("it is no file; the settings of the workspace belong there".to_owned())),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(wrong(format!("it cannot be read ({error})"))),
+    }
+    let mut bytes = Vec::new();
+    let read = File::open(&path).and_then(|file| file.take(limits::CONFIG_MAX + 1).read_to_end(&mut bytes));
+    read.map_err(|error| wrong(format!("it cannot be read ({error})")))?;
+    Ok(bytes)
+}
+
+/// What the file in this directory says, where these bytes stand in it.
+///
+/// # Errors
+/// It says what makes no sense.
+pub(crate) fn understood(root: &Path, bytes: &[u8]) -> Result<Toml, Invalid> {
+    let said = match std::str::from_utf8(bytes) {
+        _ if bytes.len() as u64 > limits::CONFIG_MAX => Err(format!("it is longer than {} bytes", limits::CONFIG_MAX)),
+        Ok(text) => parse(text),
+        Err(error) => Err(format!("it cannot be read ({error})")),
+    };
+    said.map_err(|what| Invalid(format!("{}: {what}", root.join(NAME).display())))
+}
+
+fn parse(text: &str) -> Result<Toml, String> {
+    basic_toml::from_str(text).map_err(|error| with_its_line(text, &error.to_string()))
 }
 
 /// An error with the line of the key that it is about: the parser says that of the last table for what it can read and
@@ -140,7 +156,7 @@ mod tests {
     use std::fs;
 
     fn said(text: &str) -> Result<Threshold, String> {
-        parse(text).map(|config| config.contention)
+        parse(text).map(|toml| toml.contention.0)
     }
 
     #[test]

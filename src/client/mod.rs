@@ -11,7 +11,7 @@
 
 #[cfg(feature = "cli")]
 pub(crate) mod agent;
-mod config;
+pub(crate) mod config;
 mod events;
 mod guard;
 mod guards;
@@ -230,7 +230,7 @@ impl Connection {
 
     /// The same for a client that hands on what it is told of losses: none counts as told before
     /// [`Connection::heard_of`].
-    #[cfg(feature = "mcp")]
+    #[cfg(feature = "cli")]
     pub(crate) fn connect_between(connect: Connect, agent_process: Option<OwnedFd>) -> Result<Connection, ClientError> {
         Connection::make(connect, agent_process, true)
     }
@@ -271,8 +271,13 @@ impl Connection {
     /// See [`ClientError`]. A refusal of a lock is an answer; the daemon's `error` is [`ClientError::Refused`].
     pub fn call(&self, request: Request) -> Result<Answer, ClientError> {
         let bound = bound_of(&request);
+        self.call_within(request, bound)
+    }
+
+    /// The same, and waits so long.
+    pub(crate) fn call_within(&self, request: Request, within: Option<Duration>) -> Result<Answer, ClientError> {
         let id = self.begin(request)?;
-        match self.finish(id, bound)? {
+        match self.finish(id, within)? {
             Some(answer) => Ok(answer),
             None => {
                 self.abandon(id);

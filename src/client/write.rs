@@ -6,7 +6,8 @@ use super::{ClientError, Connection, unexpected};
 use crate::limits;
 use crate::os::commit::{PREFIX, SUFFIX};
 use crate::os::paths::{self, Kind, Look};
-use crate::wire::render::ABSENT;
+use crate::scope::Scope;
+use crate::wire::render::{ABSENT, Likeness};
 use crate::wire::{self, Body, Code, CommitBody, LockBody, Mode, Op, PreparedFile, Request};
 use std::ffi::OsStr;
 use std::fmt;
@@ -15,6 +16,7 @@ use std::io::{self, BufWriter, ErrorKind, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tempfile::TempPath;
 
 /// Random letters in the name of a prepared file.
@@ -146,6 +148,12 @@ impl Place {
     fn dir(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new("/"))
     }
+
+    /// What the name looks like and is not taken for, where nothing is there.
+    pub(crate) fn likeness(&self) -> Option<Likeness> {
+        let scope = Scope::File(self.path.as_os_str().as_bytes().into());
+        Likeness::of(&scope).filter(|_| !self.exists)
+    }
 }
 
 /// New content beside the file that it is to replace, synced, and open for writing nowhere.
@@ -158,7 +166,12 @@ pub(crate) struct Draft {
     file: File,
     bytes: u64,
     hash: String,
+    /// How long the daemon has to put it in place.
+    within: Duration,
 }
+
+/// Whoever says nothing else waits as for any answer.
+const USUAL: Duration = Duration::from_millis(limits::ANSWER_WITHIN);
 
 impl Draft {
     /// Makes one: `write` is given where the content goes.
@@ -182,7 +195,7 @@ impl Draft {
         drop(file);
         let name = temp.file_name().map(|name| wire::escape(name.as_bytes())).unwrap_or_default();
         let hash = hasher.finalize().to_hex().to_string();
-        Ok(Draft { place, temp: Some(temp), name, file: read_only, bytes, hash })
+        Ok(Draft { place, temp: Some(temp), name, file: read_only, bytes, hash, within: USUAL })
     }
 
     /// Takes a file that somebody else has made beside the place.
@@ -199,7 +212,13 @@ impl Draft {
         let name = wire::escape(name.as_bytes());
         let (hash, bytes) = hash_all(&mut file).map_err(failed)?;
         file.sync_all().map_err(failed)?;
-        Ok(Draft { place, temp: None, name, file, bytes, hash })
+        Ok(Draft { place, temp: None, name, file, bytes, hash, within: USUAL })
+    }
+
+    /// The daemon has so long to put it in place.
+    #[cfg(feature = "mcp")]
+    pub(crate) fn answered_within(&mut self, within: Duration) {
+        self.within = within;
     }
 
     /// Has the daemon put it in place; without a fence under any lock of the agent's that covers it.
@@ -223,7 +242,7 @@ impl Draft {
             if_unchanged: expected.map(|expected| expected.text().to_owned()),
             ..Request::new(Op::Commit)
         };
-        let answer = connection.call(request).and_then(|answer| match answer.ok {
+        let answer = connection.call_within(request, Some(self.within)).and_then(|answer| match answer.ok {
             Some(Body::Committed(body)) => Ok(body),
             other => Err(unexpected(other.as_ref())),
         });
@@ -333,7 +352,16 @@ fn cannot_prepare(place: &Place, error: &io::Error) -> ClientError {
             Code::Invalid,
             format!("no file can be made in {dir}, so none there can be replaced: the system makes what is in it"),
         ),
-        ErrorKind::NotFound => refused(Code::Invalid, format!("the directory {dir} does not exist; make it first")),
+        ErrorKind::NotFound => refused(
+            Code::Invalid,
+            match place.likeness() {
+                Some(like) => {
+                    let (sign, hint) = (like.sign(), like.hint());
+                    format!("{sign} is a part of this name, and the directory {dir} does not exist: {hint}")
+                }
+                None => format!("the directory {dir} does not exist; make it first"),
+            },
+        ),
         ErrorKind::PermissionDenied => {
             refused(Code::Denied, format!("the new content cannot be prepared in {dir}: you may not write there"))
         }

@@ -75,7 +75,7 @@ pub(super) fn answer(verdict: &Verdict, event: Option<&Event>) -> Answer {
 }
 
 /// Whether the model is told of what comes with this event.
-fn takes_context(event: &Event) -> bool {
+pub(super) fn takes_context(event: &Event) -> bool {
     use Phase::{AfterTool, BeforeTool, SessionStart, SubagentStart, TurnStart};
     matches!(event.phase, BeforeTool | AfterTool | SessionStart | SubagentStart | TurnStart)
 }

@@ -116,6 +116,13 @@ impl Verdict {
     }
 }
 
+impl Verdict {
+    /// Lines that the agent should know, if there are any.
+    pub(super) fn of_lines(lines: &[String]) -> Verdict {
+        if lines.is_empty() { Verdict::Silence } else { Verdict::Tell(lines.join("\n")) }
+    }
+}
+
 /// The same in the client's own form.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer {

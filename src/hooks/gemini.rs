@@ -52,6 +52,6 @@ pub(super) fn answer(verdict: &Verdict, event: Option<&Event>) -> Answer {
 }
 
 /// Whether the model is told of what comes with this event; before a tool only the person is.
-fn takes_context(event: &Event) -> bool {
+pub(super) fn takes_context(event: &Event) -> bool {
     matches!(event.phase, Phase::AfterTool | Phase::SessionStart | Phase::TurnStart)
 }

@@ -10,7 +10,10 @@ use crate::clock::monotonic_ns;
 use crate::limits;
 use crate::model::Agent;
 use crate::os::home::Home;
+use crate::os::paths::GLOB;
+use crate::pattern::{self, Pattern, Typed};
 use crate::planted::{Bug, planted};
+use crate::scope::{self, Scope};
 use crate::wire::{Answer, Body, Code, Held, LockBody, Loss, Op, Request, StatusBody, escape, unescape};
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -21,7 +24,12 @@ use std::time::Duration;
 const NOTE: &str = "editing, until the end of the turn";
 
 /// Takes or looks at the locks on what is to be written: all, or the edit does not happen and none is kept.
-pub(super) fn before(agent: &Agent, cwd: &Path, targets: &[Target], patience: u64) -> Result<Verdict, String> {
+pub(super) fn before(
+    agent: &Agent,
+    cwd: &Path,
+    targets: &[Target],
+    patience: u64,
+) -> Result<(Verdict, Option<Losses>), String> {
     let connection = connect(Some(agent), cwd, launch()?)?;
     let mut errand = Errand {
         until: monotonic_ns() + patience * 1_000_000,
@@ -51,6 +59,41 @@ fn one_by_one(
     ask: impl FnMut(&Target) -> Result<Option<String>, ClientError>,
 ) -> Result<Option<String>, ClientError> {
     targets.iter().map(ask).find_map(Result::transpose).transpose()
+}
+
+/// Losses that an answer tells of. The daemon tells of them until it hears that the agent was told.
+pub(crate) struct Losses {
+    connection: Connection,
+    /// The ids of the lost locks.
+    ids: Vec<String>,
+}
+
+impl Losses {
+    /// None if nothing was lost.
+    fn of(connection: Connection, lost: &[Loss]) -> Option<Losses> {
+        let ids: Vec<String> = lost.iter().map(|loss| loss.lock_id.clone()).collect();
+        (!ids.is_empty()).then_some(Losses { connection, ids })
+    }
+
+    /// The agent was told. Waits a moment for the daemon to read it, since this process ends now.
+    pub(crate) fn were_heard(self) {
+        let within = Some(Duration::from_millis(limits::HOOK_HEARD_WITHIN));
+        for ids in self.ids.chunks(limits::NEWS_LOSSES) {
+            let asked = self.connection.begin(Request { heard: ids.to_vec(), ..Request::new(Op::News) });
+            if !matches!(asked.and_then(|id| self.connection.finish(id, within)), Ok(Some(_))) {
+                return;
+            }
+        }
+    }
+}
+
+/// Adds what is not told again: until it was heard of each answer brings it.
+fn add(lost: &mut Vec<Loss>, more: impl IntoIterator<Item = Loss>) {
+    for loss in more {
+        if lost.iter().all(|known| known.lock_id != loss.lock_id) {
+            lost.push(loss);
+        }
+    }
 }
 
 /// What is asked for an edit, and what came of it so far.
@@ -144,9 +187,9 @@ impl Errand {
 
     fn ask(&mut self, request: Request) -> Result<Body, ClientError> {
         let answer = self.connection.call(request);
-        self.lost.extend(self.connection.take_losses());
+        add(&mut self.lost, self.connection.take_losses());
         let Answer { ok, lost, wanted, .. } = answer?;
-        self.lost.extend(lost);
+        add(&mut self.lost, lost);
         for line in wanted.iter().map(text::wanted) {
             if !self.lines.contains(&line) {
                 self.lines.push(line);
@@ -171,28 +214,23 @@ impl Errand {
     }
 
     /// What it comes to. A loss is told once, so that it is told here whatever else is said.
-    fn verdict(self, refused: Option<String>) -> Verdict {
-        let is_here = |loss: &&Loss| self.locked.iter().any(|path| covers(&loss.path, path));
+    fn verdict(self, refused: Option<String>) -> (Verdict, Option<Losses>) {
+        let is_here = |loss: &&Loss| self.locked.iter().any(|path| meet(&loss.path, path));
         let (here, elsewhere): (Vec<&Loss>, Vec<&Loss>) =
             self.lost.iter().partition(|loss| is_here(loss) && !planted(Bug::StaleEditPasses));
         let is_denied = refused.is_some() || !here.is_empty();
         let here = here.into_iter().map(text::lost_before_writing);
         let said = refused.into_iter().chain(here).chain(elsewhere.into_iter().map(text::lost));
         let said: Vec<String> = said.chain(self.lines).collect();
-        match (is_denied, said.is_empty()) {
-            (true, _) => Verdict::Deny(said.join("\n")),
-            (false, false) => Verdict::Tell(said.join("\n")),
-            (false, true) => Verdict::Silence,
-        }
+        let verdict = if is_denied { Verdict::Deny(said.join("\n")) } else { Verdict::of_lines(&said) };
+        (verdict, Losses::of(self.connection, &self.lost))
     }
 }
 
 /// Why a set is not to be had, by the first who is in its way: where names tell it, by that file of it which he holds.
 fn refusal(set: &[Target], holders: &[Held], more: usize, retry: Option<u64>) -> String {
     let Some(first) = holders.first() else { return text::held(&set[0].path, &name_of(&set[0]), holders, more, retry) };
-    let is_meant =
-        |target: &&Target| covers(&first.path, &scope_of(target)) || covers(&(scope_of(target) + "/"), &first.path);
-    match set.iter().find(is_meant) {
+    match set.iter().find(|target| meet(&first.path, &scope_of(target))) {
         Some(target) => text::held(&target.path, &name_of(target), holders, more, retry),
         None => {
             let path =
@@ -210,20 +248,48 @@ fn scope_of(target: &Target) -> String {
     escape(target.path.as_os_str().as_bytes())
 }
 
-/// Whether a lock of the one name was about a file of the other.
-fn covers(lock: &str, path: &str) -> bool {
-    lock == path || lock.ends_with('/') && path.starts_with(lock)
+/// Whether locks of these two names are about a file that both mean, as far as names tell.
+fn meet(one: &str, other: &str) -> bool {
+    match (scope_named(one), scope_named(other)) {
+        (Some(one), Some(other)) => scope::Target::named(one).meets(&scope::Target::named(other)),
+        _ => one == other,
+    }
+}
+
+/// What a whole name in an answer means, if that is a place.
+fn scope_named(name: &str) -> Option<Scope> {
+    let bytes = unescape(name)?;
+    if let Some(text) = bytes.strip_prefix(GLOB) {
+        let Typed::Pattern { prefix, rest } = pattern::read(text).ok()? else { return None };
+        return Pattern::new(without_slash(&prefix).unwrap_or(&prefix), &rest).ok().map(Scope::Pattern);
+    }
+    match without_slash(&bytes) {
+        _ if !bytes.starts_with(b"/") => None,
+        Some(path) => Some(Scope::Subtree(path.into())),
+        None => Some(Scope::File(bytes.into())),
+    }
+}
+
+/// A directory without the slash at its end; none if there is none. The root is one.
+fn without_slash(path: &[u8]) -> Option<&[u8]> {
+    if path == b"/" { Some(path) } else { path.strip_suffix(b"/") }
 }
 
 /// Starts the leases anew of locks on what was written.
-pub(super) fn after(agent: &Agent, cwd: &Path, targets: &[PathBuf]) -> Result<Verdict, String> {
-    let Some(connection) = connect_if_served(Some(agent), cwd)? else { return Ok(Verdict::Silence) };
+pub(super) fn after(agent: &Agent, cwd: &Path, targets: &[PathBuf]) -> Result<(Verdict, Option<Losses>), String> {
+    let Some(connection) = connect_if_served(Some(agent), cwd)? else { return Ok((Verdict::Silence, None)) };
+    let mut lost = Vec::new();
     for path in targets {
-        // What is not held needs no lease.
-        let _ = connection.call(about(Op::Renew, path, &super::root_of(path, cwd)));
+        match connection.call(about(Op::Renew, path, &super::root_of(path, cwd))) {
+            Ok(answer) => add(&mut lost, answer.lost),
+            // What is not held needs no lease; it may have been lost while the tool ran.
+            Err(ClientError::Refused(error)) => add(&mut lost, error.loss.map(|loss| *loss)),
+            Err(_) => {}
+        }
+        add(&mut lost, connection.take_losses());
     }
-    let lines: Vec<String> = connection.take_losses().iter().map(text::lost).collect();
-    Ok(if lines.is_empty() { Verdict::Silence } else { Verdict::Tell(lines.join("\n")) })
+    let lines: Vec<String> = lost.iter().map(text::lost).collect();
+    Ok((Verdict::of_lines(&lines), Losses::of(connection, &lost)))
 }
 
 /// Tells the daemon by which name the agent program around goes from now on. With `starts` one is started for that:
@@ -239,10 +305,11 @@ pub(super) fn goes_by(agent: &Agent, cwd: &Path, starts: bool) -> Result<(), Str
 }
 
 /// What the agent lost since it last heard, and who waits for what it holds.
-pub(super) fn news(agent: &Agent, cwd: &Path) -> Result<Vec<String>, String> {
-    let Some(connection) = connect_if_served(Some(agent), cwd)? else { return Ok(Vec::new()) };
-    let answer = connection.call(Request::new(Op::Status)).map_err(|error| error.to_string())?;
-    Ok(answer.lost.iter().map(text::lost).chain(answer.wanted.iter().map(text::wanted)).collect())
+pub(super) fn news(agent: &Agent, cwd: &Path) -> Result<(Vec<String>, Option<Losses>), String> {
+    let Some(connection) = connect_if_served(Some(agent), cwd)? else { return Ok((Vec::new(), None)) };
+    let Answer { lost, wanted, .. } = connection.call(Request::new(Op::Status)).map_err(|error| error.to_string())?;
+    let lines = lost.iter().map(text::lost).chain(wanted.iter().map(text::wanted)).collect();
+    Ok((lines, Losses::of(connection, &lost)))
 }
 
 /// What hooks leave behind in the daemon.
@@ -333,7 +400,7 @@ fn connect_if_served(agent: Option<&Agent>, cwd: &Path) -> Result<Option<Connect
 fn dial(agent: Option<&Agent>, cwd: &Path, launch: Launch) -> Result<Connection, ClientError> {
     // The process is told with the name, so that two agents of one name are found out.
     let process = agent.and_then(|_| agent::process());
-    Connection::connect_from(options(agent, cwd, launch)?, process)
+    Connection::connect_between(options(agent, cwd, launch)?, process)
 }
 
 fn options(agent: Option<&Agent>, cwd: &Path, launch: Launch) -> Result<Connect, ClientError> {

@@ -18,6 +18,7 @@ mod text;
 
 pub(crate) use event::Answer;
 use event::{Event, Phase, Unnamed, Verdict};
+use locks::Losses;
 pub(crate) use settings::{Broken, Enforcement, Settings};
 
 use crate::client::{Place, agent};
@@ -59,14 +60,49 @@ pub(crate) struct Client {
     program: &'static str,
     read: fn(&Value) -> Option<Event>,
     answer: fn(&Verdict, Option<&Event>) -> Answer,
+    /// Whether the model is told of what comes with this event, while what happens goes on.
+    takes_context: fn(&Event) -> bool,
+    /// Where a payload says which tool is called.
+    tool: &'static str,
+    /// The tools whose call always names what it writes.
+    writers: &'static [&'static str],
 }
 
-const CLAUDE_CODE: Client =
-    Client { name: "claude-code", program: "claude", read: claude_code::read, answer: claude_code::answer };
-const CODEX: Client = Client { name: "codex", program: "codex", read: codex::read, answer: codex::answer };
-const GEMINI: Client = Client { name: "gemini", program: "gemini", read: gemini::read, answer: gemini::answer };
-const OPENCLAW: Client =
-    Client { name: "openclaw", program: "openclaw", read: openclaw::read, answer: openclaw::answer };
+const CLAUDE_CODE: Client = Client {
+    name: "claude-code",
+    program: "claude",
+    read: claude_code::read,
+    answer: claude_code::answer,
+    takes_context: claude_code::takes_context,
+    tool: "tool_name",
+    writers: &["Write", "Edit", "MultiEdit", "NotebookEdit"],
+};
+const CODEX: Client = Client {
+    name: "codex",
+    program: "codex",
+    read: codex::read,
+    answer: codex::answer,
+    writers: &["apply_patch", "Write", "Edit"],
+    ..CLAUDE_CODE
+};
+const GEMINI: Client = Client {
+    name: "gemini",
+    program: "gemini",
+    read: gemini::read,
+    answer: gemini::answer,
+    takes_context: gemini::takes_context,
+    tool: "tool_name",
+    writers: &["write_file", "replace"],
+};
+const OPENCLAW: Client = Client {
+    name: "openclaw",
+    program: "openclaw",
+    read: openclaw::read,
+    answer: openclaw::answer,
+    takes_context: openclaw::takes_context,
+    tool: "toolName",
+    writers: &["write", "edit", "apply_patch"],
+};
 
 /// A new client is a file and a row.
 const CLIENTS: [&Client; 4] = [&CLAUDE_CODE, &CODEX, &GEMINI, &OPENCLAW];
@@ -80,6 +116,16 @@ impl Client {
     /// The names that there are.
     pub(crate) fn names() -> impl Iterator<Item = &'static str> {
         CLIENTS.iter().map(|client| client.name)
+    }
+
+    /// Why a payload does not tell what a tool is going to write, where it has to.
+    fn damage(&self, input: &Value, event: &Event) -> Option<String> {
+        let Some(tool) = event::text(input, self.tool).filter(|tool| !tool.is_empty()) else {
+            return Some("what came on stdin names no tool".to_owned());
+        };
+        let is_told = event.targets.iter().any(|target| event.cwd.join(target).is_absolute());
+        let is_damaged = self.writers.contains(&tool) && !is_told;
+        is_damaged.then(|| format!("what came on stdin does not say which file {tool} writes"))
     }
 
     /// The client that a payload comes from, by its shape.
@@ -119,13 +165,16 @@ enum Progress {
     Strict,
     /// If the tool runs, then with these arguments.
     Instead(Value),
+    /// The verdict that follows tells of these.
+    Tells(Losses),
     Done(Verdict),
     Failed(String),
 }
 
 /// Reads what happens, does what it means to locks, and answers in the client's form. Never later than a second before
-/// the client's time is up, never with a status that the client has not given a meaning.
-pub(crate) fn run(call: Call, input: impl Read + Send + 'static) -> Answer {
+/// the client's time is up, never with a status that the client has not given a meaning. The losses that the answer
+/// tells the model of come with it: they count as told when they are said to.
+pub(crate) fn run(call: Call, input: impl Read + Send + 'static) -> (Answer, Option<Losses>) {
     let deadline = crate::clock::monotonic_ns() + 1_000_000 * call.timeout.saturating_sub(limits::HOOK_MARGIN);
     let (client, complaint) = (call.client, call.complaint.clone());
     let (tell, told) = mpsc::channel();
@@ -136,16 +185,26 @@ pub(crate) fn run(call: Call, input: impl Read + Send + 'static) -> Answer {
             Err(why) => Progress::Failed(why),
         });
     });
-    let mut found = Found { client, event: None, strict: false, instead: None };
+    let mut found = Found { client, event: None, strict: false, losses: None, instead: None };
     let verdict = match work {
         Ok(_) => found.follow(&told, deadline),
         Err(error) => Err(format!("no thread can be had: {error}")),
     };
     let verdict = verdict.unwrap_or_else(|why| found.failure(&why));
-    found.answer(match (verdict, complaint) {
-        (Verdict::Silence, Some(complaint)) => Verdict::Warn(format!("flockd: {complaint}")),
-        (verdict, _) => verdict,
-    })
+    let losses = found.losses.take().filter(|_| found.is_for_the_model(&verdict));
+    (found.answer(with_complaint(verdict, complaint)), losses)
+}
+
+/// What is wrong with the call is said beside whatever else is.
+fn with_complaint(verdict: Verdict, complaint: Option<String>) -> Verdict {
+    let Some(complaint) = complaint.map(|complaint| format!("flockd: {complaint}")) else { return verdict };
+    match verdict {
+        Verdict::Instead(..) => unreachable!("other arguments are put in when all is said"),
+        Verdict::Silence => Verdict::Warn(complaint),
+        Verdict::Tell(what) => Verdict::Tell(what + "\n" + &complaint),
+        Verdict::Warn(what) => Verdict::Warn(what + "\n" + &complaint),
+        Verdict::Deny(why) => Verdict::Deny(why + "\n" + &complaint),
+    }
 }
 
 /// What is known when it is answered.
@@ -154,6 +213,8 @@ struct Found {
     event: Option<Box<Event>>,
     strict: bool,
     instead: Option<Value>,
+    /// What the verdict tells of.
+    losses: Option<Losses>,
 }
 
 impl Found {
@@ -168,6 +229,7 @@ impl Found {
                 }
                 Ok(Progress::Strict) => self.strict = true,
                 Ok(Progress::Instead(arguments)) => self.instead = Some(arguments),
+                Ok(Progress::Tells(losses)) => self.losses = Some(losses),
                 Ok(Progress::Done(verdict)) => return Ok(verdict),
                 Ok(Progress::Failed(why)) => return Err(why),
                 Err(mpsc::RecvTimeoutError::Timeout) => return Err("there was no answer in time".to_owned()),
@@ -177,11 +239,23 @@ impl Found {
     }
 
     /// What a failure in here means: that the person is told, or where so much was wanted, that nothing happens.
-    fn failure(&self, why: &str) -> Verdict {
+    fn failure(&mut self, why: &str) -> Verdict {
+        self.losses = None;
         let is_judged = self.event.as_ref().is_none_or(|event| event.is_judged());
         match self.strict && is_judged && !planted(Bug::StrictnessForgotten) {
             true => Verdict::Deny(text::refused_by_strictness(why)),
             false => Verdict::Warn(text::unprotected(why)),
+        }
+    }
+
+    /// Whether the model reads it: a refusal in any case, all else where its client hands it on.
+    fn is_for_the_model(&self, verdict: &Verdict) -> bool {
+        match (verdict, self.client, &self.event) {
+            (Verdict::Deny(_), ..) => true,
+            (Verdict::Tell(_), Some(client), Some(event)) => {
+                (client.takes_context)(event) || planted(Bug::PersonIsModel)
+            }
+            _ => false,
         }
     }
 
@@ -217,13 +291,13 @@ fn judge(call: &Call, deadline: u64, input: impl Read, tell: &mpsc::Sender<Progr
     let client = call.client.unwrap_or_else(|| Client::of(&value));
     let event = (client.read)(&value).ok_or("what came on stdin is no event of this client")?;
     let _ = tell.send(Progress::Understood(client, Box::new(event.clone())));
-    let caller = Caller { call, client, event: &event, deadline };
+    let caller = Caller { call, client, event: &event, deadline, tell };
     match event.phase {
         Phase::BeforeTool => {
             if let Some(arguments) = caller.named() {
                 let _ = tell.send(Progress::Instead(arguments));
             }
-            caller.before_tool(&strict)
+            caller.before_tool(client.damage(&value, &event), &strict)
         }
         Phase::AfterTool => caller.after_tool(),
         Phase::SessionStart => caller.begin(true),
@@ -242,6 +316,7 @@ struct Caller<'a> {
     client: &'static Client,
     event: &'a Event,
     deadline: u64,
+    tell: &'a mpsc::Sender<Progress>,
 }
 
 /// A file that is to be written, and what its workspace wants.
@@ -278,7 +353,26 @@ impl Caller<'_> {
         Some(arguments)
     }
 
-    fn before_tool(&self, strict: &dyn Fn()) -> Result<Verdict, String> {
+    /// A verdict that tells of these.
+    fn telling(&self, (verdict, losses): (Verdict, Option<Losses>)) -> Verdict {
+        if let Some(losses) = losses {
+            // Nobody listens any more once the time is up; then none of them was told.
+            let _ = self.tell.send(Progress::Tells(losses));
+        }
+        verdict
+    }
+
+    fn before_tool(&self, damage: Option<String>, strict: &dyn Fn()) -> Result<Verdict, String> {
+        if let Some(why) = damage {
+            let settings = Settings::of(&root_at(&self.event.cwd, &self.event.cwd));
+            if is_strict(&settings) {
+                strict();
+            }
+            return match settings?.enforcement {
+                Enforcement::Off => Ok(Verdict::Silence),
+                Enforcement::Warn | Enforcement::Deny => Err(why),
+            };
+        }
         let mut targets = Vec::new();
         for path in self.event.absolute_targets() {
             let root = root_of(&path, &self.event.cwd);
@@ -297,7 +391,9 @@ impl Caller<'_> {
         targets.sort_by(|a, b| a.root.cmp(&b.root));
         match targets.is_empty() {
             true => Ok(Verdict::Silence),
-            false => locks::before(&self.agent()?, &self.event.cwd, &targets, self.patience()),
+            false => {
+                locks::before(&self.agent()?, &self.event.cwd, &targets, self.patience()).map(|it| self.telling(it))
+            }
         }
     }
 
@@ -311,7 +407,9 @@ impl Caller<'_> {
     /// The lease of what the tool wrote begins anew.
     fn after_tool(&self) -> Result<Verdict, String> {
         match (self.call.mode, self.event.absolute_targets()) {
-            (Mode::Auto, targets) if !targets.is_empty() => locks::after(&self.agent()?, &self.event.cwd, &targets),
+            (Mode::Auto, targets) if !targets.is_empty() => {
+                locks::after(&self.agent()?, &self.event.cwd, &targets).map(|it| self.telling(it))
+            }
             _ => Ok(Verdict::Silence),
         }
     }
@@ -325,11 +423,11 @@ impl Caller<'_> {
         if self.event.subagent.is_none() && !planted(Bug::SessionNotHandedOn) {
             locks::goes_by(&agent, &self.event.cwd, self.event.has_moved)?;
         }
-        let mut lines = locks::news(&agent, &self.event.cwd)?;
+        let (mut lines, losses) = locks::news(&agent, &self.event.cwd)?;
         if is_new && self.call.mode == Mode::Auto {
             lines.insert(0, text::WELCOME.to_owned());
         }
-        Ok(if lines.is_empty() { Verdict::Silence } else { Verdict::Tell(lines.join("\n")) })
+        Ok(self.telling((Verdict::of_lines(&lines), losses)))
     }
 
     fn begin_below(&self) -> Result<Verdict, String> {

@@ -46,6 +46,12 @@ fn phase(name: &str) -> Phase {
     }
 }
 
+/// Whether the model is told of what comes with this event: the plugin puts it before the prompt. What it keeps until
+/// then may be lost with the gateway.
+pub(super) fn takes_context(event: &Event) -> bool {
+    matches!(event.phase, Phase::SessionStart | Phase::TurnStart)
+}
+
 /// `{"block":true,"reason":…}`, `{"tell":…}` or `{"warn":…}`, and `"params":{…}` for other arguments; nothing where
 /// there is nothing to say.
 pub(super) fn answer(verdict: &Verdict, _event: Option<&Event>) -> Answer {

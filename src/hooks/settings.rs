@@ -2,13 +2,8 @@
 //! edit may go ahead where no lock can be had.
 
 pub(crate) use crate::client::Enforcement;
-use serde::Deserialize;
-use serde::de::IntoDeserializer;
-use serde::de::value::Error as NoWord;
+use crate::client::config;
 use std::path::Path;
-
-/// The file, in the workspace's root.
-const FILE: &str = ".flockd.toml";
 
 /// `enforcement = "off" | "warn" | "deny"` and `strict = true | false`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,33 +30,25 @@ impl From<Broken> for String {
 impl Settings {
     /// Those of the workspace with this root; the usual ones if it says nothing.
     pub(crate) fn of(root: &Path) -> Result<Settings, Broken> {
-        let broken = |why: String, strict| Broken { why: format!("{}: {why}", root.join(FILE).display()), strict };
-        match std::fs::read_to_string(root.join(FILE)) {
-            Ok(text) => {
-                let file: toml_edit::DocumentMut =
-                    text.parse().map_err(|error: toml_edit::TomlError| broken(error.message().to_owned(), false))?;
-                let strict = file.get("strict").is_some_and(|strict| strict.as_bool() != Some(false));
-                Settings::read(&file).map_err(|why| broken(why, strict))
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Settings::default()),
-            Err(error) => Err(broken(error.to_string(), false)),
+        let bytes = config::bytes_of(root).map_err(|error| Broken { why: error.0, strict: false })?;
+        match config::understood(root, &bytes) {
+            Ok(toml) => Ok(Settings {
+                enforcement: toml.enforcement.unwrap_or_default(),
+                strict: toml.strict.unwrap_or_default(),
+            }),
+            Err(error) => Err(Broken { why: error.0, strict: says_strict(&bytes) }),
         }
     }
+}
 
-    /// Other parts of the file are others' affair.
-    fn read(file: &toml_edit::DocumentMut) -> Result<Settings, String> {
-        let enforcement = match file.get("enforcement").map(|item| item.as_str().unwrap_or_default()) {
-            None => Ok(Enforcement::default()),
-            Some(word) => Enforcement::deserialize(word.into_deserializer()),
-        };
-        let enforcement = enforcement.map_err(|_: NoWord| "enforcement is \"off\", \"warn\" or \"deny\"".to_owned())?;
-        let strict = match file.get("strict").map(toml_edit::Item::as_bool) {
-            None => false,
-            Some(Some(strict)) => strict,
-            Some(None) => return Err("strict is true or false".to_owned()),
-        };
-        Ok(Settings { enforcement, strict })
-    }
+/// Whether a line of what cannot be understood sets `strict`, and not to false: somebody wanted it so.
+fn says_strict(bytes: &[u8]) -> bool {
+    String::from_utf8_lossy(bytes).lines().any(|line| {
+        let key = line.trim_start_matches(['\u{feff}', ' ', '\t']).trim_start_matches(['"', '\'']);
+        let rest = key.strip_prefix("strict").map(|rest| rest.trim_start_matches(['"', '\'', ' ', '\t']));
+        let value = rest.and_then(|rest| rest.strip_prefix('=')).map(str::trim_start);
+        value.is_some_and(|value| !value.starts_with("false"))
+    })
 }
 
 #[cfg(test)]
@@ -70,11 +57,27 @@ mod tests {
 
     #[test]
     fn a_workspace_says_what_it_wants_and_nonsense_is_named() {
-        let read = |text: &str| Settings::read(&text.parse().unwrap());
+        let kept = tempfile::tempdir().unwrap();
+        let read = |text: &str| {
+            std::fs::write(kept.path().join(".flockd.toml"), text).unwrap();
+            Settings::of(kept.path())
+        };
         assert_eq!(read(""), Ok(Settings { enforcement: Enforcement::Deny, strict: false }));
         let given = "enforcement = 'warn'\nstrict = true\n[contention]\nrequests = 5\n";
         assert_eq!(read(given), Ok(Settings { enforcement: Enforcement::Warn, strict: true }));
-        assert!(read("enforcement = 'of'").unwrap_err().contains("\"off\""));
-        assert!(read("strict = 'yes'").unwrap_err().contains("true or false"));
+        assert!(read("enforcement = 'of'").unwrap_err().why.contains("`off`"));
+        assert!(read("strict = 'yes'").unwrap_err().why.contains("`strict`"));
+        assert!(read("strct = true").unwrap_err().why.contains("unknown field `strct`"));
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_strict_where_a_line_of_it_says_so() {
+        for text in ["strict = true\n[[", "x\n  strict=true # so\r\n", "'strict' = 1", "\u{feff}\"strict\" = 'yes'"] {
+            assert!(says_strict(text.as_bytes()), "{text:?}");
+        }
+        assert!(says_strict(b"\xff\nstrict = true\n"));
+        for text in ["strict = false\n[[", "# strict = true", "strictly = true", "strict", "strct = true"] {
+            assert!(!says_strict(text.as_bytes()), "{text:?}");
+        }
     }
 }

@@ -58,8 +58,8 @@ pub(super) fn lost(loss: &Loss) -> String {
 /// The same about what it was just going to write.
 pub(super) fn lost_before_writing(loss: &Loss) -> String {
     format!(
-        "{}. Others may have written it since, so nothing was written now.\nIt is locked for you again: read it, then \
-         repeat this.",
+        "{}. Others may have written it since, so nothing was written now.\nWhat you were to write is locked for you: \
+         read it, then repeat this.",
         ended(loss)
     )
 }

@@ -72,13 +72,19 @@ impl Agents {
     }
 
     /// Asks by which name the agent program goes now. May wait for the daemon.
-    pub(super) fn look_again(&self) {
-        let Some(process) = self.setup.identity.may_move() else { return };
+    ///
+    /// # Errors
+    /// When it is there and does not greet: it will not answer anything else either.
+    pub(super) fn look_again(&self) -> Result<(), Fault> {
+        let Some(process) = self.setup.identity.may_move() else { return Ok(()) };
         let options = Connect { launch: Launch::Never, ..self.setup.connect(None) };
-        // Where there is no answer, what was said last holds.
-        if let Ok(Some(name)) = client::goes_by(&options, process, false) {
-            *lock(&self.now) = Agent::new(&name).ok();
+        // Where nothing is said, what was said last holds.
+        match client::goes_by(&options, process, false) {
+            Ok(Some(name)) => *lock(&self.now) = Agent::new(&name).ok(),
+            Err(error @ ClientError::NoAnswer(_)) => return Err(error.into()),
+            Ok(None) | Err(_) => {}
         }
+        Ok(())
     }
 
     fn own(&self, meta: &RequestMetaObject) -> Option<Agent> {
@@ -191,14 +197,13 @@ impl Caller {
         lock(&self.link).clone()
     }
 
-    /// The losses of which the agent has to hear: from now on they are under way, as is `said`, which the answer tells
-    /// of by itself. What is under way already, or was heard of, is left out.
-    pub(super) fn take_losses(&self, said: Option<&str>) -> Vec<Loss> {
-        let Some(connection) = self.open_connection() else { return Vec::new() };
+    /// Those of the losses that the daemon tells of just now of which the agent has to hear: from now on they are under
+    /// way, as is `said`, which the answer tells of by itself. What is under way already, or was heard of, is left out.
+    pub(super) fn untold(&self, said: Option<&str>, lost: Vec<Loss>) -> Vec<Loss> {
         let mut told = lock(&self.told);
         told.under_way.extend(said.map(str::to_owned));
         let (mut losses, mut again) = (Vec::new(), Vec::new());
-        for loss in connection.take_notices() {
+        for loss in lost {
             if told.heard.contains(&loss.lock_id) {
                 again.push(loss.lock_id);
             } else if !told.under_way.contains(&loss.lock_id) {
@@ -206,7 +211,7 @@ impl Caller {
                 losses.push(loss);
             }
         }
-        if !again.is_empty() {
+        if let Some(connection) = self.open_connection().filter(|_| !again.is_empty()) {
             connection.heard_of(again);
         }
         losses

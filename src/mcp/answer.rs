@@ -2,7 +2,7 @@
 //! is not taken for ours.
 
 use crate::client::ClientError;
-use crate::wire::render::duration;
+use crate::wire::render::{Likeness, duration};
 use crate::wire::stats::{Stats, Tally};
 use crate::wire::{
     Code, CommitBody, Held, KeptBy, LockBody, LocksBody, Loss, StatusBody, WaiterBody, Wanted, WireError,
@@ -19,11 +19,26 @@ pub(super) struct Fault {
     pub(super) message: String,
     /// What the daemon said beside.
     error: Option<Box<WireError>>,
+    /// The daemon said nothing: it is not asked for more.
+    pub(super) is_silence: bool,
 }
 
 impl Fault {
     pub(super) fn new(code: Code, message: impl Into<String>) -> Fault {
-        Fault { code, message: message.into(), error: None }
+        Fault { code, message: message.into(), error: None, is_silence: false }
+    }
+
+    /// The daemon cannot be reached, or does not answer.
+    pub(super) fn silence(message: impl Into<String>) -> Fault {
+        Fault { is_silence: true, ..Fault::new(Code::Unavailable, message) }
+    }
+
+    /// Says what it is about, where nothing of that name is there.
+    pub(super) fn about(mut self, name: Option<&str>) -> Fault {
+        if let Some(name) = name.filter(|_| self.code == Code::NotFound) {
+            self.message = format!("{name}: {}", self.message);
+        }
+        self
     }
 
     pub(super) fn invalid(message: impl Into<String>) -> Fault {
@@ -35,9 +50,10 @@ impl From<ClientError> for Fault {
     fn from(error: ClientError) -> Fault {
         match error {
             ClientError::Refused(error) => {
-                Fault { code: error.code, message: error.message.clone(), error: Some(error) }
+                let message = in_tools(&error.message);
+                Fault { error: Some(error.clone()), ..Fault::new(error.code, message) }
             }
-            other => Fault::new(Code::Unavailable, other.to_string()),
+            other => Fault::silence(other.to_string()),
         }
     }
 }
@@ -104,7 +120,7 @@ impl Said {
 
 /// An error. `nothing` is what the tool's answer always has, so that its schema holds here as well.
 pub(super) fn failed(fault: &Fault, nothing: &Value) -> Said {
-    let Fault { code, message, error } = fault;
+    let Fault { code, message, error, .. } = fault;
     let mut said = Said::new(nothing.clone(), message.clone());
     said.is_error = true;
     said.value.insert("code".to_owned(), code.to_string().into());
@@ -143,15 +159,33 @@ fn without_nulls(value: &mut Value) {
 // ── Locks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// A lock, or why not.
-pub(super) fn lock(body: &LockBody) -> Said {
-    Said::new(plain(body), if body.acquired { granted_text(body) } else { refused_text(body) })
+pub(super) fn lock(mut body: LockBody) -> Said {
+    body.advice = body.advice.as_deref().map(in_tools);
+    Said::new(plain(&body), if body.acquired { granted_text(&body) } else { refused_text(&body) })
+}
+
+/// A sentence that names commands, for somebody who has tools. What has no tool stays a command.
+fn in_tools(text: &str) -> String {
+    let upgrade = |text: String| match text.split_once("`flockd upgrade --id ") {
+        Some((before, rest)) => {
+            let (_, after) = rest.split_once('`').unwrap_or((rest, ""));
+            format!("{before}lock_file and mode exclusive{after}")
+        }
+        None => text,
+    };
+    let of_id = |text: String| match text.split_once("`--id ") {
+        Some((before, rest)) => format!("{before}lock_id {}", rest.replacen('`', "", 1)),
+        None => text,
+    };
+    of_id(upgrade(text.replace("`flockd ls`", "check_lock_status").replace("`flockd lock`", "lock_file")))
 }
 
 /// Locks, or why none of them.
-pub(super) fn locks(body: &LocksBody) -> Said {
-    let mut value = plain(body);
+pub(super) fn locks(mut body: LocksBody) -> Said {
+    body.advice = body.advice.as_deref().map(in_tools);
+    let mut value = plain(&body);
     value["locks"].as_array_mut().into_iter().flatten().for_each(without_the_common);
-    Said::new(value, if body.acquired { all_granted_text(body) } else { none_granted_text(body) })
+    Said::new(value, if body.acquired { all_granted_text(&body) } else { none_granted_text(&body) })
 }
 
 /// Leaves out of a lock of a set what the answer says of all of them, and that there is nothing where there may be
@@ -176,7 +210,11 @@ fn granted_text(body: &LockBody) -> String {
 }
 
 fn all_granted_text(body: &LocksBody) -> String {
-    let lines: Vec<String> = body.locks.iter().map(lock_line).collect();
+    let line = |lock: &LockBody| match &lock.advice {
+        Some(advice) => format!("{}: {advice}", lock_line(lock)),
+        None => lock_line(lock),
+    };
+    let lines: Vec<String> = body.locks.iter().map(line).collect();
     format!("{}\nunlock_file each as soon as you are done", lines.join("\n"))
 }
 
@@ -436,29 +474,39 @@ pub(super) fn waiting(rows: &[WaiterBody], agent: &str) -> Option<String> {
 
 // ── Writing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// A file that was written.
-pub(super) fn written(body: &CommitBody, hash: &str) -> Said {
+/// A file that was written. Where it was new and its name looks like something else, that is said.
+pub(super) fn written(body: &CommitBody, hash: &str, like: Option<Likeness>) -> Said {
     let mut value = plain(body);
     value["written"] = true.into();
     value["hash"] = hash.into();
     let CommitBody { path, bytes, fence, .. } = body;
-    Said::new(value, format!("wrote {path}: {bytes} bytes, BLAKE3 {hash}, under fence {fence}"))
+    let mut text = format!("wrote {path}: {bytes} bytes, BLAKE3 {hash}, under fence {fence}");
+    if let Some(like) = like {
+        let (sign, hint) = (like.sign(), like.hint());
+        let advice = format!("{sign} is a part of this name, and the file is new: {hint} if you meant something else");
+        let _ = write!(text, "\n{advice}");
+        value["advice"] = advice.into();
+    }
+    Said::new(value, text)
 }
 
 /// A file that was not written, since others hold it.
-pub(super) fn not_written(body: &LockBody) -> Said {
-    let mut value = plain(body);
+pub(super) fn not_written(mut body: LockBody) -> Said {
+    body.advice = body.advice.as_deref().map(in_tools);
+    let mut value = plain(&body);
     if let Some(map) = value.as_object_mut() {
         map.remove("acquired");
         map.insert("written".to_owned(), false.into());
     }
-    Said::new(value, format!("nothing was written; {}", refused_text(body)))
+    Said::new(value, format!("nothing was written; {}", refused_text(&body)))
 }
 
 /// A file that was not written, since it or its lock is not what it was.
 pub(super) fn outdated(error: &WireError) -> Said {
     let mut value = plain(error);
+    let message = in_tools(&error.message);
+    let text = format!("nothing was written: {message}{}", holder_lines(&error.holders));
     value["written"] = false.into();
-    let text = format!("nothing was written: {}{}", error.message, holder_lines(&error.holders));
+    value["message"] = message.into();
     Said { loss: error.loss.as_ref().map(|loss| loss.lock_id.clone()), ..Said::new(value, text) }
 }

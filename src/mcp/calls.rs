@@ -109,11 +109,11 @@ impl Calls {
         }
     }
 
-    /// The losses that the answer tells of, beside `said`, of which it does anyway; none if nobody will hear it.
-    pub(super) fn tells(&self, id: &RequestId, caller: &Arc<Caller>, said: Option<&str>) -> Vec<Loss> {
+    /// Which of these losses the answer tells of, beside `said`, of which it does anyway; none if nobody will hear it.
+    pub(super) fn tells(&self, id: &RequestId, caller: &Arc<Caller>, said: Option<&str>, lost: Vec<Loss>) -> Vec<Loss> {
         match self.lock().get_mut(id) {
             Some(call) if !call.is_withdrawn => {
-                let losses = caller.take_losses(said);
+                let losses = caller.untold(said, lost);
                 let ids = said.into_iter().chain(losses.iter().map(|loss| loss.lock_id.as_str()));
                 call.told = Some((caller.clone(), ids.map(str::to_owned).collect()));
                 losses

@@ -10,13 +10,14 @@ use crate::clock;
 use crate::limits;
 use crate::wire::{self, Body, Op, Request};
 use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, CallToolResult, Implementation, InitializeRequestParams, InitializeResult,
-    ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams,
-    ProgressNotificationParam, ProgressToken, ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities,
-    ServerConfig, SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
+    CallToolRequestParams, CallToolResponse, CallToolResult, CustomRequest, CustomResult, ErrorCode, Implementation,
+    InitializeRequestParams, InitializeResult, ListResourceTemplatesResult, ListResourcesResult, ListToolsResult,
+    PaginatedRequestParams, ProgressNotificationParam, ProgressToken, ReadResourceRequestParams, ReadResourceResponse,
+    ServerCapabilities, ServerConfig, SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
 };
 use rmcp::service::{RequestContext, RoleServer, SubscriptionContext};
 use rmcp::{ErrorData, ServerHandler};
+use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -87,6 +88,20 @@ impl Waiting {
         let agent = work::named(arguments).ok()?.map(str::to_owned);
         let within = arguments.get("wait_seconds").map_or(Some(limits::WAIT_DEFAULT as f64 / 1000.0), |it| it.as_f64());
         Some(Waiting { token, agent, scopes, since: clock::monotonic_ns(), within })
+    }
+}
+
+/// Why a call of a tool cannot be read.
+fn misfit(params: Option<&Value>) -> &'static str {
+    let of = |key: &str| params.and_then(|params| params.get(key));
+    if !of("name").is_some_and(Value::is_string) {
+        return "params must have a name, the tool's, as a string";
+    }
+    match of("arguments") {
+        Some(arguments) if !arguments.is_object() => {
+            "arguments must be an object with each argument by its name, and no text with JSON in it"
+        }
+        _ => "the params of this call are not as the protocol has them",
     }
 }
 
@@ -171,6 +186,21 @@ impl ServerHandler for Handler {
             }
         };
         done.map(CallToolResponse::from).map_err(|error| ErrorData::internal_error(error.to_string(), None))
+    }
+
+    /// What the SDK cannot read as what its method says comes here as well.
+    async fn on_custom_request(
+        &self,
+        request: CustomRequest,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<CustomResult, ErrorData> {
+        Err(match request.method.as_str() {
+            "tools/call" => ErrorData::invalid_params(misfit(request.params.as_ref()), None),
+            "resources/read" | "resources/subscribe" | "resources/unsubscribe" => {
+                ErrorData::invalid_params("params must have a uri, as a string", None)
+            }
+            _ => ErrorData::new(ErrorCode::METHOD_NOT_FOUND, request.method, None),
+        })
     }
 
     async fn list_resources(

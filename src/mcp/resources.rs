@@ -17,6 +17,7 @@ use rmcp::service::{Peer, RoleServer, SubscriptionContext};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::task::spawn_blocking;
 
@@ -160,10 +161,11 @@ impl Resources {
     async fn status(&self, scope: Option<String>, meta: RequestMetaObject) -> Result<StatusBody, ErrorData> {
         let agents = self.agents.clone();
         let look = move || -> Result<StatusBody, Fault> {
-            agents.look_again();
+            agents.look_again()?;
             let caller: Arc<Caller> = agents.reader(None, &meta)?;
             let connection = caller.connection(&agents.setup)?;
-            let answer = connection.call(Request { scope, ..Request::new(Op::Status) })?;
+            let within = Some(Duration::from_millis(limits::MCP_ANSWER_WITHIN));
+            let answer = connection.call_within(Request { scope, ..Request::new(Op::Status) }, within)?;
             match answer.ok {
                 Some(Body::Status(body)) => Ok(body),
                 other => Err(unexpected(other.as_ref()).into()),

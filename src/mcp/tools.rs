@@ -143,7 +143,8 @@ impl Kind {
                 );
                 let text = "Only under the lock with this fence.";
                 let fence = ("fence", number("integer", text, 1, limits::FENCE_END - 1));
-                object(&["path", "content"], vec![path, content, unchanged, fence, wait(), note(), agent])
+                let file = ("path", string(FILE));
+                object(&["path", "content"], vec![file, content, unchanged, fence, wait(), note(), agent])
             }
         }
     }
@@ -230,6 +231,8 @@ fn brief(value: &Value) -> String {
 
 const PATH: &str = "File (need not exist) or directory with all below it; glob:PATTERN for all files that match; @NAME \
                     for something that is no file. Relative to the workspace, or absolute.";
+const FILE: &str = "File, which need not exist; its directory must. No directory, pattern or @NAME. Relative to the \
+                    workspace, or absolute.";
 const AGENT: &str = "Leave it out: where it is needed, hooks put it in.";
 
 fn object(required: &[&str], properties: Vec<Property>) -> JsonObject {

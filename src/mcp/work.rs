@@ -5,10 +5,12 @@ use super::answer::{self, Fault, Said};
 use super::calls::Calls;
 use super::tools::Kind;
 use crate::client::{ClientError, Config, Connection, Draft, Expected, FilePlace, granted, unexpected};
+use crate::clock::monotonic_ns;
 use crate::limits;
 use crate::model::Agent;
 use crate::os::process;
-use crate::wire::{self, Answer, Body, Code, LockBody, Mode, Op, Request, Wanted};
+use crate::wire::render::Likeness;
+use crate::wire::{self, Answer, Body, Code, LockBody, Loss, Mode, Op, Request, Wanted};
 use rmcp::model::{CallToolResult, JsonObject, RequestId, RequestMetaObject};
 use rustix::fd::{AsFd, BorrowedFd};
 use serde::Deserialize;
@@ -194,17 +196,24 @@ impl Work {
     pub(super) fn run(self) -> CallToolResult {
         let Work { kind, id, arguments, meta, agents, calls } = self;
         let nothing = kind.nothing();
-        agents.look_again();
-        let caller = named(&arguments).and_then(|agent| match kind {
+        let caller = agents.look_again().and_then(|()| named(&arguments)).and_then(|agent| match kind {
             Kind::Status | Kind::Stats => agents.reader(agent, &meta),
             _ => agents.caller(agent, &meta),
         });
         let said = match (caller, Args::of(kind, arguments)) {
             (Ok(caller), args) => {
-                let mut desk = Desk { agents: &agents, calls: &calls, id: &id, caller, wanted: Vec::new() };
+                let mut desk = Desk {
+                    agents: &agents,
+                    calls: &calls,
+                    id: &id,
+                    caller,
+                    until: monotonic_ns() + limits::MCP_ANSWER_WITHIN * 1_000_000,
+                    may_wait: 0,
+                    wanted: Vec::new(),
+                };
                 let done = args.and_then(|args| desk.carry_out(args));
-                let more_lost = desk.hear_news(done.as_ref().err());
-                desk.finish(done.unwrap_or_else(|fault| answer::failed(&fault, &nothing)), more_lost)
+                let (lost, more_lost) = desk.hear_news(done.as_ref().err());
+                desk.finish(done.unwrap_or_else(|fault| answer::failed(&fault, &nothing)), lost, more_lost)
             }
             (Err(_), Err(fault)) | (Err(fault), Ok(_)) => answer::failed(&fault, &nothing),
         };
@@ -219,6 +228,10 @@ struct Desk<'a> {
     calls: &'a Calls,
     id: &'a RequestId,
     caller: Arc<Caller>,
+    /// When the call is answered at the latest, by the clock, beside what it may wait for a lock.
+    until: u64,
+    /// How long that is, in nanoseconds, once it was asked for.
+    may_wait: u64,
     /// Who waits for locks of the agent, as the answers say.
     wanted: Vec<Wanted>,
 }
@@ -236,36 +249,34 @@ impl Desk<'_> {
         }
     }
 
-    /// Hears what the agent lost, and who waits for its locks, wherever that is; how many more losses there are. What
-    /// is known of the call's own matter is said in any case: what comes too late for it is told with the next answer.
-    fn hear_news(&mut self, fault: Option<&Fault>) -> usize {
-        if self.caller.agent.is_none() {
-            return 0;
-        }
+    /// Hears what the agent lost, and who waits for its locks, wherever that is; with how many more losses there are.
+    /// Only this answer counts: what others brought may have been told elsewhere since. What comes too late is told
+    /// with the next one.
+    fn hear_news(&mut self, fault: Option<&Fault>) -> (Vec<Loss>, usize) {
+        let nothing = (Vec::new(), 0);
         // Who could not be reached just now is not waited for once more.
-        let connection = match fault {
-            Some(fault) if fault.code == Code::Unavailable => self.caller.open_connection(),
-            _ => self.connection().ok(),
-        };
-        let Some(connection) = connection else { return 0 };
-        let Ok(id) = connection.begin(Request::new(Op::News)) else { return 0 };
+        if self.caller.agent.is_none() || fault.is_some_and(|fault| fault.is_silence) {
+            return nothing;
+        }
+        let Ok(connection) = self.connection() else { return nothing };
+        let Ok(id) = connection.begin(Request::new(Op::News)) else { return nothing };
         match connection.finish(id, Some(Duration::from_millis(limits::MCP_NEWS_WITHIN))) {
-            Ok(Some(Answer { ok: Some(Body::News(news)), wanted, .. })) => {
+            Ok(Some(Answer { ok: Some(Body::News(news)), lost, wanted, .. })) => {
                 self.wanted = wanted;
-                news.more_lost
+                (lost, news.more_lost)
             }
             Ok(None) => {
                 connection.abandon(id);
-                0
+                nothing
             }
-            Ok(Some(_)) | Err(_) => 0,
+            Ok(Some(_)) | Err(_) => nothing,
         }
     }
 
     /// Adds what the agent has to hear beside.
-    fn finish(self, mut said: Said, more_lost: usize) -> Said {
+    fn finish(self, mut said: Said, lost: Vec<Loss>, more_lost: usize) -> Said {
         let warning = self.caller.open_connection().and_then(|connection| connection.take_warning());
-        let lost = self.calls.tells(self.id, &self.caller, said.loss.as_deref());
+        let lost = self.calls.tells(self.id, &self.caller, said.loss.as_deref(), lost);
         said.add(&lost, more_lost, &self.wanted, warning.as_deref());
         said
     }
@@ -281,7 +292,8 @@ impl Desk<'_> {
     /// Asks. A request that waits can be withdrawn meanwhile, and what it grants is given back if nobody hears of it.
     fn ask_with_fd(&mut self, request: Request, fd: Option<BorrowedFd<'_>>) -> Result<Body, Fault> {
         let connection = self.connection()?;
-        let within = Duration::from_millis(request.wait_ms.unwrap_or(0) + limits::ANSWER_WITHIN);
+        self.may_wait = self.may_wait.max(request.wait_ms.unwrap_or(0) * 1_000_000);
+        let within = self.left();
         let id = match fd {
             None => connection.begin(request)?,
             Some(fd) => connection.begin_with_fd(request, fd)?,
@@ -291,7 +303,7 @@ impl Desk<'_> {
         self.calls.waits(self.id, None);
         let Some(answer) = answer? else {
             connection.abandon(id);
-            return Err(Fault::new(Code::Unavailable, "the daemon does not answer; `flockd daemon status` tells more"));
+            return Err(Fault::silence("the daemon does not answer; `flockd daemon status` tells more"));
         };
         if !self.keeps(&connection, &answer) {
             return Err(withdrawn());
@@ -303,6 +315,11 @@ impl Desk<'_> {
             Some(body) => Ok(body),
             None => Err(unexpected(None).into()),
         }
+    }
+
+    /// How long the call has still.
+    fn left(&self) -> Duration {
+        Duration::from_nanos((self.until + self.may_wait).saturating_sub(monotonic_ns()))
     }
 
     /// Whether what an answer grants is wanted still. From here on the connection has nothing to do with the lock.
@@ -329,7 +346,7 @@ impl Desk<'_> {
         let LockArgs { path, mode, wait_seconds, ttl_seconds, note, .. } = args;
         let terms = terms(mode.as_deref(), wait_seconds, ttl_seconds, note)?;
         match self.ask(Request { scope: Some(scope(&path)), ..terms })? {
-            Body::Lock(body) => Ok(answer::lock(&body)),
+            Body::Lock(body) => Ok(answer::lock(*body)),
             other => Err(unexpected(Some(&other)).into()),
         }
     }
@@ -342,21 +359,25 @@ impl Desk<'_> {
         }
         let terms = terms(mode.as_deref(), wait_seconds, ttl_seconds, note)?;
         match self.ask(Request { scopes: paths.iter().map(|path| scope(path)).collect(), ..terms })? {
-            Body::Locks(body) => Ok(answer::locks(&body)),
+            Body::Locks(body) => Ok(answer::locks(*body)),
             other => Err(unexpected(Some(&other)).into()),
         }
     }
 
     fn unlock(&mut self, args: WhichArgs) -> Result<Said, Fault> {
-        match self.ask(which(Op::Unlock, args.path.as_deref(), args.lock_id, args.all)?)? {
+        let name = args.path.clone().or_else(|| args.lock_id.clone());
+        let asked = self.ask(which(Op::Unlock, args.path.as_deref(), args.lock_id, args.all)?);
+        match asked.map_err(|fault| fault.about(name.as_deref()))? {
             Body::Released(locks) => Ok(answer::released(&locks, args.all == Some(true))),
             other => Err(unexpected(Some(&other)).into()),
         }
     }
 
     fn renew(&mut self, args: RenewArgs) -> Result<Said, Fault> {
+        let name = args.path.clone().or_else(|| args.lock_id.clone());
         let request = which(Op::Renew, args.path.as_deref(), args.lock_id, args.all)?;
-        match self.ask(Request { ttl_ms: ttl(args.ttl_seconds)?, ..request })? {
+        let asked = self.ask(Request { ttl_ms: ttl(args.ttl_seconds)?, ..request });
+        match asked.map_err(|fault| fault.about(name.as_deref()))? {
             Body::Renewed(locks) => Ok(answer::renewed(&locks)),
             other => Err(unexpected(Some(&other)).into()),
         }
@@ -410,11 +431,13 @@ impl Desk<'_> {
         let expected = args.if_unchanged.as_deref().map(expected).transpose()?;
         let cwd = Path::new(OsStr::from_bytes(&self.agents.setup.place.cwd));
         let place = FilePlace::of(cwd, Path::new(&args.path))?;
+        let like = place.likeness();
         let mut draft = Draft::make(place, |out| out.write_all(args.content.as_bytes()))?;
         let connection = self.connection()?;
         let wait_ms = wait(args.wait_seconds)?;
         for _ in 0..WRITE_TRIES {
-            match put(&connection, &mut draft, args.fence, expected.as_ref())? {
+            draft.answered_within(self.left());
+            match put(&connection, &mut draft, args.fence, expected.as_ref(), like)? {
                 Put::Done(said) => return Ok(said),
                 Put::NotHeld(error) if args.fence.is_some() => return Ok(answer::outdated(&error)),
                 Put::NotHeld(_) => {}
@@ -422,14 +445,18 @@ impl Desk<'_> {
             // Nobody of this agent's holds it: it does for the moment.
             let body = self.lock_for_now(args, wait_ms)?;
             if !body.acquired {
-                return Ok(answer::not_written(&body));
+                return Ok(answer::not_written(body));
             }
             // A lock that another call of this agent took may be gone by now, which is no loss: its fence is not named.
             let fence = body.fence.filter(|_| !body.already_held);
-            let done = put(&connection, &mut draft, fence, expected.as_ref());
+            draft.answered_within(self.left());
+            let done = put(&connection, &mut draft, fence, expected.as_ref(), like);
             if let Some(lock_id) = body.lock_id.as_deref().filter(|_| !body.already_held) {
                 // It ends with this process in any case.
-                let _ = connection.unlock(lock_id);
+                match &done {
+                    Err(fault) if fault.is_silence => connection.release_later(lock_id),
+                    _ => drop(connection.unlock(lock_id)),
+                }
                 self.calls.settled(self.id);
             }
             match done? {
@@ -466,9 +493,10 @@ fn put(
     draft: &mut Draft,
     fence: Option<u64>,
     expected: Option<&Expected>,
+    like: Option<Likeness>,
 ) -> Result<Put, Fault> {
     match draft.put(connection, None, fence, expected) {
-        Ok(body) => Ok(Put::Done(answer::written(&body, draft.hash()))),
+        Ok(body) => Ok(Put::Done(answer::written(&body, draft.hash(), like))),
         Err(ClientError::Refused(error)) => match error.code {
             Code::NotHolder => Ok(Put::NotHeld(error)),
             Code::Changed | Code::Lost => Ok(Put::Done(answer::outdated(&error))),

@@ -215,22 +215,58 @@ const NO_FLOCK: &str = "a pattern is no file that could be flocked: only program
 /// Said with a grant of a name that does not exist and looks as if something else was meant. It may come to exist, so
 /// that it is locked all the same.
 fn taken_at_its_word(ask: &model::Ask) -> Option<String> {
-    let (target, name) = (&ask.target, file_id(ask));
-    if target.own_id().is_some() {
+    if ask.target.own_id().is_some() {
         return None;
     }
-    let has = |wanted: &[u8]| target.scope.components().any(|component| component == wanted);
-    if has(b"~") {
-        return Some(
-            "this is a name of which ~ is a part, and nothing is there: write the home directory out".to_owned(),
-        );
+    Some(match Likeness::of(&ask.target.scope)? {
+        Likeness::Pattern => {
+            format!("this is the name of one file, and it is not there: a pattern is glob:{}", file_id(ask))
+        }
+        like => {
+            let (sign, hint) = (like.sign(), like.hint());
+            format!("this is a name of which {sign} is a part, and nothing is there: {hint}")
+        }
+    })
+}
+
+/// What a name may be meant for that it is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Likeness {
+    /// A home directory.
+    Home,
+    /// A URL.
+    Url,
+    /// A pattern.
+    Pattern,
+}
+
+impl Likeness {
+    /// By its signs.
+    pub fn of(scope: &Scope) -> Option<Likeness> {
+        let has = |wanted: &[u8]| scope.components().any(|component| component == wanted);
+        // The signs in brackets, [id] and {a,b}, stand in the names of many files.
+        let is_like_pattern = scope.components().any(|component| component.contains(&b'*'));
+        let known = [(has(b"~"), Likeness::Home), (has(b"file:"), Likeness::Url), (is_like_pattern, Likeness::Pattern)];
+        known.into_iter().find_map(|(is_it, like)| is_it.then_some(like))
     }
-    if has(b"file:") {
-        return Some("this is a name of which file: is a part, and nothing is there: give a path, no URL".to_owned());
+
+    /// The part of the name that makes it so.
+    pub fn sign(self) -> &'static str {
+        match self {
+            Likeness::Home => "~",
+            Likeness::Url => "file:",
+            Likeness::Pattern => "*",
+        }
     }
-    // The signs in brackets, [id] and {a,b}, stand in the names of many files.
-    let is_like_pattern = target.scope.components().any(|component| component.contains(&b'*'));
-    is_like_pattern.then(|| format!("this is the name of one file, and it is not there: a pattern is glob:{name}"))
+
+    /// What to do if it was meant; a pattern can be locked, and only a file be written.
+    pub fn hint(self) -> &'static str {
+        match self {
+            Likeness::Home => "write the home directory out",
+            Likeness::Url => "give a path, no URL",
+            Likeness::Pattern => "name the one file that is meant",
+        }
+    }
 }
 
 fn refused_body(refused: &Refused, about: &About, now: Now) -> LockBody {

@@ -259,11 +259,11 @@ fn a_guard_that_cannot_ask_stops_nobody_unless_the_workspace_is_strict() {
 #[test]
 fn settings_that_cannot_be_read_stop_nobody_unless_they_want_to_be_strict() {
     let ground = guarded();
-    for broken in ["[[", "enforcement = 'of'", "strict = false\nenforcement = 1"] {
+    for broken in ["[[", "enforcement = 'of'", "strict = false\nenforcement = 1", "strct = true"] {
         ground.staged(".flockd.toml", broken);
         ground.git("ada", "commit -q -m work").gives(0).says(&["not guarded", ".flockd.toml"]);
     }
-    for broken in ["strict = 'yes'", "strict = true\nenforcement = 'of'"] {
+    for broken in ["strict = 'yes'", "strict = true\nenforcement = 'of'", "strict = true\n[["] {
         ground.staged(".flockd.toml", broken);
         let refused = ground.git("ada", "commit -q -m work");
         assert_ne!(refused.code, Some(0), "{broken}");

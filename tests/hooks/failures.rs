@@ -108,6 +108,20 @@ fn wrong_flags_stop_nobody_and_are_told() {
         }
         ground.hook(client, "", "turn_end", "ada");
     }
+    // What would leave no time to ask is none either: the lock is taken.
+    for flags in ["--timeout 0", "--timeout 500ms"] {
+        let told = ground.hook("claude-code", flags, "before_edit", "ada").told();
+        assert!(told.contains("called wrongly: --timeout is ") && !told.contains("without a lock"), "{flags}: {told}");
+        assert_eq!(ground.held().len(), 1, "{flags}");
+        for client in CLIENTS {
+            let why = ground.hook(client, &format!("--wait 0 {flags}"), "before_edit", "bo").refused();
+            assert!(
+                why.contains("is locked by claude-ada") && why.contains("called wrongly"),
+                "{client} {flags}: {why}"
+            );
+        }
+        ground.hook("claude-code", "", "turn_end", "ada");
+    }
     // Also before the word, and where no client is named.
     let input = payload("claude-code", "before_edit", &ground.work, "ada");
     for args in [&["--jsn", "hook", "--client", "claude-code"][..], &["hook", "--client", "cursor"], &["hook", "-x"]] {
@@ -125,7 +139,76 @@ fn nonsense_in_the_workspaces_file_is_a_failure_like_any_other() {
     let ground = Ground::new();
     fs::write(ground.work.join(".flockd.toml"), "enforcement = 'sometimes'\n").unwrap();
     let told = ground.hook("claude-code", "", "before_edit", "ada").told();
-    assert!(told.contains(".flockd.toml") && told.contains("\"warn\""), "{told}");
+    assert!(told.contains(".flockd.toml") && told.contains("`warn`"), "{told}");
+}
+
+#[test]
+fn a_setting_that_nothing_is_known_of_is_told_as_by_other_commands() {
+    for client in CLIENTS {
+        let ground = Ground::new();
+        fs::write(ground.work.join(".flockd.toml"), "strct = true\n").unwrap();
+        let outcome = ground.hook(client, "", "before_edit", "ada");
+        assert!(matches!(outcome, Outcome::RunsAndTellsPerson(_)), "{client}: {outcome:?}");
+        let told = outcome.told();
+        assert!(told.contains("unknown field `strct`") && told.contains("line 1"), "{client}: {told}");
+        ground.flockd("ada", "lock data.json").gives(2).says(&["unknown field `strct`"]);
+    }
+}
+
+#[test]
+fn a_file_that_is_no_toml_and_has_a_line_that_says_strict_is_strict() {
+    for client in CLIENTS {
+        let ground = Ground::new();
+        let config = ground.work.join(".flockd.toml");
+        for text in [&b"strict = true\n[[[\n"[..], b"a b\n\"strict\"=true\n", b"\xff\nstrict = true\n"] {
+            fs::write(&config, text).unwrap();
+            let why = ground.hook(client, "", "before_edit", "ada").refused();
+            assert!(why.contains("strict") && why.contains(".flockd.toml"), "{client}: {why}");
+        }
+        fs::write(&config, "strict = false\n[[[\n").unwrap();
+        let outcome = ground.hook(client, "", "before_edit", "ada");
+        assert!(matches!(outcome, Outcome::RunsAndTellsPerson(_)), "{client}: {outcome:?}");
+    }
+}
+
+/// Payloads that should say what is written and do not, by the tools of each client.
+fn damaged(client: &str) -> Vec<serde_json::Value> {
+    use serde_json::json;
+    let (event, before, tool, input, writer, path) = match client {
+        "gemini" => ("hook_event_name", "BeforeTool", "tool_name", "tool_input", "write_file", "file_path"),
+        "openclaw" => ("openclaw_event", "before_tool_call", "toolName", "params", "write", "path"),
+        _ => ("hook_event_name", "PreToolUse", "tool_name", "tool_input", "Write", "file_path"),
+    };
+    let inputs = [json!({}), json!({ path: 5 }), json!({ path: "" }), json!([1]), serde_json::Value::Null];
+    let calls = inputs.map(|given| json!({ event: before, tool: writer, input: given }));
+    let nameless = [json!({ event: before }), json!({ event: before, tool: 7, input: { path: "/tmp/x" } })];
+    calls.into_iter().chain(nameless).collect()
+}
+
+#[test]
+fn a_payload_that_does_not_say_what_is_written_is_a_failure_and_a_tool_that_writes_nothing_is_none() {
+    for client in CLIENTS {
+        for input in damaged(client) {
+            let ground = Ground::new();
+            passes_or_not(&ground, &format!("{client}: {input}"), || {
+                Outcome::of(client, &ground.hook_says(client, "", &input.to_string()))
+            });
+            fs::write(ground.work.join(".flockd.toml"), "strict = true\nenforcement = 'off'\n").unwrap();
+            let off = Outcome::of(client, &ground.hook_says(client, "", &input.to_string()));
+            assert_eq!(off, Outcome::Runs, "{client}: {input}");
+        }
+        let ground = Ground::new();
+        make_strict(&ground);
+        let unknown = damaged(client)[0].to_string().replace("rite", "atch");
+        let unknown = unknown.replace("write_file", "watch_file");
+        assert_eq!(Outcome::of(client, &ground.hook_says(client, "", &unknown)), Outcome::Runs, "{client}: {unknown}");
+        let shell = payload(client, "before_shell", &ground.work, "ada");
+        let mut shell: serde_json::Value = serde_json::from_str(&shell).unwrap();
+        let at = if client == "openclaw" { "params" } else { "tool_input" };
+        shell[at]["command"] = "make all".into();
+        let silent = Outcome::of(client, &ground.hook_says(client, "", &shell.to_string()));
+        assert_eq!(silent, Outcome::Runs, "{client}: {shell}");
+    }
 }
 
 #[test]
@@ -144,7 +227,7 @@ fn a_file_that_says_strict_and_is_wrong_elsewhere_is_strict() {
         fs::write(elsewhere.join(".flockd.toml"), "").unwrap();
         fs::write(ground.work.join(".flockd.toml"), broken).unwrap();
         let why = from_elsewhere(&payload(client, "before_edit", &ground.work, "ada")).refused();
-        assert!(why.contains("strict") && why.contains("\"warn\""), "{client}: {why}");
+        assert!(why.contains("strict") && why.contains("`warn`"), "{client}: {why}");
         assert!(matches!(from_elsewhere("garbage"), Outcome::RunsAndTellsPerson(_)), "{client}");
         fs::write(elsewhere.join(".flockd.toml"), broken).unwrap();
         from_elsewhere("garbage").refused();

@@ -4,6 +4,7 @@
 mod client;
 mod failures;
 mod identity;
+mod losses;
 mod outcomes;
 mod plugin;
 mod turns;

@@ -122,6 +122,15 @@ fn what_is_told_when_a_turn_begins_reaches_openclaws_model() {
     let told = gateway.prompt("r5", "s1");
     assert!(told.contains("your lock on a.txt ended at ") && !told.contains("flockd lock PATH"), "{told}");
     assert_eq!(gateway.prompt("r6", "s1"), "");
+    // flockd tells of it until a prompt has, and the prompt says it once.
+    assert_eq!(gateway.writes("c.txt"), Value::Null);
+    let held = ground.status().locks.into_iter().find(|held| held.file_id == "c.txt").unwrap();
+    ground.flockd("bo", &format!("break {} --reason hanging", held.lock_id)).gives(0);
+    let written = json!({"toolName": "write", "toolCallId": "c", "params": {"path": "c.txt", "content": "1"}});
+    assert_eq!(gateway.calls("after_tool_call", written, "", "s1"), Value::Null);
+    let told = gateway.prompt("r7", "s1");
+    assert_eq!(told.matches("your lock on c.txt ended at ").count(), 1, "{told}");
+    assert_eq!(gateway.prompt("r7a", "s1"), "");
 
     // Who waits is said as it is when the turn begins, and not as it was.
     let waits = ground.queue("cy", "b.txt");

@@ -128,6 +128,18 @@ fn what_makes_no_sense_disturbs_nothing() {
         client.send_text("more garbage");
         client.send(&late);
         assert_eq!(client.fails("tools/call", json!({ "name": "lock_everything" })), -32602);
+        for (params, says) in [
+            (json!({ "name": "lock_file", "arguments": "{\"path\":\"x\"}" }), "arguments must be an object"),
+            (json!({ "name": "lock_file", "arguments": ["x"] }), "arguments must be an object"),
+            (json!({ "arguments": { "path": "x" } }), "must have a name"),
+            (json!({ "name": 7, "arguments": {} }), "must have a name"),
+        ] {
+            let id = client.begin("tools/call", params.clone());
+            let error = client.answer(id)["error"].take();
+            assert_eq!(error["code"], -32602, "{params}: {error}");
+            assert!(error["message"].as_str().unwrap().contains(says), "{params}: {error}");
+        }
+        assert_eq!(client.fails("resources/read", json!({})), -32602);
         assert_eq!(client.fails("tools/steal", json!({})), -32601);
         assert_eq!(client.fails("prompts/list", json!({})), -32601, "there are none");
         client.send_text(&format!("{{\"jsonrpc\":\"2.0\",\"id\":5,\"x\":\"{}\"}}", "x".repeat(17 * 1024 * 1024)));

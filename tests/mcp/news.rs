@@ -4,6 +4,7 @@ use crate::client::{Client, ERAS, Era};
 use crate::util::{Ground, until};
 use flockd::wire::{Op, Request};
 use serde_json::{Value, json};
+use std::collections::HashSet;
 
 /// Calls of every tool about anything but `x`, with answers, refusals and errors, in an order in which each is right.
 fn calls() -> Vec<(&'static str, Value)> {
@@ -100,6 +101,65 @@ fn more_losses_than_one_answer_tells_are_told_by_the_next() {
         assert_eq!(value["lost"].as_array().map_or(0, Vec::len), count, "{text}");
         assert_eq!(value["more_lost"], more, "{text}");
         assert_eq!(text.contains("you lost 30 more"), !more.is_null(), "{text}");
+    }
+}
+
+/// Answers that list all locks, or are about all, bring all losses with them; the agent reads a part at a time.
+#[test]
+fn many_losses_are_told_a_part_at_a_time_also_by_what_is_about_everything() {
+    let ground = Ground::new();
+    let mut client = Client::new(&ground, "a", Era::Newer);
+    for from in (0..300).step_by(60) {
+        let paths: Vec<String> = (from..from + 60).map(|number| format!("file-{number}")).collect();
+        client.call("lock_files", json!({ "paths": paths }));
+    }
+    for held in ground.status().locks {
+        let broken = Request { lock_id: Some(held.lock_id), reason: Some("hanging".into()), ..Request::new(Op::Break) };
+        ground.client("b", None).call(broken).unwrap();
+    }
+    let mut told = HashSet::new();
+    for round in 0..6 {
+        let (tool, arguments) = match round % 2 {
+            0 => ("check_lock_status", json!({})),
+            _ => ("unlock_file", json!({ "all": true })),
+        };
+        let (value, text) = client.call(tool, arguments);
+        let lost = value["lost"].as_array().unwrap_or_else(|| panic!("{round}: {text}"));
+        assert_eq!((lost.len(), text.matches("\nyou lost file").count()), (50, 0), "{round}: {text}");
+        told.extend(lost.iter().map(|loss| loss["lock_id"].as_str().unwrap().to_owned()));
+        assert_eq!(value["more_lost"].as_u64().unwrap_or(0), 250 - 50 * round, "{round}: {text}");
+    }
+    assert_eq!(told.len(), 300, "each is told");
+    assert!(client.call("check_lock_status", json!({})).0.get("lost").is_none(), "and once");
+}
+
+/// What came along with an answer that no tool gives may be told to the agent elsewhere before its next call.
+#[test]
+fn a_loss_that_was_told_elsewhere_is_not_told_again() {
+    let ground = Ground::new();
+    ground.flockd("b", "lock theirs").gives(0);
+    for era in ERAS {
+        let mut client = Client::new(&ground, "a", era);
+        let told_elsewhere = || {
+            let lost = ground.client("a", None).call(Request::new(Op::News)).unwrap().lost;
+            assert_eq!(lost.len(), 1, "{era:?}");
+        };
+        lost(&ground, &mut client, "x");
+        client.ask("resources/read", json!({ "uri": "locks://active" }));
+        told_elsewhere();
+        let (value, text) = client.call("lock_stats", json!({}));
+        assert!(value.get("lost").is_none(), "{text}");
+
+        lost(&ground, &mut client, "x");
+        let arguments = json!({ "path": "theirs", "wait_seconds": 600 });
+        let meta = json!({ "progressToken": 7 });
+        let waits = client.begin("tools/call", json!({ "name": "lock_file", "arguments": arguments, "_meta": meta }));
+        client.notice("notifications/progress");
+        told_elsewhere();
+        client.cancel(waits);
+        ground.until_waiting(&[]);
+        let (value, text) = client.call("lock_stats", json!({}));
+        assert!(value.get("lost").is_none(), "{text}");
     }
 }
 

@@ -1,10 +1,12 @@
 //! What each tool answers.
 
 use crate::client::{Client, ERAS, Era};
-use crate::util::{Ground, until};
+use crate::util::{Ground, signal, until};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
+use std::time::Instant;
 
 #[test]
 fn a_lock_is_taken_renewed_seen_and_released() {
@@ -377,4 +379,74 @@ fn without_a_daemon_a_call_says_so_and_the_server_serves_on() {
         Some(client.answer(id)["result"]["structuredContent"].take()).filter(|held: &Value| held["acquired"] == true)
     });
     assert!(held["lock_id"].is_string());
+}
+
+#[test]
+fn a_daemon_that_is_stopped_is_answered_for_before_clients_cut_the_call() {
+    let ground = Ground::new();
+    let mut client = Client::new(&ground, "a", Era::Newer);
+    client.call("lock_file", json!({ "path": "x" }));
+    let daemon = ground.daemon_pid();
+    signal(daemon, Signal::STOP);
+    let begun = Instant::now();
+    let calls = [
+        client.begin_call("lock_file", json!({ "path": "y", "wait_seconds": 0 })),
+        client.begin_call("check_lock_status", json!({ "path": "x" })),
+        client.begin_call("write_file", json!({ "path": "z", "content": "1", "wait_seconds": 0 })),
+    ];
+    for id in calls {
+        let answer = client.answer(id);
+        let value = &answer["result"]["structuredContent"];
+        assert_eq!(value["code"], "unavailable", "{answer}");
+        assert!(value["message"].as_str().unwrap().contains("does not answer"), "{answer}");
+    }
+    assert!(begun.elapsed().as_secs() < 25, "it took {:?}", begun.elapsed());
+    signal(daemon, Signal::CONT);
+    assert_eq!(client.call("check_lock_status", json!({ "path": "x" })).0["may_write"], true);
+    assert!(!ground.work.join("z").exists());
+}
+
+#[test]
+fn a_name_that_looks_like_something_else_is_said_by_every_tool_that_takes_it() {
+    let ground = Ground::new();
+    let mut client = Client::new(&ground, "a", Era::Newer);
+    let (held, text) = client.call("lock_files", json!({ "paths": ["plain", "*.rs", "~/x"] }));
+    assert!(text.contains("a pattern is glob:*.rs") && text.contains("write the home directory out"), "{text}");
+    assert_eq!(held["locks"][0].get("advice"), None, "{held}");
+    client.call("unlock_file", json!({ "all": true }));
+    for (path, says) in [
+        ("~/x", "~ is a part of this name"),
+        ("file:///tmp/x", "give a path, no URL"),
+        ("src/*/x", "name the one file"),
+        ("none/x", "make it first"),
+    ] {
+        let (code, text) = client.call_fails("write_file", json!({ "path": path, "content": "1" }));
+        assert!(code == "invalid" && text.contains(says) && text.contains("does not exist"), "{path}: {text}");
+    }
+    let (written, text) = client.call("write_file", json!({ "path": "*.rs", "content": "1" }));
+    assert_eq!(written["written"], true);
+    assert!(written["advice"].as_str().unwrap().contains("* is a part of this name"), "{written}");
+    assert!(text.contains("name the one file"), "{text}");
+    let (written, _) = client.call("write_file", json!({ "path": "*.rs", "content": "2" }));
+    assert_eq!(written.get("advice"), None, "it is there now");
+}
+
+#[test]
+fn what_to_do_is_said_in_tools_where_there_is_one() {
+    let ground = Ground::new();
+    let mut client = Client::new(&ground, "a", Era::Newer);
+    for tool in ["unlock_file", "renew_lock"] {
+        let (code, text) = client.call_fails(tool, json!({ "path": "nobodys" }));
+        assert_eq!(code, "not_found");
+        assert_eq!(text, "nobodys: no such lock is held; check_lock_status shows what is", "{tool}");
+    }
+    fs::create_dir(ground.work.join("dir")).unwrap();
+    fs::write(ground.work.join("dir/f"), "1").unwrap();
+    client.call("lock_file", json!({ "path": "dir", "mode": "shared" }));
+    let arguments = json!({ "path": "dir/f", "content": "1", "fence": 1 });
+    let (_, text) = client.call("write_file", arguments);
+    assert!(text.contains("lock_file and mode exclusive makes it yours alone"), "{text}");
+    assert_eq!(client.call("lock_file", json!({ "path": "dir" })).0["upgraded"], true, "it does");
+    let (_, text) = client.call_fails("unlock_file", json!({ "path": "dir/f" }));
+    assert!(text.contains("name the lock itself: lock_id lk_") && !text.contains('`'), "{text}");
 }

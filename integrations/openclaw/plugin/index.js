@@ -125,8 +125,8 @@ function register(api) {
     return answer;
   };
 
-  // What is told along with a tool has no way to the model there. Losses are told once, so they go with the next
-  // prompt; who waits is said anew then.
+  // What is told along with a tool has no way to the model there. Losses are kept for the next prompt; who waits
+  // is said anew then.
   const keep = (answer, event, context) => {
     const key = event.sessionKey ?? context.sessionKey;
     if (!answer.tell) return;
@@ -160,7 +160,9 @@ function register(api) {
     // What could not be said when the session began is said with its next prompt.
     if (!answer.warn) session.id = context.sessionId;
     const more = session.more ? [`flockd: ${session.more} more of that kind; read what you write again.`] : [];
-    const lines = [...(answer.tell ? [answer.tell] : []), ...session.untold, ...more];
+    // flockd tells of a loss until a prompt has told it.
+    const untold = [...session.untold].filter((line) => !answer.tell?.split("\n").includes(line));
+    const lines = [...(answer.tell ? [answer.tell] : []), ...untold, ...more];
     session.untold.clear();
     session.more = 0;
     return lines.join("\n");
