@@ -1,6 +1,7 @@
 //! What `flockd doctor` finds where something of what was installed has been taken away, mistyped or switched off.
 
 use super::{Person, SETTINGS, util};
+use crate::util::FLOCKD;
 use std::fs;
 
 /// A person with this client, installed with these flags.
@@ -235,5 +236,54 @@ fn settings_that_cannot_be_read_are_not_called_empty() {
         person.change(path, |_| format!("{note}\n{{}}\n"));
         let done = person.flockd("doctor");
         assert!(!done.out.contains(&format!("{client} settings")), "{done:?}");
+    }
+}
+
+#[test]
+fn what_a_project_starts_beside_this_program_is_not_run_to_look_at_it() {
+    let person = Person::new(&[]);
+    person.flockd("install --client claude-code --project").gives(0);
+    person.flockd("doctor").gives(0).out.contains("untried").then(|| panic!("its own hooks are tried"));
+    let work = &person.ground.work;
+    for (file, marks) in [(".mcp.json", "mcp"), (".claude/settings.json", "hook")] {
+        let text = fs::read_to_string(work.join(file)).unwrap();
+        let mark = work.join(marks);
+        let text = match marks {
+            "mcp" => serde_json::json!({"mcpServers": {"flockd": {"command": "sh",
+                "args": ["-c", format!("touch {}; exec flockd mcp", mark.display())]}}})
+            .to_string(),
+            _ => text.replace(FLOCKD, &format!("touch {}; {FLOCKD}", mark.display())),
+        };
+        fs::write(work.join(file), text).unwrap();
+    }
+    let out = person.flockd("doctor").out;
+    for marks in ["mcp", "hook"] {
+        assert!(!work.join(marks).exists(), "{marks} ran: {out}");
+        assert!(out.lines().any(|line| line.contains("untried") && line.contains(marks)), "{out}");
+    }
+}
+
+#[test]
+fn a_hook_that_hangs_and_a_server_that_leaves_something_behind_are_ended() {
+    let person = installed("claude-code", "");
+    person.change(".claude/settings.json", |text| text.replace(FLOCKD, "sleep 600;"));
+    let left = person.home.join("left");
+    let script = format!("sleep 600 & echo $! >{}; exec {FLOCKD} mcp", left.display());
+    let server = serde_json::json!({"mcpServers": {"flockd": {"command": "sh", "args": ["-c", script]}}});
+    fs::write(person.home.join(".claude.json"), server.to_string()).unwrap();
+    let out = person.flockd("doctor").gives(1).out;
+    assert!(out.contains("has not answered within 10 s") && out.contains("mcp    works"), "{out}");
+    let pid: i32 = fs::read_to_string(left).unwrap().trim().parse().unwrap();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    assert!(status.is_empty() || status.contains("State:\tZ"), "{status}");
+}
+
+#[test]
+fn a_workspace_that_wants_less_of_hooks_is_told_of() {
+    let person = installed("codex", "");
+    for (word, told) in [("off", "hooks do nothing here"), ("warn", "only warn")] {
+        fs::write(person.ground.work.join(".flockd.toml"), format!("enforcement = \"{word}\"\n")).unwrap();
+        let out = person.flockd("doctor").gives(0).out;
+        assert!(out.lines().any(|line| line.starts_with("workspace") && line.contains(told)), "{out}");
     }
 }

@@ -3,8 +3,11 @@
 //! missing without a word: nothing else would tell.
 
 use super::place::Places;
+use super::trial::{Trial, calls_this_program_alone};
 use super::{CLIENTS, Client, Common, Exit, Failure, Hooks, SERVER, client_of, is_doubtful_hook, print, server};
 use crate::cli::git_guard;
+use crate::client::Place;
+use crate::hooks::{Enforcement, Settings};
 use crate::os::home::Home;
 use crate::wire::{Answer, Body, Op, Request};
 use serde::Serialize;
@@ -12,7 +15,10 @@ use serde_json::{Value, json};
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
+/// How long a hook may take that is not to wait for a lock.
+const HOOK_WITHIN: Duration = Duration::from_secs(10);
 /// Somebody wanted it so.
 const SWITCHED_OFF: &str = "switched off in its settings";
 
@@ -20,7 +26,7 @@ const SWITCHED_OFF: &str = "switched off in its settings";
 #[derive(Serialize)]
 struct Finding {
     what: String,
-    /// `works`, `broken` or `absent`.
+    /// `works`, `broken`, `absent`, or `untried`.
     state: &'static str,
     /// What it does, or what is wrong and what to do.
     said: String,
@@ -40,15 +46,15 @@ impl Finding {
 pub(in crate::cli) fn doctor(common: &Common) -> Result<Exit, Failure> {
     let places = Places::here(false).map_err(|why| Failure::new(Exit::Usage, why))?;
     let guard = git_guard::looked_at().map(|found| Finding::of("git-guard", found));
-    told(common, &places, CLIENTS.iter().collect(), guard)
+    told(common, &places, CLIENTS.iter().collect(), guard.into_iter().chain(workspace()).collect())
 }
 
 /// Looks at the daemon and these clients, in the user's settings and in the project's.
 pub(super) fn of(common: &Common, places: &Places, clients: Vec<&Client>) -> Result<Exit, Failure> {
-    told(common, places, clients, None)
+    told(common, places, clients, Vec::new())
 }
 
-fn told(common: &Common, places: &Places, clients: Vec<&Client>, more: Option<Finding>) -> Result<Exit, Failure> {
+fn told(common: &Common, places: &Places, clients: Vec<&Client>, more: Vec<Finding>) -> Result<Exit, Failure> {
     let mut findings = vec![Finding::of("daemon", daemon(common))];
     let project = Places::here(true).ok().filter(|project| project.project.as_deref() != Some(&places.home));
     let places: Vec<&Places> = std::iter::once(places).chain(&project).collect();
@@ -77,21 +83,29 @@ fn looked_at(client: &Client, places: &[&Places]) -> Vec<Finding> {
     let mut hooks = Hooks::default();
     let mut again = String::new();
     let mut servers: Vec<Value> = Vec::new();
-    let mut unknown: Vec<String> = Vec::new();
+    let (mut unknown, mut untried): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
     for place in places {
+        // What a project starts may have come with a repository.
+        let is_trusted = place.project.is_none();
         match (client.hooks)(place) {
             Ok(Hooks { commands, lacks, is_off }) => {
                 if !lacks.is_empty() && again.is_empty() {
                     again = installed_again(client, place, &commands);
                 }
-                hooks.commands.extend(commands);
+                let (run, left): (Vec<String>, Vec<String>) =
+                    commands.into_iter().partition(|hook| is_trusted || calls_this_program_alone(hook));
+                hooks.commands.extend(run);
+                untried.extend(left);
                 hooks.lacks.extend(lacks);
                 hooks.is_off |= is_off;
             }
             Err(why) => unknown.push(why),
         }
         match (client.server)(place) {
-            Ok(entry) => servers.push(entry),
+            Ok(entry) if is_trusted || !server::is_meant(&entry) || server::is_this_alone(&entry) => {
+                servers.push(entry)
+            }
+            Ok(entry) => untried.push(server::shown(&entry)),
             Err(why) => unknown.push(why),
         }
     }
@@ -102,7 +116,8 @@ fn looked_at(client: &Client, places: &[&Places]) -> Vec<Finding> {
     }
     servers.retain(|entry| !entry.is_null());
     servers.dedup();
-    let nothing = hooks.commands.is_empty() && hooks.lacks.is_empty() && servers.is_empty();
+    let untried: Vec<Finding> = untried.into_iter().map(|command| not_tried(client, &command)).collect();
+    let nothing = untried.is_empty() && hooks.commands.is_empty() && hooks.lacks.is_empty() && servers.is_empty();
     let unknown = unknown.into_iter().map(|why| {
         let why = format!("{why}, so nobody knows what of flockd works there");
         Finding::of(format!("{} settings", client.word), Err(why))
@@ -114,6 +129,7 @@ fn looked_at(client: &Client, places: &[&Places]) -> Vec<Finding> {
     let is_known = findings.is_empty();
     findings.extend(about_hooks(client, hooks, places, &again));
     findings.extend(about_servers(client, servers));
+    findings.extend(untried);
     findings.retain(|finding| is_known || finding.state != "absent");
     findings
 }
@@ -132,6 +148,12 @@ fn installed_again(client: &Client, place: &Places, commands: &[String]) -> Stri
 fn absent(client: &Client, what: &str) -> Finding {
     let said = format!("not installed; `flockd install --client {}` would add it", client.word);
     Finding { what: format!("{} {what}", client.word), state: "absent", said }
+}
+
+/// What nobody but the user can say whether to run.
+fn not_tried(client: &Client, command: &str) -> Finding {
+    let said = format!("the project's settings start `{command}`, which is more than this program: look at it first");
+    Finding { what: format!("{} project", client.word), state: "untried", said }
 }
 
 fn about_hooks(client: &Client, hooks: Hooks, places: &[&Places], again: &str) -> Vec<Finding> {
@@ -175,6 +197,21 @@ fn about_servers(client: &Client, servers: Vec<Value>) -> Vec<Finding> {
             vec![Finding { said, ..absent(client, "mcp") }]
         }
     }
+}
+
+/// What the workspace around wants of hooks, if that is less than what they are tried for: samples are no files of it.
+fn workspace() -> Option<Finding> {
+    let cwd = std::env::current_dir().ok()?;
+    let root = Place::root_above(&cwd).unwrap_or(&cwd);
+    let does = match Settings::of(root) {
+        Err(broken) => return Some(Finding::of("workspace", Err(broken.why))),
+        Ok(settings) => match settings.enforcement {
+            Enforcement::Deny => return None,
+            Enforcement::Warn => "hooks refuse nothing here and only warn: enforcement is \"warn\"",
+            Enforcement::Off => "hooks do nothing here: enforcement is \"off\"",
+        },
+    };
+    Some(Finding { what: "workspace".to_owned(), state: "absent", said: format!("{does} in {}", root.display()) })
 }
 
 fn daemon(common: &Common) -> Result<String, String> {
@@ -312,15 +349,18 @@ fn fire(command: &str, flags: &str, payload: &Value) -> Result<Fired, String> {
         .env_remove("FLOCKD_WORKSPACE");
     // Sessions of the samples are agents of their own, also where an agent runs this.
     shell.env("FLOCKD_AGENT_PROGRAMS", "");
-    shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut running = shell.spawn().map_err(|error| format!("sh: {error}"))?;
-    let told = running.stdin.take().map(|mut stdin| stdin.write_all(payload.to_string().as_bytes()));
-    let done = running.wait_with_output().map_err(|error| error.to_string())?;
-    let text = [done.stdout, done.stderr].concat();
-    let text = String::from_utf8_lossy(&text).trim().to_owned();
-    match (done.status.code(), told) {
-        (Some(status @ (0 | 2)), _) => Ok(Fired { status, text }),
-        (Some(127), _) => Err(format!("there is no such program, so nothing is guarded: {command}; install it again")),
-        (status, _) => Err(format!("`{command}` ended with {status:?}, so nothing is guarded: {text}")),
+    let mut running = Trial::start(shell.stdin(Stdio::piped()), true).map_err(|error| format!("sh: {error}"))?;
+    // Whoever does not listen ends with a status that tells more.
+    let _ = running.child.stdin.take().map(|mut stdin| stdin.write_all(payload.to_string().as_bytes()));
+    let ended = running.wait(HOOK_WITHIN).map_err(|error| error.to_string())?;
+    let text = running.said();
+    match ended.map(|status| status.code()) {
+        Some(Some(status @ (0 | 2))) => Ok(Fired { status, text }),
+        Some(Some(127)) => Err(format!("there is no such program, so nothing is guarded: {command}; install it again")),
+        Some(status) => Err(format!("`{command}` ended with {status:?}, so nothing is guarded: {text}")),
+        None => {
+            let seconds = HOOK_WITHIN.as_secs();
+            Err(format!("`{command}` has not answered within {seconds} s, so nothing is guarded: {text}"))
+        }
     }
 }

@@ -12,6 +12,7 @@ mod openclaw;
 mod place;
 mod server;
 mod text;
+mod trial;
 
 pub(super) use doctor::doctor;
 use place::{Change, Places};

@@ -1,8 +1,9 @@
 //! The MCP server in a client's settings, started and asked as the client does it.
 
+use super::trial::{Trial, is_this_program};
 use crate::limits;
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
@@ -19,6 +20,16 @@ pub(super) fn is_meant(entry: &Value) -> bool {
     words(entry).any(|word| word.contains("flockd"))
 }
 
+/// Whether an entry starts nothing but this program. The environment may make another of it.
+pub(super) fn is_this_alone(entry: &Value) -> bool {
+    let variables = entry["env"].as_object().into_iter().flatten();
+    let is_ours = |name: &str| name.starts_with("FLOCKD_");
+    let mut words = words(entry);
+    words.next().is_some_and(is_this_program)
+        && words.next() == Some("mcp")
+        && variables.map(|(name, _)| name).all(|name| is_ours(name))
+}
+
 /// Whether somebody has switched the entry off.
 pub(super) fn is_off(entry: &Value) -> bool {
     entry["enabled"] == false || entry["disabled"] == true
@@ -30,29 +41,25 @@ fn words(entry: &Value) -> impl Iterator<Item = &str> {
     std::iter::once(&entry["command"]).chain(args).filter_map(Value::as_str)
 }
 
+/// The entry as somebody would type it.
+pub(super) fn shown(entry: &Value) -> String {
+    words(entry).collect::<Vec<_>>().join(" ")
+}
+
 /// Starts what the entry says, greets it and asks for its tools.
 pub(super) fn tried(entry: &Value) -> Result<String, String> {
-    let command = words(entry).collect::<Vec<_>>().join(" ");
-    let said = tempfile::tempfile().map_err(|error| error.to_string())?;
-    let stderr = said.try_clone().map_err(|error| error.to_string())?;
+    let command = shown(entry);
     let mut program = Command::new(entry["command"].as_str().unwrap_or_default());
-    program.args(words(entry).skip(1)).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr);
+    program.args(words(entry).skip(1)).stdin(Stdio::piped()).stdout(Stdio::piped());
     let variables = entry["env"].as_object().into_iter().flatten();
     program.envs(variables.filter_map(|(name, value)| Some((name, value.as_str()?))));
     entry["cwd"].as_str().map(|cwd| program.current_dir(cwd));
-    let mut running = program.spawn().map_err(|error| match error.kind() {
+    let mut running = Trial::start(&mut program, false).map_err(|error| match error.kind() {
         ErrorKind::NotFound => format!("there is no such program: {command}; install it again"),
         _ => format!("`{command}` does not start: {error}"),
     })?;
-    let found = talk(&mut running);
-    // Whatever it did, nothing of it stays.
-    let _ = running.kill();
-    let _ = running.wait();
-    found.map_err(|why| {
-        let mut said = said;
-        let mut text = String::new();
-        let _ = said.rewind().and_then(|()| said.read_to_string(&mut text));
-        let text = text.trim();
+    talk(&mut running.child).map_err(|why| {
+        let text = running.said();
         format!("`{command}` is no MCP server of locks: {why}{}{text}", if text.is_empty() { "" } else { ": " })
     })
 }
@@ -97,7 +104,8 @@ fn answer(lines: &Receiver<String>, id: u64, until: Instant) -> Result<Value, St
                 mpsc::RecvTimeoutError::Disconnected => "it ended without an answer".to_owned(),
             })?;
         let message: Value = serde_json::from_str(&line).map_err(|_| "it says something that is no JSON".to_owned())?;
-        if message["id"] == id {
+        // A request of its own may have the same number.
+        if message["id"] == id && message.get("method").is_none() {
             return match message.get("result") {
                 Some(result) => Ok(result.clone()),
                 None => Err(format!("it answers with an error: {}", message["error"]["message"])),
