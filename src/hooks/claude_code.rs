@@ -22,7 +22,7 @@ pub(super) fn read(input: &Value) -> Option<Event> {
     // Server and shell know the session, and not who in it calls.
     event.unnamed = match tool {
         _ if event.subagent.is_none() => None,
-        "Bash" => Some(Unnamed::Shell(given.clone())),
+        "Bash" => text(given, "command").map(|command| Unnamed::Shell(command.to_owned())),
         tool => tool.starts_with(OUR_TOOLS).then(|| Unnamed::Tool(given.clone())),
     };
     event.targets = match tool {

@@ -46,13 +46,13 @@ pub(super) struct Event {
     pub(super) unnamed: Option<Unnamed>,
 }
 
-/// The arguments of a tool that asks flockd by itself.
+/// A tool that asks flockd by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Unnamed {
-    /// One of our own server's, which takes the name as `agent`.
+    /// One of our own server's: its arguments, which take the name as `agent`.
     Tool(Value),
-    /// A shell, in which `command` may call `flockd`.
-    Shell(Value),
+    /// A shell: the command, which may call `flockd`.
+    Shell(String),
 }
 
 impl Event {

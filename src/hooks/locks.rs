@@ -14,7 +14,7 @@ use crate::os::paths::GLOB;
 use crate::pattern::{self, Pattern, Typed};
 use crate::planted::{Bug, planted};
 use crate::scope::{self, Scope};
-use crate::wire::{Answer, Body, Code, Held, LockBody, Loss, Op, Request, StatusBody, escape, unescape};
+use crate::wire::{Answer, Body, Code, Held, KeptBy, LockBody, Loss, Op, Request, StatusBody, escape, unescape};
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -39,6 +39,10 @@ pub(super) fn before(
         lines: connection.take_warning().map(|warning| format!("flockd: {warning}")).into_iter().collect(),
         connection,
     };
+    // Its parent's turns are not its own, so that it hears here of all that it has lost.
+    if agent.as_str().contains('/') {
+        errand.ask(Request::new(Op::News)).map_err(|error| error.to_string())?;
+    }
     // A request names one workspace, which is what its locks are told of by.
     for alike in targets.chunk_by(|a, b| a.root == b.root) {
         let refused = match alike[0].mode {
@@ -320,21 +324,31 @@ enum Left {
     Place(String),
 }
 
-/// Releases what hooks took in the name of the agent, and with `also_below` of its sub-agents.
+/// What ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    Turn,
+    Subagent,
+    Session,
+}
+
+/// Releases what hooks took in the name of the agent, and unless only its turn ends what they took in its sub-agents';
+/// for a sub-agent that ends, also what it took by itself, for nobody else can.
 ///
 /// What it lost is left to be told when somebody listens: nothing here asks in its name for an answer.
-pub(super) fn end_turn(agent: &Agent, also_below: bool, cwd: &Path) -> Result<(), String> {
+pub(super) fn release(agent: &Agent, what: Ending, cwd: &Path) -> Result<(), String> {
     let Some(reader) = connect_if_served(None, cwd)? else { return Ok(()) };
     let StatusBody { locks, waiters } = match reader.call(Request::new(Op::Status)).map_err(|it| it.to_string())?.ok {
         Some(Body::Status(body)) => body,
         other => return Err(unexpected(other.as_ref()).to_string()),
     };
     let is_below = |name: &str| name.strip_prefix(agent.as_str()).is_some_and(|rest| rest.starts_with('/'));
-    let is_meant = |name: &str| name == agent.as_str() || also_below && is_below(name);
-    let is_ours = |note: Option<&str>, name: &str| note == Some(NOTE) && is_meant(name);
-    // What a command has on loan of it has the command's note meanwhile.
+    let is_meant = |name: &str| name == agent.as_str() || what != Ending::Turn && is_below(name);
+    let is_ours = |note: Option<&str>, name: &str| (note == Some(NOTE) || what == Ending::Subagent) && is_meant(name);
+    // What a command has on loan of it has the command's note meanwhile. What else it has it keeps.
     let note_of = |lock: &Held| lock.goes_back.as_ref().map_or(lock.note.clone(), |loan| loan.note.clone());
-    let locks = locks.into_iter().filter(|lock| is_ours(note_of(lock).as_deref(), &lock.agent));
+    let is_the_agents = |lock: &Held| lock.kept_by == KeptBy::Lease || lock.goes_back.is_some();
+    let locks = locks.into_iter().filter(is_the_agents).filter(|lock| is_ours(note_of(lock).as_deref(), &lock.agent));
     let mut ours: Vec<(String, Left)> = locks.map(|lock| (lock.agent, Left::Lock(lock.lock_id))).collect();
     let places = waiters.into_iter().filter(|place| place.absent && is_ours(place.note.as_deref(), &place.agent));
     ours.extend(places.filter_map(|place| Some((place.agent, Left::Place(place.ticket?)))));

@@ -18,7 +18,7 @@ mod text;
 
 pub(crate) use event::Answer;
 use event::{Event, Phase, Unnamed, Verdict};
-use locks::Losses;
+use locks::{Ending, Losses};
 pub(crate) use settings::{Broken, Enforcement, Settings};
 
 use crate::client::{Place, agent};
@@ -303,9 +303,11 @@ fn judge(call: &Call, deadline: u64, input: impl Read, tell: &mpsc::Sender<Progr
         Phase::SessionStart => caller.begin(true),
         Phase::SubagentStart => caller.begin_below(),
         Phase::TurnStart => caller.begin(false),
-        Phase::TurnEnd => caller.end(false),
+        Phase::TurnEnd => caller.end(Ending::Turn),
         Phase::SubagentEnd if event.subagent.is_none() => Ok(Verdict::Silence),
-        Phase::SubagentEnd | Phase::SessionEnd => caller.end(true),
+        // Nobody comes back to what a sub-agent holds; a session may.
+        Phase::SubagentEnd => caller.end(Ending::Subagent),
+        Phase::SessionEnd => caller.end(Ending::Session),
         Phase::Other => Ok(Verdict::Silence),
     }
 }
@@ -339,18 +341,28 @@ impl Caller<'_> {
         }
     }
 
-    /// The arguments of the tool with the name of the agent in them, where nothing else tells it.
+    /// The arguments of a tool of ours with the name of the agent in them, where nothing else tells it. A name below
+    /// that one is left: the agent has said it.
     fn named(&self) -> Option<Value> {
-        let agent = || self.agent().ok();
-        let (mut arguments, key, value) = match self.event.unnamed.clone()? {
-            Unnamed::Tool(given) => (given, "agent", agent()?.to_string()),
-            Unnamed::Shell(given) => {
-                let command = shell::named(event::text(&given, "command")?, agent()?.as_str())?;
-                (given, "command", command)
-            }
-        };
-        arguments.as_object_mut()?.insert(key.to_owned(), value.into());
+        let Some(Unnamed::Tool(given)) = &self.event.unnamed else { return None };
+        let (agent, mut arguments) = (self.agent().ok()?, given.clone());
+        let said = event::text(given, "agent").and_then(|name| Agent::new(name).ok());
+        if said.is_some_and(|said| said == agent || agent.is_above(&said)) {
+            return None;
+        }
+        arguments.as_object_mut()?.insert("agent".to_owned(), agent.to_string().into());
         Some(arguments)
+    }
+
+    /// Why a command of a sub-agent's shell is not to run as it is: its environment names the parent alone, so that it
+    /// would act as that, and be kept out by what the sub-agent holds. Its text is nobody's to change: a person's rules
+    /// and hooks judge what was written.
+    fn in_the_parents_name(&self) -> Option<String> {
+        let Some(Unnamed::Shell(command)) = &self.event.unnamed else { return None };
+        let agent = self.agent().ok()?;
+        let settings = Settings::of(&root_at(&self.event.cwd, &self.event.cwd)).ok()?;
+        let is_kept = self.call.mode == Mode::Auto && settings.enforcement == Enforcement::Deny;
+        (is_kept && shell::calls_unnamed(command)).then(|| text::say_who(&agent))
     }
 
     /// A verdict that tells of these.
@@ -363,6 +375,9 @@ impl Caller<'_> {
     }
 
     fn before_tool(&self, damage: Option<String>, strict: &dyn Fn()) -> Result<Verdict, String> {
+        if let Some(why) = self.in_the_parents_name() {
+            return Ok(Verdict::Deny(why));
+        }
         if let Some(why) = damage {
             let settings = Settings::of(&root_at(&self.event.cwd, &self.event.cwd));
             if is_strict(&settings) {
@@ -439,8 +454,8 @@ impl Caller<'_> {
         }
     }
 
-    fn end(&self, also_below: bool) -> Result<Verdict, String> {
-        locks::end_turn(&self.agent()?, also_below, &self.event.cwd)?;
+    fn end(&self, what: Ending) -> Result<Verdict, String> {
+        locks::release(&self.agent()?, what, &self.event.cwd)?;
         Ok(Verdict::Silence)
     }
 }

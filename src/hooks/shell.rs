@@ -1,14 +1,21 @@
-//! Which files a shell command writes, and where it calls flockd, as far as its text tells.
+//! Which files a shell command writes, as far as its text tells.
 //!
 //! No text tells it in general: programs write what they like, and names come out of variables. So this reads what is
 //! plain (redirections, and the usual commands with literal names) and says nothing about the rest. What it misses is
-//! kept out by `flock(2)` at best; what it wrongly finds costs a lock until the end of the turn. Somebody's text is
-//! changed only where no doubt is left: a wrong guess there would change what is run.
+//! kept out by `flock(2)` at best; what it wrongly finds costs a lock until the end of the turn.
 
 use std::path::{Path, PathBuf};
 
 /// Words before a command that leave it what it is.
 const PREFIXES: &[&str] = &["sudo", "env", "command", "exec", "nohup", "time", "builtin"];
+
+/// Words of the grammar behind which a command begins.
+const KEYWORDS: &[&str] = &["if", "then", "elif", "else", "while", "until", "do", "!", "{"];
+
+const SHELLS: &[&str] = &["sh", "bash", "dash", "zsh", "ksh"];
+
+/// The commands of our program that take, give back or write in somebody's name.
+const IN_A_NAME: &[&str] = &["lock", "unlock", "upgrade", "downgrade", "renew", "check", "write", "run", "elect"];
 
 /// The files that a command writes, moves or removes; relative ones begin where the command is run.
 pub(super) fn targets(command: &str) -> Vec<PathBuf> {
@@ -45,16 +52,38 @@ fn moved(place: Option<PathBuf>, words: &[Word]) -> Option<PathBuf> {
     }
 }
 
+/// Whether our program is called to do something in somebody's name, and the name is not said; as far as that is plain.
+pub(super) fn calls_unnamed(command: &str) -> bool {
+    let is_unnamed = |words: &[Word]| match program(words) {
+        Some((name, args)) if SHELLS.contains(&name) => script_in(args).is_some_and(calls_unnamed),
+        Some(("flockd", args)) => {
+            let mut own = args.iter().map(|word| word.text.as_str()).take_while(|word| *word != "--");
+            let is_named = own.clone().any(|word| word == "--agent" || word.starts_with("--agent="));
+            !is_named && own.find(|word| !word.starts_with('-')).is_some_and(|verb| IN_A_NAME.contains(&verb))
+        }
+        _ => false,
+    };
+    // Whoever exports it has said it.
+    !command.contains("FLOCKD_AGENT")
+        && pieces(command).iter().any(|piece| matches!(piece, Piece::Simple { words, .. } if is_unnamed(words)))
+}
+
+/// The program of a simple command, without its directories, and its arguments.
+fn program(words: &[Word]) -> Option<(&str, &[Word])> {
+    let is_before = |word: &&Word| {
+        let word = word.text.as_str();
+        PREFIXES.contains(&word) || KEYWORDS.contains(&word) || is_assignment(word)
+    };
+    let (name, args) = words[words.iter().take_while(is_before).count()..].split_first()?;
+    let name = name.plain()?;
+    Some((name.rsplit('/').next().unwrap_or(name), args))
+}
+
 /// What a simple command writes by its own doing.
 fn written_by(words: &[Word]) -> Vec<PathBuf> {
-    let is_prefix = |word: &&Word| PREFIXES.contains(&word.text.as_str()) || is_assignment(&word.text);
-    let words = &words[words.iter().take_while(is_prefix).count()..];
-    let Some((Some(name), args)) = words.split_first().map(|(name, args)| (name.plain(), args)) else {
-        return Vec::new();
-    };
-    let name = name.rsplit('/').next().unwrap_or(name);
+    let Some((name, args)) = program(words) else { return Vec::new() };
     match name {
-        "sh" | "bash" | "dash" | "zsh" | "ksh" => script_of(args),
+        name if SHELLS.contains(&name) => script_in(args).map(targets).unwrap_or_default(),
         "tee" | "rm" | "unlink" | "touch" | "rmdir" | "shred" => plain(&operands(args, &[])),
         "truncate" => plain(&operands(args, &["-s", "--size", "-r", "--reference"])),
         "dd" => args.iter().filter_map(|arg| arg.plain()?.strip_prefix("of=")).map(PathBuf::from).collect(),
@@ -65,11 +94,11 @@ fn written_by(words: &[Word]) -> Vec<PathBuf> {
     }
 }
 
-/// What `sh -c SCRIPT` writes. What the outer shell replaces in the script is no plain word of it either.
-fn script_of(args: &[Word]) -> Vec<PathBuf> {
+/// The script of `sh -c SCRIPT`. What the outer shell replaces in it is no plain word of it either.
+fn script_in(args: &[Word]) -> Option<&str> {
     let is_c = |word: &Word| word.text.starts_with('-') && !word.text.starts_with("--") && word.text.ends_with('c');
     let script = args.iter().skip_while(|word| !is_c(word)).find(|word| !word.text.starts_with('-'));
-    script.map(|word| targets(&word.text)).unwrap_or_default()
+    script.map(|word| word.text.as_str())
 }
 
 fn is_assignment(word: &str) -> bool {
@@ -131,117 +160,6 @@ fn copied(args: &[Word], moves: bool) -> Vec<PathBuf> {
     found
 }
 
-// ── Naming ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-/// Our program, as a word of a command.
-const PROGRAM: &str = "flockd";
-
-/// Words of the grammar behind which a command begins.
-const KEYWORDS: &[&str] = &["if", "then", "elif", "else", "while", "until", "do", "!", "{"];
-
-/// Words that change what the words behind them are.
-const DEFINES: &[&str] = &["case", "function", "alias", "select", "coproc"];
-
-/// The command with `--agent=NAME` behind each `flockd` in it that is called as a command and says no name itself. None
-/// where there is no such call, or it cannot be told for certain: then nobody touches somebody else's text.
-pub(super) fn named(command: &str, agent: &str) -> Option<String> {
-    if command.contains("FLOCKD_AGENT") {
-        return None;
-    }
-    let mut found = calls(command)?;
-    found.sort_unstable();
-    let flag = format!(" --agent={}", super::text::quoted(Path::new(agent)));
-    let (mut out, mut done) = (String::new(), 0);
-    for end in found {
-        out += &command[done..end];
-        out += &flag;
-        done = end;
-    }
-    (done > 0).then(|| out + &command[done..])
-}
-
-/// A simple command as far as it has been read.
-#[derive(Default)]
-struct Begun {
-    /// What is run has been named.
-    is_past_name: bool,
-    /// What comes is not for our program, if it is for any.
-    is_past_own: bool,
-    /// Where the word ends that calls our program.
-    call: Option<usize>,
-}
-
-impl Begun {
-    /// One more word, and where it ends.
-    fn read(&mut self, word: &Word, raw: &str, end: usize) {
-        let text = word.text.as_str();
-        if !self.is_past_name {
-            self.is_past_name = !(KEYWORDS.contains(&text) || PREFIXES.contains(&text) || is_assignment(text));
-            let is_ours = self.is_past_name && text.rsplit('/').next() == Some(PROGRAM);
-            self.call = Some(end).filter(|_| is_ours && word.plain() == Some(raw));
-        } else if !self.is_past_own {
-            self.is_past_own = text == "--";
-            let has_name = text == "--agent" || text.starts_with("--agent=");
-            self.call = self.call.filter(|_| !has_name);
-        }
-    }
-}
-
-/// Where the words end that call our program and are to be named. None where quotes, heredocs or brackets might end
-/// elsewhere than they seem to, or words mean something else than commands.
-fn calls(command: &str) -> Option<Vec<usize>> {
-    let mut found = Vec::new();
-    let mut tokens = Tokens { rest: command, ends: Vec::new() };
-    let (mut now, mut outside) = (Begun::default(), Vec::new());
-    // A bracket behind a word makes an array, a function or a pattern of it.
-    let mut may_open = true;
-    while let Some(token) = tokens.next() {
-        let end = command.len() - tokens.rest.len();
-        match token {
-            Token::Word(word) if word.is_odd || !now.is_past_name && DEFINES.contains(&word.text.as_str()) => {
-                return None;
-            }
-            Token::Word(word) if word.text == "[[" && !now.is_past_name => {
-                tokens.skip_past(" ]]");
-                now.is_past_name = true;
-            }
-            Token::Word(word) => {
-                let is_keyword = !now.is_past_name && KEYWORDS.contains(&word.text.as_str());
-                may_open = is_keyword || word.text.ends_with('$');
-                now.read(&word, &command[end - word.len..end], end);
-            }
-            Token::Out | Token::In { .. } => {
-                let Some(Token::Word(name)) = tokens.next().filter(|name| !name.is_odd()) else { return None };
-                if matches!(token, Token::In { heredoc: true }) {
-                    // Only some heredocs end at an indented word.
-                    let is_end = |line: &str| line.starts_with('\t') && line.trim_start_matches('\t') == name.text;
-                    if command.lines().any(is_end) {
-                        return None;
-                    }
-                    tokens.ends.push(name.text);
-                }
-            }
-            Token::Open if may_open || command[..end].ends_with(">(") || command[..end].ends_with("<(") => {
-                outside.push(std::mem::take(&mut now));
-                may_open = true;
-            }
-            Token::Open => return None,
-            Token::Close => {
-                found.extend(now.call);
-                now = outside.pop()?;
-                now.is_past_name = true;
-                may_open = false;
-            }
-            Token::End => {
-                found.extend(std::mem::take(&mut now).call);
-                may_open = true;
-            }
-        }
-    }
-    found.extend(now.call);
-    outside.is_empty().then_some(found)
-}
-
 // ── Reading ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// A word, and whether it means what it says.
@@ -250,10 +168,6 @@ struct Word {
     text: String,
     /// Something in it is replaced by the shell.
     expands: bool,
-    /// It may end elsewhere than it seems to: something nests in it, or a quote stays open.
-    is_odd: bool,
-    /// How long it is as it stands there.
-    len: usize,
 }
 
 impl Word {
@@ -281,12 +195,6 @@ enum Token {
     End,
     Open,
     Close,
-}
-
-impl Token {
-    fn is_odd(&self) -> bool {
-        matches!(self, Token::Word(word) if word.is_odd)
-    }
 }
 
 fn pieces(command: &str) -> Vec<Piece> {
@@ -419,7 +327,6 @@ impl Tokens<'_> {
                     chars.by_ref().nth(name.len() - 2);
                 }
                 (_, c) => {
-                    word.is_odd |= c == '`' || c == '$' && nests(&self.rest[at + 1..], quote);
                     let is_first = word.text.is_empty();
                     let replaced = matches!(c, '$' | '`')
                         || quote.is_none() && (matches!(c, '*' | '?' | '[' | '{') || c == '~' && is_first);
@@ -429,20 +336,7 @@ impl Tokens<'_> {
             }
         }
         self.rest = &self.rest[end..];
-        word.is_odd |= quote.is_some();
-        word.len = end;
         word
-    }
-}
-
-/// Whether what stands behind a dollar has quotes or ends of its own. A bracket outside of quotes is a token.
-fn nests(behind: &str, quote: Option<char>) -> bool {
-    let is_plain = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    match behind.chars().next() {
-        Some('{') => !behind[1..].split_once('}').is_some_and(|(name, _)| is_plain(name)),
-        Some('(') => quote.is_some(),
-        Some('\'' | '"') => quote.is_none(),
-        _ => false,
     }
 }
 
@@ -502,6 +396,35 @@ mod tests {
     }
 
     #[test]
+    fn a_plain_call_of_ours_without_a_name_is_seen() {
+        for command in [
+            "flockd lock a",
+            "cd d && ./bin/flockd unlock a; ls",
+            "if ! flockd check a >/dev/null; then echo no; fi",
+            "x=$(flockd --json lock a | jq .)",
+            "A=1 exec flockd run a -- sh -c 'x' --agent",
+            "bash -lc 'flockd write a < b'",
+            "cat <<E > a\nE\nflockd renew a",
+            "flockd ls --agent=b; flockd lock a",
+        ] {
+            assert!(calls_unnamed(command), "{command}");
+        }
+        for command in [
+            "flockd ls",
+            "flockd status a; flockd wait b; flockd --help",
+            "flockd lock --agent b a",
+            "flockd lock a --agent=b",
+            "FLOCKD_AGENT=b flockd lock a",
+            "echo flockd lock a; which flockd lock",
+            "cat <<E\nflockd lock a\nE",
+            "my-flockd lock a # flockd lock a",
+            "",
+        ] {
+            assert!(!calls_unnamed(command), "{command}");
+        }
+    }
+
+    #[test]
     fn directories_are_followed_and_brackets_end_them() {
         assert_eq!(found("cd src && echo > a"), ["src/a"]);
         assert_eq!(found("(cd src; echo > a); echo > b"), ["src/a", "b"]);
@@ -509,63 +432,10 @@ mod tests {
     }
 
     #[test]
-    fn a_call_of_ours_is_named_wherever_it_stands_as_a_command() {
-        for (command, expected) in [
-            ("flockd lock a", "flockd@ lock a"),
-            ("flockd", "flockd@"),
-            ("cd d && ./bin/flockd ls;flockd ls", "cd d && ./bin/flockd@ ls;flockd@ ls"),
-            (
-                "if ! flockd check a >/dev/null 2>&1; then\n  flockd wait a\nfi",
-                "if ! flockd@ check a >/dev/null 2>&1; then\n  flockd@ wait a\nfi",
-            ),
-            ("x=$(flockd ls --json | jq .) ; echo \"$x ${x}\"", "x=$(flockd@ ls --json | jq .) ; echo \"$x ${x}\""),
-            ("flockd unlock $(flockd ls) # flockd ls", "flockd@ unlock $(flockd@ ls) # flockd ls"),
-            (
-                "A=1 exec \\\n flockd run a -- sh -c 'flockd ls' --agent",
-                "A=1 exec \\\n flockd@ run a -- sh -c 'flockd ls' --agent",
-            ),
-            ("cat <<E >a; (flockd ls)\nflockd ls\nE\nflockd ls", "cat <<E >a; (flockd@ ls)\nflockd ls\nE\nflockd@ ls"),
-            ("flockd ls --agent=b; flockd ls", "flockd ls --agent=b; flockd@ ls"),
-            ("é && flockd ls || [[ a > b && flockd ]]", "é && flockd@ ls || [[ a > b && flockd ]]"),
-        ] {
-            assert_eq!(named(command, "A/x").as_deref(), Some(&*expected.replace('@', " --agent=A/x")), "{command}");
-        }
-        assert_eq!(named("flockd ls", "it's").as_deref(), Some("flockd --agent='it'\\''s' ls"));
-    }
-
-    #[test]
-    fn what_is_no_call_of_ours_or_may_be_none_stays_as_it_is() {
-        for command in [
-            "echo flockd",
-            "command -v flockd; which flockd; 'flockd' ls; my-flockd ls; flockd-x",
-            "flockd ls --agent b",
-            "flockd lock $(echo a) --agent=b",
-            "FLOCKD_AGENT=b flockd ls",
-            "export FLOCKD_AGENT=b\nflockd ls",
-            "a=(flockd ls)",
-            "flockd() { :; }; flockd ls",
-            "case x in flockd) flockd ls;; esac",
-            "git commit -m \"$(cat <<'E'\nSay \"x\nflockd ls\" now\nE\n)\"",
-            "echo `flockd ls`; flockd ls",
-            "echo $'\\'' ; flockd ls '",
-            "echo \"${x:-\"a}\n flockd ls",
-            "echo 'open\nflockd ls",
-            "cat <<E\n\tE\nflockd ls\nE",
-            "echo $(date) flockd ls",
-            "(flockd ls",
-            "flockd ls)",
-            "",
-        ] {
-            assert_eq!(named(command, "A/x"), None, "{command}");
-        }
-    }
-
-    #[test]
     fn any_text_is_read_to_its_end() {
         for text in ["", ">", "<<", "'", "\"", "\\", "a >", "((((", "))))", "<<E\n", "$(", "`", "é > ü", "1>", "\u{0}"]
         {
             targets(text);
-            named(text, "A/x");
         }
         assert_eq!(found("é > ü"), ["ü"]);
     }

@@ -97,8 +97,8 @@ impl Agents {
     /// When nobody can be told for certain, or somebody else is meant.
     pub(super) fn caller(&self, argument: Option<&str>, meta: &RequestMetaObject) -> Result<Arc<Caller>, Fault> {
         let agent = self.named(argument, meta)?.ok_or_else(|| {
-            let text = "whose lock? nothing around this server says which agent it serves: start it with --agent NAME \
-                        or FLOCKD_AGENT, one name for each agent";
+            let text = "whose lock? nothing around this server says which agent it serves: name it in the call, as \
+                        agent, or start the server with --agent NAME or FLOCKD_AGENT if it serves one alone";
             Fault::invalid(text)
         })?;
         self.known(Some(agent))

@@ -1,8 +1,9 @@
 //! Hook, shell command and session are one agent: nobody stands in their own way.
 
 use crate::client::{Outcome, fed, payload};
-use crate::util::{Done, FLOCKD, Ground};
+use crate::util::{Done, FLOCKD, Ground, until};
 use serde_json::{Value, json};
+use std::process::Stdio;
 
 /// The variable in which a program names its session to its commands.
 const SESSIONS: [(&str, &str); 3] =
@@ -79,46 +80,62 @@ fn a_tool_of_ours_is_called_in_the_name_of_the_sub_agent_that_calls_it() {
 }
 
 #[test]
-fn a_command_of_ours_goes_by_the_name_of_the_sub_agent_in_whose_shell_it_is() {
+fn a_name_below_its_own_is_left_to_the_sub_agent_that_says_it() {
     let ground = Ground::new();
-    let bash = |flags, subagent, command: &str| {
-        says(&ground, flags, subagent, "Bash", &json!({"command": command, "timeout": 7}))
-    };
-    let said = |done: Done| done.gives(0).json()["hookSpecificOutput"].clone();
+    for (said, counts) in [("claude-5e55/a1/deep", None), ("claude-5e55/a1", None), ("bo", Some("claude-5e55/a1"))] {
+        let given = json!({"path": "data.json", "agent": said});
+        let done = says(&ground, "", Some("a1"), "mcp__flockd__lock_file", &given).gives(0);
+        let named = counts.map(|_| done.json()["hookSpecificOutput"]["updatedInput"]["agent"].clone());
+        assert_eq!(named, counts.map(Value::from), "{said}: {done:?}");
+        assert!(counts.is_some() || done.out.is_empty(), "{done:?}");
+    }
+}
+
+#[test]
+fn a_command_of_a_sub_agent_says_its_name_or_is_refused_before_it_acts_as_the_parent() {
+    let ground = Ground::new();
+    let bash = |flags, subagent, command: &str| says(&ground, flags, subagent, "Bash", &json!({"command": command}));
     let runs = |command: &str| {
         let bin = std::path::Path::new(FLOCKD).parent().unwrap().display();
         shell(&ground, "CLAUDE_CODE_SESSION_ID", "5e55", &format!("PATH={bin}:$PATH; {command}"))
     };
-    let lock = "flockd lock -n data.json --json";
     says(&ground, "", Some("a1"), "Write", &json!({"file_path": "data.json"})).gives(0);
-    assert_eq!(runs(lock).gives(1).json()["holders"][0]["agent"], "claude-5e55/a1", "its parent is kept out");
-
-    let output = said(bash("", Some("a1"), lock));
-    let named = "flockd --agent=claude-5e55/a1 lock -n data.json --json";
-    let expected = json!({"hookEventName": "PreToolUse", "updatedInput": {"command": named, "timeout": 7}});
-    assert_eq!(output, expected, "the rest is as it was, and the decision the person's");
-    assert_eq!(runs(output["updatedInput"]["command"].as_str().unwrap()).gives(0).json()["already_held"], true);
+    let lock = "flockd lock -n data.json --json";
+    let refused = bash("", Some("a1"), lock).gives(2);
+    let way = "flockd lock --agent=claude-5e55/a1 PATH";
+    assert!(refused.out.is_empty() && refused.err.contains(way) && refused.err.lines().count() == 1, "{refused:?}");
+    let named = lock.replace("lock ", "lock --agent=claude-5e55/a1 ");
+    assert_eq!(bash("", Some("a1"), &named).gives(0).out, "");
+    assert_eq!(runs(&named).gives(0).json()["already_held"], true);
     assert_eq!(bash("", None, lock).gives(0).out, "", "the agent itself is known by its session");
-    assert_eq!(bash("", Some("a1"), "flockd ls --agent=b").gives(0).out, "");
+    assert_eq!(bash("", Some("a1"), "flockd ls").gives(0).out, "", "and whoever only looks is anybody");
+    for flags in ["--mode check", "--mode warn"] {
+        assert_eq!(bash(flags, Some("a1"), lock).gives(0).out, "", "{flags}");
+    }
+    std::fs::write(ground.work.join(".flockd.toml"), "enforcement = 'off'").unwrap();
+    assert_eq!(bash("", Some("a1"), lock).gives(0).out, "");
+}
 
-    // What is told besides fits in, and a refusal goes before it.
-    let waits = ground.queue("cy", "data.json");
-    ground.until_waiting(&["cy"]);
-    let both = said(bash("", Some("a1"), "flockd ls > data.json"));
-    assert_eq!(both["updatedInput"]["command"], "flockd --agent=claude-5e55/a1 ls > data.json");
-    assert!(both["additionalContext"].as_str().unwrap().contains("cy waits for data.json"), "{both}");
-    drop(waits);
-    let refused = bash("--wait 0", Some("b2"), "flockd ls > data.json").gives(2);
-    assert!(refused.out.is_empty() && refused.err.contains("is locked by claude-5e55/a1"), "{refused:?}");
-
-    // It holds whatever fails besides.
-    std::fs::write(ground.work.join(".flockd.toml"), "enforcement = 'of'").unwrap();
-    let warned = bash("", Some("a1"), "flockd ls > data.json").gives(0).json();
-    assert!(warned["systemMessage"].as_str().unwrap().contains("went ahead without a lock"), "{warned}");
-    assert_eq!(
-        warned["hookSpecificOutput"],
-        json!({"hookEventName": "PreToolUse", "updatedInput": both["updatedInput"]})
-    );
+#[test]
+fn what_a_sub_agent_took_by_itself_ends_with_it_and_it_hears_of_all_its_losses() {
+    let ground = Ground::new();
+    let sub = "claude-5e55/a1b2c3";
+    for file in ["one", "two"] {
+        ground.flockd(sub, &format!("lock {file}")).gives(0);
+    }
+    let id = ground.status().locks.iter().find(|lock| lock.file_id == "two").unwrap().lock_id.clone();
+    Done::of(ground.command("boss", &["break", &id, "--reason", "urgent"])).gives(0);
+    let told = ground.hook("claude-code", "", "before_edit_of_subagent", "5e55").told();
+    assert!(told.contains("broken by boss: urgent"), "{told}");
+    let mut run = ground.command(sub, &["run", "three", "--", "cat"]);
+    let mut run = run.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    until("it runs", || ground.held().iter().find(|(_, file)| file == "three").map(|_| ()));
+    ground.flockd("claude-5e55", "lock four").gives(0);
+    assert_eq!(ground.hook("claude-code", "", "subagent_end", "5e55"), Outcome::Runs);
+    let held: Vec<String> = ground.held().into_iter().map(|(_, file)| file).collect();
+    assert_eq!(held, ["three", "four"], "what a command has, and what is its parent's");
+    drop(run.stdin.take());
+    run.wait().unwrap();
 }
 
 #[test]
@@ -127,6 +144,7 @@ fn a_sub_agent_is_told_its_name_when_it_begins() {
     let begins = || ground.hook("claude-code", "", "subagent_start", "5e55");
     let told = begins().told();
     assert!(told.contains("you are claude-5e55/a1b2c3;") && !told.contains('\n'), "{told}");
+    assert!(told.contains("`flockd lock --agent=claude-5e55/a1b2c3 PATH`"), "{told}");
     std::fs::write(ground.work.join(".flockd.toml"), "enforcement = 'off'").unwrap();
     assert_eq!(begins(), Outcome::Runs);
 }
