@@ -117,7 +117,7 @@ class Model(http.server.BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
         _, run, rest = self.path.split("/", 2)
         run = RUNS[run]
-        if run.below and BELOW in flat(body.get("messages", [""])[0]):
+        if run.below and BELOW in flat(self.prompts(body)):
             run = run.below
         run.asked.append(flat(body))
         if "count_tokens" in rest or "countTokens" in rest:
@@ -131,6 +131,10 @@ class Model(http.server.BaseHTTPRequestHandler):
         if "completions" in rest:
             return self.say_chat(run, body)
         return self.send({})
+
+    def prompts(self, body):
+        """What it was told at first: its parent says the same only in the call that begins it."""
+        return body.get("messages", [])[:1] + [item for item in body.get("input", []) if item.get("type") == "message"]
 
     def say_anthropic(self, run, body):
         blocks = [b for m in body["messages"] if isinstance(m["content"], list) for b in m["content"]]
@@ -164,6 +168,8 @@ class Model(http.server.BaseHTTPRequestHandler):
         if step:
             item = {"type": "function_call", "id": f"fc_{len(results)}", "call_id": f"call_{len(results)}",
                     "name": step[0], "arguments": json.dumps(step[1])}
+            # Tools of servers, and those that begin sub-agents, are called by group and name.
+            item.update({"namespace": step[2]} if len(step) > 2 else {})
         else:
             item = {"type": "message", "id": "m_1", "role": "assistant",
                     "content": [{"type": "output_text", "text": "done", "annotations": []}]}
@@ -415,28 +421,40 @@ class Ground:
         return done.returncode == 1
 
     def kin(self):
-        """Claude Code alone: agent and sub-agent are each one in hooks, commands and tools, and two to each other."""
+        """Claude Code, Codex: agent and sub-agent are each one in hooks, commands and tools, and two to each other."""
         mine, below = self.work / "mine.txt", self.work / "below.txt"
+        is_claude = self.client == "claude-code"
+
+        def ours(name, **given):
+            return (f"mcp__flockd__{name}", given) if is_claude else (name, given, "mcp__flockd")
+
+        # Codex runs a login shell, which has a PATH of its own.
+        flockd = "flockd" if is_claude else self.flockd
 
         def steps(path):
-            command = f"flockd check {path} && flockd lock -n {path} --json"
-            return [("mcp__flockd__lock_file", {"path": str(path), "wait_seconds": 0}),
-                    ("Write", {"file_path": str(path), "content": "x"}),
+            command = f"{flockd} check {path} && {flockd} lock -n {path} --json"
+            lock = ours("lock_file", path=str(path), wait_seconds=0)
+            if not is_claude:
+                return [lock, ("exec_command", {"cmd": f"echo -n x > {path}"}), ("exec_command", {"cmd": command})]
+            return [lock, ("Write", {"file_path": str(path), "content": "x"}),
                     ("Bash", {"command": command, "description": "look"})]
 
-        unlock = ("mcp__flockd__unlock_file", {"all": True})
-        run = RUNS["claude-code-kim"] = Run([*steps(mine), ("Agent", {
-            "description": "help", "prompt": BELOW, "subagent_type": "general-purpose"}), unlock])
+        unlock = ours("unlock_file", all=True)
+        begin = ("Agent", {"description": "help", "prompt": BELOW, "subagent_type": "general-purpose"})
+        begin = begin if is_claude else ("spawn_agent", {"message": BELOW}, "multi_agent_v1")
+        run = RUNS[f"{self.client}-kim"] = Run([*steps(mine), begin, unlock])
         run.below = Run([*steps(below), unlock])
         home = self.dir / "kim"
         home.mkdir()
-        command, more = self.claude_code(home, f"http://127.0.0.1:{self.port}/claude-code-kim", "kim")
-        self.ours("install", "--client", "claude-code", home=home)
+        url = f"http://127.0.0.1:{self.port}/{self.client}-kim"
+        command, more = getattr(self, self.client.replace("-", "_"))(home, url, "kim")
+        self.ours("install", "--client", self.client, home=home)
         self.hurry(home)
         may_unlock, may_end = run.gate(4), run.below.gate(3)
-        # A rule for the command as the model says it.
-        rules = ["--allowedTools", "Write,Agent,Bash(flockd:*),mcp__flockd"]
-        kim = self.run("kim", [*command[:3], *rules], {**self.environment(home), **more})
+        if is_claude:
+            # A rule for the command as the model says it.
+            command = [*command[:3], "--allowedTools", "Write,Agent,Bash(flockd:*),mcp__flockd"]
+        kim = self.run("kim", command, {**self.environment(home), **more})
         run.until(4)
         run.below.until(3)
         locks = {lock["file_id"]: lock["agent"] for lock in json.loads(self.ours("ls", "--json"))["locks"]}
@@ -447,9 +465,12 @@ class Ground:
             assert path.read_text() == "x", told
             assert f"{agent}\"" in told[2] and '"already_held":true' in told[2], told
             assert self.is_kept_out("somebody", path), told
-        assert f"you are {locks['below.txt']};" in run.below.asked[0], run.below.asked[0][:2000]
-        may_unlock.set()
+        if is_claude:
+            assert f"you are {locks['below.txt']};" in run.below.asked[0], run.below.asked[0][:2000]
+        # Codex ends what is below with the session.
         may_end.set()
+        run.below.until(4)
+        may_unlock.set()
         assert kim.wait(WITHIN) == 0, (self.dir / "kim.log").read_text()
         assert self.holders() == [], self.holders()
         print(f"  kim and {locks['below.txt']} are each one agent by tools, edits and commands")
@@ -520,8 +541,9 @@ def main():
         ground = Ground(flockd, directory, client, server.server_address[1])
         try:
             ground.play()
-            # What is to be seen in one of them alone.
-            more = {"claude-code": ground.claude_alone, "gemini": ground.tools, "openclaw": ground.openclaw_alone}
+            # What is to be seen in some of them alone.
+            more = {"claude-code": ground.claude_alone, "codex": ground.kin, "gemini": ground.tools,
+                    "openclaw": ground.openclaw_alone}
             more.get(client, lambda: None)()
             print(f"  held in {time.monotonic() - begun:.0f} s", flush=True)
             shutil.rmtree(ground.dir, ignore_errors=True)

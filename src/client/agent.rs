@@ -23,6 +23,11 @@ const PROGRAMS: &[(&str, Option<&str>)] = &[
     ("openclaw", Some("FLOCKD_OPENCLAW_SESSION")),
 ];
 
+/// The program whose sub-agents are threads of its session, and the variable in which it names the thread to what that
+/// runs. A hook has the same word as the sub-agent's. A session's first thread has its own word; versions that name
+/// nothing but threads call each a session to hooks.
+const THREADS: (&str, &str) = ("codex", "CODEX_THREAD_ID");
+
 /// A process of this program with this word among its arguments serves many agents: only the variable tells which.
 const SERVES_MANY: (&str, &str) = ("openclaw", "gateway");
 
@@ -47,6 +52,18 @@ pub(crate) fn in_session(program: &str, session: &str) -> Option<Agent> {
     }
     let is_its = |agent: &Agent| agent.as_str().strip_prefix(program).is_some_and(|rest| rest.starts_with('-'));
     surrounding().filter(is_its).or_else(|| by_session(program, session))
+}
+
+/// The agent that works in this thread of a session of a program that has threads: one below the session, but for its
+/// first.
+pub(crate) fn in_thread(program: &str, session: Option<&str>, thread: Option<&str>) -> Option<Agent> {
+    let thread = thread.filter(|word| !word.is_empty());
+    let session = session.filter(|word| !word.is_empty()).or(thread)?;
+    let agent = by_session(program, session)?;
+    match thread.filter(|thread| *thread != session) {
+        Some(thread) => below(&agent, thread),
+        None => Some(agent),
+    }
 }
 
 /// A descriptor of the nearest agent process, whatever its agent is called; none if there is none, or it has ended.
@@ -86,7 +103,9 @@ fn named_by(above: &[Ancestor], variable: impl Fn(&str) -> Option<String>, boot:
     let programs = programs(variable(LIST).as_deref());
     let session_of = |program: &str| {
         let (_, name) = PROGRAMS.iter().find(|(known, _)| *known == program)?;
-        by_session(program, &variable((*name)?)?)
+        let session = variable((*name)?);
+        let thread = Some(THREADS).filter(|(threaded, _)| *threaded == program).and_then(|(_, name)| variable(name));
+        in_thread(program, session.as_deref(), thread.as_deref())
     };
     for process in above {
         if serves_many(process) {
@@ -227,6 +246,22 @@ mod tests {
         assert_eq!(name(&[shell(), codex], &both).as_deref(), Some("codex-0dd5"));
         assert_eq!(name(&[shell()], &both), None, "either could have started the other");
         assert_eq!(name(&[shell()], &[("CLAUDE_CODE_SESSION_ID", "")]), None);
+    }
+
+    #[test]
+    fn a_thread_of_a_session_is_one_below_it_but_for_the_first() {
+        let codex = process(40, 400, "codex", "codex");
+        let named = |session: &str, thread: &str| {
+            name(&[shell(), codex.clone()], &[("CODEX_SESSION_ID", session), ("CODEX_THREAD_ID", thread)])
+        };
+        assert_eq!(named("0dd5", "0dd5").as_deref(), Some("codex-0dd5"));
+        assert_eq!(named("0dd5", "").as_deref(), Some("codex-0dd5"));
+        let hook = below(&in_session("codex", "0dd5").unwrap(), "5e55").unwrap();
+        assert_eq!(named("0dd5", "5e55").as_deref(), Some(hook.as_str()), "as its hook says");
+        assert_eq!(name(&[shell(), codex], &[("CODEX_THREAD_ID", "5e55")]).as_deref(), Some("codex-5e55"));
+        let claude = [("CLAUDE_CODE_SESSION_ID", "0dd5"), ("CODEX_THREAD_ID", "5e55")];
+        let above = [process(30, 300, "claude", "claude")];
+        assert_eq!(name(&above, &claude).as_deref(), Some("claude-0dd5"), "the thread is another program's");
     }
 
     #[test]

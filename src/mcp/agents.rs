@@ -25,7 +25,8 @@ pub struct Identity {
     pub process: Option<OwnedFd>,
 }
 
-/// The program that names its session with each call, since it hides it from servers and tells it to shell commands.
+/// The program that names its session with each call, and the thread in it, since it hides both from servers and tells
+/// them to shell commands.
 const CODEX: &str = "codex";
 /// Where it does.
 const CODEX_TURN: &str = "x-codex-turn-metadata";
@@ -51,8 +52,9 @@ impl Identity {
     fn own(&self, now: Option<&Agent>, meta: &RequestMetaObject) -> Option<Agent> {
         let session = || {
             let is_possible = self.program.as_deref().is_none_or(|program| program == CODEX);
-            let session = meta.get(CODEX_TURN)?.get("session_id")?.as_str()?;
-            agent::in_session(CODEX, session).filter(|_| is_possible)
+            let turn = meta.get(CODEX_TURN)?;
+            let word = |name| turn.get(name).and_then(serde_json::Value::as_str);
+            agent::in_thread(CODEX, word("session_id"), word("thread_id")).filter(|_| is_possible)
         };
         self.given.clone().or_else(session).or_else(|| now.cloned()).or_else(|| self.surrounding.clone())
     }
@@ -264,6 +266,9 @@ mod tests {
         assert_eq!(own(&around(Some("gemini"), None), call.clone()).as_deref(), Some("gemini-7-x"), "said by another");
         assert_eq!(own(&around(Some("codex"), Some("claw-1")), call).as_deref(), Some("claw-1"));
         assert_eq!(own(&around(None, None), json!({ "session_id": "0dd5" })), None);
+        let in_thread = |thread| json!({ CODEX_TURN: { "session_id": "0dd5", "thread_id": thread } });
+        assert_eq!(own(&around(Some("codex"), None), in_thread("5e55")).as_deref(), Some("codex-0dd5/5e55"));
+        assert_eq!(own(&around(Some("codex"), None), in_thread("0dd5")).as_deref(), Some("codex-0dd5"));
         let moved = |identity: &Identity| identity.own(Some(&agent("claude-5e55")), &RequestMetaObject::default());
         assert_eq!(moved(&around(Some("claude"), None)), Some(agent("claude-5e55")), "it goes by that now");
         assert_eq!(moved(&around(Some("claude"), Some("claw-1"))), Some(agent("claw-1")));

@@ -42,6 +42,40 @@ fn what_its_commands_took_is_no_obstacle_to_an_agents_edits() {
     }
 }
 
+/// A command in a shell of this thread of a session of Codex.
+fn in_thread(ground: &Ground, session: Option<&str>, thread: &str, script: &str) -> Done {
+    let mut command = ground.environment(std::process::Command::new("sh"), "", &["-c", script]);
+    command.env("CODEX_THREAD_ID", thread).envs(session.map(|session| ("CODEX_SESSION_ID", session)));
+    command.env("FLOCKD", FLOCKD);
+    Done::of(command)
+}
+
+#[test]
+fn a_sub_agent_of_codex_is_the_thread_that_its_commands_are_told_of() {
+    let ground = Ground::new();
+    let lock = "$FLOCKD lock -n data.json --json";
+    assert_eq!(ground.hook("codex", "", "before_edit_of_subagent", "5e55"), Outcome::Runs);
+    let held = in_thread(&ground, Some("5e55"), "a1b2c3", lock).gives(0).json();
+    assert_eq!((&held["agent"], &held["already_held"]), (&json!("codex-5e55/a1b2c3"), &json!(true)));
+    in_thread(&ground, Some("5e55"), "5e55", "$FLOCKD check data.json").gives(1).says(&["codex-5e55/a1b2c3"]);
+    in_thread(&ground, Some("5e55"), "a1b2c3", "$FLOCKD unlock data.json").gives(0);
+
+    // The other way round, and the parent's are in no sub-agent's way.
+    in_thread(&ground, Some("5e55"), "5e55", lock).gives(0);
+    in_thread(&ground, Some("5e55"), "a1b2c3", lock).gives(0);
+    assert_eq!(ground.hook("codex", "--wait 0", "before_edit_of_subagent", "5e55"), Outcome::Runs);
+    let held = ["codex-5e55", "codex-5e55/a1b2c3"].map(|agent| (agent.to_owned(), "data.json".to_owned()));
+    assert_eq!(ground.held(), held);
+}
+
+#[test]
+fn a_codex_that_names_its_thread_alone_is_one_agent() {
+    let ground = Ground::new();
+    assert_eq!(ground.hook("codex", "", "before_edit", "5e55"), Outcome::Runs);
+    let lock = in_thread(&ground, None, "5e55", "$FLOCKD lock -n data.json --json").gives(0);
+    assert_eq!(lock.json()["already_held"], true, "{lock:?}");
+}
+
 #[test]
 fn a_name_that_is_given_counts_for_hook_and_command_alike() {
     let ground = Ground::new();

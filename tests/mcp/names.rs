@@ -136,6 +136,31 @@ fn an_agent_that_names_its_session_with_each_call_is_that_session() {
     }
 }
 
+/// Codex names the thread in a session as well, and each sub-agent is a thread.
+#[test]
+fn a_thread_that_an_agent_names_with_each_call_is_the_sub_agent_that_its_hooks_and_commands_are() {
+    let ground = Ground::new();
+    let mut client = Client::new(&ground, "", Era::Older);
+    let mut locks = |thread: &str, path: &str| {
+        let meta = json!({ "x-codex-turn-metadata": { "session_id": "0dd5", "thread_id": thread, "turn_id": "1" } });
+        let arguments = json!({ "path": path, "wait_seconds": 0 });
+        let id = client.begin("tools/call", json!({ "name": "lock_file", "arguments": arguments, "_meta": meta }));
+        client.called("lock_file", id).0
+    };
+    let shell = |thread: &str, args: &[&str]| {
+        let mut command = ground.command("", args);
+        command.env("CODEX_SESSION_ID", "0dd5").env("CODEX_THREAD_ID", thread);
+        Done::of(command)
+    };
+    assert_eq!(locks("0dd5", "x")["agent"], "codex-0dd5");
+    shell("0dd5", &["check", "x"]).gives(0);
+    assert_eq!(locks("5e55", "y")["agent"], "codex-0dd5/5e55");
+    shell("5e55", &["check", "y"]).gives(0);
+    shell("0dd5", &["lock", "-n", "y"]).gives(1).says(&["codex-0dd5/5e55"]);
+    assert_eq!(locks("7e57", "y")["acquired"], false, "a sibling");
+    assert_eq!(locks("5e55", "x")["acquired"], true, "its parent's");
+}
+
 /// OpenClaw runs many sessions in one process, and our plugin says in each call which of them it is.
 #[test]
 fn below_openclaw_the_name_in_a_call_is_the_agent() {
