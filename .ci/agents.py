@@ -463,7 +463,12 @@ class Ground:
         for agent, told, path in [(locks["mine.txt"], run.told, mine), (locks["below.txt"], run.below.told, below)]:
             assert agent in told[0] and '"acquired":true' in told[0], told
             assert path.read_text() == "x", told
-            assert f"{agent}\"" in told[2] and '"already_held":true' in told[2], told
+            held = told[2]
+            if is_claude and path is below:
+                # Its shell has its parent's name, so that it has to say its own.
+                assert f"`flockd lock --agent={agent} PATH`" in told[2] and "Nothing was run" in told[2], told
+                held = self.ours("lock", f"--agent={agent}", "-n", str(path), "--json")
+            assert f"{agent}\"" in held and '"already_held":true' in held, told
             assert self.is_kept_out("somebody", path), told
         if is_claude:
             assert f"you are {locks['below.txt']};" in run.below.asked[0], run.below.asked[0][:2000]

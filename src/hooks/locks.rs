@@ -136,7 +136,8 @@ impl Errand {
         match self.ask(request) {
             Ok(Body::Locks(body)) if body.acquired => {
                 body.locks.iter().for_each(|lock| self.has(lock));
-                Ok(None)
+                let below = body.locks.iter().flat_map(holders_below).collect::<Vec<_>>();
+                Ok((!below.is_empty()).then(|| refusal(set, &below, 0, None)))
             }
             // One by one tells which of them closes the cycle, if it does by itself.
             Ok(Body::Locks(body)) if body.code == Some(Code::Deadlock) => one_by_one(set, |target| self.take(target)),
@@ -155,7 +156,8 @@ impl Errand {
         match self.ask(self.terms(target))? {
             Body::Lock(body) if body.acquired => {
                 self.has(&body);
-                Ok(None)
+                let below = holders_below(&body);
+                Ok((!below.is_empty()).then(|| text::held(&target.path, &body.file_id, &below, 0, None)))
             }
             Body::Lock(body) if body.code == Some(Code::Deadlock) => Ok(Some(text::deadlock(&body))),
             Body::Lock(body) => {
@@ -229,6 +231,12 @@ impl Errand {
         let verdict = if is_denied { Verdict::Deny(said.join("\n")) } else { Verdict::of_lines(&said) };
         (verdict, Losses::of(self.connection, &self.lost))
     }
+}
+
+/// The sub-agents of its agent that hold something in what it has: it writes there again when they have let go.
+fn holders_below(lock: &LockBody) -> Vec<Held> {
+    let is_below = |held: &&Held| held.agent.strip_prefix(&lock.agent).is_some_and(|rest| rest.starts_with('/'));
+    lock.holders.iter().filter(is_below).filter(|held| held.mode != crate::wire::Mode::Advisory).cloned().collect()
 }
 
 /// Why a set is not to be had, by the first who is in its way: where names tell it, by that file of it which he holds.

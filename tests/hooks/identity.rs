@@ -151,6 +151,20 @@ fn a_command_of_a_sub_agent_says_its_name_or_is_refused_before_it_acts_as_the_pa
 }
 
 #[test]
+fn an_agent_does_not_edit_what_its_sub_agent_holds_in_what_it_has() {
+    for client in ["claude-code", "codex", "gemini", "openclaw"] {
+        let ground = Ground::new();
+        let agent = crate::client::agent(client, "5e55");
+        assert_eq!(ground.hook(client, "", "before_edit", "5e55"), Outcome::Runs);
+        ground.flockd(&format!("{agent}/a1"), "lock data.json").gives(0);
+        let why = ground.hook(client, "--wait 0", "before_edit", "5e55").refused();
+        assert!(why.contains(&format!("data.json is locked by {agent}/a1")), "{client}: {why}");
+        ground.flockd(&format!("{agent}/a1"), "unlock data.json").gives(0);
+        assert_eq!(ground.hook(client, "--wait 0", "before_edit", "5e55"), Outcome::Runs);
+    }
+}
+
+#[test]
 fn what_a_sub_agent_took_by_itself_ends_with_it_and_it_hears_of_all_its_losses() {
     let ground = Ground::new();
     let sub = "claude-5e55/a1b2c3";
@@ -167,7 +181,7 @@ fn what_a_sub_agent_took_by_itself_ends_with_it_and_it_hears_of_all_its_losses()
     ground.flockd("claude-5e55", "lock four").gives(0);
     assert_eq!(ground.hook("claude-code", "", "subagent_end", "5e55"), Outcome::Runs);
     let held: Vec<String> = ground.held().into_iter().map(|(_, file)| file).collect();
-    assert_eq!(held, ["three", "four"], "what a command has, and what is its parent's");
+    assert_eq!(held, ["four", "three"], "what a command has, and what is its parent's");
     drop(run.stdin.take());
     run.wait().unwrap();
 }

@@ -3,7 +3,7 @@
 //! missing without a word: nothing else would tell.
 
 use super::place::Places;
-use super::trial::{Trial, calls_this_program_alone};
+use super::trial::{Trial, is_this_program, program_of_hook};
 use super::{CLIENTS, Client, Common, Exit, Failure, Hooks, SERVER, client_of, is_doubtful_hook, print, server};
 use crate::cli::git_guard;
 use crate::client::Place;
@@ -93,7 +93,7 @@ fn looked_at(client: &Client, places: &[&Places]) -> Vec<Finding> {
                     again = installed_again(client, place, &commands);
                 }
                 let (run, left): (Vec<String>, Vec<String>) =
-                    commands.into_iter().partition(|hook| is_trusted || calls_this_program_alone(hook));
+                    commands.into_iter().partition(|hook| is_trusted || may_be_tried(hook));
                 hooks.commands.extend(run);
                 untried.extend(left);
                 hooks.lacks.extend(lacks);
@@ -116,6 +116,8 @@ fn looked_at(client: &Client, places: &[&Places]) -> Vec<Finding> {
     }
     servers.retain(|entry| !entry.is_null());
     servers.dedup();
+    untried.sort();
+    untried.dedup();
     let untried: Vec<Finding> = untried.into_iter().map(|command| not_tried(client, &command)).collect();
     let nothing = untried.is_empty() && hooks.commands.is_empty() && hooks.lacks.is_empty() && servers.is_empty();
     let unknown = unknown.into_iter().map(|why| {
@@ -150,9 +152,17 @@ fn absent(client: &Client, what: &str) -> Finding {
     Finding { what: format!("{} {what}", client.word), state: "absent", said }
 }
 
+/// Whether a hook of a project's settings is this program's and nothing beside it, or of a program that is not there.
+fn may_be_tried(hook: &str) -> bool {
+    let is_missing = |program: &str| program.contains('/') && !Path::new(program).exists();
+    program_of_hook(hook).is_some_and(|program| is_this_program(program) || is_missing(program))
+}
+
 /// What nobody but the user can say whether to run.
 fn not_tried(client: &Client, command: &str) -> Finding {
-    let said = format!("the project's settings start `{command}`, which is more than this program: look at it first");
+    let said = format!(
+        "the project's settings start `{command}`, which is not this program alone: look at it, and call it by hand"
+    );
     Finding { what: format!("{} project", client.word), state: "untried", said }
 }
 
@@ -165,6 +175,7 @@ fn about_hooks(client: &Client, hooks: Hooks, places: &[&Places], again: &str) -
         return vec![Finding { said: SWITCHED_OFF.to_owned(), ..absent(client, "hook") }];
     }
     let mut off: Vec<String> = places.iter().flat_map(|place| (client.off)(place)).collect();
+    off.sort();
     off.dedup();
     if !off.is_empty() {
         let said = format!("nothing is guarded: no hook is called as long as {}", off.join(" and "));

@@ -23,11 +23,10 @@ pub(super) fn is_meant(entry: &Value) -> bool {
 /// Whether an entry starts nothing but this program. The environment may make another of it.
 pub(super) fn is_this_alone(entry: &Value) -> bool {
     let variables = entry["env"].as_object().into_iter().flatten();
-    let is_ours = |name: &str| name.starts_with("FLOCKD_");
     let mut words = words(entry);
     words.next().is_some_and(is_this_program)
         && words.next() == Some("mcp")
-        && variables.map(|(name, _)| name).all(|name| is_ours(name))
+        && variables.map(|(name, _)| name.as_str()).all(|name| ["FLOCKD_AGENT", "FLOCKD_HOME"].contains(&name))
 }
 
 /// Whether somebody has switched the entry off.

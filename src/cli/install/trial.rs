@@ -68,15 +68,16 @@ pub(super) fn is_this_program(program: &str) -> bool {
     matches!((file(program), file("/proc/self/exe")), (Ok(named), Ok(own)) if named == own)
 }
 
-/// Whether a shell command is nothing but a call of this program.
-pub(super) fn calls_this_program_alone(command: &str) -> bool {
+/// The program of a shell command that is nothing but a call of some program's hook, which runs nothing else.
+pub(super) fn program_of_hook(command: &str) -> Option<&str> {
     let is_plain = |sign: char| sign.is_ascii_alphanumeric() || " ./_-=,:%@+'".contains(sign);
     let words = command.trim();
     let (program, rest) = match words.strip_prefix('\'') {
-        Some(quoted) => quoted.split_once('\'').unwrap_or((quoted, "")),
-        None => words.split_once(' ').unwrap_or((words, "")),
+        Some(quoted) => quoted.split_once('\'')?,
+        None => words.split_once(' ')?,
     };
-    command.chars().all(is_plain) && !program.contains('=') && !rest.contains('\'') && is_this_program(program)
+    let is_hook = rest.split_whitespace().next() == Some("hook");
+    (is_hook && command.chars().all(is_plain) && !program.contains('=') && !rest.contains('\'')).then_some(program)
 }
 
 #[cfg(test)]
@@ -84,23 +85,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_plain_call_of_this_program_is_one() {
-        let own = std::env::current_exe().unwrap().display().to_string();
-        for command in ["flockd hook --client codex", &own, &format!("'{own}' hook --mode=check")] {
-            assert!(calls_this_program_alone(command), "{command}");
+    fn only_a_plain_call_of_a_hook_is_one() {
+        for (command, program) in [
+            ("flockd hook --client codex", "flockd"),
+            ("/opt/bin/flockd hook --mode=check", "/opt/bin/flockd"),
+            ("'/a dir/flockd' hook", "/a dir/flockd"),
+        ] {
+            assert_eq!(program_of_hook(command), Some(program));
         }
         for command in [
             "touch x; flockd hook",
             "flockd hook $(touch x)",
             "X=1 flockd hook",
             "X=/flockd hook",
-            "./flockd hook",
             "sh -c flockd",
             "flockd hook\ntouch x",
             "'flockd' 'hook' > x",
+            "flockd run a -- touch x -- hook",
+            "flockd git --exec-path=x evil hook",
+            "flockd",
             "",
         ] {
-            assert!(!calls_this_program_alone(command), "{command}");
+            assert_eq!(program_of_hook(command), None, "{command}");
         }
+        let own = std::env::current_exe().unwrap().display().to_string();
+        assert!(is_this_program(&own) && is_this_program("flockd") && !is_this_program("/bin/sh"));
     }
 }
