@@ -126,7 +126,7 @@ impl Deed {
         let Deed { command, done, .. } = self;
         let way =
             format!("the workspace is strict, so nothing is {done}; `git {command} --no-verify` passes the guard");
-        failure.message = format!("{}\n  {way}", failure.message);
+        failure.message = format!("{}; {way}", failure.message);
         failure
     }
 }

@@ -98,8 +98,11 @@ fn call(args: &[String]) -> Call {
                 call.mode = Mode::named(&name).unwrap_or_default();
                 Mode::named(&name).is_none().then(|| format!("there is no mode {name}; there are auto, check, warn"))
             }
-            "--wait" => super::args::duration(&value()).map(|ms| call.wait = ms.min(limits::WAIT_MAX)).err(),
-            "--timeout" => timeout(&value()).map(|ms| call.timeout = ms).err(),
+            "--wait" => {
+                let wait = super::args::duration(&value()).map(|ms| call.wait = ms.min(limits::WAIT_MAX));
+                wait.err().map(|why| format!("--wait: {why}"))
+            }
+            "--timeout" => timeout(&value()).map(|ms| call.timeout = ms).err().map(|why| format!("--timeout: {why}")),
             "--agent" => {
                 agent = Some(value());
                 None
@@ -119,7 +122,7 @@ fn call(args: &[String]) -> Call {
 fn timeout(value: &str) -> Result<u64, String> {
     match super::args::duration(value)? {
         ms if ms <= limits::HOOK_MARGIN => {
-            Err(format!("--timeout is {value}, and a hook answers a second before: give it more than 1s"))
+            Err(format!("{value} is too short, since a hook answers a second before: give it more than 1s"))
         }
         ms => Ok(ms.min(limits::WAIT_MAX)),
     }

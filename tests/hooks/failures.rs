@@ -111,7 +111,7 @@ fn wrong_flags_stop_nobody_and_are_told() {
     // What would leave no time to ask is none either: the lock is taken.
     for flags in ["--timeout 0", "--timeout 500ms"] {
         let told = ground.hook("claude-code", flags, "before_edit", "ada").told();
-        assert!(told.contains("called wrongly: --timeout is ") && !told.contains("without a lock"), "{flags}: {told}");
+        assert!(told.contains("called wrongly: --timeout: ") && !told.contains("without a lock"), "{flags}: {told}");
         assert_eq!(ground.held().len(), 1, "{flags}");
         for client in CLIENTS {
             let why = ground.hook(client, &format!("--wait 0 {flags}"), "before_edit", "bo").refused();

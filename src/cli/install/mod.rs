@@ -232,7 +232,9 @@ fn warn(client: &Client, places: &Places, wish: &Wish) {
     let word = client.word;
     let off = (client.off)(places).into_iter().filter(|_| wish.wanted);
     off.for_each(|off| print::err(&format!("{word}: hooks are not called as long as {off}\n")));
-    let there = (client.hooks)(places).unwrap_or_default().commands;
+    let mut there = (client.hooks)(places).unwrap_or_default().commands;
+    there.sort();
+    there.dedup();
     for command in there.iter().filter(|command| is_doubtful_hook(command, word)) {
         let text = format!("{word}: `{command}` stays: its program is not called flockd; take it out by hand");
         print::err(&format!("{text}\n"));
