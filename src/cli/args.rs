@@ -276,8 +276,9 @@ Examples:
 What happens comes on stdin as the client tells it, and is answered in the client's own form and exit status. It is \
 installed as a hook of the tools that write files, and of the ends of turns, sub-agents and sessions; then every edit \
 locks its file until the end of the turn, and an edit of what somebody else holds is refused, naming the holder. Of \
-shell commands only plain redirections and the usual commands with literal names are understood. Calls of flockd and \
-of its server's tools that do not tell whose they are, as in sub-agents, are given the name.
+shell commands only plain redirections and the usual commands with literal names are understood. Calls of \
+the server's tools that do not tell whose they are, as in sub-agents, are given the name; commands are refused until \
+they say it.
 
 A workspace says in .flockd.toml what it wants: enforcement = \"off\", \"warn\" or \"deny\" (the default). Whatever \
 fails, such as a daemon that does not start, lets the edit pass with a warning, unless it says strict = true.

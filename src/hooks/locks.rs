@@ -14,7 +14,7 @@ use crate::os::paths::GLOB;
 use crate::pattern::{self, Pattern, Typed};
 use crate::planted::{Bug, planted};
 use crate::scope::{self, Scope};
-use crate::wire::{Answer, Body, Code, Held, KeptBy, LockBody, Loss, Op, Request, StatusBody, escape, unescape};
+use crate::wire::{self, Answer, Body, Code, Held, KeptBy, LockBody, Loss, Op, Request, StatusBody, escape, unescape};
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -136,8 +136,8 @@ impl Errand {
         match self.ask(request) {
             Ok(Body::Locks(body)) if body.acquired => {
                 body.locks.iter().for_each(|lock| self.has(lock));
-                let below = body.locks.iter().flat_map(holders_below).collect::<Vec<_>>();
-                Ok((!below.is_empty()).then(|| refusal(set, &below, 0, None)))
+                let below = |target: &Target| body.locks.iter().find_map(|lock| holder_below(lock, target));
+                Ok(set.iter().find_map(|target| Some(text::held_below(&name_of(target), &below(target)?))))
             }
             // One by one tells which of them closes the cycle, if it does by itself.
             Ok(Body::Locks(body)) if body.code == Some(Code::Deadlock) => one_by_one(set, |target| self.take(target)),
@@ -156,8 +156,7 @@ impl Errand {
         match self.ask(self.terms(target))? {
             Body::Lock(body) if body.acquired => {
                 self.has(&body);
-                let below = holders_below(&body);
-                Ok((!below.is_empty()).then(|| text::held(&target.path, &body.file_id, &below, 0, None)))
+                Ok(holder_below(&body, target).map(|below| text::held_below(&name_of(target), &below)))
             }
             Body::Lock(body) if body.code == Some(Code::Deadlock) => Ok(Some(text::deadlock(&body))),
             Body::Lock(body) => {
@@ -233,10 +232,13 @@ impl Errand {
     }
 }
 
-/// The sub-agents of its agent that hold something in what it has: it writes there again when they have let go.
-fn holders_below(lock: &LockBody) -> Vec<Held> {
+/// A sub-agent of its agent that holds what is to be written, though the agent has a lock on it as well: it writes
+/// there again when that one has let go.
+fn holder_below(lock: &LockBody, target: &Target) -> Option<Held> {
+    let path = scope_of(target);
     let is_below = |held: &&Held| held.agent.strip_prefix(&lock.agent).is_some_and(|rest| rest.starts_with('/'));
-    lock.holders.iter().filter(is_below).filter(|held| held.mode != crate::wire::Mode::Advisory).cloned().collect()
+    let is_here = |held: &&Held| meet(&held.path, &path) || meet(&held.path, &format!("{path}/"));
+    lock.holders.iter().filter(is_below).filter(is_here).find(|held| held.mode != wire::Mode::Advisory).cloned()
 }
 
 /// Why a set is not to be had, by the first who is in its way: where names tell it, by that file of it which he holds.

@@ -14,8 +14,9 @@ const KEYWORDS: &[&str] = &["if", "then", "elif", "else", "while", "until", "do"
 
 const SHELLS: &[&str] = &["sh", "bash", "dash", "zsh", "ksh"];
 
-/// The commands of our program that take, give back or write in somebody's name.
-const IN_A_NAME: &[&str] = &["lock", "unlock", "upgrade", "downgrade", "renew", "check", "write", "run", "elect"];
+/// The commands of our program that take, give back, wait or write in somebody's name.
+const IN_A_NAME: &[&str] =
+    &["lock", "unlock", "upgrade", "downgrade", "renew", "wait", "check", "write", "run", "elect"];
 
 /// The files that a command writes, moves or removes; relative ones begin where the command is run.
 pub(super) fn targets(command: &str) -> Vec<PathBuf> {
@@ -58,7 +59,9 @@ pub(super) fn calls_unnamed(command: &str) -> bool {
         Some((name, args)) if SHELLS.contains(&name) => script_in(args).is_some_and(calls_unnamed),
         Some(("flockd", args)) => {
             let mut own = args.iter().map(|word| word.text.as_str()).take_while(|word| *word != "--");
-            let is_named = own.clone().any(|word| word == "--agent" || word.starts_with("--agent="));
+            let is_name = |word: &str| word == "--agent" || word.starts_with("--agent=");
+            // Whoever asks for help does nothing in anybody's name.
+            let is_named = own.clone().any(|word| is_name(word) || word == "--help" || word == "-h");
             !is_named && own.find(|word| !word.starts_with('-')).is_some_and(|verb| IN_A_NAME.contains(&verb))
         }
         _ => false,
@@ -411,7 +414,7 @@ mod tests {
         }
         for command in [
             "flockd ls",
-            "flockd status a; flockd wait b; flockd --help",
+            "flockd status a; flockd --help; flockd lock --help; flockd run -h",
             "flockd lock --agent b a",
             "flockd lock a --agent=b",
             "FLOCKD_AGENT=b flockd lock a",

@@ -28,7 +28,7 @@ pub(super) fn say_who(agent: &Agent) -> String {
 
 fn in_a_shell(agent: &Agent) -> String {
     let agent = quoted(Path::new(agent.as_str()));
-    format!("In a shell say it behind the command: `flockd lock --agent={agent} PATH`.")
+    format!("In a shell write it out behind the command: `flockd lock --agent={agent} PATH`.")
 }
 
 /// Others hold what was to be written.
@@ -41,6 +41,16 @@ pub(super) fn held(path: &Path, name: &str, holders: &[Held], more: usize, retry
          repeat this; or do something else first.",
         who(holders, more),
         many.unwrap_or_default()
+    )
+}
+
+/// A sub-agent holds it in what the agent itself has. To wait for the file would not help: it is the agent's own.
+pub(super) fn held_below(name: &str, below: &Held) -> String {
+    format!(
+        "flockd: {} is held by your sub-agent {}. Nothing was written.\nIt must let go or end first: do something else \
+         until then, or leave this to it.",
+        shown(name),
+        shown(&below.agent)
     )
 }
 

@@ -156,9 +156,13 @@ fn an_agent_does_not_edit_what_its_sub_agent_holds_in_what_it_has() {
         let ground = Ground::new();
         let agent = crate::client::agent(client, "5e55");
         assert_eq!(ground.hook(client, "", "before_edit", "5e55"), Outcome::Runs);
+        ground.flockd(&agent, "lock ./").gives(0);
+        ground.flockd(&format!("{agent}/a1"), "lock other.json").gives(0);
+        let edits = || ground.hook(client, "--wait 0", "before_edit", "5e55");
+        assert_eq!(edits(), Outcome::Runs, "{client}: what is held is beside it");
         ground.flockd(&format!("{agent}/a1"), "lock data.json").gives(0);
-        let why = ground.hook(client, "--wait 0", "before_edit", "5e55").refused();
-        assert!(why.contains(&format!("data.json is locked by {agent}/a1")), "{client}: {why}");
+        let why = edits().refused();
+        assert!(why.contains(&format!("data.json is held by your sub-agent {agent}/a1.")), "{client}: {why}");
         ground.flockd(&format!("{agent}/a1"), "unlock data.json").gives(0);
         assert_eq!(ground.hook(client, "--wait 0", "before_edit", "5e55"), Outcome::Runs);
     }

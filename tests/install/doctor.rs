@@ -3,6 +3,7 @@
 use super::{Person, SETTINGS, util};
 use crate::util::FLOCKD;
 use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 /// A person with this client, installed with these flags.
 fn installed(client: &str, flags: &str) -> Person {
@@ -260,6 +261,39 @@ fn what_a_project_starts_beside_this_program_is_not_run_to_look_at_it() {
     for marks in ["mcp", "hook"] {
         assert!(!work.join(marks).exists(), "{marks} ran: {out}");
         assert!(out.lines().any(|line| line.contains("untried") && line.contains(marks)), "{out}");
+    }
+}
+
+#[test]
+fn whatever_a_project_calls_this_program_nothing_else_is_run() {
+    let person = Person::new(&[]);
+    person.flockd("install --client claude-code --project").gives(0);
+    let work = &person.ground.work;
+    let settings = fs::read_to_string(work.join(".claude/settings.json")).unwrap();
+    let mark = work.join("mark");
+    for evil in ["flockd/flockdhook", "ab/flockd", "hook", "sub/x/flockd"] {
+        let path = work.join(evil);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, format!("#!/bin/sh\ntouch {}\n", mark.display())).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    for dir in ["bin", "x"] {
+        fs::create_dir_all(work.join(dir)).unwrap();
+        symlink("/proc/self/exe", work.join(dir).join("flockd")).unwrap();
+    }
+    let server = serde_json::json!({"mcpServers": {"flockd": {"command": "x/flockd", "args": ["mcp"], "cwd": "sub"}}});
+    fs::write(work.join(".mcp.json"), server.to_string()).unwrap();
+    for (program, state) in [
+        ("'flockd/flockd'hook --client claude-code; : ", "untried"),
+        ("./a''b/flockd", "untried"),
+        ("bin/flockd", "works"),
+        ("/proc/self/exe", "works"),
+        ("/nowhere/flockd", "broken"),
+    ] {
+        fs::write(work.join(".claude/settings.json"), settings.replace(FLOCKD, program)).unwrap();
+        let out = person.flockd("doctor").out;
+        assert!(!mark.exists(), "{program}: {out}");
+        assert!(out.lines().any(|line| line.starts_with("claude-code") && line.contains(state)), "{program}: {out}");
     }
 }
 

@@ -3,7 +3,7 @@
 //! missing without a word: nothing else would tell.
 
 use super::place::Places;
-use super::trial::{Trial, is_this_program, program_of_hook};
+use super::trial::{Trial, hook_alone, is_this_program};
 use super::{CLIENTS, Client, Common, Exit, Failure, Hooks, SERVER, client_of, is_doubtful_hook, print, server};
 use crate::cli::git_guard;
 use crate::client::Place;
@@ -83,7 +83,7 @@ fn looked_at(client: &Client, places: &[&Places]) -> Vec<Finding> {
     let mut hooks = Hooks::default();
     let mut again = String::new();
     let mut servers: Vec<Value> = Vec::new();
-    let (mut unknown, mut untried): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
+    let (mut unknown, mut untried, mut missing): (Vec<String>, Vec<String>, Vec<String>) = Default::default();
     for place in places {
         // What a project starts may have come with a repository.
         let is_trusted = place.project.is_none();
@@ -92,19 +92,20 @@ fn looked_at(client: &Client, places: &[&Places]) -> Vec<Finding> {
                 if !lacks.is_empty() && again.is_empty() {
                     again = installed_again(client, place, &commands);
                 }
-                let (run, left): (Vec<String>, Vec<String>) =
-                    commands.into_iter().partition(|hook| is_trusted || may_be_tried(hook));
-                hooks.commands.extend(run);
-                untried.extend(left);
+                for hook in commands {
+                    match is_trusted {
+                        true => hooks.commands.push(hook),
+                        false => of_project(hook, &mut hooks.commands, &mut untried, &mut missing),
+                    }
+                }
                 hooks.lacks.extend(lacks);
                 hooks.is_off |= is_off;
             }
             Err(why) => unknown.push(why),
         }
         match (client.server)(place) {
-            Ok(entry) if is_trusted || !server::is_meant(&entry) || server::is_this_alone(&entry) => {
-                servers.push(entry)
-            }
+            Ok(entry) if is_trusted || !server::is_meant(&entry) => servers.push(entry),
+            Ok(entry) if server::is_this_alone(&entry) => servers.push(server::by_this(&entry)),
             Ok(entry) => untried.push(server::shown(&entry)),
             Err(why) => unknown.push(why),
         }
@@ -116,10 +117,16 @@ fn looked_at(client: &Client, places: &[&Places]) -> Vec<Finding> {
     }
     servers.retain(|entry| !entry.is_null());
     servers.dedup();
-    untried.sort();
-    untried.dedup();
+    for list in [&mut untried, &mut missing] {
+        list.sort();
+        list.dedup();
+    }
     let untried: Vec<Finding> = untried.into_iter().map(|command| not_tried(client, &command)).collect();
-    let nothing = untried.is_empty() && hooks.commands.is_empty() && hooks.lacks.is_empty() && servers.is_empty();
+    let nothing = untried.is_empty()
+        && missing.is_empty()
+        && hooks.commands.is_empty()
+        && hooks.lacks.is_empty()
+        && servers.is_empty();
     let unknown = unknown.into_iter().map(|why| {
         let why = format!("{why}, so nobody knows what of flockd works there");
         Finding::of(format!("{} settings", client.word), Err(why))
@@ -131,7 +138,15 @@ fn looked_at(client: &Client, places: &[&Places]) -> Vec<Finding> {
     let is_known = findings.is_empty();
     findings.extend(about_hooks(client, hooks, places, &again));
     findings.extend(about_servers(client, servers));
+    if !untried.is_empty() {
+        // What is there and was not tried is not absent.
+        findings.retain(|finding| finding.state != "absent");
+    }
     findings.extend(untried);
+    findings.extend(missing.iter().map(|hook| {
+        let said = format!("there is no such program, so nothing is guarded: {hook}; install it again");
+        Finding::of(format!("{} hook", client.word), Err(said))
+    }));
     findings.retain(|finding| is_known || finding.state != "absent");
     findings
 }
@@ -152,10 +167,17 @@ fn absent(client: &Client, what: &str) -> Finding {
     Finding { what: format!("{} {what}", client.word), state: "absent", said }
 }
 
-/// Whether a hook of a project's settings is this program's and nothing beside it, or of a program that is not there.
-fn may_be_tried(hook: &str) -> bool {
-    let is_missing = |program: &str| program.contains('/') && !Path::new(program).exists();
-    program_of_hook(hook).is_some_and(|program| is_this_program(program) || is_missing(program))
+/// A hook of a project's settings: tried by way of this very program if it is nothing but a call of that, whatever the
+/// name leads to where a shell would look for it.
+fn of_project(hook: String, run: &mut Vec<String>, untried: &mut Vec<String>, missing: &mut Vec<String>) {
+    match hook_alone(&hook) {
+        Some((program, args)) if is_this_program(program) => match std::env::current_exe() {
+            Ok(own) => run.push(format!("{} {args}", super::quoted(&own))),
+            Err(_) => untried.push(hook),
+        },
+        Some((program, _)) if program.contains('/') && !Path::new(program).exists() => missing.push(hook),
+        _ => untried.push(hook),
+    }
 }
 
 /// What nobody but the user can say whether to run.

@@ -29,6 +29,15 @@ pub(super) fn is_this_alone(entry: &Value) -> bool {
         && variables.map(|(name, _)| name.as_str()).all(|name| ["FLOCKD_AGENT", "FLOCKD_HOME"].contains(&name))
 }
 
+/// The same entry with this very program, whatever its name leads to from where it would be started.
+pub(super) fn by_this(entry: &Value) -> Value {
+    let own = std::env::current_exe().map(|own| own.display().to_string()).unwrap_or_default();
+    let kept = ["args", "env", "enabled", "disabled"].into_iter();
+    let mut entry: Value = kept.filter_map(|key| Some((key, entry.get(key)?.clone()))).collect();
+    entry["command"] = own.into();
+    entry
+}
+
 /// Whether somebody has switched the entry off.
 pub(super) fn is_off(entry: &Value) -> bool {
     entry["enabled"] == false || entry["disabled"] == true

@@ -68,16 +68,18 @@ pub(super) fn is_this_program(program: &str) -> bool {
     matches!((file(program), file("/proc/self/exe")), (Ok(named), Ok(own)) if named == own)
 }
 
-/// The program of a shell command that is nothing but a call of some program's hook, which runs nothing else.
-pub(super) fn program_of_hook(command: &str) -> Option<&str> {
-    let is_plain = |sign: char| sign.is_ascii_alphanumeric() || " ./_-=,:%@+'".contains(sign);
+/// Program and arguments of a shell command that is nothing but a plain call of some program's hook, which runs nothing
+/// else. Quotes are understood around the whole program alone.
+pub(super) fn hook_alone(command: &str) -> Option<(&str, &str)> {
+    let is_plain = |sign: char| sign.is_ascii_alphanumeric() || " ./_-=,:%@+".contains(sign);
     let words = command.trim();
-    let (program, rest) = match words.strip_prefix('\'') {
-        Some(quoted) => quoted.split_once('\'')?,
+    let (program, args) = match words.strip_prefix('\'') {
+        Some(quoted) => quoted.split_once("' ")?,
         None => words.split_once(' ')?,
     };
-    let is_hook = rest.split_whitespace().next() == Some("hook");
-    (is_hook && command.chars().all(is_plain) && !program.contains('=') && !rest.contains('\'')).then_some(program)
+    let is_hook = args.split(' ').find(|word| !word.is_empty()) == Some("hook");
+    let is_alone = !program.is_empty() && !program.contains('=') && (program.to_owned() + args).chars().all(is_plain);
+    (is_hook && is_alone).then_some((program, args))
 }
 
 #[cfg(test)]
@@ -86,12 +88,12 @@ mod tests {
 
     #[test]
     fn only_a_plain_call_of_a_hook_is_one() {
-        for (command, program) in [
-            ("flockd hook --client codex", "flockd"),
-            ("/opt/bin/flockd hook --mode=check", "/opt/bin/flockd"),
-            ("'/a dir/flockd' hook", "/a dir/flockd"),
+        for (command, alone) in [
+            ("flockd hook --client codex", ("flockd", "hook --client codex")),
+            ("/opt/bin/flockd hook --mode=check", ("/opt/bin/flockd", "hook --mode=check")),
+            ("'/a dir/flockd' hook", ("/a dir/flockd", "hook")),
         ] {
-            assert_eq!(program_of_hook(command), Some(program));
+            assert_eq!(hook_alone(command), Some(alone));
         }
         for command in [
             "touch x; flockd hook",
@@ -101,12 +103,14 @@ mod tests {
             "sh -c flockd",
             "flockd hook\ntouch x",
             "'flockd' 'hook' > x",
+            "'flockd/flockd'hook --client codex",
+            "./a''b/flockd hook",
             "flockd run a -- touch x -- hook",
             "flockd git --exec-path=x evil hook",
             "flockd",
             "",
         ] {
-            assert_eq!(program_of_hook(command), None, "{command}");
+            assert_eq!(hook_alone(command), None, "{command}");
         }
         let own = std::env::current_exe().unwrap().display().to_string();
         assert!(is_this_program(&own) && is_this_program("flockd") && !is_this_program("/bin/sh"));
