@@ -307,7 +307,7 @@ fn where_no_guard_can_be_started_the_other_one_looks_itself() {
         let killed = if kills_elect { first.id() } else { guard };
         kill_9(killed);
         let mut said = String::new();
-        while !said.contains("nobody sees whether the command still leads") {
+        while !said.contains("so this one watches alone") {
             assert!(stderr.read_line(&mut said).unwrap() > 0, "{said}");
         }
         break_it(&ground);

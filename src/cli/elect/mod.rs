@@ -167,7 +167,7 @@ fn lead(
         let command = i32::try_from(number).expect("the number of a process");
         let bodies = posts.iter().map(|post| post.body.clone()).collect();
         let charge = Charge { posts: bodies, command, grace: args.grace, program: flockd, kill_in: None };
-        watch = Some(Watch::begin(charge, Group::new(pidfd, command, true)?)?);
+        watch = Some(Watch::begin(charge, Group::new(pidfd, command, true)?, posts.to_vec())?);
         Ok(())
     };
     let child = match child::start(command, &[posts[0].kept(), posts[1].kept()], at_gate)? {
@@ -216,7 +216,7 @@ fn ended_for(file_id: &str, why: &str) -> String {
 
 /// The line that tells that no guard can be started.
 fn unguarded(error: &std::io::Error) -> String {
-    format!("flockd: nobody sees whether the command still leads, until a process for that can be started: {error}\n")
+    format!("flockd: the process that guards the command cannot be started, so this one watches alone: {error}\n")
 }
 
 /// Passes signals on to the command's group, until what is returned is called.

@@ -8,8 +8,8 @@
 //! Rejected: a signal of the kernel at the death of the parent (`PR_SET_PDEATHSIG`), which would end a command that
 //! leads, cannot come in two steps, and reaches no process group.
 
-use super::post::{self, Word};
-use crate::client::{Connect, Connection, Launch, Place};
+use super::post::{self, Post, Word};
+use crate::client::{self, Connect, Connection, Launch};
 use crate::clock;
 use crate::limits;
 use crate::model::Moment;
@@ -193,8 +193,8 @@ pub(super) enum Told {
     Unguarded(io::Error),
 }
 
-/// What has become of the guard.
-enum Post {
+/// The place of the guard.
+enum Place {
     /// None is wanted: this is a guard, and whoever started it lives.
     NotOurs(UnixStream),
     /// None is there, and the next is to be started at this moment.
@@ -211,9 +211,11 @@ enum Post {
 pub(super) struct Watch {
     charge: Charge,
     group: Group,
+    /// The locks with their own sessions, where this process has them: no new connection can fail then.
+    posts: Vec<Post>,
     news: Sender<News>,
     heard: Receiver<News>,
-    post: Post,
+    place: Place,
     /// The number of the latest guard.
     guards: u64,
     /// Dropped when this is not to look itself any more.
@@ -224,19 +226,19 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    fn new(charge: Charge, group: Group, post: Post) -> io::Result<Watch> {
+    fn new(charge: Charge, group: Group, place: Place, posts: Vec<Post>) -> io::Result<Watch> {
         let (news, heard) = unbounded();
         let tell = news.clone();
         group.when_ended(move || tell.send(News::Ended).unwrap_or_default())?;
         let is_lost = charge.kill_in.is_some();
         let kill_at = charge.kill_in.map(|left| clock::now().mono.after(left));
         let (guards, looking, has_ended) = (0, None, false);
-        Ok(Watch { charge, group, news, heard, post, guards, looking, is_lost, kill_at, has_ended })
+        Ok(Watch { charge, group, posts, news, heard, place, guards, looking, is_lost, kill_at, has_ended })
     }
 
     /// As `elect`: starts a guard and waits until it watches.
-    pub(super) fn begin(charge: Charge, group: Group) -> io::Result<Watch> {
-        let mut watch = Watch::new(charge, group, Post::Vacant(clock::now().mono))?;
+    pub(super) fn begin(charge: Charge, group: Group, posts: Vec<Post>) -> io::Result<Watch> {
+        let mut watch = Watch::new(charge, group, Place::Vacant(clock::now().mono), posts)?;
         for _ in 0..STARTS {
             watch.call_guard()?;
             // Those of earlier ones are told by their number.
@@ -259,7 +261,7 @@ impl Watch {
     /// As a guard: looks itself, and reports to whoever has started it.
     pub(super) fn stand(charge: Charge, group: Group, starter: UnixStream) -> io::Result<Watch> {
         let mut end = starter.try_clone()?;
-        let mut watch = Watch::new(charge, group, Post::NotOurs(starter))?;
+        let mut watch = Watch::new(charge, group, Place::NotOurs(starter), Vec::new())?;
         let news = watch.news.clone();
         std::thread::Builder::new().name("starter".into()).spawn(move || {
             // Nothing more comes, so that this ends with its end.
@@ -278,10 +280,10 @@ impl Watch {
         let last = || clock::now().mono.after(limits::ELECT_LOOK);
         let mut last_word: Option<Moment> = self.has_ended.then(last);
         let mut is_told = false;
-        while last_word.is_none_or(|at| matches!(self.post, Post::Watched(..)) && at > clock::now().mono) {
-            let due = match &self.post {
-                Post::Vacant(at) | Post::Taken(_, at) | Post::Watched(_, at, _) => Some(*at),
-                Post::NotOurs(_) | Post::Called => None,
+        while last_word.is_none_or(|at| matches!(self.place, Place::Watched(..)) && at > clock::now().mono) {
+            let due = match &self.place {
+                Place::Vacant(at) | Place::Taken(_, at) | Place::Watched(_, at, _) => Some(*at),
+                Place::NotOurs(_) | Place::Called => None,
             };
             let next = [self.kill_at, last_word, due.filter(|_| last_word.is_none())].into_iter().flatten().min();
             let left = next.map_or(u64::MAX, |at| at.left(clock::now().mono));
@@ -297,7 +299,7 @@ impl Watch {
                         tell(Told::Lost(why));
                     }
                 }
-                Ok(News::Alone) => self.post = Post::Vacant(clock::now().mono),
+                Ok(News::Alone) => self.place = Place::Vacant(clock::now().mono),
                 Ok(News::Started(number, Ok(guard))) if number == self.guards => self.is_taken(guard),
                 Ok(News::Started(number, Err(error))) if number == self.guards => {
                     self.is_vacant();
@@ -319,7 +321,7 @@ impl Watch {
                 Ok(News::Started(..) | News::Report(..) | News::Unguarded(_)) => {}
                 Err(_) => {
                     if let Err(error) = self.is_due() {
-                        self.post = Post::Vacant(last());
+                        self.place = Place::Vacant(last());
                         if !std::mem::replace(&mut is_told, true) {
                             tell(Told::Unguarded(error));
                         }
@@ -339,9 +341,9 @@ impl Watch {
         self.is_lost = true;
         self.kill_at = Some(clock::now().mono.after(after));
         self.looking = None;
-        if matches!(self.post, Post::Called | Post::Taken(..)) {
+        if matches!(self.place, Place::Called | Place::Taken(..)) {
             // It would look, and tell the command once more.
-            self.post = Post::Vacant(clock::now().mono);
+            self.place = Place::Vacant(clock::now().mono);
             self.guards += 1;
         }
     }
@@ -353,23 +355,25 @@ impl Watch {
             self.group.signal(Signal::KILL);
             self.kill_at = None;
         }
-        match &mut self.post {
-            Post::Vacant(at) if *at <= now => {
+        match &mut self.place {
+            Place::Vacant(at) if *at <= now => {
                 self.look()?;
                 self.call_guard()
             }
-            Post::Taken(_, at) if *at <= now => {
+            Place::Taken(_, at) if *at <= now => {
                 self.is_vacant();
                 Ok(())
             }
-            Post::Watched(guard, at, was_stopped) if *at <= now => {
+            Place::Watched(guard, at, was_stopped) if *at <= now => {
                 let is_stopped = guard.is_stopped();
                 // Once may be for a moment.
-                match is_stopped && *was_stopped {
-                    true => self.is_vacant(),
-                    false => (*at, *was_stopped) = (now.after(limits::ELECT_LOOK), is_stopped),
+                if !(is_stopped && *was_stopped) {
+                    (*at, *was_stopped) = (now.after(limits::ELECT_LOOK), is_stopped);
+                    return Ok(());
                 }
-                Ok(())
+                self.is_vacant();
+                self.look()?;
+                self.call_guard()
             }
             _ => Ok(()),
         }
@@ -378,20 +382,20 @@ impl Watch {
     // ── The guard ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     fn is_taken(&mut self, guard: Guard) {
-        self.post = Post::Taken(guard, clock::now().mono.after(limits::ELECT_SILENT));
+        self.place = Place::Taken(guard, clock::now().mono.after(limits::ELECT_SILENT));
     }
 
     fn is_watched(&mut self) {
         let at = clock::now().mono.after(limits::ELECT_LOOK);
-        if let Post::Taken(guard, _) = std::mem::replace(&mut self.post, Post::Called) {
-            self.post = Post::Watched(guard, at, false);
+        if let Place::Taken(guard, _) = std::mem::replace(&mut self.place, Place::Called) {
+            self.place = Place::Watched(guard, at, false);
             self.looking = None;
         }
     }
 
     /// The next one is started a second later, so that it is not done in a circle. Until it watches this looks itself.
     fn is_vacant(&mut self) {
-        self.post = Post::Vacant(clock::now().mono.after(limits::ELECT_LOOK));
+        self.place = Place::Vacant(clock::now().mono.after(limits::ELECT_LOOK));
         self.guards += 1;
         // Without a thread it is tried again with the next guard.
         let _ = self.look();
@@ -406,13 +410,13 @@ impl Watch {
         let serve = move || Guard::serve(number, &charge, &group, &news);
         // Not by the name of a guard: until it is one, what is started has that of this thread.
         std::thread::Builder::new().name("start".into()).spawn(serve)?;
-        self.post = Post::Called;
+        self.place = Place::Called;
         Ok(())
     }
 
     /// Whether somebody hears it: whoever started this, if that lives.
     fn report(&self, report: &Report) -> bool {
-        let Post::NotOurs(starter) = &self.post else { return false };
+        let Place::NotOurs(starter) = &self.place else { return false };
         let line = serde_json::to_string(report).expect("a report is JSON") + "\n";
         let sent = rustix::io::retry_on_intr(|| rustix::net::send(starter, line.as_bytes(), SendFlags::NOSIGNAL));
         sent.is_ok()
@@ -426,10 +430,13 @@ impl Watch {
             return Ok(());
         }
         let (looking, done) = bounded(0);
-        let (charge, news) = (self.charge.clone(), self.news.clone());
+        let (charge, posts, news) = (self.charge.clone(), self.posts.clone(), self.news.clone());
         std::thread::Builder::new().name("posts".into()).spawn(move || {
             let mut connection = None;
             let look = || {
+                if !posts.is_empty() {
+                    return posts.iter().map(Post::look).find(|word| *word != Word::Held).unwrap_or(Word::Held);
+                }
                 let client = match connection.take().map_or_else(|| connect(&charge), Ok) {
                     Ok(client) => connection.insert(client),
                     Err(why) => return Word::None(why),
@@ -450,7 +457,7 @@ impl Watch {
 fn connect(charge: &Charge) -> Result<Connection, String> {
     let home = Home::from_env().map_err(|error| error.0)?;
     // What is asked for is named in full.
-    let place = Place { cwd: b"/".to_vec(), workspace: b"/".to_vec(), config: None };
+    let place = client::Place { cwd: b"/".to_vec(), workspace: b"/".to_vec(), config: None };
     let launch = Launch::With(charge.program.clone());
     let connect = Connect { home, launch, agent: None, place, session: None };
     Connection::connect_from(connect, None).map_err(|error| error.to_string())
