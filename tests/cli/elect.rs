@@ -209,8 +209,9 @@ fn a_command_of_a_killed_candidate_leads_on_and_is_ended_when_it_does_not() {
         ground.until_waiting(&["b"]);
         next.says("while its command runs");
         break_it(&ground);
-        first.says("no longer leads @x, so the command is ended");
+        // A guard that does nothing says nothing either: this is what ends in time.
         ending.wait();
+        first.says("no longer leads @x, so the command is ended");
         leader(&ground, 2 * led);
         signal(next.elect.id(), Signal::TERM);
         next.end();
