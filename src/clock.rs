@@ -22,6 +22,19 @@ pub fn monotonic_us() -> u64 {
     monotonic_ns() / 1_000
 }
 
+/// Clock ticks since boot, suspend included: what the kernel counts the starts of processes in.
+#[cfg(feature = "cli")]
+pub(crate) fn boot_ticks() -> u64 {
+    let a_tick = 1_000_000_000 / rustix::param::clock_ticks_per_second();
+    nanoseconds(clock_gettime(ClockId::Boottime)) / a_tick
+}
+
+/// How long ago that was; nothing for what is still to come.
+#[cfg(feature = "cli")]
+pub(crate) fn since(time: std::time::SystemTime) -> std::time::Duration {
+    std::time::SystemTime::now().duration_since(time).unwrap_or_default()
+}
+
 /// A time before 1970, which only a wall clock that was never set can show, counts as 1970.
 fn nanoseconds(time: Timespec) -> u64 {
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);

@@ -270,6 +270,10 @@ bugs! {
     PersonIsModel => "hooks" "losses::what_only_the_person_was_shown_is_told_to_the_model_when_a_turn_begins",
     /// Sub-agents go by their parent's name.
     SubagentIsParent => "hooks" "turns::a_subagent_ends_with_its_own_locks_and_a_session_with_all",
+    /// Nobody notes which command a sub-agent runs.
+    CommandIsParents => "hooks" "commands::a_command_of_a_sub_agent_is_its_own_however_it_calls_us",
+    /// Who runs a command is told by its text alone.
+    TextTellsAll => "hooks" "commands::of_two_who_run_the_same_text_the_start_of_the_shell_tells_which",
     /// Nobody tells the tools of an agent that its program has begun another session.
     SessionNotHandedOn => "mcp" "names::a_session_that_its_program_begins_later_is_its_agent_everywhere",
 }

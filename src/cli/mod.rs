@@ -134,8 +134,7 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
-    let agent = cli.agent.map_or_else(args::agent_around, |agent| Ok(Some(agent)))?;
-    let common = Common { json: cli.json, agent };
+    let common = Common { json: cli.json, agent: cli.agent, around: args::agent_around()? };
     let exit = match cli.verb {
         Verb::Run(args) => return run::run(&common, &args),
         Verb::Elect(args) => return elect::elect(&common, &args),
@@ -179,7 +178,10 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
 /// What every command has.
 struct Common {
     json: bool,
+    /// By flag.
     agent: Option<String>,
+    /// By `$FLOCKD_AGENT`.
+    around: Option<String>,
 }
 
 impl Common {
@@ -190,12 +192,22 @@ impl Common {
 
     /// The name given by flag or `$FLOCKD_AGENT`.
     fn named_agent(&self) -> Result<Option<Agent>, Invalid> {
-        self.agent.as_deref().filter(|name| !name.is_empty()).map(Agent::new).transpose()
+        self.agent
+            .as_ref()
+            .or(self.around.as_ref())
+            .filter(|name| !name.is_empty())
+            .map(|name| Agent::new(name))
+            .transpose()
     }
 
-    /// The name given, or else that of the agent that this process works for.
+    /// The name given, or else that of the agent that this process works for. What the environment says is the name of
+    /// the agent or of a sub-agent in whose shell this runs.
     fn known_agent(&self) -> Result<Option<Agent>, Invalid> {
-        Ok(self.named_agent()?.or_else(agent::surrounding))
+        let named = self.named_agent()?;
+        if self.agent.is_some() {
+            return Ok(named);
+        }
+        named.or_else(agent::surrounding).map(|agent| agent::acting(&Home::from_env()?, agent)).transpose()
     }
 
     /// The name in which something is held: given, that of the agent around us, or that of a person at a terminal.
@@ -237,9 +249,9 @@ impl Common {
         self.connect_from(place_anyway()?, Some(agent), None)
     }
 
-    /// A connection that only reads, in the agent's name if there is one.
+    /// A connection that only reads, in the agent's name if there is one; whoever cannot be told apart may look as well.
     fn connect_to_read(&self) -> Result<Connection, Failure> {
-        self.connect_from(place_anyway()?, self.known_agent()?.or_else(person), None)
+        self.connect_from(place_anyway()?, self.known_agent().unwrap_or_default().or_else(person), None)
     }
 }
 

@@ -6,7 +6,9 @@
 
 use crate::clock;
 use crate::limits;
-use crate::model::{Agent, Process, base32};
+use crate::model::{Agent, Invalid, Process, base32};
+use crate::os::commands::{Commands, EXEC, Shell};
+use crate::os::home::Home;
 use crate::os::process::{self, Ancestor};
 use rustix::fd::OwnedFd;
 
@@ -41,6 +43,61 @@ const LIST: &str = "FLOCKD_AGENT_PROGRAMS";
 pub(crate) fn surrounding() -> Option<Agent> {
     let boot = clock::boot_id().ok()?;
     named_by(&process::ancestors(), variable, boot)
+}
+
+/// Who really acts where the environment names this agent: a sub-agent of it, if the shell above runs what that was
+/// noted to run, since its program may have told all its shells the same.
+///
+/// # Errors
+/// When several agents run that at once, or the notes cannot be read: a guess would take one for the other.
+pub(crate) fn acting(home: &Home, named: Agent) -> Result<Agent, Invalid> {
+    let cannot = |error| Invalid(format!("{error}; say who acts, by --agent {named} or the sub-agent's name"));
+    let commands = Commands::of(home, &named).map_err(cannot)?;
+    if !commands.are_noted() {
+        return Ok(named);
+    }
+    let agents = commands.run_by(&shells()).map_err(cannot)?;
+    let mut rest = agents.iter();
+    match (rest.next(), rest.next()) {
+        (None, _) => Ok(named),
+        (Some(agent), None) => Ok(agent.clone()),
+        (Some(one), Some(other)) => Err(Invalid(format!(
+            "{one} and {other} run this very command at once: say which of them acts, by --agent NAME"
+        ))),
+    }
+}
+
+/// The shells above this process, outermost first, as far as the nearest agent program.
+fn shells() -> Vec<Shell> {
+    let programs = programs(variable(LIST).as_deref());
+    let is_agent = |above: &Ancestor| programs.iter().any(|program| is_program(above, program));
+    shells_in(process::own().ok(), &process::ancestors(), is_agent)
+}
+
+fn shells_in(own: Option<Process>, above: &[Ancestor], is_agent: impl Fn(&Ancestor) -> bool) -> Vec<Shell> {
+    let below: Vec<&Ancestor> = above.iter().take_while(|above| !is_agent(above)).collect();
+    let is_orphan = below.len() == above.len();
+    let told = below.iter().rev().map(|above| (above.process, told(&above.args)));
+    let mut shells: Vec<(Process, Vec<String>)> = told.collect();
+    if shells.is_empty() {
+        shells.extend(own.map(|own| (own, Vec::new())));
+    }
+    match shells.first_mut() {
+        Some((_, texts)) if texts.is_empty() && !is_orphan => texts.push(EXEC.to_owned()),
+        _ => {}
+    }
+    shells.into_iter().map(|(process, texts)| Shell { start: process.start, texts, is_orphan }).collect()
+}
+
+/// What a shell was told to run by `-c`: all of it, and of what is around that in the program's own words the part that
+/// is to be evaluated.
+fn told(args: &[String]) -> Vec<String> {
+    let is_c = |arg: &&String| arg.starts_with('-') && !arg.starts_with("--") && arg.ends_with('c');
+    let Some(text) = args.iter().skip_while(|arg| !is_c(arg)).find(|arg| !arg.starts_with('-')) else {
+        return Vec::new();
+    };
+    let evaluated = shlex::split(text).into_iter().flatten().skip_while(|word| word != "eval").nth(1);
+    std::iter::once(text.clone()).chain(evaluated).collect()
 }
 
 /// The agent that works in this session of a program, where somebody who knows says both: the name that the program's

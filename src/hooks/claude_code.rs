@@ -4,7 +4,7 @@
 //! text for the model or the person, and other arguments for the tool, which are taken without a decision as well. It
 //! never says `allow`: that would answer the person's own permission prompt.
 
-use super::event::{Answer, Event, Phase, Unnamed, Verdict, path, text};
+use super::event::{Answer, Event, Phase, Verdict, path, text};
 use super::{patch, shell};
 use serde_json::{Map, Value};
 
@@ -20,11 +20,8 @@ pub(super) fn read(input: &Value) -> Option<Event> {
     let given = input.get("tool_input").unwrap_or(&Value::Null);
     let tool = text(input, "tool_name").unwrap_or_default();
     // Server and shell know the session, and not who in it calls.
-    event.unnamed = match tool {
-        _ if event.subagent.is_none() => None,
-        "Bash" => text(given, "command").map(|command| Unnamed::Shell(command.to_owned())),
-        tool => tool.starts_with(OUR_TOOLS).then(|| Unnamed::Tool(given.clone())),
-    };
+    event.unnamed = Some(given).filter(|_| event.subagent.is_some() && tool.starts_with(OUR_TOOLS)).cloned();
+    event.command = text(given, "command").filter(|_| tool == "Bash").map(str::to_owned);
     event.targets = match tool {
         "Write" | "Edit" | "MultiEdit" => path(given, "file_path"),
         "NotebookEdit" => path(given, "notebook_path"),

@@ -42,17 +42,10 @@ pub(super) struct Event {
     pub(super) cwd: PathBuf,
     /// The files that the tool writes, as far as they can be told, as the tool was given them.
     pub(super) targets: Vec<PathBuf>,
-    /// What the tool was given, where nothing but that tells it in whose name it is called.
-    pub(super) unnamed: Option<Unnamed>,
-}
-
-/// A tool that asks flockd by itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Unnamed {
-    /// One of our own server's: its arguments, which take the name as `agent`.
-    Tool(Value),
-    /// A shell: the command, which may call `flockd`.
-    Shell(String),
+    /// What a tool of our own server was given, where nothing but that, as `agent`, tells it in whose name it is called.
+    pub(super) unnamed: Option<Value>,
+    /// The command that a shell runs, where nothing but that tells which of the session's agents runs it.
+    pub(super) command: Option<String>,
 }
 
 impl Event {
@@ -68,6 +61,7 @@ impl Event {
             cwd: text(input, "cwd").map(PathBuf::from).unwrap_or_default(),
             targets: Vec::new(),
             unnamed: None,
+            command: None,
         })
     }
 

@@ -17,7 +17,7 @@ mod shell;
 mod text;
 
 pub(crate) use event::Answer;
-use event::{Event, Phase, Unnamed, Verdict};
+use event::{Event, Phase, Verdict};
 use locks::{Ending, Losses};
 pub(crate) use settings::{Broken, Enforcement, Settings};
 
@@ -297,9 +297,17 @@ fn judge(call: &Call, deadline: u64, input: impl Read, tell: &mpsc::Sender<Progr
             if let Some(arguments) = caller.named() {
                 let _ = tell.send(Progress::Instead(arguments));
             }
-            caller.before_tool(client.damage(&value, &event), &strict)
+            caller.command_begins()?;
+            let verdict = caller.before_tool(client.damage(&value, &event), &strict)?;
+            if let Verdict::Deny(_) = verdict {
+                caller.command_ended()?;
+            }
+            Ok(verdict)
         }
-        Phase::AfterTool => caller.after_tool(),
+        Phase::AfterTool => {
+            caller.command_ended()?;
+            caller.after_tool()
+        }
         Phase::SessionStart => caller.begin(true),
         Phase::SubagentStart => caller.begin_below(),
         Phase::TurnStart => caller.begin(false),
@@ -329,22 +337,27 @@ struct Target {
 }
 
 impl Caller<'_> {
-    /// The agent that acts: as all its commands are named, and in a sub-agent one below it.
-    fn agent(&self) -> Result<Agent, String> {
+    /// The agent of the session, as all its commands are named.
+    fn head(&self) -> Result<Agent, String> {
         let named = self.call.agent.clone().or_else(|| agent::in_session(self.client.program, &self.event.session));
-        let named = named.or_else(agent::surrounding).ok_or("whose edit it is cannot be told: set FLOCKD_AGENT")?;
+        named.or_else(agent::surrounding).ok_or_else(|| "whose edit it is cannot be told: set FLOCKD_AGENT".to_owned())
+    }
+
+    /// The agent that acts: that of the session, and in a sub-agent one below it.
+    fn agent(&self) -> Result<Agent, String> {
+        let head = self.head()?;
         match &self.event.subagent {
             Some(id) if !planted(Bug::SubagentIsParent) => {
-                agent::below(&named, id).ok_or_else(|| format!("{named} is no name to put that of a sub-agent below"))
+                agent::below(&head, id).ok_or_else(|| format!("{head} is no name to put that of a sub-agent below"))
             }
-            _ => Ok(named),
+            _ => Ok(head),
         }
     }
 
     /// The arguments of a tool of ours with the name of the agent in them, where nothing else tells it. A name below
     /// that one is left: the agent has said it.
     fn named(&self) -> Option<Value> {
-        let Some(Unnamed::Tool(given)) = &self.event.unnamed else { return None };
+        let given = self.event.unnamed.as_ref()?;
         let (agent, mut arguments) = (self.agent().ok()?, given.clone());
         let said = event::text(given, "agent").and_then(|name| Agent::new(name).ok());
         if said.is_some_and(|said| said == agent || agent.is_above(&said)) {
@@ -354,15 +367,18 @@ impl Caller<'_> {
         Some(arguments)
     }
 
-    /// Why a command of a sub-agent's shell is not to run as it is: its environment names the parent alone, so that it
-    /// would act as that, and be kept out by what the sub-agent holds. Its text is nobody's to change: a person's rules
-    /// and hooks judge what was written.
-    fn in_the_parents_name(&self) -> Option<String> {
-        let Some(Unnamed::Shell(command)) = &self.event.unnamed else { return None };
-        let agent = self.agent().ok()?;
-        let settings = Settings::of(&root_at(&self.event.cwd, &self.event.cwd)).ok()?;
-        let is_kept = self.call.mode == Mode::Auto && settings.enforcement == Enforcement::Deny;
-        (is_kept && shell::calls_unnamed(command)).then(|| text::say_who(&agent))
+    /// Whoever is called in the command of a shell finds out by this who runs it. Whatever the workspace wants of
+    /// edits, an agent has its own name.
+    fn command_begins(&self) -> Result<(), String> {
+        let Some(command) = self.event.command.as_deref().filter(|_| !planted(Bug::CommandIsParents)) else {
+            return Ok(());
+        };
+        locks::command_begins(&self.head()?, &self.agent()?, command)
+    }
+
+    fn command_ended(&self) -> Result<(), String> {
+        let Some(command) = &self.event.command else { return Ok(()) };
+        locks::command_ended(&self.head()?, &self.agent()?, command)
     }
 
     /// A verdict that tells of these.
@@ -375,9 +391,6 @@ impl Caller<'_> {
     }
 
     fn before_tool(&self, damage: Option<String>, strict: &dyn Fn()) -> Result<Verdict, String> {
-        if let Some(why) = self.in_the_parents_name() {
-            return Ok(Verdict::Deny(why));
-        }
         if let Some(why) = damage {
             let settings = Settings::of(&root_at(&self.event.cwd, &self.event.cwd));
             if is_strict(&settings) {
@@ -455,7 +468,9 @@ impl Caller<'_> {
     }
 
     fn end(&self, what: Ending) -> Result<Verdict, String> {
-        locks::release(&self.agent()?, what, &self.event.cwd)?;
+        let agent = self.agent()?;
+        locks::no_command_begins(&self.head()?, &agent, what)?;
+        locks::release(&agent, what, &self.event.cwd)?;
         Ok(Verdict::Silence)
     }
 }

@@ -1,7 +1,7 @@
 //! OpenClaw: it has no hooks that are commands, so our plugin (`integrations/openclaw/plugin`) calls this one with what
 //! it was given, under the names that OpenClaw has for it, and hands the answer back.
 
-use super::event::{Answer, Event, Phase, Unnamed, Verdict, path, text};
+use super::event::{Answer, Event, Phase, Verdict, path, text};
 use super::{patch, shell};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ pub(super) fn read(input: &Value) -> Option<Event> {
     let mut cwd = text(input, "cwd").map(PathBuf::from).unwrap_or_default();
     let tool = text(input, "toolName").unwrap_or_default();
     // One server serves all sessions of a gateway and is told none.
-    let unnamed = tool.starts_with(OUR_TOOLS).then(|| Unnamed::Tool(given.clone()));
+    let unnamed = tool.starts_with(OUR_TOOLS).then(|| given.clone());
     let targets = match tool {
         "write" | "edit" => path(given, "path"),
         "apply_patch" => patch::targets(text(given, "input").unwrap_or_default()),
@@ -31,7 +31,7 @@ pub(super) fn read(input: &Value) -> Option<Event> {
     // A sub-agent has a session of its own there, so its name is its own.
     let session = text(input, "sessionKey").unwrap_or_default().to_owned();
     let (phase, name) = (phase(name), name.to_owned());
-    Some(Event { phase, name, session, has_moved: false, subagent: None, cwd, targets, unnamed })
+    Some(Event { phase, name, session, has_moved: false, subagent: None, cwd, targets, unnamed, command: None })
 }
 
 fn phase(name: &str) -> Phase {

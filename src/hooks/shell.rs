@@ -14,10 +14,6 @@ const KEYWORDS: &[&str] = &["if", "then", "elif", "else", "while", "until", "do"
 
 const SHELLS: &[&str] = &["sh", "bash", "dash", "zsh", "ksh"];
 
-/// The commands of our program that take, give back, wait or write in somebody's name.
-const IN_A_NAME: &[&str] =
-    &["lock", "unlock", "upgrade", "downgrade", "renew", "wait", "check", "write", "run", "elect"];
-
 /// The files that a command writes, moves or removes; relative ones begin where the command is run.
 pub(super) fn targets(command: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -51,24 +47,6 @@ fn moved(place: Option<PathBuf>, words: &[Word]) -> Option<PathBuf> {
         Some("popd") => None,
         _ => place,
     }
-}
-
-/// Whether our program is called to do something in somebody's name, and the name is not said; as far as that is plain.
-pub(super) fn calls_unnamed(command: &str) -> bool {
-    let is_unnamed = |words: &[Word]| match program(words) {
-        Some((name, args)) if SHELLS.contains(&name) => script_in(args).is_some_and(calls_unnamed),
-        Some(("flockd", args)) => {
-            let mut own = args.iter().map(|word| word.text.as_str()).take_while(|word| *word != "--");
-            let is_name = |word: &str| word == "--agent" || word.starts_with("--agent=");
-            // Whoever asks for help does nothing in anybody's name.
-            let is_named = own.clone().any(|word| is_name(word) || word == "--help" || word == "-h");
-            !is_named && own.find(|word| !word.starts_with('-')).is_some_and(|verb| IN_A_NAME.contains(&verb))
-        }
-        _ => false,
-    };
-    // Whoever exports it has said it.
-    !command.contains("FLOCKD_AGENT")
-        && pieces(command).iter().any(|piece| matches!(piece, Piece::Simple { words, .. } if is_unnamed(words)))
 }
 
 /// The program of a simple command, without its directories, and its arguments.
@@ -396,35 +374,6 @@ mod tests {
         assert_eq!(found("echo rm a"), [""; 0]);
         assert_eq!(found("cd d; bash -lc 'echo > a; cd e && rm b' x > c"), ["d/c", "d/a", "d/e/b"]);
         assert_eq!(found("sh -c \"echo > $X; echo > \\$Y; echo > a\"; sh script > b"), ["a", "b"]);
-    }
-
-    #[test]
-    fn a_plain_call_of_ours_without_a_name_is_seen() {
-        for command in [
-            "flockd lock a",
-            "cd d && ./bin/flockd unlock a; ls",
-            "if ! flockd check a >/dev/null; then echo no; fi",
-            "x=$(flockd --json lock a | jq .)",
-            "A=1 exec flockd run a -- sh -c 'x' --agent",
-            "bash -lc 'flockd write a < b'",
-            "cat <<E > a\nE\nflockd renew a",
-            "flockd ls --agent=b; flockd lock a",
-        ] {
-            assert!(calls_unnamed(command), "{command}");
-        }
-        for command in [
-            "flockd ls",
-            "flockd status a; flockd --help; flockd lock --help; flockd run -h",
-            "flockd lock --agent b a",
-            "flockd lock a --agent=b",
-            "FLOCKD_AGENT=b flockd lock a",
-            "echo flockd lock a; which flockd lock",
-            "cat <<E\nflockd lock a\nE",
-            "my-flockd lock a # flockd lock a",
-            "",
-        ] {
-            assert!(!calls_unnamed(command), "{command}");
-        }
     }
 
     #[test]

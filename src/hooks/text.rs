@@ -18,17 +18,7 @@ lets go, `flockd ls` shows who holds what.";
 
 /// What a sub-agent is told when it begins.
 pub(super) fn named(agent: &Agent) -> String {
-    format!("flockd: here you are {agent}; your edits and tools go by that name. {}", in_a_shell(agent))
-}
-
-/// A command of a sub-agent's shell would act in its parent's name.
-pub(super) fn say_who(agent: &Agent) -> String {
-    format!("flockd: this command would act as your parent. {} Nothing was run.", in_a_shell(agent))
-}
-
-fn in_a_shell(agent: &Agent) -> String {
-    let agent = quoted(Path::new(agent.as_str()));
-    format!("In a shell write it out behind the command: `flockd lock --agent={agent} PATH`.")
+    format!("flockd: here you are {agent}; your edits, tools and commands go by that name.")
 }
 
 /// Others hold what was to be written.

@@ -22,6 +22,8 @@ const SOCKET: &str = "sock";
 const DAEMON_LOCK: &str = "daemon.lock";
 const START_LOCK: &str = "start.lock";
 const DAEMON_LOG: &str = "daemon.log";
+#[cfg(feature = "cli")]
+const COMMANDS: &str = "commands";
 
 /// Longest path of a socket that its address holds, without the terminating zero.
 const ADDRESS_MAX: usize = 107;
@@ -84,6 +86,12 @@ impl Home {
     /// What the daemon has to say.
     pub fn daemon_log(&self) -> PathBuf {
         self.dir.join(DAEMON_LOG)
+    }
+
+    /// Where hooks note which agent runs which command.
+    #[cfg(feature = "cli")]
+    pub fn commands(&self) -> PathBuf {
+        self.dir.join(COMMANDS)
     }
 
     /// Creates the home if it is missing, parents too, and makes sure that it is private.

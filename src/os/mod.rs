@@ -1,5 +1,7 @@
 //! Everything that only the operating system can say or do: paths, processes, the home, file threads.
 
+#[cfg(feature = "cli")]
+pub(crate) mod commands;
 pub mod commit;
 pub mod files;
 pub mod flocks;

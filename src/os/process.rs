@@ -379,8 +379,18 @@ pub struct Ancestor {
 
 /// Deepest nesting of processes that is looked through.
 const ANCESTORS_MAX: usize = 64;
-/// Most bytes of arguments that are read.
-const ARGS_MAX: u64 = 4096;
+/// Most bytes of arguments that are read: what a shell is told to run is one of them, and the kernel takes 128 KiB.
+const ARGS_MAX: u64 = 256 * 1024;
+
+/// This process.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+#[cfg(feature = "cli")]
+pub(crate) fn own() -> io::Result<Process> {
+    let pid = std::process::id();
+    Ok(Process { pid, start: start_of(pid)? })
+}
 
 /// The processes above this one, nearest first, as far as they can be seen.
 pub fn ancestors() -> Vec<Ancestor> {

@@ -2,6 +2,7 @@
 #![cfg(feature = "cli")]
 
 mod client;
+mod commands;
 mod failures;
 mod identity;
 mod losses;

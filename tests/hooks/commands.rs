@@ -1,0 +1,271 @@
+//! Which agent of a session runs a command, where the program tells its shells of the session alone.
+
+use crate::client::{Outcome, payload};
+use crate::util::{Done, FLOCKD, Ground, until};
+use serde_json::{Value, json};
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+const SESSION: &str = "5e55";
+const HEAD: &str = "claude-5e55";
+
+/// A program like Claude Code, as far as hooks and shells go.
+struct Claude {
+    ground: Ground,
+    /// What its environment has for an agent's name.
+    named: &'static str,
+}
+
+impl Claude {
+    fn new() -> Claude {
+        Claude::named("")
+    }
+
+    fn named(named: &'static str) -> Claude {
+        let ground = Ground::new();
+        script(&ground.work.join("claude"), "\"$@\"\nexit $?");
+        Claude { ground, named }
+    }
+
+    /// What its hook says about a tool of this sub-agent, or of the agent itself.
+    fn hook(&self, flags: &str, event: &str, subagent: Option<&str>, tool: &str, given: &Value) -> Outcome {
+        let text = payload("claude-code", "before_edit_of_subagent", &self.ground.work, SESSION);
+        let mut input: Value = serde_json::from_str(&text).unwrap();
+        input["hook_event_name"] = event.into();
+        input["agent_id"] = subagent.into();
+        input["tool_name"] = tool.into();
+        input["tool_input"] = given.clone();
+        let mut command = self.ground.hook_command("claude-code", flags);
+        command.env("FLOCKD_AGENT", self.named);
+        Outcome::of("claude-code", &crate::client::fed(command, &input.to_string()))
+    }
+
+    fn before(&self, subagent: Option<&str>, command: &str) -> Outcome {
+        self.hook("--wait 0", "PreToolUse", subagent, "Bash", &json!({ "command": command }))
+    }
+
+    fn after(&self, subagent: Option<&str>, command: &str) {
+        let given = json!({ "command": command });
+        assert_eq!(self.hook("", "PostToolUse", subagent, "Bash", &given), Outcome::Runs);
+    }
+
+    /// A shell as it starts one, in this directory, by this shell's name.
+    fn shell(&self, dir: &Path, shell: &str, command: &str) -> Command {
+        let quoted = format!("'{}'", command.replace('\'', "'\"'\"'"));
+        let around = format!(
+            "source snapshot 2>/dev/null || true && {{ \\builtin unalias -- 'which'; }} >/dev/null 2>&1 || true && eval \
+             {quoted} < /dev/null && pwd -P >| /dev/null"
+        );
+        let claude = self.ground.work.join("claude");
+        let mut command = self.ground.environment(Command::new(claude), self.named, &[shell, "-c", &around]);
+        let bin = Path::new(FLOCKD).parent().unwrap().display();
+        command.env("PATH", format!("{bin}:{}", std::env::var("PATH").unwrap()));
+        command.env("CLAUDE_CODE_SESSION_ID", SESSION).env("FLOCKD_AGENT_PROGRAMS", "claude").current_dir(dir);
+        command
+    }
+
+    fn runs(&self, command: &str) -> Done {
+        Done::of(self.shell(&self.ground.work, "bash", command))
+    }
+
+    /// A tool call from hook to hook, apart from those before; fails where the hook says anything.
+    fn calls(&self, subagent: Option<&str>, command: &str) -> Done {
+        next_tick();
+        assert_eq!(self.before(subagent, command), Outcome::Runs, "{command}");
+        let done = self.runs(command);
+        self.after(subagent, command);
+        done
+    }
+}
+
+fn script(path: &Path, text: &str) {
+    fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// A command that waits in its shell before it goes on.
+struct Waiting(Child);
+
+impl Waiting {
+    fn of(mut command: Command) -> Waiting {
+        Waiting(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+    }
+
+    fn done(self) -> Done {
+        let output = self.0.wait_with_output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Done { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
+}
+
+/// In this directory there is something to wait for; the answer opens the way.
+fn with_gate(dir: &Path) -> impl FnOnce() {
+    fs::create_dir_all(dir).unwrap();
+    let gate = dir.join("gate");
+    assert!(Command::new("mkfifo").arg(&gate).status().unwrap().success());
+    // Waits until somebody reads.
+    move || fs::OpenOptions::new().write(true).open(gate).unwrap().write_all(b"go\n").unwrap()
+}
+
+/// Starts of processes are told in hundredths of a second: what begins after this has another than what was before.
+fn next_tick() {
+    let now = || {
+        let mut child = Command::new("true").stdin(Stdio::piped()).spawn().unwrap();
+        let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        child.wait().unwrap();
+        stat.rsplit(')').next().unwrap().split_whitespace().nth(19).unwrap().parse::<u64>().unwrap()
+    };
+    let before = now();
+    until("the clock moves", || (now() > before).then_some(()));
+}
+
+#[test]
+fn a_command_of_a_sub_agent_is_its_own_however_it_calls_us() {
+    for named in ["", "ada"] {
+        let claude = Claude::named(named);
+        let (head, below) = if named.is_empty() { (HEAD, "claude-5e55/a1") } else { ("ada", "ada/a1") };
+        script(&claude.ground.work.join("all.sh"), "exec flockd lock -n \"$1\" --json");
+        let edit = claude.hook("", "PreToolUse", Some("a1"), "Write", &json!({ "file_path": "data.json" }));
+        assert_eq!(edit, Outcome::Runs);
+        for command in [
+            "flockd lock -n data.json --json",
+            "./all.sh data.json",
+            "echo data.json | xargs -n 1 flockd lock -n --json",
+            "timeout 30 flockd lock -n data.json --json",
+            "echo \"`flockd lock -n 'data.json' --json`\"",
+            "bash -c \"env -u X flockd lock -n data.json --json; true\"",
+            "exec flockd lock -n data.json --json",
+            "exec ./all.sh data.json",
+            "# it's a note\ncat <<'E' | xargs flockd lock --json -n\ndata.json\nE",
+            "(flockd lock -n data.json --json & wait)",
+            "python3 -c 'import subprocess as s; s.run([\"flockd\", \"lock\", \"-n\", \"data.json\", \"--json\"])'",
+        ] {
+            let held = claude.calls(Some("a1"), command).gives(0).json();
+            assert_eq!((&held["agent"], &held["already_held"]), (&json!(below), &json!(true)), "{command}");
+        }
+        claude.calls(None, "flockd lock -n data.json").gives(1).says(&[&format!("your sub-agent {below} holds")]);
+        let sibling = claude.calls(Some("b2"), "flockd lock -n data.json").gives(1);
+        sibling.says(&[&format!("{below} holds data.json")]);
+        claude.calls(Some("b2"), "flockd lock other.json").gives(0);
+        let own = claude.calls(None, "flockd lock mine.json --json").gives(0).json();
+        assert_eq!(own["agent"], head);
+        claude.calls(Some("a1"), "flockd unlock data.json").gives(0);
+        // Whoever says another name means it.
+        let said = claude.calls(Some("a1"), "flockd lock d --agent cy --json").gives(0).json();
+        assert_eq!(said["agent"], "cy");
+        let said = claude.calls(Some("a1"), "FLOCKD_AGENT=di flockd lock e --json").gives(0).json();
+        assert_eq!(said["agent"], "di");
+        let inner = claude.calls(Some("a1"), "flockd run f -- flockd lock -n f --json").gives(0).json();
+        assert_eq!((&inner["agent"], &inner["already_held"]), (&json!(below), &json!(true)));
+    }
+}
+
+#[test]
+fn what_nobody_noted_is_the_sessions() {
+    let claude = Claude::new();
+    let lock = "flockd lock data.json --json";
+    assert_eq!(claude.runs(lock).gives(0).json()["agent"], HEAD);
+    claude.calls(Some("a1"), "true").gives(0);
+    assert_eq!(claude.runs(lock).gives(0).json()["agent"], HEAD, "another text");
+}
+
+#[test]
+fn of_two_who_run_the_same_text_the_start_of_the_shell_tells_which() {
+    let claude = Claude::new();
+    let command = "read word < gate; flockd lock data.json --json";
+    let [one, two] = ["one", "two"].map(|name| claude.ground.work.join(name));
+    let (first_goes, second_goes) = (with_gate(&one), with_gate(&two));
+    // In the background: its end is told at once, and it goes on.
+    assert_eq!(claude.before(Some("a1"), command), Outcome::Runs);
+    let first = Waiting::of(claude.shell(&one, "bash", command));
+    until("its shell is there", || fs::read_to_string(format!("/proc/{}/cmdline", first.0.id())).ok());
+    next_tick();
+    claude.after(Some("a1"), command);
+    next_tick();
+    assert_eq!(claude.before(None, command), Outcome::Runs);
+    let second = Waiting::of(claude.shell(&two, "bash", command));
+    first_goes();
+    second_goes();
+    assert_eq!(first.done().gives(0).json()["agent"], "claude-5e55/a1");
+    assert_eq!(second.done().gives(0).json()["agent"], HEAD);
+}
+
+#[test]
+fn two_who_run_the_same_text_at_once_are_asked_to_say_who_they_are() {
+    let claude = Claude::new();
+    let lock = "flockd lock data.json";
+    assert_eq!(claude.before(Some("a1"), lock), Outcome::Runs);
+    assert_eq!(claude.before(Some("b2"), lock), Outcome::Runs);
+    let refused = claude.runs(lock).gives(2);
+    refused.says(&["claude-5e55/a1 and claude-5e55/b2 run this very command at once", "--agent"]);
+    assert_eq!(claude.ground.held(), []);
+    claude.before(Some("b2"), "flockd ls");
+    claude.calls(Some("a1"), "flockd ls").gives(0);
+    claude.calls(Some("a1"), "flockd lock data.json --agent claude-5e55/a1").gives(0);
+    claude.after(Some("b2"), lock);
+    next_tick();
+    claude.runs(lock).gives(0);
+    assert_eq!(claude.ground.held().len(), 1, "it is the only one that still may run it");
+}
+
+#[test]
+fn a_command_keeps_its_agent_while_the_daemon_is_started_anew_and_when_its_shell_is_gone() {
+    let claude = Claude::new();
+    let goes = with_gate(&claude.ground.work);
+    let command = "flockd lock data.json --json; (read word < gate; flockd lock -n data.json --json; true) > out \
+                   2>&1 &";
+    claude.calls(Some("a1"), command).gives(0);
+    claude.ground.stop_daemon();
+    goes();
+    let out = claude.ground.work.join("out");
+    let held = until("it has its answer", || fs::read_to_string(&out).ok().filter(|text| text.ends_with('\n')));
+    let held: Value = serde_json::from_str(&held).unwrap();
+    assert_eq!((&held["agent"], &held["already_held"]), (&json!("claude-5e55/a1"), &json!(true)));
+}
+
+#[test]
+fn a_command_that_did_not_run_takes_nobodys_name() {
+    let claude = Claude::new();
+    claude.ground.flockd("bo", "lock data.json").gives(0);
+    let command = "flockd lock x --json; : > data.json";
+    claude.before(Some("a1"), command).refused();
+    next_tick();
+    assert_eq!(claude.runs(command).gives(0).json()["agent"], HEAD);
+    // What a person forbids is told to no hook; it ends with its agent's turn.
+    let lock = "flockd lock x --json";
+    assert_eq!(claude.before(Some("a1"), lock), Outcome::Runs);
+    let ends = payload("claude-code", "subagent_end", &claude.ground.work, SESSION).replace("a1b2c3", "a1");
+    claude.ground.hook_says("claude-code", "", &ends).gives(0);
+    next_tick();
+    assert_eq!(claude.runs(lock).gives(0).json()["agent"], HEAD);
+}
+
+#[test]
+fn where_a_command_cannot_be_noted_the_person_is_told_and_strictness_refuses() {
+    let claude = Claude::new();
+    claude.ground.flockd("bo", "lock other.json").gives(0);
+    fs::write(claude.ground.home.join("commands"), "").unwrap();
+    let told = claude.before(Some("a1"), "true").told();
+    assert!(told.contains("claude-5e55/a1 runs cannot be noted, so it would act as claude-5e55: "), "{told}");
+    fs::write(claude.ground.work.join(".flockd.toml"), "strict = true").unwrap();
+    let why = claude.before(Some("a1"), "true").refused();
+    assert!(why.contains("cannot be noted") && why.contains("strict"), "{why}");
+}
+
+#[test]
+fn in_another_shell_it_is_the_same() {
+    let claude = Claude::new();
+    let command = "flockd lock data.json --json";
+    for shell in ["dash", "zsh"] {
+        if Command::new(shell).args(["-c", "true"]).status().is_err() {
+            continue;
+        }
+        assert_eq!(claude.before(Some("a1"), command), Outcome::Runs);
+        let done = Done::of(claude.shell(&claude.ground.work, shell, command));
+        claude.after(Some("a1"), command);
+        assert_eq!(done.json()["agent"], "claude-5e55/a1", "{shell}");
+    }
+}
