@@ -431,8 +431,12 @@ class Ground:
         # Codex runs a login shell, which has a PATH of its own.
         flockd = "flockd" if is_claude else self.flockd
 
+        look = self.work / "look.sh"
+        look.write_text(f"#!/bin/sh\n{flockd} check $1 && {flockd} lock -n $1 --json\n")
+        look.chmod(0o755)
+
         def steps(path):
-            command = f"{flockd} check {path} && {flockd} lock -n {path} --json"
+            command = f"{flockd} check {path} && {flockd} lock -n {path} --json" if path is mine else f"./look.sh {path}"
             lock = ours("lock_file", path=str(path), wait_seconds=0)
             if not is_claude:
                 return [lock, ("exec_command", {"cmd": f"echo -n x > {path}"}), ("exec_command", {"cmd": command})]
@@ -452,8 +456,8 @@ class Ground:
         self.hurry(home)
         may_unlock, may_end = run.gate(4), run.below.gate(3)
         if is_claude:
-            # A rule for the command as the model says it.
-            command = [*command[:3], "--allowedTools", "Write,Agent,Bash(flockd:*),mcp__flockd"]
+            # Rules for the commands as the model says them.
+            command = [*command[:3], "--allowedTools", "Write,Agent,Bash(flockd:*),Bash(./look.sh:*),mcp__flockd"]
         kim = self.run("kim", command, {**self.environment(home), **more})
         run.until(4)
         run.below.until(3)
@@ -463,12 +467,7 @@ class Ground:
         for agent, told, path in [(locks["mine.txt"], run.told, mine), (locks["below.txt"], run.below.told, below)]:
             assert agent in told[0] and '"acquired":true' in told[0], told
             assert path.read_text() == "x", told
-            held = told[2]
-            if is_claude and path is below:
-                # Its shell has its parent's name, so that it has to say its own.
-                assert f"`flockd lock --agent={agent} PATH`" in told[2] and "Nothing was run" in told[2], told
-                held = self.ours("lock", f"--agent={agent}", "-n", str(path), "--json")
-            assert f"{agent}\"" in held and '"already_held":true' in held, told
+            assert f"{agent}\"" in told[2] and '"already_held":true' in told[2], told
             assert self.is_kept_out("somebody", path), told
         if is_claude:
             assert f"you are {locks['below.txt']};" in run.below.asked[0], run.below.asked[0][:2000]
@@ -479,6 +478,38 @@ class Ground:
         assert kim.wait(WITHIN) == 0, (self.dir / "kim.log").read_text()
         assert self.holders() == [], self.holders()
         print(f"  kim and {locks['below.txt']} are each one agent by tools, edits and commands")
+
+    def review(self):
+        """Codex: a review, which runs in a thread of its own, is one agent in hooks, commands and tools."""
+        path = self.work / "reviewed.txt"
+        subprocess.run(["git", "init", "-q", str(self.work)], check=True)
+        lock = ("lock_file", {"path": str(path), "wait_seconds": 0}, "mcp__flockd")
+        look = f"{self.flockd} check {path} && {self.flockd} lock -n {path} --json"
+        run = RUNS["codex-rey"] = Run([("exec_command", {"cmd": f"echo -n x > {path}"}), lock,
+                                       ("exec_command", {"cmd": look}), ("unlock_file", {"all": True}, "mcp__flockd")])
+        home = self.dir / "rey"
+        home.mkdir()
+        command, more = self.codex(home, f"http://127.0.0.1:{self.port}/codex-rey", "rey")
+        self.ours("install", "--client", "codex", home=home)
+        self.hurry(home)
+        command = [*command[:2], "review", "--uncommitted", "--skip-git-repo-check", "--dangerously-bypass-hook-trust",
+                   "--dangerously-bypass-approvals-and-sandbox"]
+        may_end = run.gate(3)
+        rey = self.run("rey", command, {**self.environment(home), **more})
+        run.until(3)
+        holders = self.holders()
+        assert len(holders) == 1 and re.fullmatch(r"codex-[0-9a-f-]+/[0-9a-f-]+", holders[0]), (holders, run.told)
+        assert path.read_text() == "x", run.told
+        for told in run.told[1:]:
+            assert f'{holders[0]}"' in told and '"already_held":true' in told, run.told
+        may_end.set()
+        assert rey.wait(WITHIN) == 0, (self.dir / "rey.log").read_text()
+        assert self.holders() == [], self.holders()
+        print(f"  rey's review is {holders[0]} by tools, edits and commands")
+
+    def codex_alone(self):
+        self.kin()
+        self.review()
 
     def claude_alone(self):
         self.clear()
@@ -547,7 +578,7 @@ def main():
         try:
             ground.play()
             # What is to be seen in some of them alone.
-            more = {"claude-code": ground.claude_alone, "codex": ground.kin, "gemini": ground.tools,
+            more = {"claude-code": ground.claude_alone, "codex": ground.codex_alone, "gemini": ground.tools,
                     "openclaw": ground.openclaw_alone}
             more.get(client, lambda: None)()
             print(f"  held in {time.monotonic() - begun:.0f} s", flush=True)

@@ -29,12 +29,6 @@ pub(crate) fn boot_ticks() -> u64 {
     nanoseconds(clock_gettime(ClockId::Boottime)) / a_tick
 }
 
-/// How long ago that was; nothing for what is still to come.
-#[cfg(feature = "cli")]
-pub(crate) fn since(time: std::time::SystemTime) -> std::time::Duration {
-    std::time::SystemTime::now().duration_since(time).unwrap_or_default()
-}
-
 /// A time before 1970, which only a wall clock that was never set can show, counts as 1970.
 fn nanoseconds(time: Timespec) -> u64 {
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);

@@ -77,13 +77,15 @@ pub const HOOK_MARGIN: u64 = SECOND;
 pub const HOOK_HEARD_WITHIN: u64 = 250;
 /// Most bytes that are read of what a client says: whole new files come along.
 pub const HOOK_INPUT_MAX: u64 = 64 * 1024 * 1024;
+/// Longest first line that is read of a transcript of Codex: the instructions to its model are in it.
+pub const CODEX_META_MAX: u64 = 4 * 1024 * 1024;
 /// How long the notes on an agent's commands grow until the oldest are forgotten; each call below reads them all.
 pub const COMMANDS_BYTES: u64 = 256 * 1024;
 /// How many commands stay noted then. More than one agent and all below it run at once; what goes on in the background
 /// behind so many others acts in the name that its environment has.
 pub const COMMANDS_KEPT: usize = 512;
-/// How long the notes of an agent are kept that runs no command: no session idles longer in the middle of one.
-pub const COMMANDS_FORGOTTEN_AFTER: u64 = 7 * 24 * HOUR;
+/// Of how many sessions the notes are kept; they take 256 KiB each at most, and who is silent for longest has ended.
+pub const COMMANDS_FAMILIES: usize = 128;
 
 // ── Memory of what ended ────────────────────────────────────────────────────────────────────────────────────────────
 

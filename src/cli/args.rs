@@ -293,8 +293,9 @@ Examples:
     #[command(after_long_help = "\
 What is there already keeps its place and form, a second call changes nothing, and --uninstall takes out what was put \
 in, with objects that are empty then. Hooks make every edit take the lock of its file; the server gives agents the \
-same locks as tools. --no-hooks and --no-mcp leave them alone: neither put in nor taken out. Settings that cannot be \
-changed for certain are refused with status 5 and what to do by hand.
+same locks as tools. Each session is an agent of its own, by the name that the client has for it, so none is to be \
+set. --no-hooks and --no-mcp leave them alone: neither put in nor taken out. Settings that cannot be changed for \
+certain are refused with status 5 and what to do by hand.
 
 Examples:
   flockd install --client claude-code,codex

@@ -249,7 +249,7 @@ impl Common {
         self.connect_from(place_anyway()?, Some(agent), None)
     }
 
-    /// A connection that only reads, in the agent's name if there is one; whoever cannot be told apart may look as well.
+    /// A connection that only reads, in the agent's name if there is one. Who cannot be told apart may look as well.
     fn connect_to_read(&self) -> Result<Connection, Failure> {
         self.connect_from(place_anyway()?, self.known_agent().unwrap_or_default().or_else(person), None)
     }

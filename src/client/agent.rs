@@ -36,6 +36,9 @@ const SERVES_MANY: (&str, &str) = ("openclaw", "gateway");
 /// Programs whose first argument that is no flag is the program that people mean.
 const INTERPRETERS: &[&str] = &["node", "nodejs", "bun", "deno", "python", "python3"];
 
+/// Names the agent, whatever else says who it is.
+const NAME: &str = "FLOCKD_AGENT";
+
 /// Names the programs to be taken for agents, separated by blanks, instead of those known here. Empty means none.
 const LIST: &str = "FLOCKD_AGENT_PROGRAMS";
 
@@ -45,13 +48,16 @@ pub(crate) fn surrounding() -> Option<Agent> {
     named_by(&process::ancestors(), variable, boot)
 }
 
-/// Who really acts where the environment names this agent: a sub-agent of it, if the shell above runs what that was
-/// noted to run, since its program may have told all its shells the same.
+/// Who really acts where the environment names this agent: a sub-agent of it, if this runs in its thread or if the
+/// shell above runs what that was noted to run. Its program may have told all its shells the same.
 ///
 /// # Errors
 /// When several agents run that at once, or the notes cannot be read: a guess would take one for the other.
 pub(crate) fn acting(home: &Home, named: Agent) -> Result<Agent, Invalid> {
     let cannot = |error| Invalid(format!("{error}; say who acts, by --agent {named} or the sub-agent's name"));
+    if let Some(agent) = in_its_thread(&named) {
+        return Ok(agent);
+    }
     let commands = Commands::of(home, &named).map_err(cannot)?;
     if !commands.are_noted() {
         return Ok(named);
@@ -61,10 +67,27 @@ pub(crate) fn acting(home: &Home, named: Agent) -> Result<Agent, Invalid> {
     match (rest.next(), rest.next()) {
         (None, _) => Ok(named),
         (Some(agent), None) => Ok(agent.clone()),
-        (Some(one), Some(other)) => Err(Invalid(format!(
-            "{one} and {other} run this very command at once: say which of them acts, by --agent NAME"
-        ))),
+        (Some(one), Some(other)) => {
+            let text = format!("{one} and {other} run this very command at once: say who acts, by --agent NAME");
+            Err(Invalid(text))
+        }
     }
+}
+
+/// The sub-agent whose thread this is, where its program itself was given the agent's name. What was named for a
+/// command in the thread is that command's.
+fn in_its_thread(named: &Agent) -> Option<Agent> {
+    let (program, process) = nearest().filter(|(program, _)| program == THREADS.0)?;
+    let is_the_programs = process::variable_of(process, NAME)? == named.as_str();
+    let thread = variable(THREADS.1).filter(|_| is_the_programs)?;
+    thread_below(named, session_variable(&program).and_then(variable).as_deref(), Some(&thread))
+}
+
+/// The sub-agent that this thread of a session is; none for its first.
+pub(crate) fn thread_below(agent: &Agent, session: Option<&str>, thread: Option<&str>) -> Option<Agent> {
+    let is_word = |word: &&str| !word.is_empty();
+    let thread = thread.filter(is_word).filter(|thread| session.filter(is_word).is_some_and(|it| it != *thread))?;
+    below(agent, thread)
 }
 
 /// The shells above this process, outermost first, as far as the nearest agent program.
@@ -114,13 +137,9 @@ pub(crate) fn in_session(program: &str, session: &str) -> Option<Agent> {
 /// The agent that works in this thread of a session of a program that has threads: one below the session, but for its
 /// first.
 pub(crate) fn in_thread(program: &str, session: Option<&str>, thread: Option<&str>) -> Option<Agent> {
-    let thread = thread.filter(|word| !word.is_empty());
-    let session = session.filter(|word| !word.is_empty()).or(thread)?;
-    let agent = by_session(program, session)?;
-    match thread.filter(|thread| *thread != session) {
-        Some(thread) => below(&agent, thread),
-        None => Some(agent),
-    }
+    let named = |word: &str| (!word.is_empty()).then(|| by_session(program, word)).flatten();
+    let agent = session.and_then(named).or_else(|| thread.and_then(named))?;
+    Some(thread_below(&agent, session, thread).unwrap_or(agent))
 }
 
 /// A descriptor of the nearest agent process, whatever its agent is called; none if there is none, or it has ended.
@@ -143,6 +162,10 @@ fn nearest() -> Option<(String, Process)> {
     above.find_map(|above| Some((runs(above)?, above.process)))
 }
 
+fn session_variable(program: &str) -> Option<&'static str> {
+    PROGRAMS.iter().find(|(known, _)| *known == program)?.1
+}
+
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
@@ -159,8 +182,7 @@ fn programs(list: Option<&str>) -> Vec<String> {
 fn named_by(above: &[Ancestor], variable: impl Fn(&str) -> Option<String>, boot: u128) -> Option<Agent> {
     let programs = programs(variable(LIST).as_deref());
     let session_of = |program: &str| {
-        let (_, name) = PROGRAMS.iter().find(|(known, _)| *known == program)?;
-        let session = variable((*name)?);
+        let session = variable(session_variable(program)?);
         let thread = Some(THREADS).filter(|(threaded, _)| *threaded == program).and_then(|(_, name)| variable(name));
         in_thread(program, session.as_deref(), thread.as_deref())
     };

@@ -38,11 +38,13 @@ pub(super) struct Event {
     pub(super) has_moved: bool,
     /// The sub-agent in it that acts, if one does.
     pub(super) subagent: Option<String>,
+    /// No hook is told of that sub-agent's end: it is over when the session's own agent goes on.
+    pub(super) ends_untold: bool,
     /// Where the agent works.
     pub(super) cwd: PathBuf,
     /// The files that the tool writes, as far as they can be told, as the tool was given them.
     pub(super) targets: Vec<PathBuf>,
-    /// What a tool of our own server was given, where nothing but that, as `agent`, tells it in whose name it is called.
+    /// What a tool of our own server was given, where nothing but that tells it, as `agent`, who calls.
     pub(super) unnamed: Option<Value>,
     /// The command that a shell runs, where nothing but that tells which of the session's agents runs it.
     pub(super) command: Option<String>,
@@ -58,6 +60,7 @@ impl Event {
             session: text(input, "session_id").unwrap_or_default().to_owned(),
             has_moved: false,
             subagent: text(input, "agent_id").filter(|id| !id.is_empty()).map(str::to_owned),
+            ends_untold: false,
             cwd: text(input, "cwd").map(PathBuf::from).unwrap_or_default(),
             targets: Vec::new(),
             unnamed: None,

@@ -23,6 +23,8 @@ use std::time::Duration;
 
 /// The note of a lock that lives to the end of the turn.
 const NOTE: &str = "editing, until the end of the turn";
+/// The same of a sub-agent whose end is told to nobody.
+const NOTE_OF_UNTOLD: &str = "editing, until the end of the review";
 
 /// Takes or looks at the locks on what is to be written: all, or the edit does not happen and none is kept.
 pub(super) fn before(
@@ -30,10 +32,12 @@ pub(super) fn before(
     cwd: &Path,
     targets: &[Target],
     patience: u64,
+    ends_untold: bool,
 ) -> Result<(Verdict, Option<Losses>), String> {
     let connection = connect(Some(agent), cwd, launch()?)?;
     let mut errand = Errand {
         until: monotonic_ns() + patience * 1_000_000,
+        note: if ends_untold { NOTE_OF_UNTOLD } else { NOTE },
         taken: Vec::new(),
         locked: Vec::new(),
         lost: Vec::new(),
@@ -106,6 +110,8 @@ struct Errand {
     connection: Connection,
     /// How long there is to wait, by the clock.
     until: u64,
+    /// By which what it takes is known later.
+    note: &'static str,
     /// The ids of what was not held before.
     taken: Vec<String>,
     /// The names of all that is held for it.
@@ -172,7 +178,7 @@ impl Errand {
             wait_ms: Some(self.until.saturating_sub(monotonic_ns()) / 1_000_000),
             ttl_ms: Some(limits::TTL_ONE_SHOT),
             max_hold_ms: Some(limits::HOOK_MAX_HOLD),
-            note: Some(NOTE.to_owned()),
+            note: Some(self.note.to_owned()),
             ..about(Op::Lock, &target.path, &target.root)
         }
     }
@@ -338,13 +344,16 @@ enum Left {
 /// What ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ending {
+    /// What is below the agent and ends without a word.
+    Untold,
     Turn,
     Subagent,
     Session,
 }
 
 /// Releases what hooks took in the name of the agent, and unless only its turn ends what they took in its sub-agents';
-/// for a sub-agent that ends, also what it took by itself, for nobody else can.
+/// for a sub-agent that ends, also what it took by itself, for nobody else can. What ends without a word has ended when
+/// anything else does.
 ///
 /// What it lost is left to be told when somebody listens: nothing here asks in its name for an answer.
 pub(super) fn release(agent: &Agent, what: Ending, cwd: &Path) -> Result<(), String> {
@@ -354,8 +363,13 @@ pub(super) fn release(agent: &Agent, what: Ending, cwd: &Path) -> Result<(), Str
         other => return Err(unexpected(other.as_ref()).to_string()),
     };
     let is_below = |name: &str| name.strip_prefix(agent.as_str()).is_some_and(|rest| rest.starts_with('/'));
-    let is_meant = |name: &str| name == agent.as_str() || what != Ending::Turn && is_below(name);
-    let is_ours = |note: Option<&str>, name: &str| (note == Some(NOTE) || what == Ending::Subagent) && is_meant(name);
+    let is_its_own = |name: &str| name == agent.as_str() && what != Ending::Untold;
+    let is_ours = |note: Option<&str>, name: &str| match what {
+        Ending::Subagent => is_its_own(name) || is_below(name),
+        _ if note == Some(NOTE_OF_UNTOLD) => is_below(name),
+        Ending::Session => note == Some(NOTE) && (is_its_own(name) || is_below(name)),
+        Ending::Turn | Ending::Untold => note == Some(NOTE) && is_its_own(name),
+    };
     // What a command has on loan of it has the command's note meanwhile. What else it has it keeps.
     let note_of = |lock: &Held| lock.goes_back.as_ref().map_or(lock.note.clone(), |loan| loan.note.clone());
     let is_the_agents = |lock: &Held| lock.kept_by == KeptBy::Lease || lock.goes_back.is_some();

@@ -60,6 +60,8 @@ pub(crate) struct Client {
     program: &'static str,
     read: fn(&Value) -> Option<Event>,
     answer: fn(&Verdict, Option<&Event>) -> Answer,
+    /// Whether it has sub-agents whose end no hook is told of.
+    has_untold: bool,
     /// Whether the model is told of what comes with this event, while what happens goes on.
     takes_context: fn(&Event) -> bool,
     /// Where a payload says which tool is called.
@@ -73,6 +75,7 @@ const CLAUDE_CODE: Client = Client {
     program: "claude",
     read: claude_code::read,
     answer: claude_code::answer,
+    has_untold: false,
     takes_context: claude_code::takes_context,
     tool: "tool_name",
     writers: &["Write", "Edit", "MultiEdit", "NotebookEdit"],
@@ -82,6 +85,7 @@ const CODEX: Client = Client {
     program: "codex",
     read: codex::read,
     answer: codex::answer,
+    has_untold: true,
     writers: &["apply_patch", "Write", "Edit"],
     ..CLAUDE_CODE
 };
@@ -90,6 +94,7 @@ const GEMINI: Client = Client {
     program: "gemini",
     read: gemini::read,
     answer: gemini::answer,
+    has_untold: false,
     takes_context: gemini::takes_context,
     tool: "tool_name",
     writers: &["write_file", "replace"],
@@ -99,6 +104,7 @@ const OPENCLAW: Client = Client {
     program: "openclaw",
     read: openclaw::read,
     answer: openclaw::answer,
+    has_untold: false,
     takes_context: openclaw::takes_context,
     tool: "toolName",
     writers: &["write", "edit", "apply_patch"],
@@ -310,7 +316,10 @@ fn judge(call: &Call, deadline: u64, input: impl Read, tell: &mpsc::Sender<Progr
         }
         Phase::SessionStart => caller.begin(true),
         Phase::SubagentStart => caller.begin_below(),
-        Phase::TurnStart => caller.begin(false),
+        Phase::TurnStart => {
+            caller.untold_have_ended()?;
+            caller.begin(false)
+        }
         Phase::TurnEnd => caller.end(Ending::Turn),
         Phase::SubagentEnd if event.subagent.is_none() => Ok(Verdict::Silence),
         // Nobody comes back to what a sub-agent holds; a session may.
@@ -419,9 +428,8 @@ impl Caller<'_> {
         targets.sort_by(|a, b| a.root.cmp(&b.root));
         match targets.is_empty() {
             true => Ok(Verdict::Silence),
-            false => {
-                locks::before(&self.agent()?, &self.event.cwd, &targets, self.patience()).map(|it| self.telling(it))
-            }
+            false => locks::before(&self.agent()?, &self.event.cwd, &targets, self.patience(), self.event.ends_untold)
+                .map(|it| self.telling(it)),
         }
     }
 
@@ -464,6 +472,14 @@ impl Caller<'_> {
             Enforcement::Off => Ok(Verdict::Silence),
             _ if self.event.subagent.is_none() => Ok(Verdict::Silence),
             _ => Ok(Verdict::Tell(text::named(&self.agent()?))),
+        }
+    }
+
+    /// The session's own agent goes on, so what was between is over.
+    fn untold_have_ended(&self) -> Result<(), String> {
+        match self.client.has_untold && self.event.subagent.is_none() {
+            true => locks::release(&self.agent()?, Ending::Untold, &self.event.cwd),
+            false => Ok(()),
         }
     }
 

@@ -31,7 +31,18 @@ pub(super) fn read(input: &Value) -> Option<Event> {
     // A sub-agent has a session of its own there, so its name is its own.
     let session = text(input, "sessionKey").unwrap_or_default().to_owned();
     let (phase, name) = (phase(name), name.to_owned());
-    Some(Event { phase, name, session, has_moved: false, subagent: None, cwd, targets, unnamed, command: None })
+    Some(Event {
+        phase,
+        name,
+        session,
+        has_moved: false,
+        subagent: None,
+        ends_untold: false,
+        cwd,
+        targets,
+        unnamed,
+        command: None,
+    })
 }
 
 fn phase(name: &str) -> Phase {

@@ -50,13 +50,16 @@ impl Identity {
 
     /// The name that holds where a call itself says none; `now` is what was said of the process later.
     fn own(&self, now: Option<&Agent>, meta: &RequestMetaObject) -> Option<Agent> {
-        let session = || {
-            let is_possible = self.program.as_deref().is_none_or(|program| program == CODEX);
-            let turn = meta.get(CODEX_TURN)?;
-            let word = |name| turn.get(name).and_then(serde_json::Value::as_str);
-            agent::in_thread(CODEX, word("session_id"), word("thread_id")).filter(|_| is_possible)
-        };
-        self.given.clone().or_else(session).or_else(|| now.cloned()).or_else(|| self.surrounding.clone())
+        let is_possible = self.program.as_deref().is_none_or(|program| program == CODEX);
+        let turn = meta.get(CODEX_TURN).filter(|_| is_possible);
+        let word = |name| turn?.get(name).and_then(serde_json::Value::as_str);
+        let (session, thread) = (word("session_id"), word("thread_id"));
+        match &self.given {
+            Some(given) => agent::thread_below(given, session, thread).or_else(|| Some(given.clone())),
+            None => {
+                agent::in_thread(CODEX, session, thread).or_else(|| now.cloned()).or_else(|| self.surrounding.clone())
+            }
+        }
     }
 }
 
@@ -269,6 +272,9 @@ mod tests {
         let in_thread = |thread| json!({ CODEX_TURN: { "session_id": "0dd5", "thread_id": thread } });
         assert_eq!(own(&around(Some("codex"), None), in_thread("5e55")).as_deref(), Some("codex-0dd5/5e55"));
         assert_eq!(own(&around(Some("codex"), None), in_thread("0dd5")).as_deref(), Some("codex-0dd5"));
+        assert_eq!(own(&around(Some("codex"), Some("ada")), in_thread("5e55")).as_deref(), Some("ada/5e55"));
+        assert_eq!(own(&around(Some("codex"), Some("ada")), in_thread("0dd5")).as_deref(), Some("ada"));
+        assert_eq!(own(&around(Some("gemini"), Some("ada")), in_thread("5e55")).as_deref(), Some("ada"));
         let moved = |identity: &Identity| identity.own(Some(&agent("claude-5e55")), &RequestMetaObject::default());
         assert_eq!(moved(&around(Some("claude"), None)), Some(agent("claude-5e55")), "it goes by that now");
         assert_eq!(moved(&around(Some("claude"), Some("claw-1"))), Some(agent("claw-1")));

@@ -17,7 +17,6 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// The notes on an agent's commands and on those of all below it.
 pub struct Commands {
@@ -174,15 +173,18 @@ impl Commands {
         Ok(())
     }
 
-    /// Removes what is of another boot, or of agents that have long been silent. What cannot be removed is no harm.
+    /// Removes what is of another boot, and where there are many families those who have been silent for longest. What
+    /// cannot be removed is no harm.
     fn sweep(&self) {
         let Ok(entries) = std::fs::read_dir(&self.dir) else { return };
-        for entry in entries.flatten() {
-            let is_of_now = entry.file_name().to_string_lossy().starts_with(&self.boot);
-            let age = entry.metadata().and_then(|it| it.modified()).map(clock::since);
-            if !is_of_now || age.is_ok_and(|age| age > Duration::from_millis(limits::COMMANDS_FORGOTTEN_AFTER)) {
-                let _ = std::fs::remove_file(entry.path());
-            }
+        let (mut of_now, old): (Vec<_>, Vec<_>) = entries
+            .flatten()
+            .map(|entry| (entry.metadata().and_then(|meta| meta.modified()).ok(), entry.path()))
+            .partition(|(_, path)| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&self.boot)));
+        of_now.sort();
+        let silent = of_now.len().saturating_sub(limits::COMMANDS_FAMILIES);
+        for (_, path) in old.iter().chain(&of_now[..silent]) {
+            let _ = std::fs::remove_file(path);
         }
     }
 
@@ -392,5 +394,24 @@ mod tests {
         assert!(old.exists(), "once in a session is enough");
         commands("b").begins(&home, &agent("b"), "make").unwrap();
         assert!(!old.exists() && commands("a").are_noted() && commands("b").are_noted());
+    }
+
+    #[test]
+    fn of_many_families_the_longest_silent_are_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(&dir.path().join("home"));
+        let begins = |name: &str| {
+            let commands = Commands::of(&home, &agent(name)).unwrap();
+            commands.begins(&home, &agent(name), "make").unwrap();
+            commands
+        };
+        let (first, second) = (begins("first"), begins("second"));
+        for number in 2..limits::COMMANDS_FAMILIES {
+            begins(&format!("a{number}"));
+        }
+        begins("first");
+        begins("one more");
+        assert!(first.are_noted() && !second.are_noted());
+        assert_eq!(std::fs::read_dir(&first.dir).unwrap().count(), limits::COMMANDS_FAMILIES);
     }
 }

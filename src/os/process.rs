@@ -392,6 +392,17 @@ pub(crate) fn own() -> io::Result<Process> {
     Ok(Process { pid, start: start_of(pid)? })
 }
 
+/// A variable of the environment that a process was started with, if that can be read.
+#[cfg(feature = "cli")]
+pub(crate) fn variable_of(process: Process, name: &str) -> Option<String> {
+    let bytes = std::fs::read(format!("/proc/{}/environ", process.pid)).ok()?;
+    // It had that number before and after it was read.
+    start_of(process.pid).ok().filter(|start| *start == process.start)?;
+    let value =
+        bytes.split(|&byte| byte == 0).find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
+    String::from_utf8(value.to_vec()).ok()
+}
+
 /// The processes above this one, nearest first, as far as they can be seen.
 pub fn ancestors() -> Vec<Ancestor> {
     let mut found: Vec<Ancestor> = Vec::new();

@@ -56,8 +56,8 @@ impl Claude {
     fn shell(&self, dir: &Path, shell: &str, command: &str) -> Command {
         let quoted = format!("'{}'", command.replace('\'', "'\"'\"'"));
         let around = format!(
-            "source snapshot 2>/dev/null || true && {{ \\builtin unalias -- 'which'; }} >/dev/null 2>&1 || true && eval \
-             {quoted} < /dev/null && pwd -P >| /dev/null"
+            "source snapshot 2>/dev/null || true && {{ \\builtin unalias -- 'which'; }} >/dev/null 2>&1 || true && \
+             eval {quoted} < /dev/null && pwd -P >| /dev/null"
         );
         let claude = self.ground.work.join("claude");
         let mut command = self.ground.environment(Command::new(claude), self.named, &[shell, "-c", &around]);

@@ -68,6 +68,71 @@ fn a_sub_agent_of_codex_is_the_thread_that_its_commands_are_told_of() {
     assert_eq!(ground.held(), held);
 }
 
+/// Its hooks are told where the thread writes, and that says whose it is; of its end they are not told.
+#[test]
+fn a_review_of_codex_is_the_thread_that_its_commands_are_told_of_until_its_session_goes_on() {
+    let ground = Ground::new();
+    let transcript = |thread: &str, parent: Option<&str>| {
+        let meta =
+            json!({"session_id": "5e55", "id": thread, "parent_thread_id": parent, "instructions": "x".repeat(9_000)});
+        let path = ground.work.join(format!("rollout-{thread}.jsonl"));
+        std::fs::write(&path, format!("{}\n{{}}\n", json!({"type": "session_meta", "payload": meta}))).unwrap();
+        path
+    };
+    let edits = |transcript: Option<&std::path::Path>| {
+        let text = payload("codex", "before_edit", &ground.work, "5e55");
+        let mut input: Value = serde_json::from_str(&text).unwrap();
+        input["transcript_path"] = transcript.map(|path| path.to_str().unwrap()).into();
+        Outcome::of("codex", &ground.hook_says("codex", "--wait 0", &input.to_string()))
+    };
+    let review = transcript("7e57", Some("5e55"));
+    assert_eq!(edits(Some(&review)), Outcome::Runs);
+    let held = in_thread(&ground, Some("5e55"), "7e57", "$FLOCKD lock -n data.json --json").gives(0).json();
+    assert_eq!((&held["agent"], &held["already_held"]), (&json!("codex-5e55/7e57"), &json!(true)));
+    // Another thread has another name, and the first goes on when the review is over.
+    in_thread(&ground, Some("5e55"), "f00d", "$FLOCKD lock -n data.json").gives(1);
+    assert_eq!(ground.hook("codex", "", "turn_start", "5e55"), Outcome::Runs);
+    assert_eq!(ground.held(), []);
+    assert_eq!(edits(Some(&review)), Outcome::Runs);
+    assert_eq!(ground.hook("codex", "", "turn_end", "5e55"), Outcome::Runs);
+    assert_eq!(ground.held(), []);
+    // A sub-agent's edits do not end with that.
+    assert_eq!(ground.hook("codex", "", "before_edit_of_subagent", "5e55"), Outcome::Runs);
+    assert_eq!(ground.hook("codex", "", "turn_start", "5e55"), Outcome::Runs);
+    assert_eq!(ground.held(), [("codex-5e55/a1b2c3".to_owned(), "data.json".to_owned())]);
+    ground.hook("codex", "", "subagent_end", "5e55");
+    // The session's own, however it is called, another session's, and what is no transcript.
+    let (own, other) = (transcript("5e55", None), transcript("beef", None));
+    for path in [None, Some(own.as_path()), Some(&other), Some(&ground.work), Some(std::path::Path::new("/none/x"))] {
+        assert_eq!(edits(path), Outcome::Runs);
+        assert_eq!(ground.held(), [("codex-5e55".to_owned(), "data.json".to_owned())], "{path:?}");
+        ground.hook("codex", "", "turn_end", "5e55");
+    }
+}
+
+#[test]
+fn a_name_that_codex_is_given_is_the_one_above_its_sub_agents() {
+    let ground = Ground::new();
+    let program = ground.work.join("codex");
+    std::fs::write(&program, "#!/bin/sh\n\"$@\"\nexit $?\n").unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let input = payload("codex", "before_edit_of_subagent", &ground.work, "5e55");
+    let mut hook = ground.hook_command("codex", "");
+    hook.env("FLOCKD_AGENT", "ada");
+    assert_eq!(Outcome::of("codex", &fed(hook, &input)), Outcome::Runs);
+    let runs = |thread: &str, script: &str| {
+        let mut command = ground.environment(std::process::Command::new(&program), "ada", &["bash", "-c", script]);
+        command.env("CODEX_SESSION_ID", "5e55").env("CODEX_THREAD_ID", thread).env("FLOCKD", FLOCKD);
+        command.env("FLOCKD_AGENT_PROGRAMS", "codex");
+        Done::of(command)
+    };
+    let held = runs("a1b2c3", "$FLOCKD lock -n data.json --json").gives(0).json();
+    assert_eq!((&held["agent"], &held["already_held"]), (&json!("ada/a1b2c3"), &json!(true)));
+    assert_eq!(runs("5e55", "$FLOCKD lock -n x --json").gives(0).json()["agent"], "ada");
+    let named = runs("a1b2c3", "$FLOCKD run --agent cy z -- $FLOCKD lock y --json").gives(0).json();
+    assert_eq!(named["agent"], "cy", "what is named for a command is no name above threads");
+}
+
 #[test]
 fn a_codex_that_names_its_thread_alone_is_one_agent() {
     let ground = Ground::new();

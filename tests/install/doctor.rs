@@ -143,7 +143,7 @@ fn where_hooks_are_switched_off_nothing_is_guarded() {
 fn a_mode_is_tried_for_what_it_does_and_told() {
     for (client, _) in SETTINGS {
         for (mode, says) in [
-            ("auto", "an edit takes its lock; one of what another agent holds is refused"),
+            ("auto", "an edit takes its lock for its session; one of what another holds is refused"),
             ("check", "mode check: an edit of what another agent holds is refused"),
             ("warn", "mode warn: an edit of what another agent holds is told, not refused"),
         ] {

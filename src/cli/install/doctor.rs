@@ -292,7 +292,7 @@ fn called(word: &str, command: &str) -> Result<String, String> {
         let reason = if second.text.is_empty() { String::new() } else { format!(": {}", second.text) };
         match (mode, second.is_refusal()) {
             ("auto", true) if names => {
-                Ok("an edit takes its lock; one of what another agent holds is refused, and names it")
+                Ok("an edit takes its lock for its session; one of what another holds is refused, and names it")
             }
             ("check", true) if names => {
                 Ok("mode check: an edit of what another agent holds is refused, and names it; an edit takes no lock")
