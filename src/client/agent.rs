@@ -7,7 +7,7 @@
 use crate::clock;
 use crate::limits;
 use crate::model::{Agent, Invalid, Process, base32};
-use crate::os::commands::{Commands, EXEC, Shell};
+use crate::os::commands::{Chain, Commands, EXEC, Shell};
 use crate::os::home::Home;
 use crate::os::process::{self, Ancestor};
 use rustix::fd::OwnedFd;
@@ -62,7 +62,7 @@ pub(crate) fn acting(home: &Home, named: Agent) -> Result<Agent, Invalid> {
     if !commands.are_noted() {
         return Ok(named);
     }
-    let agents = commands.run_by(&shells()).map_err(cannot)?;
+    let agents = commands.run_by(&chain(), first_shells).map_err(cannot)?;
     let mut rest = agents.iter();
     match (rest.next(), rest.next()) {
         (None, _) => Ok(named),
@@ -90,26 +90,36 @@ pub(crate) fn thread_below(agent: &Agent, session: Option<&str>, thread: Option<
     below(agent, thread)
 }
 
-/// The shells above this process, outermost first, as far as the nearest agent program.
-fn shells() -> Vec<Shell> {
+/// This process and those above it, as far as the nearest agent program.
+fn chain() -> Chain {
     let programs = programs(variable(LIST).as_deref());
     let is_agent = |above: &Ancestor| programs.iter().any(|program| is_program(above, program));
-    shells_in(process::own().ok(), &process::ancestors(), is_agent)
+    let own = process::own().into_iter();
+    let mut above: Vec<Ancestor> = own.chain(process::ancestors()).take_while(|above| !is_agent(above)).collect();
+    let is_left = !process::ancestors().iter().any(is_agent);
+    if is_left {
+        // The first shell of a command begins a session of processes, and may live though it is no parent any more.
+        above.extend(process::session_leader());
+    }
+    chain_of(&above, is_left)
 }
 
-fn shells_in(own: Option<Process>, above: &[Ancestor], is_agent: impl Fn(&Ancestor) -> bool) -> Vec<Shell> {
-    let below: Vec<&Ancestor> = above.iter().take_while(|above| !is_agent(above)).collect();
-    let is_orphan = below.len() == above.len();
-    let told = below.iter().rev().map(|above| (above.process, told(&above.args)));
-    let mut shells: Vec<(Process, Vec<String>)> = told.collect();
-    if shells.is_empty() {
-        shells.extend(own.map(|own| (own, Vec::new())));
-    }
-    match shells.first_mut() {
-        Some((_, texts)) if texts.is_empty() && !is_orphan => texts.push(EXEC.to_owned()),
-        _ => {}
-    }
-    shells.into_iter().map(|(process, texts)| Shell { start: process.start, texts, is_orphan }).collect()
+/// Nearest first.
+fn chain_of(above: &[Ancestor], is_left: bool) -> Chain {
+    let shell = |(place, above): (usize, &Ancestor)| {
+        let mut texts = told(&above.args);
+        if place == 0 && texts.is_empty() && !is_left {
+            texts.push(EXEC.to_owned());
+        }
+        Shell::new(above.process.start, &texts)
+    };
+    Chain { shells: above.iter().rev().enumerate().map(shell).collect(), is_left }
+}
+
+/// The first shells of all commands that run now.
+fn first_shells() -> Vec<Shell> {
+    let told = process::session_leaders().into_iter().map(|leader| (leader.process.start, told(&leader.args)));
+    told.filter(|(_, texts)| !texts.is_empty()).map(|(start, texts)| Shell::new(start, &texts)).collect()
 }
 
 /// What a shell was told to run by `-c`: all of it, and of what is around that in the program's own words the part that

@@ -29,15 +29,33 @@ pub struct Commands {
 /// Stands for the text of a shell that has put another program in its place, and has none any more.
 pub const EXEC: &str = "exec";
 
-/// A shell that may run a command.
+/// A process that may be the shell of a command, or be started by it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shell {
     /// When it began, in clock ticks since boot.
-    pub start: u64,
-    /// What it may have been told to run.
-    pub texts: Vec<String>,
-    /// The program that started it is not above it any more, so that this may be a part of a shell that has ended.
-    pub is_orphan: bool,
+    start: u64,
+    /// Of what it may have been told to run.
+    digests: Vec<String>,
+}
+
+impl Shell {
+    /// One that began then, and may have been told one of these.
+    pub fn new(start: u64, texts: &[String]) -> Shell {
+        Shell { start, digests: texts.iter().map(|text| digest(text)).collect() }
+    }
+
+    fn runs(&self, span: &Span) -> bool {
+        self.digests.contains(&span.digest)
+    }
+}
+
+/// A process with those above it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// Outermost first.
+    pub shells: Vec<Shell>,
+    /// The program that started them is not above them any more: a command that has ended may have left them behind.
+    pub is_left: bool,
 }
 
 /// Whose commands end at once.
@@ -114,15 +132,15 @@ impl Commands {
         self.path.exists()
     }
 
-    /// Who runs the command that these shells run, outermost first; none if none of them runs one that was noted,
-    /// several if they run the same one at once.
+    /// Who runs the command that a process is part of; none if none is that was noted, several if they run the same
+    /// one at once, or if it can have been left behind by several. `others` are the shells that run now.
     ///
     /// # Errors
     /// What the file system says, as a sentence.
-    pub fn run_by(&self, shells: &[Shell]) -> io::Result<BTreeSet<Agent>> {
+    pub fn run_by(&self, chain: &Chain, others: impl FnOnce() -> Vec<Shell>) -> io::Result<BTreeSet<Agent>> {
         let mut bytes = Vec::new();
         match File::open(&self.path).and_then(|mut file| file.read_to_end(&mut bytes)) {
-            Ok(_) => Ok(run_by(&spans(&bytes), shells)),
+            Ok(_) => Ok(run_by(&spans(&bytes), chain, others)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(BTreeSet::new()),
             Err(error) => Err(self.failed(error)),
         }
@@ -287,20 +305,27 @@ fn spans(bytes: &[u8]) -> Vec<Span> {
     spans
 }
 
-/// Two agents may run the same text one after the other: then the start tells.
-fn run_by(spans: &[Span], shells: &[Shell]) -> BTreeSet<Agent> {
-    let of = |shell: &Shell| {
-        let digests: Vec<String> = shell.texts.iter().map(|text| digest(text)).collect();
-        let alike = || spans.iter().filter(|span| digests.contains(&span.digest));
-        let agents: BTreeSet<Agent> =
-            alike().filter(|span| span.has(shell.start)).map(|span| span.agent.clone()).collect();
-        match agents.is_empty() && shell.is_orphan {
-            // A part of a shell begins later than that.
-            true => alike().filter(|span| span.from <= shell.start).map(|span| span.agent.clone()).collect(),
-            false => agents,
-        }
+fn run_by(spans: &[Span], chain: &Chain, others: impl FnOnce() -> Vec<Shell>) -> BTreeSet<Agent> {
+    let agents = |is_its: &dyn Fn(&Span, &Shell) -> bool| {
+        let of = |shell: &Shell| -> BTreeSet<Agent> {
+            spans.iter().filter(|span| is_its(span, shell)).map(|span| span.agent.clone()).collect()
+        };
+        chain.shells.iter().map(of).find(|agents| !agents.is_empty()).unwrap_or_default()
     };
-    shells.iter().map(of).find(|agents| !agents.is_empty()).unwrap_or_default()
+    // Two agents may run the same text one after the other: then the start tells.
+    let found = agents(&|span, shell| shell.runs(span) && span.has(shell.start));
+    if !found.is_empty() || !chain.is_left {
+        return found;
+    }
+    // A part of a shell begins later than that.
+    let found = agents(&|span, shell| shell.runs(span) && span.from <= shell.start);
+    if !found.is_empty() {
+        return found;
+    }
+    // Nothing is left of the shell. It was started while its command ran, and that of a shell that still runs did not.
+    let others = others();
+    let still_runs = |span: &Span| others.iter().any(|other| other.runs(span) && span.has(other.start));
+    agents(&|span, shell| span.has(shell.start) && !still_runs(span))
 }
 
 #[cfg(test)]
@@ -312,7 +337,7 @@ mod tests {
     }
 
     fn shell(start: u64, text: &str) -> Shell {
-        Shell { start, texts: vec![text.to_owned()], is_orphan: false }
+        Shell::new(start, &[text.to_owned()])
     }
 
     fn span(name: &str, text: &str, from: u64, to: Option<u64>) -> Span {
@@ -320,7 +345,13 @@ mod tests {
     }
 
     fn names(spans: &[Span], shells: &[Shell]) -> Vec<String> {
-        run_by(spans, shells).iter().map(Agent::to_string).collect()
+        let chain = Chain { shells: shells.to_vec(), is_left: false };
+        run_by(spans, &chain, || unreachable!("nothing was left behind")).iter().map(Agent::to_string).collect()
+    }
+
+    fn left(spans: &[Span], shells: &[Shell], others: &[Shell]) -> Vec<String> {
+        let chain = Chain { shells: shells.to_vec(), is_left: true };
+        run_by(spans, &chain, || others.to_vec()).iter().map(Agent::to_string).collect()
     }
 
     #[test]
@@ -350,11 +381,21 @@ mod tests {
 
     #[test]
     fn what_is_left_of_a_shell_that_has_ended_is_known_by_its_text() {
-        let spans = [span("a/x", "make", 10, Some(11))];
-        let left = Shell { is_orphan: true, ..shell(50, "make") };
-        assert_eq!(names(&spans, &[left]), ["a/x"]);
-        assert_eq!(names(&spans, &[Shell { is_orphan: true, ..shell(9, "make") }]), [""; 0]);
+        let spans = [span("a/x", "make", 10, Some(11)), span("a", "sleep", 45, None)];
+        assert_eq!(left(&spans, &[shell(50, "make")], &[]), ["a/x"]);
+        assert_eq!(left(&spans, &[shell(9, "make")], &[]), [""; 0]);
         assert_eq!(names(&spans, &[shell(50, "make")]), [""; 0], "another one, below the program");
+    }
+
+    #[test]
+    fn what_a_shell_has_left_without_a_trace_is_of_whoever_had_a_command_then_that_does_not_run_any_more() {
+        let spans = [span("a", "sleep", 1, None), span("a/x", "./serve &", 10, Some(12)), span("a/y", "ls", 20, None)];
+        let (reaper, own) = (shell(0, "init"), shell(11, "./serve"));
+        let chain = [reaper.clone(), own.clone(), shell(99, "flockd")];
+        assert_eq!(left(&spans, &chain, &[shell(1, "sleep")]), ["a/x"]);
+        assert_eq!(left(&spans, &chain, &[]), ["a", "a/x"], "both have ended");
+        assert_eq!(left(&spans, &[reaper, shell(15, "flockd")], &[shell(1, "sleep")]), [""; 0]);
+        assert_eq!(names(&spans, &chain), [""; 0], "below the program");
     }
 
     #[test]
@@ -373,7 +414,8 @@ mod tests {
         let length = std::fs::metadata(&commands.path).unwrap().len();
         assert!(length < 2 * limits::COMMANDS_BYTES, "{length}");
         OpenOptions::new().append(true).open(&commands.path).unwrap().write_all(b"begins 1 a\n\xff\nends\n").unwrap();
-        let by = |text: &str| commands.run_by(&[shell(clock::boot_ticks(), text)]).unwrap();
+        let chain = |text: &str| Chain { shells: vec![shell(clock::boot_ticks(), text)], is_left: false };
+        let by = |text: &str| commands.run_by(&chain(text), Vec::new).unwrap();
         assert_eq!(by("open"), [agent("a/x")].into());
         commands.all_ended(&agent("a"), Of::Family).unwrap();
         let spans = spans(&std::fs::read(&commands.path).unwrap());

@@ -382,14 +382,29 @@ const ANCESTORS_MAX: usize = 64;
 /// Most bytes of arguments that are read: what a shell is told to run is one of them, and the kernel takes 128 KiB.
 const ARGS_MAX: u64 = 256 * 1024;
 
-/// This process.
-///
-/// # Errors
-/// When `/proc` cannot be read.
+/// This process, as those below it see it.
 #[cfg(feature = "cli")]
-pub(crate) fn own() -> io::Result<Process> {
-    let pid = std::process::id();
-    Ok(Process { pid, start: start_of(pid)? })
+pub(crate) fn own() -> Option<Ancestor> {
+    ancestor(std::process::id())
+}
+
+/// The process that began the session of processes in which this one is, if it is there.
+#[cfg(feature = "cli")]
+pub(crate) fn session_leader() -> Option<Ancestor> {
+    let leader = rustix::process::getsid(None).ok()?;
+    ancestor(u32::try_from(leader.as_raw_pid()).ok()?)
+}
+
+/// All that have begun a session of processes and can be seen; what ends meanwhile may be missing.
+#[cfg(feature = "cli")]
+pub(crate) fn session_leaders() -> Vec<Ancestor> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let leads = |pid: &u32| {
+        let stat = std::fs::read(format!("/proc/{pid}/stat")).ok();
+        stat.and_then(|stat| field_in::<u32>(&stat, 6)) == Some(*pid)
+    };
+    pids.filter(leads).filter_map(ancestor).collect()
 }
 
 /// A variable of the environment that a process was started with, if that can be read.
