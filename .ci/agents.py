@@ -435,32 +435,44 @@ class Ground:
         look.write_text(f"#!/bin/sh\n{flockd} check $1 && {flockd} lock -n $1 --json\n")
         look.chmod(0o755)
 
+        # The same text for both, one after the other; in Claude Code also in what a command leaves behind.
+        who = self.work / "who.sh"
+        who.write_text(f"#!/bin/sh\n{flockd} lock -n @who --json && {flockd} unlock @who\n")
+        who.chmod(0o755)
+        behind, left = self.work / "behind.sh", self.work / "left.out"
+        behind.write_text(f"#!/bin/sh\n./who.sh > {left}.new 2>&1; mv {left}.new {left}\n")
+        behind.chmod(0o755)
+
         def steps(path):
             command = f"{flockd} check {path} && {flockd} lock -n {path} --json" if path is mine else f"./look.sh {path}"
             lock = ours("lock_file", path=str(path), wait_seconds=0)
             if not is_claude:
                 return [lock, ("exec_command", {"cmd": f"echo -n x > {path}"}), ("exec_command", {"cmd": command})]
             return [lock, ("Write", {"file_path": str(path), "content": "x"}),
-                    ("Bash", {"command": command, "description": "look"})]
+                    ("Bash", {"command": command, "description": "look"}),
+                    ("Bash", {"command": "./who.sh; true", "description": "who"})]
 
         unlock = ours("unlock_file", all=True)
         begin = ("Agent", {"description": "help", "prompt": BELOW, "subagent_type": "general-purpose"})
         begin = begin if is_claude else ("spawn_agent", {"message": BELOW}, "multi_agent_v1")
         run = RUNS[f"{self.client}-kim"] = Run([*steps(mine), begin, unlock])
-        run.below = Run([*steps(below), unlock])
+        last_step = ("Bash", {"command": "./behind.sh &", "description": "behind"})
+        run.below = Run([*steps(below), *([last_step] if is_claude else []), unlock])
+        last, last_below = len(run.steps) - 1, len(run.below.steps) - 1
         home = self.dir / "kim"
         home.mkdir()
         url = f"http://127.0.0.1:{self.port}/{self.client}-kim"
         command, more = getattr(self, self.client.replace("-", "_"))(home, url, "kim")
         self.ours("install", "--client", self.client, home=home)
         self.hurry(home)
-        may_unlock, may_end = run.gate(4), run.below.gate(3)
+        may_unlock, may_end = run.gate(last), run.below.gate(last_below)
         if is_claude:
             # Rules for the commands as the model says them.
-            command = [*command[:3], "--allowedTools", "Write,Agent,Bash(flockd:*),Bash(./look.sh:*),mcp__flockd"]
+            command = [*command[:3], "--allowedTools", "Write,Agent,Bash(flockd:*),Bash(./look.sh:*),"
+                       "Bash(./who.sh),Bash(true),Bash(./behind.sh:*),mcp__flockd"]
         kim = self.run("kim", command, {**self.environment(home), **more})
-        run.until(4)
-        run.below.until(3)
+        run.until(last)
+        run.below.until(last_below)
         locks = {lock["file_id"]: lock["agent"] for lock in json.loads(self.ours("ls", "--json"))["locks"]}
         assert set(locks) == {"mine.txt", "below.txt"}, (locks, run.told, run.below.told)
         assert locks["below.txt"].startswith(locks["mine.txt"] + "/"), locks
@@ -469,11 +481,18 @@ class Ground:
             assert path.read_text() == "x", told
             assert f"{agent}\"" in told[2] and '"already_held":true' in told[2], told
             assert self.is_kept_out("somebody", path), told
+            if is_claude:
+                assert f"{agent}\"" in told[3], told
         if is_claude:
             assert f"you are {locks['below.txt']};" in run.below.asked[0], run.below.asked[0][:2000]
+            by = time.monotonic() + WITHIN
+            while not left.exists():
+                assert time.monotonic() < by, "what was left behind does not end"
+                time.sleep(0.05)
+            assert f"{locks['below.txt']}\"" in left.read_text(), left.read_text()
         # Codex ends what is below with the session.
         may_end.set()
-        run.below.until(4)
+        run.below.until(last_below + 1)
         may_unlock.set()
         assert kim.wait(WITHIN) == 0, (self.dir / "kim.log").read_text()
         assert self.holders() == [], self.holders()

@@ -79,13 +79,12 @@ pub const HOOK_HEARD_WITHIN: u64 = 250;
 pub const HOOK_INPUT_MAX: u64 = 64 * 1024 * 1024;
 /// Longest first line that is read of a transcript of Codex: the instructions to its model are in it.
 pub const CODEX_META_MAX: u64 = 4 * 1024 * 1024;
-/// How long the notes on an agent's commands grow until the oldest are forgotten; each call below reads them all.
-pub const COMMANDS_BYTES: u64 = 256 * 1024;
-/// How many commands stay noted then. More than one agent and all below it run at once; what goes on in the background
-/// behind so many others acts in the name that its environment has.
-pub const COMMANDS_KEPT: usize = 512;
-/// Of how many sessions the notes are kept; they take 256 KiB each at most, and who is silent for longest has ended.
-pub const COMMANDS_FAMILIES: usize = 128;
+/// How long a file of notes on an agent's commands grows until it is put aside, and the one before it forgotten: a
+/// thousand commands at least. What goes on in the background behind so many others acts in the name that its
+/// environment has.
+pub const COMMANDS_BYTES: u64 = 128 * 1024;
+/// How many files of notes are kept, two for a session at most: whoever was silent for longest has ended.
+pub const COMMANDS_FILES: usize = 256;
 
 // ── Memory of what ended ────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -189,7 +189,7 @@ fn judge(common: &Common, deed: &Deed, files: &[PathBuf]) -> Result<Exit, Failur
         return told(common, Vec::new(), Exit::Yes);
     }
     let asked = common.connect_to_read().and_then(|client| {
-        let own = common.known_agent()?;
+        let own = common.agent_or_above()?;
         held_by_others(&client, own.as_ref(), &top, files)
     });
     let held = match asked {

@@ -192,22 +192,29 @@ impl Common {
 
     /// The name given by flag or `$FLOCKD_AGENT`.
     fn named_agent(&self) -> Result<Option<Agent>, Invalid> {
-        self.agent
-            .as_ref()
-            .or(self.around.as_ref())
-            .filter(|name| !name.is_empty())
-            .map(|name| Agent::new(name))
-            .transpose()
+        let given = self.agent.as_ref().or(self.around.as_ref()).filter(|name| !name.is_empty());
+        given.map(|name| Agent::new(name)).transpose()
     }
 
-    /// The name given, or else that of the agent that this process works for. What the environment says is the name of
-    /// the agent or of a sub-agent in whose shell this runs.
+    /// The name given, or else that of the agent that this process works for.
+    fn agent_around(&self) -> Result<Option<Agent>, Invalid> {
+        Ok(self.named_agent()?.or_else(agent::surrounding))
+    }
+
+    /// The same, or that of the sub-agent in whose shell this runs.
     fn known_agent(&self) -> Result<Option<Agent>, Invalid> {
-        let named = self.named_agent()?;
+        let agent = self.agent_around()?;
         if self.agent.is_some() {
-            return Ok(named);
+            return Ok(agent);
         }
-        named.or_else(agent::surrounding).map(|agent| agent::acting(&Home::from_env()?, agent)).transpose()
+        let is_said = self.around.as_ref().is_some_and(|name| !name.is_empty());
+        agent.map(|agent| agent::acting(&Home::from_env()?, agent, is_said)).transpose()
+    }
+
+    /// For whoever only looks: where sub-agents cannot be told apart, the agent above them.
+    fn agent_or_above(&self) -> Result<Option<Agent>, Invalid> {
+        let above = self.agent_around()?;
+        Ok(self.known_agent().unwrap_or(above))
     }
 
     /// The name in which something is held: given, that of the agent around us, or that of a person at a terminal.
@@ -249,9 +256,9 @@ impl Common {
         self.connect_from(place_anyway()?, Some(agent), None)
     }
 
-    /// A connection that only reads, in the agent's name if there is one. Who cannot be told apart may look as well.
+    /// A connection that only reads, in the agent's name if there is one.
     fn connect_to_read(&self) -> Result<Connection, Failure> {
-        self.connect_from(place_anyway()?, self.known_agent().unwrap_or_default().or_else(person), None)
+        self.connect_from(place_anyway()?, self.agent_or_above()?.or_else(person), None)
     }
 }
 

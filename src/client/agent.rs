@@ -7,7 +7,7 @@
 use crate::clock;
 use crate::limits;
 use crate::model::{Agent, Invalid, Process, base32};
-use crate::os::commands::{Chain, Commands, EXEC, Shell};
+use crate::os::commands::{Chain, Commands, EXEC, Origin, Shell};
 use crate::os::home::Home;
 use crate::os::process::{self, Ancestor};
 use rustix::fd::OwnedFd;
@@ -36,6 +36,9 @@ const SERVES_MANY: (&str, &str) = ("openclaw", "gateway");
 /// Programs whose first argument that is no flag is the program that people mean.
 const INTERPRETERS: &[&str] = &["node", "nodejs", "bun", "deno", "python", "python3"];
 
+/// By which a shell runs a text in it.
+const EVAL: &str = "eval";
+
 /// Names the agent, whatever else says who it is.
 const NAME: &str = "FLOCKD_AGENT";
 
@@ -49,38 +52,35 @@ pub(crate) fn surrounding() -> Option<Agent> {
 }
 
 /// Who really acts where the environment names this agent: a sub-agent of it, if this runs in its thread or if the
-/// shell above runs what that was noted to run. Its program may have told all its shells the same.
+/// shell above runs what that was noted to run. Its program may have told all its shells the same. What somebody has
+/// said by `$FLOCKD_AGENT` for a command of the program's is meant as it is.
 ///
 /// # Errors
 /// When several agents run that at once, or the notes cannot be read: a guess would take one for the other.
-pub(crate) fn acting(home: &Home, named: Agent) -> Result<Agent, Invalid> {
-    let cannot = |error| Invalid(format!("{error}; say who acts, by --agent {named} or the sub-agent's name"));
-    if let Some(agent) = in_its_thread(&named) {
-        return Ok(agent);
+pub(crate) fn acting(home: &Home, named: Agent, is_said: bool) -> Result<Agent, Invalid> {
+    if is_said && let Some((program, process)) = nearest() {
+        if process::variable_of(process, NAME).as_deref() != Some(named.as_str()) {
+            return Ok(named);
+        }
+        let threads = Some(THREADS.1).filter(|_| program == THREADS.0).and_then(variable);
+        let session = session_variable(&program).and_then(variable);
+        if let Some(agent) = thread_below(&named, session.as_deref(), threads.as_deref()) {
+            return Ok(agent);
+        }
     }
+    let say = "say who acts, by --agent NAME or by FLOCKD_AGENT=NAME before the command";
+    let cannot = |error| Invalid(format!("{error}; {say}"));
     let commands = Commands::of(home, &named).map_err(cannot)?;
-    if !commands.are_noted() {
-        return Ok(named);
-    }
-    let agents = commands.run_by(&chain(), first_shells).map_err(cannot)?;
+    let Some(chain) = Some(commands.are_noted()).filter(|are| *are).and_then(|_| chain()) else { return Ok(named) };
+    let agents = commands.run_by(&chain, first_shells).map_err(cannot)?;
     let mut rest = agents.iter();
     match (rest.next(), rest.next()) {
         (None, _) => Ok(named),
         (Some(agent), None) => Ok(agent.clone()),
         (Some(one), Some(other)) => {
-            let text = format!("{one} and {other} run this very command at once: say who acts, by --agent NAME");
-            Err(Invalid(text))
+            Err(Invalid(format!("{one} and {other} run a command just now that this may be part of: {say}")))
         }
     }
-}
-
-/// The sub-agent whose thread this is, where its program itself was given the agent's name. What was named for a
-/// command in the thread is that command's.
-fn in_its_thread(named: &Agent) -> Option<Agent> {
-    let (program, process) = nearest().filter(|(program, _)| program == THREADS.0)?;
-    let is_the_programs = process::variable_of(process, NAME)? == named.as_str();
-    let thread = variable(THREADS.1).filter(|_| is_the_programs)?;
-    thread_below(named, session_variable(&program).and_then(variable).as_deref(), Some(&thread))
 }
 
 /// The sub-agent that this thread of a session is; none for its first.
@@ -90,30 +90,39 @@ pub(crate) fn thread_below(agent: &Agent, session: Option<&str>, thread: Option<
     below(agent, thread)
 }
 
-/// This process and those above it, as far as the nearest agent program.
-fn chain() -> Chain {
+/// This process and those above it, as far as the nearest agent program. None where nothing says that this has to do
+/// with one that names its session.
+fn chain() -> Option<Chain> {
     let programs = programs(variable(LIST).as_deref());
     let is_agent = |above: &Ancestor| programs.iter().any(|program| is_program(above, program));
-    let own = process::own().into_iter();
-    let mut above: Vec<Ancestor> = own.chain(process::ancestors()).take_while(|above| !is_agent(above)).collect();
-    let is_left = !process::ancestors().iter().any(is_agent);
-    if is_left {
-        // The first shell of a command begins a session of processes, and may live though it is no parent any more.
-        above.extend(process::session_leader());
+    let mut found: Vec<Ancestor> = process::own().into_iter().chain(process::ancestors()).collect();
+    if let Some(place) = found.iter().position(is_agent) {
+        found.truncate(place);
+        return Some(chain_of(&found, false));
     }
-    chain_of(&above, is_left)
+    let in_session = |variable_of: &str| variable(variable_of).is_some_and(|value| !value.is_empty());
+    PROGRAMS.iter().filter_map(|(_, name)| *name).any(in_session).then(|| {
+        // The first shell of a command begins a session of processes, and may live though it is no parent any more.
+        found.extend(process::session_leader());
+        chain_of(&found, true)
+    })
 }
 
 /// Nearest first.
-fn chain_of(above: &[Ancestor], is_left: bool) -> Chain {
-    let shell = |(place, above): (usize, &Ancestor)| {
-        let mut texts = told(&above.args);
-        if place == 0 && texts.is_empty() && !is_left {
+fn chain_of(found: &[Ancestor], is_left: bool) -> Chain {
+    let mut shells: Vec<(Process, Vec<String>)> =
+        found.iter().rev().map(|process| (process.process, told(&process.args))).collect();
+    let origin = match shells.first_mut() {
+        _ if is_left => Origin::Left,
+        Some((_, texts)) if texts.is_empty() => {
             texts.push(EXEC.to_owned());
+            Origin::Below
         }
-        Shell::new(above.process.start, &texts)
+        // It has more to say than what is all of it.
+        Some((_, texts)) if texts.len() > 1 => Origin::Command,
+        _ => Origin::Below,
     };
-    Chain { shells: above.iter().rev().enumerate().map(shell).collect(), is_left }
+    Chain { shells: shells.into_iter().map(|(process, texts)| Shell::new(process.start, &texts)).collect(), origin }
 }
 
 /// The first shells of all commands that run now.
@@ -122,15 +131,24 @@ fn first_shells() -> Vec<Shell> {
     told.filter(|(_, texts)| !texts.is_empty()).map(|(start, texts)| Shell::new(start, &texts)).collect()
 }
 
-/// What a shell was told to run by `-c`: all of it, and of what is around that in the program's own words the part that
-/// is to be evaluated.
+/// What a shell was told to run by `-c`: all of it, and of what is around that in the program's own words the parts that
+/// are to be evaluated.
 fn told(args: &[String]) -> Vec<String> {
     let is_c = |arg: &&String| arg.starts_with('-') && !arg.starts_with("--") && arg.ends_with('c');
     let Some(text) = args.iter().skip_while(|arg| !is_c(arg)).find(|arg| !arg.starts_with('-')) else {
         return Vec::new();
     };
-    let evaluated = shlex::split(text).into_iter().flatten().skip_while(|word| word != "eval").nth(1);
-    std::iter::once(text.clone()).chain(evaluated).collect()
+    let evaluated = |text: &str| -> Vec<String> {
+        let words = shlex::split(text).unwrap_or_default();
+        words.windows(2).filter(|pair| pair[0] == EVAL).map(|pair| pair[1].clone()).collect()
+    };
+    let mut texts = vec![text.clone()];
+    texts.extend(evaluated(text));
+    // What a person has put before it may be no words.
+    if let Some(place) = text.rfind(&format!(" {EVAL} '")) {
+        texts.extend(evaluated(&text[place..]));
+    }
+    texts
 }
 
 /// The agent that works in this session of a program, where somebody who knows says both: the name that the program's

@@ -14,6 +14,9 @@ const STOP: u8 = 2;
 /// How the names of our server's tools begin.
 const OUR_TOOLS: &str = "mcp__flockd__";
 
+/// The tools that run a command.
+const SHELLS: &[&str] = &["Bash", "Monitor"];
+
 pub(super) fn read(input: &Value) -> Option<Event> {
     let mut event = Event::read(input, phase)?;
     event.has_moved = matches!(text(input, "source"), Some("clear" | "resume" | "fork"));
@@ -21,11 +24,11 @@ pub(super) fn read(input: &Value) -> Option<Event> {
     let tool = text(input, "tool_name").unwrap_or_default();
     // Server and shell know the session, and not who in it calls.
     event.unnamed = Some(given).filter(|_| event.subagent.is_some() && tool.starts_with(OUR_TOOLS)).cloned();
-    event.command = text(given, "command").filter(|_| tool == "Bash").map(str::to_owned);
+    event.command = text(given, "command").filter(|_| SHELLS.contains(&tool)).map(str::to_owned);
     event.targets = match tool {
         "Write" | "Edit" | "MultiEdit" => path(given, "file_path"),
         "NotebookEdit" => path(given, "notebook_path"),
-        "Bash" => {
+        tool if SHELLS.contains(&tool) => {
             let command = text(given, "command").unwrap_or_default();
             let mut targets = shell::targets(command);
             targets.extend(patch::targets(command));

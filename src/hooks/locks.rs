@@ -9,7 +9,6 @@ use crate::client::{self, ClientError, Config, Connect, Connection, Launch, Plac
 use crate::clock::monotonic_ns;
 use crate::limits;
 use crate::model::Agent;
-use crate::os::commands::{Commands, Of};
 use crate::os::home::Home;
 use crate::os::paths::GLOB;
 use crate::pattern::{self, Pattern, Typed};
@@ -406,28 +405,6 @@ fn give_up(connection: &Connection, left: &[(String, Left)]) -> Result<(), Clien
         }
     }
     Ok(())
-}
-
-// ── Commands ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-/// An agent of this family is going to run a command in a shell that is told of the family alone.
-pub(super) fn command_begins(family: &Agent, agent: &Agent, command: &str) -> Result<(), String> {
-    let home = Home::from_env().map_err(|error| error.0)?;
-    let noted = Commands::of(&home, family).and_then(|commands| commands.begins(&home, agent, command));
-    noted.map_err(|error| format!("what {agent} runs cannot be noted, so it would act as {family}: {error}"))
-}
-
-/// It has run, or will not.
-pub(super) fn command_ended(family: &Agent, agent: &Agent, command: &str) -> Result<(), String> {
-    let home = Home::from_env().map_err(|error| error.0)?;
-    Commands::of(&home, family).and_then(|it| it.ended(agent, command)).map_err(|error| error.to_string())
-}
-
-/// What has not begun to run until this ends does not.
-pub(super) fn no_command_begins(family: &Agent, agent: &Agent, ending: Ending) -> Result<(), String> {
-    let home = Home::from_env().map_err(|error| error.0)?;
-    let of = if ending == Ending::Turn { Of::Agent } else { Of::Family };
-    Commands::of(&home, family).and_then(|it| it.all_ended(agent, of)).map_err(|error| error.to_string())
 }
 
 // ── Connections ─────────────────────────────────────────────────────────────────────────────────────────────────────

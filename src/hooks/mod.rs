@@ -7,6 +7,7 @@
 
 mod claude_code;
 mod codex;
+mod commands;
 mod event;
 mod gemini;
 mod locks;
@@ -16,6 +17,7 @@ mod settings;
 mod shell;
 mod text;
 
+use commands::Noted;
 pub(crate) use event::Answer;
 use event::{Event, Phase, Verdict};
 use locks::{Ending, Losses};
@@ -60,6 +62,8 @@ pub(crate) struct Client {
     program: &'static str,
     read: fn(&Value) -> Option<Event>,
     answer: fn(&Verdict, Option<&Event>) -> Answer,
+    /// Whether a shell of it is told the session, and not which of its agents runs it.
+    has_unnamed_shells: bool,
     /// Whether it has sub-agents whose end no hook is told of.
     has_untold: bool,
     /// Whether the model is told of what comes with this event, while what happens goes on.
@@ -75,6 +79,7 @@ const CLAUDE_CODE: Client = Client {
     program: "claude",
     read: claude_code::read,
     answer: claude_code::answer,
+    has_unnamed_shells: true,
     has_untold: false,
     takes_context: claude_code::takes_context,
     tool: "tool_name",
@@ -85,6 +90,7 @@ const CODEX: Client = Client {
     program: "codex",
     read: codex::read,
     answer: codex::answer,
+    has_unnamed_shells: false,
     has_untold: true,
     writers: &["apply_patch", "Write", "Edit"],
     ..CLAUDE_CODE
@@ -94,6 +100,7 @@ const GEMINI: Client = Client {
     program: "gemini",
     read: gemini::read,
     answer: gemini::answer,
+    has_unnamed_shells: false,
     has_untold: false,
     takes_context: gemini::takes_context,
     tool: "tool_name",
@@ -104,6 +111,7 @@ const OPENCLAW: Client = Client {
     program: "openclaw",
     read: openclaw::read,
     answer: openclaw::answer,
+    has_unnamed_shells: false,
     has_untold: false,
     takes_context: openclaw::takes_context,
     tool: "toolName",
@@ -173,6 +181,8 @@ enum Progress {
     Instead(Value),
     /// The verdict that follows tells of these.
     Tells(Losses),
+    /// If the tool runs, then in another's name, for this reason.
+    Unnoted(String),
     Done(Verdict),
     Failed(String),
 }
@@ -191,12 +201,19 @@ pub(crate) fn run(call: Call, input: impl Read + Send + 'static) -> (Answer, Opt
             Err(why) => Progress::Failed(why),
         });
     });
-    let mut found = Found { client, event: None, strict: false, losses: None, instead: None };
+    let mut found = Found { client, event: None, strict: false, losses: None, instead: None, unnoted: None };
     let verdict = match work {
         Ok(_) => found.follow(&told, deadline),
         Err(error) => Err(format!("no thread can be had: {error}")),
     };
     let verdict = verdict.unwrap_or_else(|why| found.failure(&why));
+    let verdict = match (found.unnoted.take(), verdict) {
+        (Some(why), verdict @ (Verdict::Silence | Verdict::Tell(_) | Verdict::Warn(_))) => match found.strict {
+            true => found.failure(&why),
+            false => with_complaint(verdict, Some(why)),
+        },
+        (_, verdict) => verdict,
+    };
     let losses = found.losses.take().filter(|_| found.is_for_the_model(&verdict));
     (found.answer(with_complaint(verdict, complaint)), losses)
 }
@@ -221,6 +238,8 @@ struct Found {
     instead: Option<Value>,
     /// What the verdict tells of.
     losses: Option<Losses>,
+    /// Why the tool would run in another's name.
+    unnoted: Option<String>,
 }
 
 impl Found {
@@ -236,6 +255,7 @@ impl Found {
                 Ok(Progress::Strict) => self.strict = true,
                 Ok(Progress::Instead(arguments)) => self.instead = Some(arguments),
                 Ok(Progress::Tells(losses)) => self.losses = Some(losses),
+                Ok(Progress::Unnoted(why)) => self.unnoted = Some(why),
                 Ok(Progress::Done(verdict)) => return Ok(verdict),
                 Ok(Progress::Failed(why)) => return Err(why),
                 Err(mpsc::RecvTimeoutError::Timeout) => return Err("there was no answer in time".to_owned()),
@@ -303,20 +323,22 @@ fn judge(call: &Call, deadline: u64, input: impl Read, tell: &mpsc::Sender<Progr
             if let Some(arguments) = caller.named() {
                 let _ = tell.send(Progress::Instead(arguments));
             }
-            caller.command_begins()?;
-            let verdict = caller.before_tool(client.damage(&value, &event), &strict)?;
-            if let Verdict::Deny(_) = verdict {
-                caller.command_ended()?;
+            caller.command_begins();
+            let verdict = caller.before_tool(client.damage(&value, &event), &strict);
+            if let Ok(Verdict::Deny(_)) = verdict {
+                caller.command_ended();
             }
-            Ok(verdict)
+            verdict
         }
         Phase::AfterTool => {
-            caller.command_ended()?;
+            caller.command_ended();
             caller.after_tool()
         }
         Phase::SessionStart => caller.begin(true),
         Phase::SubagentStart => caller.begin_below(),
         Phase::TurnStart => {
+            // Of a turn that was broken off nobody has heard.
+            let _ = caller.noted(|noted| Ok(noted.all_ended(Ending::Turn)));
             caller.untold_have_ended()?;
             caller.begin(false)
         }
@@ -378,16 +400,21 @@ impl Caller<'_> {
 
     /// Whoever is called in the command of a shell finds out by this who runs it. Whatever the workspace wants of
     /// edits, an agent has its own name.
-    fn command_begins(&self) -> Result<(), String> {
-        let Some(command) = self.event.command.as_deref().filter(|_| !planted(Bug::CommandIsParents)) else {
-            return Ok(());
-        };
-        locks::command_begins(&self.head()?, &self.agent()?, command)
+    fn command_begins(&self) {
+        let Some(command) = self.event.command.as_deref().filter(|_| !planted(Bug::CommandIsParents)) else { return };
+        if let Err(why) = self.noted(|noted| noted.begins(command)) {
+            let _ = self.tell.send(Progress::Unnoted(why));
+        }
     }
 
-    fn command_ended(&self) -> Result<(), String> {
-        let Some(command) = &self.event.command else { return Ok(()) };
-        locks::command_ended(&self.head()?, &self.agent()?, command)
+    fn command_ended(&self) {
+        if let Some(command) = &self.event.command {
+            let _ = self.noted(|noted| Ok(noted.ended(command)));
+        }
+    }
+
+    fn noted(&self, act: impl FnOnce(Noted) -> Result<(), String>) -> Result<(), String> {
+        act(Noted { head: &self.head()?, agent: &self.agent()? })
     }
 
     /// A verdict that tells of these.
@@ -467,6 +494,9 @@ impl Caller<'_> {
     }
 
     fn begin_below(&self) -> Result<Verdict, String> {
+        if self.event.subagent.is_some() && self.client.has_unnamed_shells {
+            let _ = self.noted(|noted| noted.make());
+        }
         let root = root_at(&self.event.cwd, &self.event.cwd);
         match Settings::of(&root)?.enforcement {
             Enforcement::Off => Ok(Verdict::Silence),
@@ -484,9 +514,8 @@ impl Caller<'_> {
     }
 
     fn end(&self, what: Ending) -> Result<Verdict, String> {
-        let agent = self.agent()?;
-        locks::no_command_begins(&self.head()?, &agent, what)?;
-        locks::release(&agent, what, &self.event.cwd)?;
+        let _ = self.noted(|noted| Ok(noted.all_ended(what)));
+        locks::release(&self.agent()?, what, &self.event.cwd)?;
         Ok(Verdict::Silence)
     }
 }

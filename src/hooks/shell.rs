@@ -49,13 +49,21 @@ fn moved(place: Option<PathBuf>, words: &[Word]) -> Option<PathBuf> {
     }
 }
 
+/// Whether another program takes the place of the shell.
+pub(super) fn replaces_itself(command: &str) -> bool {
+    let is_exec = |words: &[Word]| words.iter().take_while(|word| is_before(word)).any(|word| word.text == "exec");
+    pieces(command).iter().any(|piece| matches!(piece, Piece::Simple { words, .. } if is_exec(words)))
+}
+
+/// Whether a command begins only behind this word.
+fn is_before(word: &Word) -> bool {
+    let word = word.text.as_str();
+    PREFIXES.contains(&word) || KEYWORDS.contains(&word) || is_assignment(word)
+}
+
 /// The program of a simple command, without its directories, and its arguments.
 fn program(words: &[Word]) -> Option<(&str, &[Word])> {
-    let is_before = |word: &&Word| {
-        let word = word.text.as_str();
-        PREFIXES.contains(&word) || KEYWORDS.contains(&word) || is_assignment(word)
-    };
-    let (name, args) = words[words.iter().take_while(is_before).count()..].split_first()?;
+    let (name, args) = words[words.iter().take_while(|word| is_before(word)).count()..].split_first()?;
     let name = name.plain()?;
     Some((name.rsplit('/').next().unwrap_or(name), args))
 }
@@ -374,6 +382,16 @@ mod tests {
         assert_eq!(found("echo rm a"), [""; 0]);
         assert_eq!(found("cd d; bash -lc 'echo > a; cd e && rm b' x > c"), ["d/c", "d/a", "d/e/b"]);
         assert_eq!(found("sh -c \"echo > $X; echo > \\$Y; echo > a\"; sh script > b"), ["a", "b"]);
+    }
+
+    #[test]
+    fn only_a_command_that_takes_the_place_of_the_shell_does() {
+        for command in ["exec a", "cd x && exec a", "if b; then X=1 exec a; fi", "(exec a)", "a | exec b"] {
+            assert!(replaces_itself(command), "{command}");
+        }
+        for command in ["docker exec a", "find . -exec a", "echo exec", "a '; exec b'", "# exec a", "sh -c 'exec a'"] {
+            assert!(!replaces_itself(command), "{command}");
+        }
     }
 
     #[test]

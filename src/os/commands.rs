@@ -11,7 +11,7 @@ use crate::limits;
 use crate::model::Agent;
 use crate::planted::{Bug, planted};
 use fs4::FileExt;
-use rustix::fs::{fstat, lstat};
+use rustix::fs::{OFlags, fstat, lstat};
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -22,6 +22,8 @@ use std::path::PathBuf;
 pub struct Commands {
     dir: PathBuf,
     path: PathBuf,
+    /// What the file was before there was too much in it.
+    older: PathBuf,
     /// How the names of this boot's files begin: moments and processes of another mean nothing now.
     boot: String,
 }
@@ -54,8 +56,19 @@ impl Shell {
 pub struct Chain {
     /// Outermost first.
     pub shells: Vec<Shell>,
-    /// The program that started them is not above them any more: a command that has ended may have left them behind.
-    pub is_left: bool,
+    /// How the outermost is known to be of a command of the program's.
+    pub origin: Origin,
+}
+
+/// What says that a process is part of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The program is above it, and starts other things as well: only the text tells.
+    Below,
+    /// The program is above it and has put a text into its own form of commands, perhaps another than was noted.
+    Command,
+    /// The program is out of sight: a command that has ended may have left it behind.
+    Left,
 }
 
 /// Whose commands end at once.
@@ -74,41 +87,42 @@ impl Commands {
     /// The system does not tell which boot this is.
     pub fn of(home: &Home, family: &Agent) -> io::Result<Commands> {
         let boot = format!("{:08x}-", clock::boot_id()? as u32);
-        let dir = home.commands();
-        let name = digest(family.as_str());
-        Ok(Commands { path: dir.join(format!("{boot}{name}")), dir, boot })
+        let (dir, name) = (home.commands(), digest(family.as_str()));
+        let [path, older] = ["", ".old"].map(|end| dir.join(format!("{boot}{name}{end}")));
+        Ok(Commands { dir, path, older, boot })
     }
 
-    /// This agent is going to run a command.
+    /// Makes sure that commands are noted from now on, also those of whoever alone would need no notes.
     ///
     /// # Errors
     /// What the file system says, as a sentence.
-    pub fn begins(&self, home: &Home, agent: &Agent, text: &str) -> io::Result<()> {
+    pub fn make(&self, home: &Home) -> io::Result<()> {
         home.ensure()?;
         match std::fs::DirBuilder::new().mode(0o700).create(&self.dir) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(self.failed(error)),
             _ => {}
         }
-        let at = clock::boot_ticks();
-        for text in texts(text) {
-            let note = Note { what: What::Begins(digest(text)), at, agent: agent.clone() };
-            let before = self.add(&note, true).map_err(|error| self.failed(error))?;
-            if before == 0 {
-                self.sweep();
-            }
-            if before > limits::COMMANDS_BYTES {
-                self.shrink().map_err(|error| self.failed(error))?;
-            }
+        if self.open(true).and_then(|file| file.metadata()).map_err(|error| self.failed(error))?.len() == 0 {
+            self.sweep();
         }
         Ok(())
+    }
+
+    /// This agent is going to run a command, whose shell may be known by any of these texts. Nothing is noted where
+    /// nothing was [made](Commands::make).
+    ///
+    /// # Errors
+    /// What the file system says, as a sentence.
+    pub fn begins(&self, agent: &Agent, texts: &[&str]) -> io::Result<()> {
+        self.note(agent, texts.iter().map(|text| What::Begins(digest(text))))
     }
 
     /// The command has ended, or goes on in the background.
     ///
     /// # Errors
     /// What the file system says, as a sentence.
-    pub fn ended(&self, agent: &Agent, text: &str) -> io::Result<()> {
-        texts(text).try_for_each(|text| self.end(What::Ends(digest(text)), agent))
+    pub fn ended(&self, agent: &Agent, texts: &[&str]) -> io::Result<()> {
+        self.note(agent, texts.iter().map(|text| What::Ends(digest(text))))
     }
 
     /// None of them begins any more: those that were never heard of again did not run.
@@ -116,18 +130,48 @@ impl Commands {
     /// # Errors
     /// What the file system says, as a sentence.
     pub fn all_ended(&self, agent: &Agent, of: Of) -> io::Result<()> {
-        self.end(What::AllEnd(of), agent)
+        self.note(agent, std::iter::once(What::AllEnd(of)))
     }
 
-    fn end(&self, what: What, agent: &Agent) -> io::Result<()> {
-        match self.add(&Note { what, at: clock::boot_ticks(), agent: agent.clone() }, false) {
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(self.failed(error)),
+    /// Adds them by one write, so that notes do not mix.
+    fn note(&self, agent: &Agent, what: impl Iterator<Item = What>) -> io::Result<()> {
+        let at = clock::boot_ticks();
+        let lines: String = what.map(|what| Note { what, at, agent: agent.clone() }.line()).collect();
+        let added = self.open(false).and_then(|mut file| {
+            file.write_all(lines.as_bytes())?;
+            if file.metadata()?.len() > limits::COMMANDS_BYTES { self.put_aside(&file) } else { Ok(()) }
+        });
+        match added {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(self.failed(error)),
+            _ => Ok(()),
         }
     }
 
-    /// Whether there are any.
+    /// Waits for nobody, whatever stands in the place of the file.
+    fn open(&self, create: bool) -> io::Result<File> {
+        let open = |create| {
+            let mut options = OpenOptions::new();
+            regular(options.append(true).create(create).mode(0o600).custom_flags(FLAGS).open(&self.path)?)
+        };
+        match open(create) {
+            // It was there and has been put aside just now.
+            Err(error) if error.kind() == ErrorKind::NotFound && self.older.exists() => open(true),
+            opened => opened,
+        }
+    }
+
+    /// Makes the file the older one, in whose place nobody looks any more. Of several who find it too long one does,
+    /// since the lock and the place are of the same file; and whoever adds to it meanwhile is read all the same.
+    fn put_aside(&self, file: &File) -> io::Result<()> {
+        match FileExt::try_lock(file) {
+            Ok(()) if self.is_in_place(file)? => std::fs::rename(&self.path, &self.older),
+            Ok(()) | Err(fs4::TryLockError::WouldBlock) => return Ok(()),
+            Err(fs4::TryLockError::Error(error)) => return Err(error),
+        }?;
+        self.open(true).map(drop)
+    }
+
+    /// Whether any command is noted.
     pub fn are_noted(&self) -> bool {
         self.path.exists()
     }
@@ -139,25 +183,14 @@ impl Commands {
     /// What the file system says, as a sentence.
     pub fn run_by(&self, chain: &Chain, others: impl FnOnce() -> Vec<Shell>) -> io::Result<BTreeSet<Agent>> {
         let mut bytes = Vec::new();
-        match File::open(&self.path).and_then(|mut file| file.read_to_end(&mut bytes)) {
-            Ok(_) => Ok(run_by(&spans(&bytes), chain, others)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(BTreeSet::new()),
-            Err(error) => Err(self.failed(error)),
-        }
-    }
-
-    /// Adds a note; answers with how long the file was before. One write, so that notes do not mix; the shared lock
-    /// keeps it out of a file that is being replaced.
-    fn add(&self, note: &Note, create: bool) -> io::Result<u64> {
-        loop {
-            let mut file = OpenOptions::new().append(true).create(create).mode(0o600).open(&self.path)?;
-            FileExt::lock_shared(&file)?;
-            if self.is_in_place(&file)? {
-                let length = file.metadata()?.len();
-                file.write_all(note.line().as_bytes())?;
-                return Ok(length);
+        for path in [&self.older, &self.path] {
+            let read = OpenOptions::new().read(true).custom_flags(FLAGS).open(path).and_then(regular);
+            match read.and_then(|mut file| file.read_to_end(&mut bytes)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(self.failed(error)),
+                _ => {}
             }
         }
+        Ok(run_by(&spans(&bytes), chain, others))
     }
 
     fn is_in_place(&self, file: &File) -> io::Result<bool> {
@@ -170,27 +203,6 @@ impl Commands {
         Ok((own.st_dev, own.st_ino) == (there.st_dev, there.st_ino))
     }
 
-    /// Forgets the oldest, by a new file in the place of the old one: whoever reads sees one of them whole.
-    fn shrink(&self) -> io::Result<()> {
-        let mut file = File::open(&self.path)?;
-        match FileExt::try_lock(&file) {
-            Ok(()) if self.is_in_place(&file)? => {}
-            // Somebody else is at it, or has done it.
-            Ok(()) | Err(fs4::TryLockError::WouldBlock) => return Ok(()),
-            Err(fs4::TryLockError::Error(error)) => return Err(error),
-        }
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        let spans = spans(&bytes);
-        // Named like the others, or a sweep would take it for another boot's.
-        let mut new = tempfile::Builder::new().prefix(&self.boot).tempfile_in(&self.dir)?;
-        for span in &spans[spans.len().saturating_sub(limits::COMMANDS_KEPT)..] {
-            new.write_all(span.lines().as_bytes())?;
-        }
-        new.persist(&self.path)?;
-        Ok(())
-    }
-
     /// Removes what is of another boot, and where there are many families those who have been silent for longest. What
     /// cannot be removed is no harm.
     fn sweep(&self) {
@@ -200,7 +212,7 @@ impl Commands {
             .map(|entry| (entry.metadata().and_then(|meta| meta.modified()).ok(), entry.path()))
             .partition(|(_, path)| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&self.boot)));
         of_now.sort();
-        let silent = of_now.len().saturating_sub(limits::COMMANDS_FAMILIES);
+        let silent = of_now.len().saturating_sub(limits::COMMANDS_FILES);
         for (_, path) in old.iter().chain(&of_now[..silent]) {
             let _ = std::fs::remove_file(path);
         }
@@ -211,10 +223,14 @@ impl Commands {
     }
 }
 
-/// By which a shell with this text may be known.
-fn texts(text: &str) -> impl Iterator<Item = &str> {
-    let has_exec = text.split(|c: char| !c.is_alphanumeric()).any(|word| word == EXEC);
-    std::iter::once(text).chain(has_exec.then_some(EXEC))
+/// A link is nobody's notes, and a pipe would be waited for.
+const FLAGS: i32 = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits() as i32;
+
+fn regular(file: File) -> io::Result<File> {
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("this is no file")),
+    }
 }
 
 /// What the file has instead of texts, which may be long and secret.
@@ -238,17 +254,18 @@ enum What {
 }
 
 impl Note {
+    /// On a line of its own, also behind the piece of one that a full disk let through.
     fn line(&self) -> String {
         let Note { what, at, agent } = self;
         match what {
-            What::Begins(digest) => format!("begins {at} {agent} {digest}\n"),
-            What::Ends(digest) => format!("ends {at} {agent} {digest}\n"),
-            What::AllEnd(Of::Agent) => format!("end {at} {agent}\n"),
-            What::AllEnd(Of::Family) => format!("end-family {at} {agent}\n"),
+            What::Begins(digest) => format!("\nbegins {at} {agent} {digest}\n"),
+            What::Ends(digest) => format!("\nends {at} {agent} {digest}\n"),
+            What::AllEnd(Of::Agent) => format!("\nend {at} {agent}\n"),
+            What::AllEnd(Of::Family) => format!("\nend-family {at} {agent}\n"),
         }
     }
 
-    /// None for what is no note, such as the piece that a full disk let through.
+    /// None for what is no note.
     fn read(line: &str) -> Option<Note> {
         let words: Vec<&str> = line.split(' ').collect();
         let (what, at, agent) = match words[..] {
@@ -273,12 +290,6 @@ struct Span {
 }
 
 impl Span {
-    fn lines(&self) -> String {
-        let note = |what, at| Note { what, at, agent: self.agent.clone() }.line();
-        let end = self.to.map(|at| note(What::Ends(self.digest.clone()), at));
-        note(What::Begins(self.digest.clone()), self.from) + &end.unwrap_or_default()
-    }
-
     fn has(&self, start: u64) -> bool {
         self.from <= start && self.to.is_none_or(|to| start <= to) || planted(Bug::TextTellsAll)
     }
@@ -287,14 +298,15 @@ impl Span {
 fn spans(bytes: &[u8]) -> Vec<Span> {
     let mut spans: Vec<Span> = Vec::new();
     for Note { what, at, agent } in String::from_utf8_lossy(bytes).lines().filter_map(Note::read) {
-        let mut open = spans.iter_mut().filter(|span| span.to.is_none());
+        let open = spans.iter_mut().filter(|span| span.to.is_none());
         match what {
-            What::Begins(digest) => spans.push(Span { digest, agent, from: at, to: None }),
-            // Of two alike either may be meant: they are one agent's.
+            // Of two alike of one agent the later is there for both: the earlier may have been forbidden.
+            What::Begins(digest) => {
+                open.filter(|span| span.digest == digest && span.agent == agent).for_each(|span| span.to = Some(at));
+                spans.push(Span { digest, agent, from: at, to: None });
+            }
             What::Ends(digest) => {
-                if let Some(span) = open.find(|span| span.digest == digest && span.agent == agent) {
-                    span.to = Some(at);
-                }
+                open.filter(|span| span.digest == digest && span.agent == agent).for_each(|span| span.to = Some(at));
             }
             What::AllEnd(of) => {
                 let is_meant = |other: &Agent| *other == agent || of == Of::Family && agent.is_above(other);
@@ -306,26 +318,32 @@ fn spans(bytes: &[u8]) -> Vec<Span> {
 }
 
 fn run_by(spans: &[Span], chain: &Chain, others: impl FnOnce() -> Vec<Shell>) -> BTreeSet<Agent> {
-    let agents = |is_its: &dyn Fn(&Span, &Shell) -> bool| {
+    let agents = |shells: &[Shell], is_its: &dyn Fn(&Span, &Shell) -> bool| {
         let of = |shell: &Shell| -> BTreeSet<Agent> {
             spans.iter().filter(|span| is_its(span, shell)).map(|span| span.agent.clone()).collect()
         };
-        chain.shells.iter().map(of).find(|agents| !agents.is_empty()).unwrap_or_default()
+        shells.iter().map(of).find(|agents| !agents.is_empty()).unwrap_or_default()
     };
     // Two agents may run the same text one after the other: then the start tells.
-    let found = agents(&|span, shell| shell.runs(span) && span.has(shell.start));
-    if !found.is_empty() || !chain.is_left {
+    let found = agents(&chain.shells, &|span, shell| shell.runs(span) && span.has(shell.start));
+    if !found.is_empty() || chain.origin == Origin::Below {
         return found;
     }
-    // A part of a shell begins later than that.
-    let found = agents(&|span, shell| shell.runs(span) && span.from <= shell.start);
-    if !found.is_empty() {
-        return found;
-    }
-    // Nothing is left of the shell. It was started while its command ran, and that of a shell that still runs did not.
+    let shells = match chain.origin {
+        Origin::Left => {
+            // A part of a shell begins later than that.
+            let found = agents(&chain.shells, &|span, shell| shell.runs(span) && span.from <= shell.start);
+            if !found.is_empty() {
+                return found;
+            }
+            &chain.shells[..]
+        }
+        _ => &chain.shells[..chain.shells.len().min(1)],
+    };
+    // No text tells. It began while some command could; what another shell runs now is not that command.
     let others = others();
-    let still_runs = |span: &Span| others.iter().any(|other| other.runs(span) && span.has(other.start));
-    agents(&|span, shell| span.has(shell.start) && !still_runs(span))
+    let runs_elsewhere = |span: &Span| others.iter().any(|other| other.runs(span) && span.has(other.start));
+    agents(shells, &|span, shell| span.has(shell.start) && !runs_elsewhere(span))
 }
 
 #[cfg(test)]
@@ -345,12 +363,12 @@ mod tests {
     }
 
     fn names(spans: &[Span], shells: &[Shell]) -> Vec<String> {
-        let chain = Chain { shells: shells.to_vec(), is_left: false };
+        let chain = Chain { shells: shells.to_vec(), origin: Origin::Below };
         run_by(spans, &chain, || unreachable!("nothing was left behind")).iter().map(Agent::to_string).collect()
     }
 
     fn left(spans: &[Span], shells: &[Shell], others: &[Shell]) -> Vec<String> {
-        let chain = Chain { shells: shells.to_vec(), is_left: true };
+        let chain = Chain { shells: shells.to_vec(), origin: Origin::Left };
         run_by(spans, &chain, || others.to_vec()).iter().map(Agent::to_string).collect()
     }
 
@@ -399,29 +417,86 @@ mod tests {
     }
 
     #[test]
+    fn a_command_whose_text_was_changed_is_of_whoever_had_one_then_that_does_not_run_elsewhere() {
+        let spans = [span("a", "sleep", 1, None), span("a/x", "make 2>nul", 10, None)];
+        let changed = |origin, others: &[Shell]| {
+            let chain = Chain { shells: vec![shell(11, "make 2>/dev/null"), shell(50, "flockd")], origin };
+            run_by(&spans, &chain, || others.to_vec()).iter().map(Agent::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(changed(Origin::Command, &[shell(1, "sleep")]), ["a/x"]);
+        assert_eq!(changed(Origin::Command, &[]), ["a", "a/x"]);
+        assert_eq!(
+            changed(Origin::Command, &[shell(1, "sleep"), shell(12, "make 2>nul")]),
+            [""; 0],
+            "typed by a person"
+        );
+        assert_eq!(changed(Origin::Below, &[shell(1, "sleep")]), [""; 0]);
+    }
+
+    #[test]
     fn notes_are_kept_in_order_until_there_are_too_many_and_odd_lines_are_no_notes() {
         let dir = tempfile::tempdir().unwrap();
         let home = Home::at(&dir.path().join("home"));
         let commands = Commands::of(&home, &agent("a")).unwrap();
-        commands.ended(&agent("a"), "never begun").unwrap();
+        commands.begins(&agent("a"), &["never made"]).unwrap();
         assert!(!commands.are_noted());
+        commands.make(&home).unwrap();
         for number in 0..3_000 {
-            commands.begins(&home, &agent("a/x"), &format!("make {number}")).unwrap();
-            commands.ended(&agent("a/x"), &format!("make {number}")).unwrap();
+            commands.begins(&agent("a/x"), &[&format!("make {number}")]).unwrap();
+            commands.ended(&agent("a/x"), &[&format!("make {number}")]).unwrap();
         }
-        commands.begins(&home, &agent("a/x"), "open").unwrap();
-        commands.begins(&home, &agent("a"), "own").unwrap();
-        let length = std::fs::metadata(&commands.path).unwrap().len();
-        assert!(length < 2 * limits::COMMANDS_BYTES, "{length}");
-        OpenOptions::new().append(true).open(&commands.path).unwrap().write_all(b"begins 1 a\n\xff\nends\n").unwrap();
-        let chain = |text: &str| Chain { shells: vec![shell(clock::boot_ticks(), text)], is_left: false };
+        commands.begins(&agent("a/x"), &["open", "exec"]).unwrap();
+        OpenOptions::new()
+            .append(true)
+            .open(&commands.path)
+            .unwrap()
+            .write_all(b"begins 1 a\n\xff\nends\nbegins 1")
+            .unwrap();
+        commands.begins(&agent("a"), &["own"]).unwrap();
+        for path in [&commands.path, &commands.older] {
+            let length = std::fs::metadata(path).unwrap().len();
+            assert!(length < limits::COMMANDS_BYTES + 1_000, "{length}");
+        }
+        let chain = |text: &str| Chain { shells: vec![shell(clock::boot_ticks(), text)], origin: Origin::Below };
         let by = |text: &str| commands.run_by(&chain(text), Vec::new).unwrap();
-        assert_eq!(by("open"), [agent("a/x")].into());
+        assert_eq!([by("open"), by("exec"), by("own")], ["a/x", "a/x", "a"].map(|name| [agent(name)].into()));
         commands.all_ended(&agent("a"), Of::Family).unwrap();
-        let spans = spans(&std::fs::read(&commands.path).unwrap());
+        let notes = [&commands.older, &commands.path].map(|path| std::fs::read(path).unwrap()).concat();
+        let spans = spans(&notes);
         assert!(spans.iter().all(|span| span.to.is_some()), "{spans:?}");
-        let last: Vec<&str> = spans[spans.len() - 3..].iter().map(|span| span.digest.as_str()).collect();
-        assert_eq!(last, [digest("make 2999"), digest("open"), digest("own")]);
+        let last: Vec<&str> = spans[spans.len() - 4..].iter().map(|span| span.digest.as_str()).collect();
+        assert_eq!(last, ["make 2999", "open", "exec", "own"].map(digest));
+    }
+
+    #[test]
+    fn many_who_note_at_once_lose_nothing_while_files_are_put_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(&dir.path().join("home"));
+        let commands = Commands::of(&home, &agent("a")).unwrap();
+        commands.make(&home).unwrap();
+        // As many as two files hold at most and at least: one is put aside, and the other not yet.
+        let each = usize::try_from(limits::COMMANDS_BYTES).unwrap() * 3 / 2 / 60 / 8;
+        std::thread::scope(|scope| {
+            for name in 0..8 {
+                let (commands, agent) = (&commands, agent(&format!("a/{name}")));
+                scope.spawn(move || (0..each).for_each(|n| commands.begins(&agent, &[&n.to_string()]).unwrap()));
+            }
+        });
+        let notes = [&commands.older, &commands.path].map(|path| std::fs::read(path).unwrap()).concat();
+        assert_eq!(spans(&notes).len(), 8 * each);
+    }
+
+    #[test]
+    fn what_is_no_file_is_an_error_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(&dir.path().join("home"));
+        let commands = Commands::of(&home, &agent("a")).unwrap();
+        commands.make(&home).unwrap();
+        std::fs::remove_file(&commands.path).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &commands.path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+        let chain = Chain { shells: Vec::new(), origin: Origin::Below };
+        assert!(commands.begins(&agent("a"), &["make"]).is_err());
+        assert!(commands.run_by(&chain, Vec::new).is_err());
     }
 
     #[test]
@@ -429,12 +504,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let home = Home::at(&dir.path().join("home"));
         let commands = |name: &str| Commands::of(&home, &agent(name)).unwrap();
-        commands("a").begins(&home, &agent("a"), "make").unwrap();
+        commands("a").make(&home).unwrap();
         let old = commands("a").dir.join("another-boot");
         std::fs::write(&old, "").unwrap();
-        commands("a").begins(&home, &agent("a"), "make").unwrap();
+        commands("a").begins(&agent("a"), &["make"]).unwrap();
+        commands("a").make(&home).unwrap();
         assert!(old.exists(), "once in a session is enough");
-        commands("b").begins(&home, &agent("b"), "make").unwrap();
+        commands("b").make(&home).unwrap();
         assert!(!old.exists() && commands("a").are_noted() && commands("b").are_noted());
     }
 
@@ -444,11 +520,12 @@ mod tests {
         let home = Home::at(&dir.path().join("home"));
         let begins = |name: &str| {
             let commands = Commands::of(&home, &agent(name)).unwrap();
-            commands.begins(&home, &agent(name), "make").unwrap();
+            commands.make(&home).unwrap();
+            commands.begins(&agent(name), &["make"]).unwrap();
             commands
         };
         let (first, second) = (begins("first"), begins("second"));
-        for number in 2..limits::COMMANDS_FAMILIES {
+        for number in 2..limits::COMMANDS_FILES {
             begins(&format!("a{number}"));
         }
         // Which of two was silent for longer is not told apart within a tick.
@@ -456,6 +533,6 @@ mod tests {
         begins("first");
         begins("last");
         assert!(first.are_noted() && !second.are_noted());
-        assert_eq!(std::fs::read_dir(&first.dir).unwrap().count(), limits::COMMANDS_FAMILIES);
+        assert_eq!(std::fs::read_dir(&first.dir).unwrap().count(), limits::COMMANDS_FILES);
     }
 }

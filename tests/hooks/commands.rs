@@ -26,7 +26,8 @@ impl Claude {
 
     fn named(named: &'static str) -> Claude {
         let ground = Ground::new();
-        script(&ground.work.join("claude"), "\"$@\"\nexit $?");
+        // Each command is a session of processes, as there.
+        script(&ground.work.join("claude"), "setsid \"$@\"\nexit $?");
         Claude { ground, named }
     }
 
@@ -54,17 +55,22 @@ impl Claude {
 
     /// A shell as it starts one, in this directory, by this shell's name.
     fn shell(&self, dir: &Path, shell: &str, command: &str) -> Command {
-        let quoted = format!("'{}'", command.replace('\'', "'\"'\"'"));
-        let around = format!(
-            "source snapshot 2>/dev/null || true && {{ \\builtin unalias -- 'which'; }} >/dev/null 2>&1 || true && \
-             eval {quoted} < /dev/null && pwd -P >| /dev/null"
-        );
+        self.shell_with(dir, shell, &around(command))
+    }
+
+    fn shell_with(&self, dir: &Path, shell: &str, text: &str) -> Command {
         let claude = self.ground.work.join("claude");
-        let mut command = self.ground.environment(Command::new(claude), self.named, &[shell, "-c", &around]);
+        let mut command = self.ground.environment(Command::new(claude), self.named, &[shell, "-c", text]);
         let bin = Path::new(FLOCKD).parent().unwrap().display();
         command.env("PATH", format!("{bin}:{}", std::env::var("PATH").unwrap()));
         command.env("CLAUDE_CODE_SESSION_ID", SESSION).env("FLOCKD_AGENT_PROGRAMS", "claude").current_dir(dir);
         command
+    }
+
+    /// A recorded event of the session, or of the sub-agent a1.
+    fn moment(&self, name: &str) {
+        let text = payload("claude-code", name, &self.ground.work, SESSION).replace("a1b2c3", "a1");
+        self.ground.hook_says("claude-code", "", &text).gives(0);
     }
 
     fn runs(&self, command: &str) -> Done {
@@ -84,6 +90,15 @@ impl Claude {
 fn script(path: &Path, text: &str) {
     fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// A command in the form that it gives to all.
+fn around(command: &str) -> String {
+    let quoted = format!("'{}'", command.replace('\'', "'\"'\"'"));
+    format!(
+        "source snapshot 2>/dev/null || true && {{ \\builtin unalias -- 'which'; }} >/dev/null 2>&1 || true && \
+         eval {quoted} < /dev/null && pwd -P >| /dev/null"
+    )
 }
 
 /// A command that waits in its shell before it goes on.
@@ -169,19 +184,20 @@ fn what_nobody_noted_is_the_sessions() {
     let lock = "flockd lock data.json --json";
     assert_eq!(claude.runs(lock).gives(0).json()["agent"], HEAD);
     claude.calls(Some("a1"), "true").gives(0);
+    next_tick();
     assert_eq!(claude.runs(lock).gives(0).json()["agent"], HEAD, "another text");
 }
 
 #[test]
 fn of_two_who_run_the_same_text_the_start_of_the_shell_tells_which() {
     let claude = Claude::new();
-    let command = "read word < gate; flockd lock data.json --json";
+    let command = "mkdir here; read word < gate; flockd lock data.json --json";
     let [one, two] = ["one", "two"].map(|name| claude.ground.work.join(name));
     let (first_goes, second_goes) = (with_gate(&one), with_gate(&two));
     // In the background: its end is told at once, and it goes on.
     assert_eq!(claude.before(Some("a1"), command), Outcome::Runs);
     let first = Waiting::of(claude.shell(&one, "bash", command));
-    until("its shell is there", || fs::read_to_string(format!("/proc/{}/cmdline", first.0.id())).ok());
+    until("its shell is there", || one.join("here").exists().then_some(()));
     next_tick();
     claude.after(Some("a1"), command);
     next_tick();
@@ -200,15 +216,19 @@ fn two_who_run_the_same_text_at_once_are_asked_to_say_who_they_are() {
     assert_eq!(claude.before(Some("a1"), lock), Outcome::Runs);
     assert_eq!(claude.before(Some("b2"), lock), Outcome::Runs);
     let refused = claude.runs(lock).gives(2);
-    refused.says(&["claude-5e55/a1 and claude-5e55/b2 run this very command at once", "--agent"]);
+    refused.says(&["claude-5e55/a1 and claude-5e55/b2 run a command just now", "--agent", "FLOCKD_AGENT=NAME before"]);
     assert_eq!(claude.ground.held(), []);
     claude.before(Some("b2"), "flockd ls");
     claude.calls(Some("a1"), "flockd ls").gives(0);
     claude.calls(Some("a1"), "flockd lock data.json --agent claude-5e55/a1").gives(0);
+    let said = claude.calls(None, "FLOCKD_AGENT=claude-5e55 flockd lock x --json").gives(0).json();
+    assert_eq!(said["agent"], HEAD, "what is said for a command is meant");
     claude.after(Some("b2"), lock);
     next_tick();
     claude.runs(lock).gives(0);
-    assert_eq!(claude.ground.held().len(), 1, "it is the only one that still may run it");
+    let held = [("claude-5e55", "x"), ("claude-5e55/a1", "data.json")];
+    let held = held.map(|(agent, file)| (agent.to_owned(), file.to_owned()));
+    assert_eq!(claude.ground.held(), held, "a1 is the only one that still may run it");
 }
 
 #[test]
@@ -226,33 +246,162 @@ fn a_command_keeps_its_agent_while_the_daemon_is_started_anew_and_when_its_shell
     assert_eq!((&held["agent"], &held["already_held"]), (&json!("claude-5e55/a1"), &json!(true)));
 }
 
+/// As with `&` in a command that ends: nothing of its shell is above it any more.
+#[test]
+fn what_a_command_leaves_behind_is_its_agents_though_others_run_something() {
+    let claude = Claude::new();
+    let [mine, others] = ["mine", "others"].map(|name| claude.ground.work.join(name));
+    fs::create_dir(&mine).unwrap();
+    let goes = with_gate(&others);
+    let long = "mkdir here; read word < gate";
+    assert_eq!(claude.before(Some("b2"), long), Outcome::Runs);
+    let other = Waiting::of(claude.shell(&others, "bash", long));
+    until("it runs", || others.join("here").exists().then_some(()));
+    script(&mine.join("all.sh"), "flockd lock data.json --json > out.new 2>&1; mv out.new \"$1\"");
+    for (number, command) in
+        ["nohup ./all.sh one >/dev/null 2>&1 &", "(./all.sh two &) >/dev/null 2>&1"].iter().enumerate()
+    {
+        next_tick();
+        assert_eq!(claude.before(Some("a1"), command), Outcome::Runs);
+        Done::of(claude.shell(&mine, "bash", command)).gives(0);
+        next_tick();
+        claude.after(Some("a1"), command);
+        let out = mine.join(["one", "two"][number]);
+        let said = until("it is done", || fs::read_to_string(&out).ok());
+        let held: Value = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
+        assert_eq!(held["agent"], "claude-5e55/a1", "{command}");
+    }
+    goes();
+    other.done().gives(0);
+}
+
+#[test]
+fn a_command_that_another_hook_has_changed_is_its_agents() {
+    let claude = Claude::new();
+    assert_eq!(claude.before(Some("a1"), "flockd lock data.json 2>nul"), Outcome::Runs);
+    let held = claude.runs("flockd lock data.json --json 2>/dev/null").gives(0).json();
+    assert_eq!(held["agent"], "claude-5e55/a1");
+}
+
+#[test]
+fn words_that_a_person_has_before_each_command_change_nothing() {
+    let claude = Claude::new();
+    let command = "flockd lock data.json --json";
+    for (place, before) in ["eval \"$(true)\"\n", "eval ''; true <<E\nit's\nE\n"].iter().enumerate() {
+        // Who had a command when the shell began would not tell, since two had.
+        let (text, other) = (format!("{command} # {place}"), format!("true # {place}"));
+        assert_eq!(claude.before(Some("b2"), &other), Outcome::Runs);
+        assert_eq!(claude.before(Some("a1"), &text), Outcome::Runs);
+        let shell = claude.shell_with(&claude.ground.work, "bash", &format!("{before}{}", around(&text)));
+        let held = Done::of(shell).gives(0).json();
+        claude.after(Some("a1"), &text);
+        claude.after(Some("b2"), &other);
+        assert_eq!(held["agent"], "claude-5e55/a1", "{before}");
+    }
+}
+
 #[test]
 fn a_command_that_did_not_run_takes_nobodys_name() {
     let claude = Claude::new();
+    let lock = "flockd lock x --json";
     claude.ground.flockd("bo", "lock data.json").gives(0);
     let command = "flockd lock x --json; : > data.json";
     claude.before(Some("a1"), command).refused();
     next_tick();
     assert_eq!(claude.runs(command).gives(0).json()["agent"], HEAD);
-    // What a person forbids is told to no hook; it ends with its agent's turn.
-    let lock = "flockd lock x --json";
+    // What a person forbids is told to no hook; it ends with its agent, or with the turn.
     assert_eq!(claude.before(Some("a1"), lock), Outcome::Runs);
-    let ends = payload("claude-code", "subagent_end", &claude.ground.work, SESSION).replace("a1b2c3", "a1");
-    claude.ground.hook_says("claude-code", "", &ends).gives(0);
+    claude.moment("subagent_end");
     next_tick();
     assert_eq!(claude.runs(lock).gives(0).json()["agent"], HEAD);
+    claude.ground.flockd(HEAD, "unlock x").gives(0);
+    for moment in ["turn_start", "turn_end"] {
+        assert_eq!(claude.before(None, lock), Outcome::Runs);
+        claude.moment(moment);
+        let held = claude.calls(Some("a1"), lock).gives(0).json();
+        assert_eq!(held["agent"], "claude-5e55/a1", "{moment}");
+    }
 }
 
 #[test]
-fn where_a_command_cannot_be_noted_the_person_is_told_and_strictness_refuses() {
+fn where_a_command_cannot_be_noted_all_else_goes_on() {
     let claude = Claude::new();
     claude.ground.flockd("bo", "lock other.json").gives(0);
     fs::write(claude.ground.home.join("commands"), "").unwrap();
-    let told = claude.before(Some("a1"), "true").told();
-    assert!(told.contains("claude-5e55/a1 runs cannot be noted, so it would act as claude-5e55: "), "{told}");
+    let told = claude.before(Some("a1"), ": > data.json").told();
+    assert!(told.contains("claude-5e55/a1 runs cannot be noted, so `flockd` in it acts as claude-5e55: "), "{told}");
+    assert_eq!(claude.before(None, ": > mine.json"), Outcome::Runs, "the session's own agent has its name anyway");
+    claude.before(Some("a1"), ": > other.json").refused();
+    let held = |agent: &str, file: &str| (agent.to_owned(), file.to_owned());
+    let (own, below) = (held(HEAD, "mine.json"), held("claude-5e55/a1", "data.json"));
+    assert_eq!(claude.ground.held(), [held("bo", "other.json"), own, below.clone()]);
+    claude.moment("turn_end");
+    assert_eq!(claude.ground.held(), [held("bo", "other.json"), below]);
+    claude.moment("session_end");
+    assert_eq!(claude.ground.held(), [held("bo", "other.json")]);
     fs::write(claude.ground.work.join(".flockd.toml"), "strict = true").unwrap();
     let why = claude.before(Some("a1"), "true").refused();
     assert!(why.contains("cannot be noted") && why.contains("strict"), "{why}");
+    assert_eq!(claude.before(None, "true"), Outcome::Runs);
+}
+
+#[test]
+fn nothing_is_noted_for_whoever_runs_no_sub_agents() {
+    let claude = Claude::new();
+    let commands = claude.ground.home.join("commands");
+    claude.calls(None, "true").gives(0);
+    assert!(!claude.ground.home.exists());
+    claude.moment("subagent_start");
+    assert_eq!(fs::read_dir(&commands).unwrap().count(), 1);
+    // From then on, what the session's own agent runs is told from what its sub-agents run.
+    assert_eq!(claude.before(None, "flockd lock x"), Outcome::Runs);
+    assert_eq!(claude.before(Some("a1"), "flockd lock x"), Outcome::Runs);
+    claude.runs("flockd lock x").gives(2).says(&["claude-5e55 and claude-5e55/a1 run a command just now"]);
+}
+
+#[test]
+fn the_guard_of_git_refuses_also_where_it_cannot_tell_who_commits() {
+    let claude = Claude::new();
+    let git = "git init -q . && git add data.json && flockd git-guard install > /dev/null";
+    fs::write(claude.ground.work.join("data.json"), "").unwrap();
+    claude.runs(git).gives(0);
+    claude.ground.flockd("bo", "lock data.json").gives(0);
+    let commit = "git -c user.name=a -c user.email=a@b commit -q -m wip";
+    assert_eq!(claude.before(Some("a1"), commit), Outcome::Runs);
+    assert_eq!(claude.before(Some("b2"), commit), Outcome::Runs);
+    claude.runs(commit).gives(1).says(&["bo holds"]);
+    claude.ground.flockd("bo", "unlock data.json").gives(0);
+    claude.runs(commit).gives(0);
+}
+
+/// What these tests let the program tell, it tells with the settings that are installed.
+#[test]
+fn installed_settings_have_all_that_notes_are_made_by() {
+    let claude = Claude::new();
+    let mut install = claude.ground.command("", &["install", "--client", "claude-code"]);
+    install.env("HOME", &claude.ground.work).env_remove("CLAUDE_CONFIG_DIR");
+    Done::of(install).gives(0);
+    let text = fs::read_to_string(claude.ground.work.join(".claude/settings.json")).unwrap();
+    let settings: Value = serde_json::from_str(&text).unwrap();
+    for event in ["PreToolUse", "PostToolUse", "PostToolUseFailure"] {
+        let tools = settings["hooks"][event][0]["matcher"].as_str().unwrap();
+        for tool in ["Bash", "Monitor"] {
+            assert!(tools.split('|').any(|named| named == tool), "{event}: {tools}");
+        }
+    }
+    for event in ["UserPromptSubmit", "Stop", "SubagentStart", "SubagentStop", "SessionEnd"] {
+        assert!(settings["hooks"][event].is_array(), "{event}");
+    }
+    for tool in ["Monitor", "Bash"] {
+        let given = json!({ "command": "flockd lock data.json --json" });
+        assert_eq!(claude.hook("", "PreToolUse", Some("a1"), tool, &given), Outcome::Runs);
+        assert_eq!(claude.runs("flockd lock data.json --json").gives(0).json()["agent"], "claude-5e55/a1", "{tool}");
+        for end in ["PostToolUse", "PostToolUseFailure"] {
+            assert_eq!(claude.hook("", end, Some("a1"), tool, &given), Outcome::Runs);
+        }
+        next_tick();
+        assert_eq!(claude.runs("flockd lock -n data.json --json").gives(1).json()["acquired"], false, "{tool}");
+    }
 }
 
 #[test]

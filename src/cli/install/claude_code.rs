@@ -19,9 +19,12 @@ const WORD: &str = "claude-code";
 
 /// The tools that write, and ours, which sub-agents call as well. Names alone: a pattern would be looked for within
 /// the names of other tools.
-const TOOLS: &str = "Write|Edit|MultiEdit|NotebookEdit|Bash|\
+const TOOLS: &str = "Write|Edit|MultiEdit|NotebookEdit|Bash|Monitor|\
                      mcp__flockd__lock_file|mcp__flockd__lock_files|mcp__flockd__unlock_file|mcp__flockd__renew_lock|\
                      mcp__flockd__check_lock_status|mcp__flockd__lock_stats|mcp__flockd__write_file";
+/// Those that run a command: its end is noted.
+const SHELLS: &str = "Bash|Monitor";
+const CALLS: [(&str, &str); 3] = [("PreToolUse", TOOLS), ("PostToolUse", SHELLS), ("PostToolUseFailure", SHELLS)];
 /// What else concerns locks.
 const MOMENTS: [&str; 6] = ["SessionStart", "UserPromptSubmit", "Stop", "SubagentStart", "SubagentStop", "SessionEnd"];
 
@@ -39,20 +42,25 @@ fn servers(places: &Places) -> PathBuf {
     }
 }
 
-/// A group of hooks in the form that Codex has taken over.
-pub(super) fn groups(wish: &Wish, word: &str, writers: &str, moments: &[&'static str]) -> Vec<(&'static str, Value)> {
+/// Groups of hooks in the form that Codex has taken over: for calls of these tools, and for moments.
+pub(super) fn groups(
+    wish: &Wish,
+    word: &str,
+    calls: &[(&'static str, &str)],
+    moments: &[&'static str],
+) -> Vec<(&'static str, Value)> {
     if !wish.wanted {
         return Vec::new();
     }
     let hook = json!([{"type": "command", "command": wish.hook(word), "timeout": crate::limits::HOOK_TIMEOUT / 1_000}]);
-    let moments = moments.iter().map(|moment| (*moment, json!({"hooks": hook})));
-    std::iter::once(("PreToolUse", json!({"matcher": writers, "hooks": hook}))).chain(moments).collect()
+    let calls = calls.iter().map(|(event, tools)| (*event, json!({"matcher": tools, "hooks": hook})));
+    calls.chain(moments.iter().map(|moment| (*moment, json!({"hooks": hook})))).collect()
 }
 
 fn changes(places: &Places, wish: &Wish) -> Result<Vec<Change>, String> {
     let mut changes = Vec::new();
     if wish.hooks {
-        let wanted = groups(wish, WORD, TOOLS, &MOMENTS);
+        let wanted = groups(wish, WORD, &CALLS, &MOMENTS);
         changes.push(Change::of(settings(places), |text| json::edit(text, |it| json::hooks(it, WORD, &wanted)))?);
     }
     if wish.server {
@@ -65,7 +73,7 @@ fn changes(places: &Places, wish: &Wish) -> Result<Vec<Change>, String> {
 }
 
 fn hooks(places: &Places) -> Result<Hooks, String> {
-    json::found(&settings(places), WORD, &groups(&Wish::usual(), WORD, TOOLS, &MOMENTS))
+    json::found(&settings(places), WORD, &groups(&Wish::usual(), WORD, &CALLS, &MOMENTS))
 }
 
 fn off(places: &Places) -> Vec<String> {

@@ -31,7 +31,7 @@ fn dir(places: &Places) -> PathBuf {
 fn changes(places: &Places, wish: &Wish) -> Result<Vec<Change>, String> {
     let mut changes = Vec::new();
     if wish.hooks {
-        let wanted = claude_code::groups(wish, WORD, WRITERS, &MOMENTS);
+        let wanted = claude_code::groups(wish, WORD, &[("PreToolUse", WRITERS)], &MOMENTS);
         changes.push(Change::of(dir(places).join("hooks.json"), |text| {
             json::edit(text, |it| json::hooks(it, WORD, &wanted))
         })?);
@@ -98,7 +98,7 @@ fn server(text: Option<&str>, wish: &Wish) -> Result<Option<String>, String> {
 }
 
 fn hooks(places: &Places) -> Result<Hooks, String> {
-    let wanted = claude_code::groups(&Wish::usual(), WORD, WRITERS, &MOMENTS);
+    let wanted = claude_code::groups(&Wish::usual(), WORD, &[("PreToolUse", WRITERS)], &MOMENTS);
     json::found(&dir(places).join("hooks.json"), WORD, &wanted)
 }
 

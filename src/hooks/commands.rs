@@ -1,0 +1,62 @@
+//! What hooks note of shell commands, where a shell is not told which of the session's agents runs it.
+//!
+//! Whoever runs no sub-agents pays nothing: the notes begin with the first of them. What fails in here is told where it
+//! makes a difference, and stands in the way of nothing else.
+
+use super::locks::Ending;
+use super::shell;
+use crate::model::Agent;
+use crate::os::commands::{Commands, EXEC, Of};
+use crate::os::home::Home;
+
+/// An agent with what it runs.
+pub(super) struct Noted<'a> {
+    /// The agent of the session, whose name its shells have.
+    pub(super) head: &'a Agent,
+    /// Whoever acts: that one, or one below it.
+    pub(super) agent: &'a Agent,
+}
+
+impl Noted<'_> {
+    /// A sub-agent begins; what the session's own agent runs from now on has to be told from what that runs.
+    pub(super) fn make(&self) -> Result<(), String> {
+        let home = Home::from_env().map_err(|error| error.0)?;
+        let made = Commands::of(&home, self.head).and_then(|commands| commands.make(&home));
+        made.map_err(|error| self.unnoted(&error))
+    }
+
+    /// It is going to run this.
+    pub(super) fn begins(&self, command: &str) -> Result<(), String> {
+        if self.agent != self.head {
+            self.make()?;
+        }
+        let noted = self.commands()?.begins(self.agent, &texts(command)).map_err(|error| self.unnoted(&error));
+        // Its shells have its name anyway.
+        if self.agent == self.head { Ok(()) } else { noted }
+    }
+
+    /// It has run, or will not. If that cannot be noted, it may have run for longer.
+    pub(super) fn ended(&self, command: &str) {
+        let _ = self.commands().map(|commands| commands.ended(self.agent, &texts(command)));
+    }
+
+    /// What has not begun to run until this ends does not.
+    pub(super) fn all_ended(&self, ending: Ending) {
+        let of = if ending == Ending::Turn { Of::Agent } else { Of::Family };
+        let _ = self.commands().map(|commands| commands.all_ended(self.agent, of));
+    }
+
+    fn commands(&self) -> Result<Commands, String> {
+        let home = Home::from_env().map_err(|error| error.0)?;
+        Commands::of(&home, self.head).map_err(|error| self.unnoted(&error))
+    }
+
+    fn unnoted(&self, error: &std::io::Error) -> String {
+        format!("what {} runs cannot be noted, so `flockd` in it acts as {}: {error}", self.agent, self.head)
+    }
+}
+
+/// By which its shell may be known.
+fn texts(command: &str) -> Vec<&str> {
+    std::iter::once(command).chain(shell::replaces_itself(command).then_some(EXEC)).collect()
+}
