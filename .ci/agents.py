@@ -439,9 +439,9 @@ class Ground:
         who = self.work / "who.sh"
         who.write_text(f"#!/bin/sh\n{flockd} lock -n @who --json && {flockd} unlock @who\n")
         who.chmod(0o755)
-        behind, left = self.work / "behind.sh", self.work / "left.out"
-        behind.write_text(f"#!/bin/sh\n./who.sh > {left}.new 2>&1; mv {left}.new {left}\n")
-        behind.chmod(0o755)
+        leave, left = self.work / "leave.sh", self.work / "left.out"
+        leave.write_text(f"#!/bin/sh\n{{ ./who.sh > {left}.new; mv {left}.new {left}; }} > /dev/null 2>&1 &\n")
+        leave.chmod(0o755)
 
         def steps(path):
             command = f"{flockd} check {path} && {flockd} lock -n {path} --json" if path is mine else f"./look.sh {path}"
@@ -456,7 +456,7 @@ class Ground:
         begin = ("Agent", {"description": "help", "prompt": BELOW, "subagent_type": "general-purpose"})
         begin = begin if is_claude else ("spawn_agent", {"message": BELOW}, "multi_agent_v1")
         run = RUNS[f"{self.client}-kim"] = Run([*steps(mine), begin, unlock])
-        last_step = ("Bash", {"command": "./behind.sh &", "description": "behind"})
+        last_step = ("Bash", {"command": "./leave.sh", "description": "leave"})
         run.below = Run([*steps(below), *([last_step] if is_claude else []), unlock])
         last, last_below = len(run.steps) - 1, len(run.below.steps) - 1
         home = self.dir / "kim"
@@ -469,7 +469,7 @@ class Ground:
         if is_claude:
             # Rules for the commands as the model says them.
             command = [*command[:3], "--allowedTools", "Write,Agent,Bash(flockd:*),Bash(./look.sh:*),"
-                       "Bash(./who.sh),Bash(true),Bash(./behind.sh:*),mcp__flockd"]
+                       "Bash(./who.sh),Bash(true),Bash(./leave.sh),mcp__flockd"]
         kim = self.run("kim", command, {**self.environment(home), **more})
         run.until(last)
         run.below.until(last_below)
