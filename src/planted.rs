@@ -274,6 +274,11 @@ bugs! {
     CommandIsParents => "hooks" "commands::a_command_of_a_sub_agent_is_its_own_however_it_calls_us",
     /// Who runs a command is told by its text alone.
     TextTellsAll => "hooks" "commands::of_two_who_run_the_same_text_the_start_of_the_shell_tells_which",
+    /// What is left behind may be of a command that another shell still runs.
+    OthersCommandCounts =>
+        "hooks" "commands::what_a_command_leaves_behind_is_its_agents_though_others_run_something",
+    /// A command is never heard to have ended.
+    CommandNeverEnds => "hooks" "commands::two_who_run_the_same_text_at_once_are_asked_to_say_who_they_are",
     /// Nobody tells the tools of an agent that its program has begun another session.
     SessionNotHandedOn => "mcp" "names::a_session_that_its_program_begins_later_is_its_agent_everywhere",
 }

@@ -203,7 +203,8 @@ fn judge(common: &Common, deed: &Deed, files: &[PathBuf]) -> Result<Exit, Failur
     let is_warning = settings.enforcement == Enforcement::Warn;
     if !held.is_empty() && !common.json {
         let not = if is_warning { "" } else { "not " };
-        print::err(&format!("flockd: {not}{}: {} files are another agent's just now\n", deed.done, held.len()));
+        let are = if held.len() == 1 { "1 file is".to_owned() } else { format!("{} files are", held.len()) };
+        print::err(&format!("flockd: {not}{}: {are} another agent's just now\n", deed.done));
         for lock in held.iter().take(NAMED) {
             print::err(&format!("  {}\n", print::holder_line(lock)));
         }

@@ -26,7 +26,7 @@ pub(super) struct HookArgs {
     #[arg(long, value_name = "DURATION", default_value = "25s")]
     wait: String,
 
-    /// When the client stops to listen; it is answered a second before
+    /// When the client stops to listen; it is answered a second before at the latest
     #[arg(long, value_name = "DURATION", default_value = "30s")]
     timeout: String,
 }
@@ -77,45 +77,65 @@ fn call(args: &[String]) -> Call {
         complaint: None,
     };
     let mut agent = std::env::var("FLOCKD_AGENT").ok();
-    let mut rest = args.iter();
+    let mut wrong = Vec::new();
+    let mut rest = args.iter().peekable();
     while let Some(arg) = rest.next() {
-        let (flag, value) = match arg.split_once('=') {
+        let (flag, mut value) = match arg.split_once('=') {
             Some((flag, value)) => (flag, Some(value.to_owned())),
             None => (arg.as_str(), None),
         };
-        let mut value = || value.clone().or_else(|| rest.next().cloned()).unwrap_or_default();
-        let wrong = match flag {
-            "--json" => None,
-            "--client" => {
-                let name = value();
-                call.client = Client::named(&name);
-                let is_known = call.client.is_some() || name == "auto";
-                let known = || Client::names().collect::<Vec<_>>().join(", ");
-                (!is_known).then(|| format!("there is no client {name}; there are {} and auto", known()))
+        if flag == "--json" {
+            continue;
+        }
+        // What belongs to a flag that is mistyped is no mistake of its own.
+        value = value.or_else(|| rest.next_if(|next| !next.starts_with('-')).cloned());
+        let value = match (value.filter(|value| !value.is_empty()), FLAGS.contains(&flag)) {
+            (Some(value), true) => value,
+            (None, true) => {
+                wrong.push(format!("{flag} needs a value"));
+                continue;
             }
-            "--mode" => {
-                let name = value();
-                call.mode = Mode::named(&name).unwrap_or_default();
-                Mode::named(&name).is_none().then(|| format!("there is no mode {name}; there are auto, check, warn"))
+            (_, false) => {
+                wrong.push(format!("it has no {flag}"));
+                continue;
             }
-            "--wait" => {
-                let wait = super::args::duration(&value()).map(|ms| call.wait = ms.min(limits::WAIT_MAX));
-                wait.err().map(|why| format!("--wait: {why}"))
-            }
-            "--timeout" => timeout(&value()).map(|ms| call.timeout = ms).err().map(|why| format!("--timeout: {why}")),
-            "--agent" => {
-                agent = Some(value());
-                None
-            }
-            _ => Some(format!("it has no {arg}")),
         };
-        call.complaint = wrong.map(|wrong| format!("`flockd hook` was called wrongly: {wrong}")).or(call.complaint);
+        let set = match flag {
+            "--client" => client(&value).map(|named| call.client = named),
+            "--mode" => Mode::named(&value)
+                .map(|named| call.mode = named)
+                .ok_or_else(|| format!("there is no mode {value}; there are auto, check, warn")),
+            "--wait" => super::args::duration(&value)
+                .map(|ms| call.wait = ms.min(limits::WAIT_MAX))
+                .map_err(|why| format!("--wait: {why}")),
+            "--timeout" => timeout(&value).map(|ms| call.timeout = ms).map_err(|why| format!("--timeout: {why}")),
+            _ => {
+                agent = Some(value);
+                Ok(())
+            }
+        };
+        wrong.extend(set.err());
     }
     match agent.filter(|name| !name.is_empty()).map(|name| Agent::new(&name)).transpose() {
         Ok(agent) => call.agent = agent,
-        Err(error) => call.complaint = Some(error.0),
+        Err(error) => wrong.push(format!("{}; it counts as left out", error.0)),
     }
+    call.complaint = (!wrong.is_empty()).then(|| format!("`flockd hook` was called wrongly: {}", wrong.join("; ")));
     call
+}
+
+/// Those that take a value.
+const FLAGS: [&str; 5] = ["--client", "--mode", "--wait", "--timeout", "--agent"];
+
+/// None for `auto`.
+fn client(name: &str) -> Result<Option<&'static Client>, String> {
+    match Client::named(name) {
+        None if name != "auto" => {
+            let known = Client::names().collect::<Vec<_>>().join(", ");
+            Err(format!("there is no client {name}; there are {known} and auto"))
+        }
+        named => Ok(named),
+    }
 }
 
 /// A time in which a hook can do something before it has to answer.
@@ -150,6 +170,18 @@ mod tests {
         let call = call(&words("--clint codex --mode=check --wait 3 --timeout 10s"));
         assert_eq!((call.mode, call.wait, call.timeout), (Mode::Check, 3_000, 10_000));
         assert!(call.client.is_none());
-        assert!(call.complaint.is_some_and(|complaint| complaint.contains("codex") || complaint.contains("--clint")));
+        let all = call.complaint.unwrap();
+        assert_eq!(all, "`flockd hook` was called wrongly: it has no --clint");
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_complained_of_once() {
+        let complaint = |text: &str| super::call(&words(text)).complaint.unwrap();
+        let begin = "`flockd hook` was called wrongly: ";
+        assert_eq!(complaint("--wat 0 --mod=check x"), format!("{begin}it has no --wat; it has no --mod; it has no x"));
+        let several = complaint("--mode chek --agent --client gemin --wait foo");
+        let said = ["no mode chek", "--agent needs a value", "no client gemin", "--wait: "];
+        assert!(said.iter().all(|it| several.contains(it)), "{several}");
+        assert!(complaint("--agent=a//b").contains("counts as left out"));
     }
 }

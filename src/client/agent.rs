@@ -131,8 +131,8 @@ fn first_shells() -> Vec<Shell> {
     told.filter(|(_, texts)| !texts.is_empty()).map(|(start, texts)| Shell::new(start, &texts)).collect()
 }
 
-/// What a shell was told to run by `-c`: all of it, and of what is around that in the program's own words the parts that
-/// are to be evaluated.
+/// What a shell was told to run by `-c`: all of it, and of what is around that in the program's own words the parts
+/// that are to be evaluated.
 fn told(args: &[String]) -> Vec<String> {
     let is_c = |arg: &&String| arg.starts_with('-') && !arg.starts_with("--") && arg.ends_with('c');
     let Some(text) = args.iter().skip_while(|arg| !is_c(arg)).find(|arg| !arg.starts_with('-')) else {

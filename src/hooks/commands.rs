@@ -8,6 +8,7 @@ use super::shell;
 use crate::model::Agent;
 use crate::os::commands::{Commands, EXEC, Of};
 use crate::os::home::Home;
+use crate::planted::{Bug, planted};
 
 /// An agent with what it runs.
 pub(super) struct Noted<'a> {
@@ -35,15 +36,18 @@ impl Noted<'_> {
         if self.agent == self.head { Ok(()) } else { noted }
     }
 
-    /// It has run, or will not. If that cannot be noted, it may have run for longer.
-    pub(super) fn ended(&self, command: &str) {
-        let _ = self.commands().map(|commands| commands.ended(self.agent, &texts(command)));
+    /// It has run, or will not. Where that cannot be noted, somebody who runs the same may be asked who they are.
+    pub(super) fn ended(&self, command: &str) -> Result<(), String> {
+        match planted(Bug::CommandNeverEnds) {
+            true => Ok(()),
+            false => self.commands()?.ended(self.agent, &texts(command)).map_err(|error| self.unnoted(&error)),
+        }
     }
 
     /// What has not begun to run until this ends does not.
-    pub(super) fn all_ended(&self, ending: Ending) {
+    pub(super) fn all_ended(&self, ending: Ending) -> Result<(), String> {
         let of = if ending == Ending::Turn { Of::Agent } else { Of::Family };
-        let _ = self.commands().map(|commands| commands.all_ended(self.agent, of));
+        self.commands()?.all_ended(self.agent, of).map_err(|error| self.unnoted(&error))
     }
 
     fn commands(&self) -> Result<Commands, String> {

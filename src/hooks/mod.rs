@@ -317,6 +317,10 @@ fn judge(call: &Call, deadline: u64, input: impl Read, tell: &mpsc::Sender<Progr
     let client = call.client.unwrap_or_else(|| Client::of(&value));
     let event = (client.read)(&value).ok_or("what came on stdin is no event of this client")?;
     let _ = tell.send(Progress::Understood(client, Box::new(event.clone())));
+    let other = Client::of(&value);
+    if event.phase == Phase::Other && other.name != client.name && is_of(other, &value) {
+        return Err(format!("this hook is for {}, and {} calls it: install it for that", client.name, other.name));
+    }
     let caller = Caller { call, client, event: &event, deadline, tell };
     match event.phase {
         Phase::BeforeTool => {
@@ -338,7 +342,7 @@ fn judge(call: &Call, deadline: u64, input: impl Read, tell: &mpsc::Sender<Progr
         Phase::SubagentStart => caller.begin_below(),
         Phase::TurnStart => {
             // Of a turn that was broken off nobody has heard.
-            let _ = caller.noted(|noted| Ok(noted.all_ended(Ending::Turn)));
+            let _ = caller.noted(|noted| noted.all_ended(Ending::Turn));
             caller.untold_have_ended()?;
             caller.begin(false)
         }
@@ -349,6 +353,11 @@ fn judge(call: &Call, deadline: u64, input: impl Read, tell: &mpsc::Sender<Progr
         Phase::SessionEnd => caller.end(Ending::Session),
         Phase::Other => Ok(Verdict::Silence),
     }
+}
+
+/// Whether it is an event of this client that concerns locks.
+fn is_of(client: &Client, value: &Value) -> bool {
+    (client.read)(value).is_some_and(|event| event.phase != Phase::Other)
 }
 
 /// Who calls about what.
@@ -378,9 +387,9 @@ impl Caller<'_> {
     fn agent(&self) -> Result<Agent, String> {
         let head = self.head()?;
         match &self.event.subagent {
-            Some(id) if !planted(Bug::SubagentIsParent) => {
-                agent::below(&head, id).ok_or_else(|| format!("{head} is no name to put that of a sub-agent below"))
-            }
+            Some(id) if !planted(Bug::SubagentIsParent) => agent::below(&head, id).ok_or_else(|| {
+                format!("{head} has as many parts between slashes as a name may have, or is too long for one more")
+            }),
             _ => Ok(head),
         }
     }
@@ -409,7 +418,7 @@ impl Caller<'_> {
 
     fn command_ended(&self) {
         if let Some(command) = &self.event.command {
-            let _ = self.noted(|noted| Ok(noted.ended(command)));
+            let _ = self.noted(|noted| noted.ended(command));
         }
     }
 
@@ -514,7 +523,8 @@ impl Caller<'_> {
     }
 
     fn end(&self, what: Ending) -> Result<Verdict, String> {
-        let _ = self.noted(|noted| Ok(noted.all_ended(what)));
+        // The locks come first, and what is not noted is at worst asked for.
+        let _ = self.noted(|noted| noted.all_ended(what));
         locks::release(&self.agent()?, what, &self.event.cwd)?;
         Ok(Verdict::Silence)
     }

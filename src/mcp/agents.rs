@@ -144,9 +144,11 @@ fn named(own: Option<Agent>, argument: Option<&str>) -> Result<Option<Agent>, Fa
     let agent = Agent::new(text).map_err(|error| Fault::invalid(error.0))?;
     match own {
         Some(own) if !is_at_or_below(&agent, &own) => {
+            let below =
+                agent::below(&own, text).map_or_else(String::new, |it| format!("; your sub-agent would be {it}"));
             let text = format!(
-                "you are {own}, and nobody asks in the name of another: leave `agent` out; or if hooks put it in, take \
-                 the name out of this server's settings"
+                "you are {own}, and nobody asks in the name of another: leave `agent` out{below}; or if hooks put it \
+                 in, take the name out of this server's settings"
             );
             Err(Fault::new(Code::Denied, text))
         }

@@ -505,7 +505,8 @@ pub(super) fn not_written(mut body: LockBody) -> Said {
 pub(super) fn outdated(error: &WireError) -> Said {
     let mut value = plain(error);
     let message = in_tools(&error.message);
-    let text = format!("nothing was written: {message}{}", holder_lines(&error.holders));
+    let why = message.trim_end_matches("; nothing was written");
+    let text = format!("nothing was written: {why}{}", holder_lines(&error.holders));
     value["written"] = false.into();
     value["message"] = message.into();
     Said { loss: error.loss.as_ref().map(|loss| loss.lock_id.clone()), ..Said::new(value, text) }

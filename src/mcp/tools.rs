@@ -149,12 +149,22 @@ impl Kind {
         }
     }
 
-    /// The first argument that is of another type than the schema says, and what it must be, in words. What is null
-    /// counts as left out.
+    /// The first argument that is not there, or of another type than the schema says, and what it must be, in words.
+    /// What is null counts as left out.
     pub(super) fn misfit(self, arguments: &JsonObject) -> Option<String> {
         let schema = self.input();
+        let known = schema["properties"].as_object()?;
         let wrong = |(name, value): (&String, &Value)| {
-            let must = wanted_of(value, schema["properties"].get(name)?)?;
+            let Some(schema) = known.get(name) else {
+                let there = known.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+                let instead = match (self, name.as_str()) {
+                    (Kind::Lock, "paths") => "; several paths are for lock_files",
+                    (Kind::LockAll, "path") => "; one path is for lock_file",
+                    _ => "",
+                };
+                return Some(format!("{} has no argument {name}, but {there}{instead}", self.name()));
+            };
+            let must = wanted_of(value, schema)?;
             Some(format!("{name} is {}, and must be {must}", brief(value)))
         };
         arguments.iter().filter(|(_, value)| !value.is_null()).find_map(wrong)
@@ -207,16 +217,17 @@ type Property = (&'static str, Value);
 const BRIEF: usize = 40;
 
 /// What a value must be and is not.
-fn wanted_of(value: &Value, schema: &Value) -> Option<&'static str> {
+fn wanted_of(value: &Value, schema: &Value) -> Option<String> {
     let (fits, must) = match schema["type"].as_str()? {
         "string" => (value.is_string(), "a string"),
-        "number" => (value.is_number(), "a number, without quotes"),
-        "integer" => (value.is_u64(), "a whole number, without quotes"),
-        "boolean" => (value.is_boolean(), "true or false, without quotes"),
+        "number" => (value.is_number(), "a number"),
+        "integer" => (value.is_u64(), "a whole number from 0"),
+        "boolean" => (value.is_boolean(), "true or false"),
         "array" => (value.as_array().is_some_and(|all| all.iter().all(Value::is_string)), "a list of strings"),
         _ => return None,
     };
-    (!fits).then_some(must)
+    let quotes = if value.is_string() && must != "a list of strings" { ", without quotes" } else { "" };
+    (!fits).then(|| format!("{must}{quotes}"))
 }
 
 /// A value in a few characters.

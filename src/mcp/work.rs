@@ -87,8 +87,8 @@ const OF_THE_CLIENT: &str = "wait_for_previous";
 const AGENT: &str = "agent";
 
 fn parsed<T: DeserializeOwned>(mut arguments: JsonObject) -> Result<T, Fault> {
-    arguments.remove(OF_THE_CLIENT);
     arguments.remove(AGENT);
+    arguments.retain(|_, value| !value.is_null());
     serde_json::from_value(arguments.into())
         .map_err(|error| Fault::invalid(format!("the arguments do not fit: {error}")))
 }
@@ -153,7 +153,8 @@ enum Args {
 }
 
 impl Args {
-    fn of(kind: Kind, arguments: JsonObject) -> Result<Args, Fault> {
+    fn of(kind: Kind, mut arguments: JsonObject) -> Result<Args, Fault> {
+        arguments.remove(OF_THE_CLIENT);
         // What serde says of types are Rust's words.
         if let Some(text) = kind.misfit(&arguments) {
             return Err(Fault::invalid(text));

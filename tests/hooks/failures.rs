@@ -186,6 +186,20 @@ fn damaged(client: &str) -> Vec<serde_json::Value> {
 }
 
 #[test]
+fn a_client_that_calls_the_hook_of_another_is_told_of() {
+    let ground = Ground::new();
+    for (installed, calls) in [("gemini", "claude-code"), ("claude-code", "gemini"), ("openclaw", "claude-code")] {
+        let input = payload(calls, "before_edit", &ground.work, "ada");
+        let done = ground.hook_says(installed, "", &input).gives(0);
+        let said = format!("{}{}", done.out, done.err);
+        assert!(said.contains("went ahead without a lock"), "{installed}, {calls}: {done:?}");
+    }
+    let input = payload("claude-code", "before_edit", &ground.work, "ada");
+    let said = ground.hook_says("gemini", "", &input);
+    assert!(said.out.contains("this hook is for gemini, and claude-code calls it"), "{said:?}");
+}
+
+#[test]
 fn a_payload_that_does_not_say_what_is_written_is_a_failure_and_a_tool_that_writes_nothing_is_none() {
     for client in CLIENTS {
         for input in damaged(client) {

@@ -315,7 +315,19 @@ fn a_server_that_does_not_start_or_speak_is_found_out() {
         look(entry("sh", &["-c", &other, "flockd", "mcp"]), 1, "it lists no tools");
         // Somebody's way to start ours is as good.
         look(entry("env", &["-u", "X", util::FLOCKD, "mcp"]), 0, "works");
+        for args in [&["mcp", "--agent", "me"][..], &["--agent=me", "mcp"]] {
+            look(entry(util::FLOCKD, args), 0, "it asks in the name of me for every session");
+        }
     }
+}
+
+#[test]
+fn of_several_clients_all_whose_settings_cannot_be_changed_are_named_and_nothing_is_written() {
+    let odd = [(".gemini/settings.json", "{\n// mine\n}"), (".openclaw/openclaw.json", "{\"plugins\": []}")];
+    let person = Person::new(&odd);
+    let done = person.flockd("install --client claude-code,gemini,openclaw").gives(5);
+    done.says(&["gemini: ", "openclaw: ", "nothing was written, not for the other clients either"]);
+    assert_eq!(person.files().len(), odd.len());
 }
 
 #[test]
@@ -463,7 +475,7 @@ fn a_hook_that_cannot_be_called_is_found_out() {
         person.flockd("install --client claude-code --no-mcp").gives(0);
         person.flockd("doctor").gives(0);
         assert_eq!(person.files().len(), 1);
-        assert_eq!(person.files()[0].1.matches("hook --client").count(), 7, "the old one is gone");
+        assert_eq!(person.files()[0].1.matches("hook --client").count(), 9, "the old one is gone");
     }
 }
 

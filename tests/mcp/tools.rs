@@ -164,6 +164,15 @@ fn what_makes_no_sense_is_an_error_in_plain_words() {
     for (tool, arguments, code, says) in [
         ("lock_file", json!({}), "invalid", "path"),
         ("lock_file", json!({ "path": "" }), "invalid", ""),
+        (
+            "lock_file",
+            json!({ "file": "x" }),
+            "invalid",
+            "lock_file has no argument file, but path, mode, wait_seconds, ttl_seconds, note, agent",
+        ),
+        ("lock_file", json!({ "paths": ["x"] }), "invalid", "several paths are for lock_files"),
+        ("lock_files", json!({ "path": "x" }), "invalid", "one path is for lock_file"),
+        ("lock_file", json!({ "path": null }), "invalid", "missing field `path`"),
         ("lock_file", json!({ "path": 7 }), "invalid", "path is 7, and must be a string"),
         (
             "lock_file",

@@ -205,12 +205,17 @@ pub(super) fn install(common: &Common, args: &InstallArgs) -> Result<Exit, Failu
         return doctor::of(common, &places, clients.collect());
     }
     // All files of all clients are read and understood before the first of them is written.
-    let refused = |client: &Client, why| Failure::new(Exit::Unavailable, format!("{}: {why}", client.word));
-    let planned = clients.map(|client| match (client.changes)(&places, &wish) {
-        Ok(changes) => Ok((client, changes)),
-        Err(why) => Err(refused(client, why)),
-    });
-    let planned: Vec<(&Client, Vec<Change>)> = planned.collect::<Result<_, Failure>>()?;
+    let (mut planned, mut refused) = (Vec::new(), Vec::new());
+    for client in clients {
+        match (client.changes)(&places, &wish) {
+            Ok(changes) => planned.push((client, changes)),
+            Err(why) => refused.push(format!("{}: {why}", client.word)),
+        }
+    }
+    if !refused.is_empty() {
+        let others = if planned.is_empty() { "" } else { "\nnothing was written, not for the other clients either" };
+        return Err(Failure::new(Exit::Unavailable, refused.join("\n") + others));
+    }
     if wish.hooks {
         planned.iter().for_each(|(client, _)| warn(client, &places, &wish));
     }

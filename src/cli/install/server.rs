@@ -54,8 +54,26 @@ pub(super) fn shown(entry: &Value) -> String {
     words(entry).collect::<Vec<_>>().join(" ")
 }
 
+/// The name that an entry gives its server.
+fn name_in(entry: &Value) -> Option<&str> {
+    let mut words = words(entry).skip_while(|word| *word != "--agent" && !word.starts_with("--agent="));
+    let flag = words.next().and_then(|word| word.strip_prefix("--agent=").or_else(|| words.next()));
+    flag.or_else(|| entry["env"]["FLOCKD_AGENT"].as_str()).filter(|name| !name.is_empty())
+}
+
 /// Starts what the entry says, greets it and asks for its tools.
 pub(super) fn tried(entry: &Value) -> Result<String, String> {
+    let found = answers(entry)?;
+    Ok(match name_in(entry) {
+        None => found,
+        Some(name) => format!(
+            "{found}; it asks in the name of {name} for every session, while hooks and commands have each session's: \
+             take the name out, unless they are given the same"
+        ),
+    })
+}
+
+fn answers(entry: &Value) -> Result<String, String> {
     let command = shown(entry);
     let mut program = Command::new(entry["command"].as_str().unwrap_or_default());
     program.args(words(entry).skip(1)).stdin(Stdio::piped()).stdout(Stdio::piped());
