@@ -83,6 +83,9 @@ pub const CODEX_META_MAX: u64 = 4 * 1024 * 1024;
 /// thousand commands at least. What goes on in the background behind so many others acts in the name that its
 /// environment has.
 pub const COMMANDS_BYTES: u64 = 128 * 1024;
+/// How soon after its hook the shell of a command begins, in hundredths of a second: at once, unless a person has to
+/// allow it.
+pub const COMMAND_BEGINS_WITHIN: u64 = 200;
 /// How many files of notes are kept, two for a session at most: whoever was silent for longest has ended.
 pub const COMMANDS_FILES: usize = 256;
 

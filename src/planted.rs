@@ -277,6 +277,8 @@ bugs! {
     /// What is left behind may be of a command that another shell still runs.
     OthersCommandCounts =>
         "hooks" "commands::what_a_command_leaves_behind_is_its_agents_though_others_run_something",
+    /// Whose processes a command has left is not remembered.
+    LeftIsForgotten => "hooks" "commands::what_a_command_has_left_stays_its_agents_whatever_others_run",
     /// A command is never heard to have ended.
     CommandNeverEnds => "hooks" "commands::two_who_run_the_same_text_at_once_are_asked_to_say_who_they_are",
     /// Nobody tells the tools of an agent that its program has begun another session.

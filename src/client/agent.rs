@@ -7,10 +7,11 @@
 use crate::clock;
 use crate::limits;
 use crate::model::{Agent, Invalid, Process, base32};
-use crate::os::commands::{Chain, Commands, EXEC, Origin, Shell};
+use crate::os::commands::{Chain, Command, Commands, EXEC, Origin, Shell};
 use crate::os::home::Home;
 use crate::os::process::{self, Ancestor};
 use rustix::fd::OwnedFd;
+use std::collections::BTreeSet;
 
 /// Programs that are one agent a process, and the variable in which they name their session to what they run.
 const PROGRAMS: &[(&str, Option<&str>)] = &[
@@ -36,6 +37,9 @@ const SERVES_MANY: (&str, &str) = ("openclaw", "gateway");
 /// Programs whose first argument that is no flag is the program that people mean.
 const INTERPRETERS: &[&str] = &["node", "nodejs", "bun", "deno", "python", "python3"];
 
+/// Programs that run the text behind `-c`.
+const SHELLS: &[&str] = &["sh", "bash", "dash", "zsh", "ksh", "ash", "busybox"];
+
 /// By which a shell runs a text in it.
 const EVAL: &str = "eval";
 
@@ -51,35 +55,63 @@ pub(crate) fn surrounding() -> Option<Agent> {
     named_by(&process::ancestors(), variable, boot)
 }
 
-/// Who really acts where the environment names this agent: a sub-agent of it, if this runs in its thread or if the
-/// shell above runs what that was noted to run. Its program may have told all its shells the same. What somebody has
-/// said by `$FLOCKD_AGENT` for a command of the program's is meant as it is.
+/// Who really acts where the environment names this agent: a sub-agent of it, if this runs in its thread or in a command
+/// that it was noted to run. Its program may have told all its shells the same. What somebody has said by
+/// `$FLOCKD_AGENT` for a command, where its program was not given that, is meant as it is.
 ///
 /// # Errors
-/// When several agents run that at once, or the notes cannot be read: a guess would take one for the other.
+/// When several agents may be meant, or the notes cannot be read: a guess would take one for the other.
 pub(crate) fn acting(home: &Home, named: Agent, is_said: bool) -> Result<Agent, Invalid> {
-    if is_said && let Some((program, process)) = nearest() {
-        if process::variable_of(process, NAME).as_deref() != Some(named.as_str()) {
-            return Ok(named);
-        }
-        let threads = Some(THREADS.1).filter(|_| program == THREADS.0).and_then(variable);
-        let session = session_variable(&program).and_then(variable);
-        if let Some(agent) = thread_below(&named, session.as_deref(), threads.as_deref()) {
-            return Ok(agent);
-        }
+    if is_said && let Some(agent) = in_its_thread(&named) {
+        return Ok(agent);
     }
     let say = "say who acts, by --agent NAME or by FLOCKD_AGENT=NAME before the command";
-    let cannot = |error| Invalid(format!("{error}; {say}"));
-    let commands = Commands::of(home, &named).map_err(cannot)?;
-    let Some(chain) = Some(commands.are_noted()).filter(|are| *are).and_then(|_| chain()) else { return Ok(named) };
-    let agents = commands.run_by(&chain, first_shells).map_err(cannot)?;
-    let mut rest = agents.iter();
-    match (rest.next(), rest.next()) {
-        (None, _) => Ok(named),
-        (Some(agent), None) => Ok(agent.clone()),
-        (Some(one), Some(other)) => {
-            Err(Invalid(format!("{one} and {other} run a command just now that this may be part of: {say}")))
+    let notes = Commands::of(home, &named).and_then(|commands| commands.read());
+    let notes = notes.map_err(|error| Invalid(format!("{error}; {say}")))?;
+    let Some(notes) = notes.filter(|notes| notes.is_given() || !is_said) else { return Ok(named) };
+    let Some(chain) = chain() else { return Ok(named) };
+    let agents = notes.run_by(&chain, first_shells);
+    match agents.len() {
+        0 => Ok(named),
+        1 => Ok(agents.first().expect("there is one").clone()),
+        _ => {
+            let all: Vec<&str> = agents.iter().map(Agent::as_str).collect();
+            let text = format!("this may be part of a command of any of {}: {say}", all.join(", "));
+            Err(Invalid(text))
         }
+    }
+}
+
+/// The sub-agent whose thread this is, where its program itself was given the agent's name. What was named for a
+/// command in the thread is that command's.
+fn in_its_thread(named: &Agent) -> Option<Agent> {
+    let (program, process) = nearest().filter(|(program, _)| program == THREADS.0)?;
+    let is_the_programs = process::variable_of(process, NAME)? == named.as_str();
+    let thread = variable(THREADS.1).filter(|_| is_the_programs)?;
+    thread_below(named, session_variable(&program).and_then(variable).as_deref(), Some(&thread))
+}
+
+/// The sessions of processes that a command of this session of a program, begun then, has left or goes on in: their
+/// first process is gone or has left the program, or it is the command's own shell.
+pub(crate) fn left_by(program: &str, session: &str, since: u64, command: &Command) -> BTreeSet<u32> {
+    let Some(name) = session_variable(program) else { return BTreeSet::new() };
+    let all = process::all();
+    let is_its = |member: &&process::Member| {
+        let leader = all.iter().find(|leader| leader.process.pid == member.session);
+        let may_be = leader.is_none_or(|leader| leader.process.start >= since && is_left(leader, command));
+        may_be && process::variable_of(member.process, name).as_deref() == Some(session)
+    };
+    let begun = all.iter().filter(|member| member.session != 0 && member.process.start >= since);
+    begun.filter(is_its).map(|member| member.session).collect()
+}
+
+/// Whether the first process of a session runs this command, or has left its program.
+fn is_left(leader: &process::Member, command: &Command) -> bool {
+    let is_agent = is_agent();
+    let is_below = process::ancestor(leader.parent).is_some_and(|above| is_agent(&above));
+    match process::ancestor(leader.process.pid) {
+        Some(shell) if is_below => Shell::new(shell.process, shell.session, &told(&shell.args)).may_run(command),
+        _ => !is_below,
     }
 }
 
@@ -93,48 +125,57 @@ pub(crate) fn thread_below(agent: &Agent, session: Option<&str>, thread: Option<
 /// This process and those above it, as far as the nearest agent program. None where nothing says that this has to do
 /// with one that names its session.
 fn chain() -> Option<Chain> {
-    let programs = programs(variable(LIST).as_deref());
-    let is_agent = |above: &Ancestor| programs.iter().any(|program| is_program(above, program));
     let mut found: Vec<Ancestor> = process::own().into_iter().chain(process::ancestors()).collect();
-    if let Some(place) = found.iter().position(is_agent) {
+    if let Some(place) = found.iter().position(is_agent()) {
         found.truncate(place);
         return Some(chain_of(&found, false));
     }
-    let in_session = |variable_of: &str| variable(variable_of).is_some_and(|value| !value.is_empty());
+    let in_session = |name: &str| variable(name).is_some_and(|value| !value.is_empty());
     PROGRAMS.iter().filter_map(|(_, name)| *name).any(in_session).then(|| {
         // The first shell of a command begins a session of processes, and may live though it is no parent any more.
-        found.extend(process::session_leader());
+        let leader = found.first().and_then(|own| process::ancestor(own.session));
+        found.extend(leader);
         chain_of(&found, true)
     })
 }
 
+fn is_agent() -> impl Fn(&Ancestor) -> bool {
+    let programs = programs(variable(LIST).as_deref());
+    move |above| programs.iter().any(|program| is_program(above, program))
+}
+
 /// Nearest first.
 fn chain_of(found: &[Ancestor], is_left: bool) -> Chain {
-    let mut shells: Vec<(Process, Vec<String>)> =
-        found.iter().rev().map(|process| (process.process, told(&process.args))).collect();
-    let origin = match shells.first_mut() {
+    let mut texts: Vec<Vec<String>> = found.iter().rev().map(|process| told(&process.args)).collect();
+    let origin = match texts.first_mut() {
         _ if is_left => Origin::Left,
-        Some((_, texts)) if texts.is_empty() => {
+        Some(texts) if texts.is_empty() => {
             texts.push(EXEC.to_owned());
             Origin::Below
         }
         // It has more to say than what is all of it.
-        Some((_, texts)) if texts.len() > 1 => Origin::Command,
+        Some(texts) if texts.len() > 1 => Origin::Command,
         _ => Origin::Below,
     };
-    Chain { shells: shells.into_iter().map(|(process, texts)| Shell::new(process.start, &texts)).collect(), origin }
+    let shells = found.iter().rev().zip(&texts);
+    Chain { shells: shells.map(|(it, texts)| Shell::new(it.process, it.session, texts)).collect(), origin }
 }
 
 /// The first shells of all commands that run now.
 fn first_shells() -> Vec<Shell> {
-    let told = process::session_leaders().into_iter().map(|leader| (leader.process.start, told(&leader.args)));
-    told.filter(|(_, texts)| !texts.is_empty()).map(|(start, texts)| Shell::new(start, &texts)).collect()
+    let leaders = process::all().into_iter().filter(|member| member.process.pid == member.session);
+    let leaders = leaders.filter_map(|leader| process::ancestor(leader.process.pid));
+    let told = leaders.map(|leader| (leader.process, leader.session, told(&leader.args)));
+    told.filter(|(.., texts)| !texts.is_empty()).map(|(it, session, texts)| Shell::new(it, session, &texts)).collect()
 }
 
 /// What a shell was told to run by `-c`: all of it, and of what is around that in the program's own words the parts
 /// that are to be evaluated.
 fn told(args: &[String]) -> Vec<String> {
     let is_c = |arg: &&String| arg.starts_with('-') && !arg.starts_with("--") && arg.ends_with('c');
+    if !args.first().is_some_and(|name| SHELLS.contains(&base_name(name).trim_start_matches('-'))) {
+        return Vec::new();
+    }
     let Some(text) = args.iter().skip_while(|arg| !is_c(arg)).find(|arg| !arg.starts_with('-')) else {
         return Vec::new();
     };
@@ -304,7 +345,7 @@ mod tests {
 
     fn process(pid: u32, start: u64, title: &str, args: &str) -> Ancestor {
         let args = args.split_whitespace().map(str::to_owned).collect();
-        Ancestor { process: Process { pid, start }, title: title.to_owned(), args }
+        Ancestor { process: Process { pid, start }, session: pid, title: title.to_owned(), args }
     }
 
     fn name(above: &[Ancestor], variables: &[(&str, &str)]) -> Option<String> {

@@ -4,7 +4,7 @@
 //! text for the model or the person, and other arguments for the tool, which are taken without a decision as well. It
 //! never says `allow`: that would answer the person's own permission prompt.
 
-use super::event::{Answer, Event, Phase, Verdict, path, text};
+use super::event::{Answer, Event, Phase, Shell, Verdict, path, text};
 use super::{patch, shell};
 use serde_json::{Map, Value};
 
@@ -13,6 +13,9 @@ const STOP: u8 = 2;
 
 /// How the names of our server's tools begin.
 const OUR_TOOLS: &str = "mcp__flockd__";
+
+/// The tool that ends what goes on in the background, sub-agents too.
+const STOP_TASK: &str = "TaskStop";
 
 /// The tools that run a command.
 const SHELLS: &[&str] = &["Bash", "Monitor"];
@@ -24,7 +27,14 @@ pub(super) fn read(input: &Value) -> Option<Event> {
     let tool = text(input, "tool_name").unwrap_or_default();
     // Server and shell know the session, and not who in it calls.
     event.unnamed = Some(given).filter(|_| event.subagent.is_some() && tool.starts_with(OUR_TOOLS)).cloned();
-    event.command = text(given, "command").filter(|_| SHELLS.contains(&tool)).map(str::to_owned);
+    let id = text(input, "tool_use_id").map(str::to_owned);
+    let command = text(given, "command").filter(|_| SHELLS.contains(&tool));
+    event.command = command.map(|command| Shell { text: command.to_owned(), id });
+    // Whoever is stopped so is not told of otherwise.
+    if tool == STOP_TASK && event.phase == Phase::AfterTool {
+        event.phase = Phase::SubagentEnd;
+        event.subagent = text(given, "task_id").filter(|id| !id.is_empty()).map(str::to_owned);
+    }
     event.targets = match tool {
         "Write" | "Edit" | "MultiEdit" => path(given, "file_path"),
         "NotebookEdit" => path(given, "notebook_path"),

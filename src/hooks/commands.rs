@@ -3,17 +3,24 @@
 //! Whoever runs no sub-agents pays nothing: the notes begin with the first of them. What fails in here is told where it
 //! makes a difference, and stands in the way of nothing else.
 
+use super::event::Shell;
 use super::locks::Ending;
 use super::shell;
+use crate::client::agent;
 use crate::model::Agent;
-use crate::os::commands::{Commands, EXEC, Of};
+use crate::os::commands::{Command, Commands, EXEC, Of};
 use crate::os::home::Home;
 use crate::planted::{Bug, planted};
 
-/// An agent with what it runs.
+/// An agent whose commands are noted.
 pub(super) struct Noted<'a> {
+    /// The program, and its session, as it tells both to its shells.
+    pub(super) program: &'a str,
+    pub(super) session: &'a str,
     /// The agent of the session, whose name its shells have.
     pub(super) head: &'a Agent,
+    /// Whether that name was given to the program.
+    pub(super) is_given: bool,
     /// Whoever acts: that one, or one below it.
     pub(super) agent: &'a Agent,
 }
@@ -27,21 +34,27 @@ impl Noted<'_> {
     }
 
     /// It is going to run this.
-    pub(super) fn begins(&self, command: &str) -> Result<(), String> {
+    pub(super) fn begins(&self, command: &Shell) -> Result<(), String> {
         if self.agent != self.head {
             self.make()?;
         }
-        let noted = self.commands()?.begins(self.agent, &texts(command)).map_err(|error| self.unnoted(&error));
+        let noted = self.commands()?.begins(self.agent, &command.noted(), self.is_given);
         // Its shells have its name anyway.
-        if self.agent == self.head { Ok(()) } else { noted }
+        if self.agent == self.head { Ok(()) } else { noted.map_err(|error| self.unnoted(&error)) }
     }
 
     /// It has run, or will not. Where that cannot be noted, somebody who runs the same may be asked who they are.
-    pub(super) fn ended(&self, command: &str) -> Result<(), String> {
-        match planted(Bug::CommandNeverEnds) {
-            true => Ok(()),
-            false => self.commands()?.ended(self.agent, &texts(command)).map_err(|error| self.unnoted(&error)),
+    pub(super) fn ended(&self, command: &Shell) -> Result<(), String> {
+        if planted(Bug::CommandNeverEnds) {
+            return Ok(());
         }
+        let (commands, command) = (self.commands()?, command.noted());
+        let Some(notes) = commands.read().map_err(|error| self.unnoted(&error))? else { return Ok(()) };
+        let since = notes.since(self.agent, &command);
+        let mut left =
+            since.map(|since| agent::left_by(self.program, self.session, since, &command)).unwrap_or_default();
+        left.retain(|session| !notes.knows(*session));
+        commands.ended(self.agent, &command, &left).map_err(|error| self.unnoted(&error))
     }
 
     /// What has not begun to run until this ends does not.
@@ -60,7 +73,10 @@ impl Noted<'_> {
     }
 }
 
-/// By which its shell may be known.
-fn texts(command: &str) -> Vec<&str> {
-    std::iter::once(command).chain(shell::replaces_itself(command).then_some(EXEC)).collect()
+impl Shell {
+    fn noted(&self) -> Command {
+        let mut texts = vec![self.text.as_str()];
+        texts.extend(shell::replaces_itself(&self.text).then_some(EXEC));
+        Command::new(&texts, self.id.as_deref())
+    }
 }

@@ -47,7 +47,15 @@ pub(super) struct Event {
     /// What a tool of our own server was given, where nothing but that tells it, as `agent`, who calls.
     pub(super) unnamed: Option<Value>,
     /// The command that a shell runs, where nothing but that tells which of the session's agents runs it.
-    pub(super) command: Option<String>,
+    pub(super) command: Option<Shell>,
+}
+
+/// A call of a shell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Shell {
+    pub(super) text: String,
+    /// What the client calls this one, before it and after.
+    pub(super) id: Option<String>,
 }
 
 impl Event {

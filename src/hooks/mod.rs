@@ -28,6 +28,7 @@ use crate::limits;
 use crate::model::Agent;
 use crate::planted::{Bug, planted};
 use serde_json::Value;
+use std::cell::Cell;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -306,7 +307,11 @@ impl Found {
 
 /// Understands what happens and does what it means to locks.
 fn judge(call: &Call, deadline: u64, input: impl Read, tell: &mpsc::Sender<Progress>) -> Result<Verdict, String> {
-    let strict = || drop(tell.send(Progress::Strict));
+    let is_strict_here = Cell::new(false);
+    let strict = || {
+        is_strict_here.set(true);
+        let _ = tell.send(Progress::Strict);
+    };
     // Before anything is understood, the workspace around this process is the one that is meant.
     if std::env::current_dir().is_ok_and(|cwd| is_strict(&Settings::of(&root_at(&cwd, &cwd)))) {
         strict();
@@ -329,7 +334,8 @@ fn judge(call: &Call, deadline: u64, input: impl Read, tell: &mpsc::Sender<Progr
             }
             caller.command_begins();
             let verdict = caller.before_tool(client.damage(&value, &event), &strict);
-            if let Ok(Verdict::Deny(_)) = verdict {
+            let is_refused = verdict.as_ref().map_or(is_strict_here.get(), |it| matches!(it, Verdict::Deny(_)));
+            if is_refused {
                 caller.command_ended();
             }
             verdict
@@ -410,7 +416,7 @@ impl Caller<'_> {
     /// Whoever is called in the command of a shell finds out by this who runs it. Whatever the workspace wants of
     /// edits, an agent has its own name.
     fn command_begins(&self) {
-        let Some(command) = self.event.command.as_deref().filter(|_| !planted(Bug::CommandIsParents)) else { return };
+        let Some(command) = self.event.command.as_ref().filter(|_| !planted(Bug::CommandIsParents)) else { return };
         if let Err(why) = self.noted(|noted| noted.begins(command)) {
             let _ = self.tell.send(Progress::Unnoted(why));
         }
@@ -423,7 +429,13 @@ impl Caller<'_> {
     }
 
     fn noted(&self, act: impl FnOnce(Noted) -> Result<(), String>) -> Result<(), String> {
-        act(Noted { head: &self.head()?, agent: &self.agent()? })
+        act(Noted {
+            program: self.client.program,
+            session: &self.event.session,
+            head: &self.head()?,
+            is_given: self.call.agent.is_some(),
+            agent: &self.agent()?,
+        })
     }
 
     /// A verdict that tells of these.

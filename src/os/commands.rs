@@ -8,11 +8,11 @@
 use super::home::Home;
 use crate::clock;
 use crate::limits;
-use crate::model::Agent;
+use crate::model::{Agent, Process};
 use crate::planted::{Bug, planted};
 use fs4::FileExt;
 use rustix::fs::{OFlags, fstat, lstat};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -31,23 +31,52 @@ pub struct Commands {
 /// Stands for the text of a shell that has put another program in its place, and has none any more.
 pub const EXEC: &str = "exec";
 
+/// A command, as hooks hear of it before and after.
+pub struct Command {
+    /// Of the texts by which its shell may be known.
+    digests: Vec<String>,
+    /// Of the word that stands for this call of it, or none: others may change the text meanwhile.
+    id: String,
+}
+
+/// Stands for the digest of no word.
+const NONE: &str = "-";
+
+impl Command {
+    /// A command whose shell may be known by any of these texts, and the word that stands for this call of it.
+    pub fn new(texts: &[&str], id: Option<&str>) -> Command {
+        let digests = texts.iter().map(|text| digest(text)).collect();
+        Command { digests, id: id.map_or_else(|| NONE.to_owned(), digest) }
+    }
+
+    fn is(&self, span: &Span) -> bool {
+        if self.id == NONE { self.digests.contains(&span.digest) } else { self.id == span.id }
+    }
+}
+
 /// A process that may be the shell of a command, or be started by it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shell {
-    /// When it began, in clock ticks since boot.
-    start: u64,
+    process: Process,
+    /// The number of the process that began its session of processes.
+    session: u32,
     /// Of what it may have been told to run.
     digests: Vec<String>,
 }
 
 impl Shell {
-    /// One that began then, and may have been told one of these.
-    pub fn new(start: u64, texts: &[String]) -> Shell {
-        Shell { start, digests: texts.iter().map(|text| digest(text)).collect() }
+    /// One that may have been told one of these.
+    pub fn new(process: Process, session: u32, texts: &[String]) -> Shell {
+        Shell { process, session, digests: texts.iter().map(|text| digest(text)).collect() }
+    }
+
+    /// Whether it may run this command.
+    pub fn may_run(&self, command: &Command) -> bool {
+        self.digests.iter().any(|digest| command.digests.contains(digest))
     }
 
     fn runs(&self, span: &Span) -> bool {
-        self.digests.contains(&span.digest)
+        self.digests.contains(&span.digest) && span.has(self.process.start)
     }
 }
 
@@ -108,21 +137,25 @@ impl Commands {
         Ok(())
     }
 
-    /// This agent is going to run a command, whose shell may be known by any of these texts. Nothing is noted where
-    /// nothing was [made](Commands::make).
+    /// This agent is going to run a command; `is_given` says that the name of the agent above was given to the program,
+    /// and is not that of its session. Nothing is noted where nothing was [made](Commands::make).
     ///
     /// # Errors
     /// What the file system says, as a sentence.
-    pub fn begins(&self, agent: &Agent, texts: &[&str]) -> io::Result<()> {
-        self.note(agent, texts.iter().map(|text| What::Begins(digest(text))))
+    pub fn begins(&self, agent: &Agent, command: &Command, is_given: bool) -> io::Result<()> {
+        let Command { digests, id } = command;
+        let begins = |digest: &String| What::Begins { digest: digest.clone(), id: id.clone(), is_given };
+        self.note(agent, digests.iter().map(begins))
     }
 
-    /// The command has ended, or goes on in the background.
+    /// The command has ended, or goes on in the background: what is left of it is in these sessions of processes.
     ///
     /// # Errors
     /// What the file system says, as a sentence.
-    pub fn ended(&self, agent: &Agent, texts: &[&str]) -> io::Result<()> {
-        self.note(agent, texts.iter().map(|text| What::Ends(digest(text))))
+    pub fn ended(&self, agent: &Agent, command: &Command, left: &BTreeSet<u32>) -> io::Result<()> {
+        let Command { digests, id } = command;
+        let ends = digests.iter().map(|digest| What::Ends { digest: digest.clone(), id: id.clone() });
+        self.note(agent, left.iter().map(|session| What::Left(*session)).chain(ends))
     }
 
     /// None of them begins any more: those that were never heard of again did not run.
@@ -171,26 +204,25 @@ impl Commands {
         self.open(true).map(drop)
     }
 
-    /// Whether any command is noted.
-    pub fn are_noted(&self) -> bool {
-        self.path.exists()
-    }
-
-    /// Who runs the command that a process is part of; none if none is that was noted, several if they run the same
-    /// one at once, or if it can have been left behind by several. `others` are the shells that run now.
+    /// All that is noted; none where nothing was [made](Commands::make).
     ///
     /// # Errors
     /// What the file system says, as a sentence.
-    pub fn run_by(&self, chain: &Chain, others: impl FnOnce() -> Vec<Shell>) -> io::Result<BTreeSet<Agent>> {
-        let mut bytes = Vec::new();
-        for path in [&self.older, &self.path] {
-            let read = OpenOptions::new().read(true).custom_flags(FLAGS).open(path).and_then(regular);
-            match read.and_then(|mut file| file.read_to_end(&mut bytes)) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(self.failed(error)),
-                _ => {}
-            }
+    pub fn read(&self) -> io::Result<Option<Notes>> {
+        let open = |path| match OpenOptions::new().read(true).custom_flags(FLAGS).open(path).and_then(regular) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            file => file.map(Some).map_err(|error| self.failed(error)),
+        };
+        // In this order, whatever is put aside meanwhile is there once or twice, and what is there twice changes nothing.
+        let (now, older) = (open(&self.path)?, open(&self.older)?);
+        if now.is_none() && older.is_none() {
+            return Ok(None);
         }
-        Ok(run_by(&spans(&bytes), chain, others))
+        let mut bytes = Vec::new();
+        for mut file in [older, now].into_iter().flatten() {
+            file.read_to_end(&mut bytes).map_err(|error| self.failed(error))?;
+        }
+        Ok(Some(Notes::of(&bytes)))
     }
 
     fn is_in_place(&self, file: &File) -> io::Result<bool> {
@@ -247,10 +279,10 @@ struct Note {
 }
 
 enum What {
-    /// The command of this digest.
-    Begins(String),
-    Ends(String),
+    Begins { digest: String, id: String, is_given: bool },
+    Ends { digest: String, id: String },
     AllEnd(Of),
+    Left(u32),
 }
 
 impl Note {
@@ -258,21 +290,26 @@ impl Note {
     fn line(&self) -> String {
         let Note { what, at, agent } = self;
         match what {
-            What::Begins(digest) => format!("\nbegins {at} {agent} {digest}\n"),
-            What::Ends(digest) => format!("\nends {at} {agent} {digest}\n"),
+            What::Begins { digest, id, is_given: false } => format!("\nbegins {at} {agent} {digest} {id}\n"),
+            What::Begins { digest, id, is_given: true } => format!("\nbegins {at} {agent} {digest} {id} given\n"),
+            What::Ends { digest, id } => format!("\nends {at} {agent} {digest} {id}\n"),
             What::AllEnd(Of::Agent) => format!("\nend {at} {agent}\n"),
             What::AllEnd(Of::Family) => format!("\nend-family {at} {agent}\n"),
+            What::Left(session) => format!("\nleft {at} {agent} {session}\n"),
         }
     }
 
     /// None for what is no note.
     fn read(line: &str) -> Option<Note> {
         let words: Vec<&str> = line.split(' ').collect();
+        let begins = |digest: &str, id: &str, is_given| What::Begins { digest: digest.into(), id: id.into(), is_given };
         let (what, at, agent) = match words[..] {
-            ["begins", at, agent, digest] => (What::Begins(digest.to_owned()), at, agent),
-            ["ends", at, agent, digest] => (What::Ends(digest.to_owned()), at, agent),
+            ["begins", at, agent, digest, id] => (begins(digest, id, false), at, agent),
+            ["begins", at, agent, digest, id, "given"] => (begins(digest, id, true), at, agent),
+            ["ends", at, agent, digest, id] => (What::Ends { digest: digest.into(), id: id.into() }, at, agent),
             ["end", at, agent] => (What::AllEnd(Of::Agent), at, agent),
             ["end-family", at, agent] => (What::AllEnd(Of::Family), at, agent),
+            ["left", at, agent, session] => (What::Left(session.parse().ok()?), at, agent),
             _ => return None,
         };
         Some(Note { what, at: at.parse().ok()?, agent: Agent::new(agent).ok()? })
@@ -283,6 +320,7 @@ impl Note {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Span {
     digest: String,
+    id: String,
     agent: Agent,
     from: u64,
     /// None while it was not heard of again.
@@ -295,56 +333,102 @@ impl Span {
     }
 }
 
-fn spans(bytes: &[u8]) -> Vec<Span> {
-    let mut spans: Vec<Span> = Vec::new();
-    for Note { what, at, agent } in String::from_utf8_lossy(bytes).lines().filter_map(Note::read) {
-        let open = spans.iter_mut().filter(|span| span.to.is_none());
+/// What is noted of a family's commands.
+#[derive(Debug, Default)]
+pub struct Notes {
+    spans: Vec<Span>,
+    /// Whose is what commands have left in a session of processes.
+    left: BTreeMap<u32, Agent>,
+    is_given: bool,
+}
+
+impl Notes {
+    fn of(bytes: &[u8]) -> Notes {
+        let mut notes = Notes::default();
+        for note in String::from_utf8_lossy(bytes).lines().filter_map(Note::read) {
+            notes.add(note);
+        }
+        notes
+    }
+
+    fn add(&mut self, Note { what, at, agent }: Note) {
+        let open = self.spans.iter_mut().filter(|span| span.to.is_none());
         match what {
-            // Of two alike of one agent the later is there for both: the earlier may have been forbidden.
-            What::Begins(digest) => {
-                open.filter(|span| span.digest == digest && span.agent == agent).for_each(|span| span.to = Some(at));
-                spans.push(Span { digest, agent, from: at, to: None });
+            What::Begins { digest, id, is_given } => {
+                // Of two alike the later is there for both. And who runs something else has begun what it was to run a
+                // while before, or was not allowed to.
+                let is_over = |span: &Span| span.digest == digest || span.from + limits::COMMAND_BEGINS_WITHIN < at;
+                open.filter(|span| span.agent == agent && is_over(span)).for_each(|span| span.to = Some(at));
+                self.spans.push(Span { digest, id, agent, from: at, to: None });
+                self.is_given = is_given;
             }
-            What::Ends(digest) => {
-                open.filter(|span| span.digest == digest && span.agent == agent).for_each(|span| span.to = Some(at));
+            What::Ends { digest, id } => {
+                let command = Command { digests: vec![digest], id };
+                open.filter(|span| span.agent == agent && command.is(span)).for_each(|span| span.to = Some(at));
             }
             What::AllEnd(of) => {
                 let is_meant = |other: &Agent| *other == agent || of == Of::Family && agent.is_above(other);
                 open.filter(|span| is_meant(&span.agent)).for_each(|span| span.to = Some(at));
             }
+            What::Left(session) => {
+                self.left.entry(session).or_insert(agent);
+            }
         }
     }
-    spans
-}
 
-fn run_by(spans: &[Span], chain: &Chain, others: impl FnOnce() -> Vec<Shell>) -> BTreeSet<Agent> {
-    let agents = |shells: &[Shell], is_its: &dyn Fn(&Span, &Shell) -> bool| {
+    /// Whether the name of the agent above was given to its program.
+    pub fn is_given(&self) -> bool {
+        self.is_given
+    }
+
+    /// When a command of this agent was going to begin that was not heard of again.
+    pub fn since(&self, agent: &Agent, command: &Command) -> Option<u64> {
+        let open = self.spans.iter().filter(|span| span.to.is_none() && span.agent == *agent);
+        open.filter(|span| command.is(span)).map(|span| span.from).min()
+    }
+
+    /// Whether it is known whose that session of processes is.
+    pub fn knows(&self, session: u32) -> bool {
+        self.left.contains_key(&session)
+    }
+
+    /// Who runs the command that a process is part of; none if none is that was noted, several if they may all be
+    /// meant. `others` are the first shells of the commands that run now.
+    pub fn run_by(&self, chain: &Chain, others: impl FnOnce() -> Vec<Shell>) -> BTreeSet<Agent> {
+        let left = |shell: &Shell| self.left.get(&shell.session).filter(|_| !planted(Bug::LeftIsForgotten));
+        if let Some(agent) = chain.shells.iter().find_map(left) {
+            return BTreeSet::from([agent.clone()]);
+        }
+        // Two agents may run the same text one after the other: then the start tells. What was left behind may run a
+        // text that another's shell was told as well, unless it is itself the first shell.
+        let is_first = |shell: &Shell| chain.origin != Origin::Left || shell.process.pid == shell.session;
+        let found = self.agents(&chain.shells, &|span, shell| is_first(shell) && shell.runs(span));
+        if !found.is_empty() {
+            return found;
+        }
+        // No text tells, and it was not yet noted what its command has left. So that command is not heard of again
+        // yet, and no other shell is seen to run it. A shell begins soon after its hook, whatever it leaves later.
+        let (shells, within) = match chain.origin {
+            Origin::Below => return BTreeSet::new(),
+            Origin::Command => (&chain.shells[..chain.shells.len().min(1)], limits::COMMAND_BEGINS_WITHIN),
+            Origin::Left => (&chain.shells[..], u64::MAX),
+        };
+        let others = others();
+        let counts = |span: &Span| !others.iter().any(|other| other.runs(span)) || planted(Bug::OthersCommandCounts);
+        let may_be = |span: &Span, shell: &Shell| {
+            let start = shell.process.start;
+            span.to.is_none() && span.has(start) && start - span.from <= within && counts(span)
+        };
+        self.agents(shells, &may_be)
+    }
+
+    /// Whose span it is that belongs to the outermost of these to which any does.
+    fn agents(&self, shells: &[Shell], is_its: &dyn Fn(&Span, &Shell) -> bool) -> BTreeSet<Agent> {
         let of = |shell: &Shell| -> BTreeSet<Agent> {
-            spans.iter().filter(|span| is_its(span, shell)).map(|span| span.agent.clone()).collect()
+            self.spans.iter().filter(|span| is_its(span, shell)).map(|span| span.agent.clone()).collect()
         };
         shells.iter().map(of).find(|agents| !agents.is_empty()).unwrap_or_default()
-    };
-    // Two agents may run the same text one after the other: then the start tells.
-    let found = agents(&chain.shells, &|span, shell| shell.runs(span) && span.has(shell.start));
-    if !found.is_empty() || chain.origin == Origin::Below {
-        return found;
     }
-    let shells = match chain.origin {
-        Origin::Left => {
-            // A part of a shell begins later than that.
-            let found = agents(&chain.shells, &|span, shell| shell.runs(span) && span.from <= shell.start);
-            if !found.is_empty() {
-                return found;
-            }
-            &chain.shells[..]
-        }
-        _ => &chain.shells[..chain.shells.len().min(1)],
-    };
-    // No text tells. It began while some command could; what another shell runs now is not that command.
-    let others = others();
-    let runs_elsewhere = |span: &Span| others.iter().any(|other| other.runs(span) && span.has(other.start));
-    let counts = |span: &Span| !runs_elsewhere(span) || planted(Bug::OthersCommandCounts);
-    agents(shells, &|span, shell| span.has(shell.start) && counts(span))
 }
 
 #[cfg(test)]
@@ -355,22 +439,30 @@ mod tests {
         Agent::new(name).unwrap()
     }
 
+    /// The first shell of a command, or what is in it.
     fn shell(start: u64, text: &str) -> Shell {
-        Shell::new(start, &[text.to_owned()])
+        Shell::new(Process { pid: 7, start }, 7, &[text.to_owned()])
+    }
+
+    fn part(session: u32, start: u64, text: &str) -> Shell {
+        Shell::new(Process { pid: 99, start }, session, &[text.to_owned()])
     }
 
     fn span(name: &str, text: &str, from: u64, to: Option<u64>) -> Span {
-        Span { digest: digest(text), agent: agent(name), from, to }
+        Span { digest: digest(text), id: NONE.to_owned(), agent: agent(name), from, to }
+    }
+
+    fn notes(spans: &[Span]) -> Notes {
+        Notes { spans: spans.to_vec(), ..Notes::default() }
+    }
+
+    fn told(notes: &Notes, origin: Origin, shells: &[Shell], others: &[Shell]) -> Vec<String> {
+        let chain = Chain { shells: shells.to_vec(), origin };
+        notes.run_by(&chain, || others.to_vec()).iter().map(Agent::to_string).collect()
     }
 
     fn names(spans: &[Span], shells: &[Shell]) -> Vec<String> {
-        let chain = Chain { shells: shells.to_vec(), origin: Origin::Below };
-        run_by(spans, &chain, || unreachable!("nothing was left behind")).iter().map(Agent::to_string).collect()
-    }
-
-    fn left(spans: &[Span], shells: &[Shell], others: &[Shell]) -> Vec<String> {
-        let chain = Chain { shells: shells.to_vec(), origin: Origin::Left };
-        run_by(spans, &chain, || others.to_vec()).iter().map(Agent::to_string).collect()
+        told(&notes(spans), Origin::Below, shells, &[])
     }
 
     #[test]
@@ -399,39 +491,64 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_of_a_shell_that_has_ended_is_known_by_its_text() {
-        let spans = [span("a/x", "make", 10, Some(11)), span("a", "sleep", 45, None)];
-        assert_eq!(left(&spans, &[shell(50, "make")], &[]), ["a/x"]);
-        assert_eq!(left(&spans, &[shell(9, "make")], &[]), [""; 0]);
-        assert_eq!(names(&spans, &[shell(50, "make")]), [""; 0], "another one, below the program");
+    fn what_a_command_has_left_is_known_by_its_session_of_processes_whoever_runs_something_then() {
+        let spans = [span("a/x", "make", 10, None), span("a", "make", 10, Some(90))];
+        let mut notes = notes(&spans);
+        notes.add(Note { what: What::Left(8), at: 12, agent: agent("a/y") });
+        notes.add(Note { what: What::Left(8), at: 14, agent: agent("a/z") });
+        assert_eq!(told(&notes, Origin::Left, &[shell(0, "init"), part(8, 50, "make")], &[]), ["a/y"]);
+        assert_eq!(told(&notes, Origin::Below, &[part(8, 11, "make"), part(9, 12, "x")], &[]), ["a/y"]);
+        assert_eq!(told(&notes, Origin::Left, &[shell(0, "init"), part(6, 50, "make")], &[]), ["a/x"], "by the time");
     }
 
     #[test]
-    fn what_a_shell_has_left_without_a_trace_is_of_whoever_had_a_command_then_that_does_not_run_any_more() {
-        let spans = [span("a", "sleep", 1, None), span("a/x", "./serve &", 10, Some(12)), span("a/y", "ls", 20, None)];
-        let (reaper, own) = (shell(0, "init"), shell(11, "./serve"));
-        let chain = [reaper.clone(), own.clone(), shell(99, "flockd")];
-        assert_eq!(left(&spans, &chain, &[shell(1, "sleep")]), ["a/x"]);
-        assert_eq!(left(&spans, &chain, &[]), ["a", "a/x"], "both have ended");
-        assert_eq!(left(&spans, &[reaper, shell(15, "flockd")], &[shell(1, "sleep")]), [""; 0]);
-        assert_eq!(names(&spans, &chain), [""; 0], "below the program");
+    fn what_is_not_yet_noted_to_be_left_is_of_whoever_has_a_command_then_that_is_not_seen_to_run() {
+        let spans =
+            [span("a", "sleep", 1, None), span("a/x", "./serve &", 10, None), span("a/y", "./serve", 10, Some(12))];
+        let chain = [part(0, 0, "init"), part(8, 11, "./serve"), part(8, 99, "flockd")];
+        let left = |others: &[Shell]| told(&notes(&spans), Origin::Left, &chain, others);
+        assert_eq!(left(&[shell(1, "sleep")]), ["a/x"], "though another has run that text");
+        assert_eq!(left(&[]), ["a", "a/x"], "both have ended");
+        assert_eq!(left(&[shell(1, "sleep"), shell(11, "./serve &")]), [""; 0]);
+        assert_eq!(names(&spans[..2], &chain), [""; 0], "below the program");
+        assert_eq!(told(&notes(&spans), Origin::Left, &[shell(11, "./serve")], &[]), ["a/y"], "its shell lives");
     }
 
     #[test]
-    fn a_command_whose_text_was_changed_is_of_whoever_had_one_then_that_does_not_run_elsewhere() {
+    fn a_command_whose_text_was_changed_is_of_whoever_was_just_going_to_run_one() {
+        let soon = 10 + limits::COMMAND_BEGINS_WITHIN;
         let spans = [span("a", "sleep", 1, None), span("a/x", "make 2>nul", 10, None)];
-        let changed = |origin, others: &[Shell]| {
-            let chain = Chain { shells: vec![shell(11, "make 2>/dev/null"), shell(50, "flockd")], origin };
-            run_by(&spans, &chain, || others.to_vec()).iter().map(Agent::to_string).collect::<Vec<_>>()
+        let changed = |start, others: &[Shell]| {
+            let shells = [shell(start, "make 2>/dev/null"), part(7, 5_000, "flockd")];
+            told(&notes(&spans), Origin::Command, &shells, others)
         };
-        assert_eq!(changed(Origin::Command, &[shell(1, "sleep")]), ["a/x"]);
-        assert_eq!(changed(Origin::Command, &[]), ["a", "a/x"]);
-        assert_eq!(
-            changed(Origin::Command, &[shell(1, "sleep"), shell(12, "make 2>nul")]),
-            [""; 0],
-            "typed by a person"
-        );
-        assert_eq!(changed(Origin::Below, &[shell(1, "sleep")]), [""; 0]);
+        assert_eq!(changed(soon, &[shell(1, "sleep")]), ["a/x"]);
+        assert_eq!(changed(soon + 1, &[shell(1, "sleep")]), [""; 0], "typed by a person, while it may begin");
+        assert_eq!(changed(11, &[]), ["a", "a/x"]);
+        assert_eq!(changed(11, &[shell(1, "sleep"), shell(12, "make 2>nul")]), [""; 0], "typed while it runs");
+        let below = [shell(11, "make 2>/dev/null")];
+        assert_eq!(told(&notes(&spans), Origin::Below, &below, &[]), [""; 0]);
+    }
+
+    #[test]
+    fn a_command_ends_by_its_call_or_by_its_text_or_when_its_agent_has_gone_on() {
+        let mut notes = Notes::default();
+        let mut add = |what: &str| notes.add(Note::read(what).unwrap());
+        add("begins 10 a/x one id1");
+        add("begins 11 a/y one id2 given");
+        add("ends 12 a/x changed id1");
+        add("begins 13 a/x two -");
+        add("ends 14 a/x two -");
+        add("begins 15 a/x denied id4");
+        add("begins 16 a/x three id5");
+        add(&format!("begins {} a/x four id6", 16 + limits::COMMAND_BEGINS_WITHIN));
+        let open = |notes: &Notes| {
+            let open = notes.spans.iter().filter(|span| span.to.is_none());
+            open.map(|span| format!("{} {}", span.agent, span.digest)).collect::<Vec<_>>()
+        };
+        assert_eq!(open(&notes), ["a/y one", "a/x three", "a/x four"]);
+        notes.add(Note::read("end-family 900 a").unwrap());
+        assert_eq!(open(&notes), [""; 0]);
     }
 
     #[test]
@@ -439,33 +556,39 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let home = Home::at(&dir.path().join("home"));
         let commands = Commands::of(&home, &agent("a")).unwrap();
-        commands.begins(&agent("a"), &["never made"]).unwrap();
-        assert!(!commands.are_noted());
+        let command = |text: &str| Command::new(&[text], None);
+        let nothing = BTreeSet::new();
+        commands.begins(&agent("a"), &command("never made"), false).unwrap();
+        assert!(commands.read().unwrap().is_none());
         commands.make(&home).unwrap();
         for number in 0..3_000 {
-            commands.begins(&agent("a/x"), &[&format!("make {number}")]).unwrap();
-            commands.ended(&agent("a/x"), &[&format!("make {number}")]).unwrap();
+            let command = command(&format!("make {number}"));
+            commands.begins(&agent("a/x"), &command, false).unwrap();
+            commands.ended(&agent("a/x"), &command, &nothing).unwrap();
         }
-        commands.begins(&agent("a/x"), &["open", "exec"]).unwrap();
-        OpenOptions::new()
-            .append(true)
-            .open(&commands.path)
-            .unwrap()
-            .write_all(b"begins 1 a\n\xff\nends\nbegins 1")
-            .unwrap();
-        commands.begins(&agent("a"), &["own"]).unwrap();
+        commands.begins(&agent("a/x"), &Command::new(&["open", "exec"], Some("toolu_1 é")), true).unwrap();
+        let piece = b"begins 1 a\n\xff\nends\nbegins 1";
+        OpenOptions::new().append(true).open(&commands.path).unwrap().write_all(piece).unwrap();
+        commands.begins(&agent("a"), &command("own"), true).unwrap();
         for path in [&commands.path, &commands.older] {
             let length = std::fs::metadata(path).unwrap().len();
             assert!(length < limits::COMMANDS_BYTES + 1_000, "{length}");
         }
-        let chain = |text: &str| Chain { shells: vec![shell(clock::boot_ticks(), text)], origin: Origin::Below };
-        let by = |text: &str| commands.run_by(&chain(text), Vec::new).unwrap();
+        let by = |text: &str| {
+            let now = Shell::new(Process { pid: 7, start: clock::boot_ticks() }, 7, &[text.to_owned()]);
+            let chain = Chain { shells: vec![now], origin: Origin::Below };
+            commands.read().unwrap().unwrap().run_by(&chain, Vec::new)
+        };
         assert_eq!([by("open"), by("exec"), by("own")], ["a/x", "a/x", "a"].map(|name| [agent(name)].into()));
+        assert!(commands.read().unwrap().unwrap().is_given());
+        commands.ended(&agent("a"), &command("own"), &BTreeSet::from([70, 80])).unwrap();
         commands.all_ended(&agent("a"), Of::Family).unwrap();
-        let notes = [&commands.older, &commands.path].map(|path| std::fs::read(path).unwrap()).concat();
-        let spans = spans(&notes);
-        assert!(spans.iter().all(|span| span.to.is_some()), "{spans:?}");
-        let last: Vec<&str> = spans[spans.len() - 4..].iter().map(|span| span.digest.as_str()).collect();
+        // Whoever puts aside may be killed at any point.
+        std::fs::rename(&commands.path, &commands.older).unwrap();
+        let notes = commands.read().unwrap().unwrap();
+        assert!(notes.knows(70) && notes.knows(80) && !notes.knows(7));
+        assert!(notes.spans.iter().all(|span| span.to.is_some()), "{notes:?}");
+        let last: Vec<&str> = notes.spans[notes.spans.len() - 4..].iter().map(|span| span.digest.as_str()).collect();
         assert_eq!(last, ["make 2999", "open", "exec", "own"].map(digest));
     }
 
@@ -475,16 +598,16 @@ mod tests {
         let home = Home::at(&dir.path().join("home"));
         let commands = Commands::of(&home, &agent("a")).unwrap();
         commands.make(&home).unwrap();
-        // As many as two files hold at most and at least: one is put aside, and the other not yet.
+        // More than one file holds, and less than two do.
         let each = usize::try_from(limits::COMMANDS_BYTES).unwrap() * 3 / 2 / 60 / 8;
         std::thread::scope(|scope| {
             for name in 0..8 {
                 let (commands, agent) = (&commands, agent(&format!("a/{name}")));
-                scope.spawn(move || (0..each).for_each(|n| commands.begins(&agent, &[&n.to_string()]).unwrap()));
+                let begins = move |n: usize| commands.begins(&agent, &Command::new(&[&n.to_string()], None), false);
+                scope.spawn(move || (0..each).for_each(|n| begins(n).unwrap()));
             }
         });
-        let notes = [&commands.older, &commands.path].map(|path| std::fs::read(path).unwrap()).concat();
-        assert_eq!(spans(&notes).len(), 8 * each);
+        assert_eq!(commands.read().unwrap().unwrap().spans.len(), 8 * each);
     }
 
     #[test]
@@ -495,9 +618,8 @@ mod tests {
         commands.make(&home).unwrap();
         std::fs::remove_file(&commands.path).unwrap();
         rustix::fs::mkfifoat(rustix::fs::CWD, &commands.path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
-        let chain = Chain { shells: Vec::new(), origin: Origin::Below };
-        assert!(commands.begins(&agent("a"), &["make"]).is_err());
-        assert!(commands.run_by(&chain, Vec::new).is_err());
+        assert!(commands.begins(&agent("a"), &Command::new(&["make"], None), false).is_err());
+        assert!(commands.read().is_err());
     }
 
     #[test]
@@ -508,11 +630,11 @@ mod tests {
         commands("a").make(&home).unwrap();
         let old = commands("a").dir.join("another-boot");
         std::fs::write(&old, "").unwrap();
-        commands("a").begins(&agent("a"), &["make"]).unwrap();
+        commands("a").begins(&agent("a"), &Command::new(&["make"], None), false).unwrap();
         commands("a").make(&home).unwrap();
         assert!(old.exists(), "once in a session is enough");
         commands("b").make(&home).unwrap();
-        assert!(!old.exists() && commands("a").are_noted() && commands("b").are_noted());
+        assert!(!old.exists() && commands("a").path.exists() && commands("b").path.exists());
     }
 
     #[test]
@@ -522,7 +644,7 @@ mod tests {
         let begins = |name: &str| {
             let commands = Commands::of(&home, &agent(name)).unwrap();
             commands.make(&home).unwrap();
-            commands.begins(&agent(name), &["make"]).unwrap();
+            commands.begins(&agent(name), &Command::new(&["make"], None), false).unwrap();
             commands
         };
         let (first, second) = (begins("first"), begins("second"));
@@ -533,7 +655,7 @@ mod tests {
         File::open(&second.path).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
         begins("first");
         begins("last");
-        assert!(first.are_noted() && !second.are_noted());
+        assert!(first.path.exists() && !second.path.exists());
         assert_eq!(std::fs::read_dir(&first.dir).unwrap().count(), limits::COMMANDS_FILES);
     }
 }

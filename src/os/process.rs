@@ -371,6 +371,9 @@ const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
 pub struct Ancestor {
     /// Which.
     pub process: Process,
+    /// The number of the process that began its session of processes, whether that lives or not; 0 if it is out of
+    /// sight.
+    pub session: u32,
     /// What the kernel calls it: the program, or what that has called itself, cut after 15 bytes.
     pub title: String,
     /// Its arguments, the program's own name first; none if they cannot be read.
@@ -388,23 +391,26 @@ pub(crate) fn own() -> Option<Ancestor> {
     ancestor(std::process::id())
 }
 
-/// The process that began the session of processes in which this one is, if it is there.
+/// A process of which no more is looked at than where it belongs.
 #[cfg(feature = "cli")]
-pub(crate) fn session_leader() -> Option<Ancestor> {
-    let leader = rustix::process::getsid(None).ok()?;
-    ancestor(u32::try_from(leader.as_raw_pid()).ok()?)
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Member {
+    pub(crate) process: Process,
+    pub(crate) parent: u32,
+    pub(crate) session: u32,
 }
 
-/// All that have begun a session of processes and can be seen; what ends meanwhile may be missing.
+/// All processes that can be seen; what ends meanwhile may be missing.
 #[cfg(feature = "cli")]
-pub(crate) fn session_leaders() -> Vec<Ancestor> {
+pub(crate) fn all() -> Vec<Member> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let leads = |pid: &u32| {
-        let stat = std::fs::read(format!("/proc/{pid}/stat")).ok();
-        stat.and_then(|stat| field_in::<u32>(&stat, 6)) == Some(*pid)
+    let member = |pid| {
+        let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+        let process = Process { pid, start: start_in(&stat)? };
+        Some(Member { process, parent: field_in(&stat, 4)?, session: field_in(&stat, 6)? })
     };
-    pids.filter(leads).filter_map(ancestor).collect()
+    pids.filter_map(member).collect()
 }
 
 /// A variable of the environment that a process was started with, if that can be read.
@@ -440,7 +446,8 @@ fn parent_of(pid: u32) -> Option<u32> {
     field_in(&stat, 4)
 }
 
-fn ancestor(pid: u32) -> Option<Ancestor> {
+/// A process as those that it has started see it.
+pub(crate) fn ancestor(pid: u32) -> Option<Ancestor> {
     use std::io::Read;
     let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     let (from, to) = (stat.iter().position(|&byte| byte == b'(')?, stat.iter().rposition(|&byte| byte == b')')?);
@@ -452,7 +459,7 @@ fn ancestor(pid: u32) -> Option<Ancestor> {
     }
     let args = args.split(|&byte| byte == 0).filter(|arg| !arg.is_empty());
     let args = args.map(|arg| String::from_utf8_lossy(arg).into_owned()).collect();
-    Some(Ancestor { process: Process { pid, start: start_in(&stat)? }, title, args })
+    Some(Ancestor { process: Process { pid, start: start_in(&stat)? }, session: field_in(&stat, 6)?, title, args })
 }
 
 /// A descriptor of a living process of this user, by its number. Whoever knows the number from hearsay has to make sure

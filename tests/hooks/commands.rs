@@ -33,12 +33,26 @@ impl Claude {
 
     /// What its hook says about a tool of this sub-agent, or of the agent itself.
     fn hook(&self, flags: &str, event: &str, subagent: Option<&str>, tool: &str, given: &Value) -> Outcome {
+        self.hook_of(flags, event, subagent, tool, given, &format!("{subagent:?} {given}"))
+    }
+
+    /// The same with the word that the program has for this call.
+    fn hook_of(
+        &self,
+        flags: &str,
+        event: &str,
+        subagent: Option<&str>,
+        tool: &str,
+        given: &Value,
+        id: &str,
+    ) -> Outcome {
         let text = payload("claude-code", "before_edit_of_subagent", &self.ground.work, SESSION);
         let mut input: Value = serde_json::from_str(&text).unwrap();
         input["hook_event_name"] = event.into();
         input["agent_id"] = subagent.into();
         input["tool_name"] = tool.into();
         input["tool_input"] = given.clone();
+        input["tool_use_id"] = id.into();
         let mut command = self.ground.hook_command("claude-code", flags);
         command.env("FLOCKD_AGENT", self.named);
         Outcome::of("claude-code", &crate::client::fed(command, &input.to_string()))
@@ -117,7 +131,7 @@ impl Waiting {
 }
 
 /// In this directory there is something to wait for; the answer opens the way.
-fn with_gate(dir: &Path) -> impl FnOnce() {
+fn with_gate(dir: &Path) -> impl FnOnce() + use<> {
     fs::create_dir_all(dir).unwrap();
     let gate = dir.join("gate");
     assert!(Command::new("mkfifo").arg(&gate).status().unwrap().success());
@@ -216,7 +230,7 @@ fn two_who_run_the_same_text_at_once_are_asked_to_say_who_they_are() {
     assert_eq!(claude.before(Some("a1"), lock), Outcome::Runs);
     assert_eq!(claude.before(Some("b2"), lock), Outcome::Runs);
     let refused = claude.runs(lock).gives(2);
-    refused.says(&["claude-5e55/a1 and claude-5e55/b2 run a command just now", "--agent", "FLOCKD_AGENT=NAME before"]);
+    refused.says(&["a command of any of claude-5e55/a1, claude-5e55/b2:", "--agent", "FLOCKD_AGENT=NAME before"]);
     assert_eq!(claude.ground.held(), []);
     claude.before(Some("b2"), "flockd ls");
     claude.calls(Some("a1"), "flockd ls").gives(0);
@@ -275,11 +289,99 @@ fn what_a_command_leaves_behind_is_its_agents_though_others_run_something() {
     other.done().gives(0);
 }
 
+/// What goes on in the background asks when its own command has long ended, and others have run something meanwhile.
 #[test]
-fn a_command_that_another_hook_has_changed_is_its_agents() {
+fn what_a_command_has_left_stays_its_agents_whatever_others_run() {
     let claude = Claude::new();
-    assert_eq!(claude.before(Some("a1"), "flockd lock data.json 2>nul"), Outcome::Runs);
-    let held = claude.runs("flockd lock data.json --json 2>/dev/null").gives(0).json();
+    let dir = |name: &str| claude.ground.work.join(name);
+    let text = "(mkdir here; read word < gate; exec flockd lock data.json --json > out.new 2>&1) &";
+    for (name, command) in [
+        ("job", "nohup ./job.sh > /dev/null 2>&1 &"),
+        ("own", "nohup setsid ./job.sh > /dev/null 2>&1 &"),
+        ("again", "nohup bash -c './job.sh; true' > /dev/null 2>&1 &"),
+        ("late", "./job.sh; (./job.sh two > /dev/null 2>&1 &)"),
+    ] {
+        let goes = with_gate(&dir(name));
+        script(
+            &dir(name).join("job.sh"),
+            "mkdir here$1; read word < gate$1; exec flockd lock data.json --json > out$1",
+        );
+        next_tick();
+        assert_eq!(claude.before(Some("b2"), text), Outcome::Runs);
+        assert_eq!(claude.before(Some("b2"), "./job.sh; true"), Outcome::Runs);
+        assert_eq!(claude.before(Some("a1"), command), Outcome::Runs);
+        let shell = Waiting::of(claude.shell(&dir(name), "bash", command));
+        until("its job is there", || dir(name).join("here").exists().then_some(()));
+        let mut second = None;
+        if name == "late" {
+            // It goes on in the background: its end is told at once, and its shell begins another job then.
+            claude.after(Some("a1"), command);
+            assert!(Command::new("mkfifo").arg(dir(name).join("gatetwo")).status().unwrap().success());
+            second = Some(fs::OpenOptions::new().read(true).write(true).open(dir(name).join("gatetwo")).unwrap());
+            goes();
+            shell.done().gives(0);
+            until("its second job is there", || dir(name).join("heretwo").exists().then_some(()));
+        } else {
+            shell.done().gives(0);
+            claude.after(Some("a1"), command);
+            goes();
+        }
+        for ended in [text, "./job.sh; true"] {
+            claude.after(Some("b2"), ended);
+        }
+        if let Some(gate) = &mut second {
+            gate.write_all(b"go\n").unwrap();
+        }
+        let out = dir(name).join(if second.is_some() { "outtwo" } else { "out" });
+        let done = || fs::read_to_string(&out).ok().filter(|said| said.ends_with('\n'));
+        let held: Value = serde_json::from_str(&until("it is done", done)).unwrap();
+        assert_eq!(held["agent"], "claude-5e55/a1", "{name}");
+    }
+}
+
+#[test]
+fn a_command_that_another_hook_has_changed_is_its_agents_and_ends() {
+    let claude = Claude::new();
+    let (said, runs) = ("flockd lock data.json # said", "flockd lock data.json --json");
+    for subagent in ["a1", "b2", "c3"] {
+        let call = |event: &str, command: &str| {
+            claude.hook_of("", event, Some(subagent), "Bash", &json!({ "command": command }), subagent)
+        };
+        assert_eq!(call("PreToolUse", said), Outcome::Runs);
+        let held = claude.runs(runs).gives(0).json();
+        // It is told as it was run.
+        assert_eq!(call("PostToolUse", runs), Outcome::Runs);
+        assert_eq!(held["agent"], format!("claude-5e55/{subagent}"));
+        claude.ground.flockd(&format!("claude-5e55/{subagent}"), "unlock data.json").gives(0);
+        next_tick();
+        assert_eq!(claude.runs(runs).gives(0).json()["agent"], HEAD, "a person types the same");
+        claude.ground.flockd(HEAD, "unlock data.json").gives(0);
+    }
+}
+
+/// As from the program's own settings, which its hooks and shells have in their environment and it has not itself.
+#[test]
+fn a_name_that_hooks_were_given_is_that_above_sub_agents_whoever_gave_it() {
+    let mut claude = Claude::named("ada");
+    let command = "flockd lock data.json --json";
+    assert_eq!(claude.before(Some("a1"), command), Outcome::Runs);
+    let own = std::mem::take(&mut claude.named);
+    let mut shell = Command::new(claude.ground.work.join("claude"));
+    let like = claude.shell(&claude.ground.work, "bash", command);
+    shell.args(["env", &format!("FLOCKD_AGENT={own}"), "bash", "-c", &around(command)]);
+    shell.envs(like.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(&claude.ground.work);
+    assert_eq!(Done::of(shell).gives(0).json()["agent"], "ada/a1");
+}
+
+#[test]
+fn in_a_process_namespace_of_its_own_a_command_is_its_agents() {
+    let claude = Claude::new();
+    if !Command::new("unshare").args(["-pf", "--mount-proc", "true"]).status().is_ok_and(|done| done.success()) {
+        return;
+    }
+    let command = "unshare -pf --mount-proc bash -c 'flockd ls > /dev/null && flockd lock x --json'";
+    let held = claude.calls(Some("a1"), command).gives(0).json();
+    // Nothing outside is seen from within, so it is the only one that has a command.
     assert_eq!(held["agent"], "claude-5e55/a1");
 }
 
@@ -309,7 +411,19 @@ fn a_command_that_did_not_run_takes_nobodys_name() {
     claude.before(Some("a1"), command).refused();
     next_tick();
     assert_eq!(claude.runs(command).gives(0).json()["agent"], HEAD);
+    let toml = claude.ground.work.join(".flockd.toml");
+    claude.ground.flockd(HEAD, "unlock x").gives(0);
+    fs::write(&toml, "strict = true\nnonsense").unwrap();
+    claude.before(Some("a1"), command).refused();
+    fs::remove_file(toml).unwrap();
+    next_tick();
+    assert_eq!(claude.runs(command).gives(0).json()["agent"], HEAD);
     // What a person forbids is told to no hook; it ends with its agent, or with the turn.
+    assert_eq!(claude.before(Some("a1"), lock), Outcome::Runs);
+    let stopped = json!({ "task_id": "a1" });
+    assert_eq!(claude.hook("", "PostToolUse", None, "TaskStop", &stopped), Outcome::Runs);
+    next_tick();
+    assert_eq!(claude.runs(lock).gives(0).json()["agent"], HEAD);
     assert_eq!(claude.before(Some("a1"), lock), Outcome::Runs);
     claude.moment("subagent_end");
     next_tick();
@@ -356,7 +470,7 @@ fn nothing_is_noted_for_whoever_runs_no_sub_agents() {
     // From then on, what the session's own agent runs is told from what its sub-agents run.
     assert_eq!(claude.before(None, "flockd lock x"), Outcome::Runs);
     assert_eq!(claude.before(Some("a1"), "flockd lock x"), Outcome::Runs);
-    claude.runs("flockd lock x").gives(2).says(&["claude-5e55 and claude-5e55/a1 run a command just now"]);
+    claude.runs("flockd lock x").gives(2).says(&["a command of any of claude-5e55, claude-5e55/a1:"]);
 }
 
 #[test]

@@ -22,9 +22,10 @@ const WORD: &str = "claude-code";
 const TOOLS: &str = "Write|Edit|MultiEdit|NotebookEdit|Bash|Monitor|\
                      mcp__flockd__lock_file|mcp__flockd__lock_files|mcp__flockd__unlock_file|mcp__flockd__renew_lock|\
                      mcp__flockd__check_lock_status|mcp__flockd__lock_stats|mcp__flockd__write_file";
-/// Those that run a command: its end is noted.
-const SHELLS: &str = "Bash|Monitor";
-const CALLS: [(&str, &str); 3] = [("PreToolUse", TOOLS), ("PostToolUse", SHELLS), ("PostToolUseFailure", SHELLS)];
+/// Those that run a command, whose end is noted, and the one that stops sub-agents.
+const AFTER: &str = "Bash|Monitor|TaskStop";
+const CALLS: [(&str, &str); 3] =
+    [("PreToolUse", TOOLS), ("PostToolUse", AFTER), ("PostToolUseFailure", "Bash|Monitor")];
 /// What else concerns locks.
 const MOMENTS: [&str; 6] = ["SessionStart", "UserPromptSubmit", "Stop", "SubagentStart", "SubagentStop", "SessionEnd"];
 
