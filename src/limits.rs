@@ -86,6 +86,8 @@ pub const COMMANDS_BYTES: u64 = 128 * 1024;
 /// How soon after its hook the shell of a command begins, in hundredths of a second: at once, unless a person has to
 /// allow it.
 pub const COMMAND_BEGINS_WITHIN: u64 = 200;
+/// How long `flockd` that a command has left behind waits for the hook that notes it, where it may be of several.
+pub const COMMAND_ENDS_WITHIN: u64 = 5 * SECOND;
 /// How many files of notes are kept, two for a session at most: whoever was silent for longest has ended.
 pub const COMMANDS_FILES: usize = 256;
 

@@ -7,7 +7,7 @@
 use crate::clock;
 use crate::limits;
 use crate::model::{Agent, Invalid, Process, base32};
-use crate::os::commands::{Chain, Command, Commands, EXEC, Origin, Shell};
+use crate::os::commands::{Chain, Command, Commands, EXEC, Notes, Origin, Shell};
 use crate::os::home::Home;
 use crate::os::process::{self, Ancestor};
 use rustix::fd::OwnedFd;
@@ -55,8 +55,8 @@ pub(crate) fn surrounding() -> Option<Agent> {
     named_by(&process::ancestors(), variable, boot)
 }
 
-/// Who really acts where the environment names this agent: a sub-agent of it, if this runs in its thread or in a command
-/// that it was noted to run. Its program may have told all its shells the same. What somebody has said by
+/// Who really acts where the environment names this agent: a sub-agent of it, if this runs in its thread or in a
+/// command that it was noted to run. Its program may have told all its shells the same. What somebody has said by
 /// `$FLOCKD_AGENT` for a command, where its program was not given that, is meant as it is.
 ///
 /// # Errors
@@ -66,11 +66,18 @@ pub(crate) fn acting(home: &Home, named: Agent, is_said: bool) -> Result<Agent, 
         return Ok(agent);
     }
     let say = "say who acts, by --agent NAME or by FLOCKD_AGENT=NAME before the command";
-    let notes = Commands::of(home, &named).and_then(|commands| commands.read());
-    let notes = notes.map_err(|error| Invalid(format!("{error}; {say}")))?;
+    let cannot = |error| Invalid(format!("{error}; {say}"));
+    let commands = Commands::of(home, &named).map_err(cannot)?;
+    let notes = commands.read().map_err(cannot)?;
     let Some(notes) = notes.filter(|notes| notes.is_given() || !is_said) else { return Ok(named) };
     let Some(chain) = chain() else { return Ok(named) };
-    let agents = notes.run_by(&chain, first_shells);
+    let mut agents = notes.run_by(&chain, first_shells);
+    if agents.len() > 1 && chain.origin == Origin::Left {
+        // What its command has left is noted when that is over, which is about now.
+        let is_told = |notes: &Notes| notes.run_by(&chain, first_shells).len() < 2;
+        let notes = commands.read_until(limits::COMMAND_ENDS_WITHIN, is_told).map_err(cannot)?;
+        agents = notes.map(|notes| notes.run_by(&chain, first_shells)).unwrap_or_default();
+    }
     match agents.len() {
         0 => Ok(named),
         1 => Ok(agents.first().expect("there is one").clone()),

@@ -1,7 +1,7 @@
 //! What hooks note of shell commands, where a shell is not told which of the session's agents runs it.
 //!
-//! Whoever runs no sub-agents pays nothing: the notes begin with the first of them. What fails in here is told where it
-//! makes a difference, and stands in the way of nothing else.
+//! The notes begin with the first sub-agent: without one, the name that shells have is right. What fails in here is
+//! told where it makes a difference, and stands in the way of nothing else.
 
 use super::event::Shell;
 use super::locks::Ending;

@@ -11,7 +11,8 @@ use crate::limits;
 use crate::model::{Agent, Process};
 use crate::planted::{Bug, planted};
 use fs4::FileExt;
-use rustix::fs::{OFlags, fstat, lstat};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{OFlags, fstat, inotify, lstat};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -213,7 +214,7 @@ impl Commands {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             file => file.map(Some).map_err(|error| self.failed(error)),
         };
-        // In this order, whatever is put aside meanwhile is there once or twice, and what is there twice changes nothing.
+        // In this order, what is put aside meanwhile is read once or twice, and what is read twice changes nothing.
         let (now, older) = (open(&self.path)?, open(&self.older)?);
         if now.is_none() && older.is_none() {
             return Ok(None);
@@ -223,6 +224,32 @@ impl Commands {
             file.read_to_end(&mut bytes).map_err(|error| self.failed(error))?;
         }
         Ok(Some(Notes::of(&bytes)))
+    }
+
+    /// Reads the notes again each time that something is noted, until they say what is wanted or this time, in
+    /// milliseconds, is over.
+    ///
+    /// # Errors
+    /// What the file system says, as a sentence.
+    pub fn read_until(&self, within: u64, is_wanted: impl Fn(&Notes) -> bool) -> io::Result<Option<Notes>> {
+        let until = clock::monotonic_ns() + within * 1_000_000;
+        let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+        let what = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_FROM;
+        inotify::add_watch(&watch, &self.dir, what).map_err(|errno| self.failed(errno.into()))?;
+        loop {
+            // After it is watched, so that nothing is noted unseen.
+            let notes = self.read()?;
+            let left = until.saturating_sub(clock::monotonic_ns());
+            if left == 0 || notes.as_ref().is_none_or(&is_wanted) {
+                return Ok(notes);
+            }
+            let left = Timespec { tv_sec: (left / 1_000_000_000) as i64, tv_nsec: (left % 1_000_000_000) as i64 };
+            match poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&left)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            while rustix::io::read(&watch, &mut [0; 4096]).is_ok_and(|bytes| bytes > 0) {}
+        }
     }
 
     fn is_in_place(&self, file: &File) -> io::Result<bool> {

@@ -339,6 +339,36 @@ fn what_a_command_has_left_stays_its_agents_whatever_others_run() {
     }
 }
 
+/// Its job is there before the hook of its end, and another's command that a person has forbidden may be meant as well.
+#[test]
+fn what_a_command_leaves_waits_for_its_hook_where_it_may_be_of_several() {
+    let claude = Claude::new();
+    let dir = claude.ground.work.join("d");
+    let goes = with_gate(&dir);
+    script(&dir.join("job.sh"), "mkdir here; read word < gate; exec flockd lock data.json --json > out 2>&1");
+    assert_eq!(claude.before(Some("b2"), "forbidden"), Outcome::Runs);
+    let command = "./job.sh > /dev/null 2>&1 &";
+    assert_eq!(claude.before(Some("a1"), command), Outcome::Runs);
+    Done::of(claude.shell(&dir, "bash", command)).gives(0);
+    until("its job is there", || dir.join("here").exists().then_some(()));
+    goes();
+    // It looks for the notes, and waits when they leave it open.
+    let pid = until("it asks", || {
+        let comm = |pid: &str| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let cwd = |pid: &str| fs::read_link(format!("/proc/{pid}/cwd")).ok();
+        let all = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
+        all.into_iter().find(|pid| comm(pid) == "flockd\n" && cwd(pid).as_deref() == Some(&dir))
+    });
+    let waits = || fs::read_dir(format!("/proc/{pid}/fd")).ok();
+    let watches = |entry: fs::DirEntry| fs::read_link(entry.path()).is_ok_and(|to| to.ends_with("anon_inode:inotify"));
+    until("it waits", || waits()?.flatten().any(watches).then_some(()));
+    claude.after(Some("a1"), command);
+    let out = dir.join("out");
+    let said = until("it is done", || fs::read_to_string(&out).ok().filter(|said| said.ends_with('\n')));
+    let held: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(held["agent"], "claude-5e55/a1");
+}
+
 #[test]
 fn a_command_that_another_hook_has_changed_is_its_agents_and_ends() {
     let claude = Claude::new();
