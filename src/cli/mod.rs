@@ -20,7 +20,7 @@ mod watch;
 mod webhook;
 mod write;
 
-use crate::client::{ClientError, Connect, Connection, Custodian, Launch, Place, agent};
+use crate::client::{ClientError, Connect, Connection, Custodian, Launch, Place, acting, agent};
 use crate::model::{Agent, Invalid};
 use crate::os::home::Home;
 use crate::wire::{Code, WireError};
@@ -208,7 +208,7 @@ impl Common {
             return Ok(agent);
         }
         let is_said = self.around.as_ref().is_some_and(|name| !name.is_empty());
-        agent.map(|agent| agent::acting(&Home::from_env()?, agent, is_said)).transpose()
+        agent.map(|agent| acting::acting(&Home::from_env()?, agent, is_said)).transpose()
     }
 
     /// For whoever only looks: where sub-agents cannot be told apart, the agent above them.

@@ -6,12 +6,9 @@
 
 use crate::clock;
 use crate::limits;
-use crate::model::{Agent, Invalid, Process, base32};
-use crate::os::commands::{Chain, Command, Commands, EXEC, Notes, Origin, Shell};
-use crate::os::home::Home;
+use crate::model::{Agent, Process, base32};
 use crate::os::process::{self, Ancestor};
 use rustix::fd::OwnedFd;
-use std::collections::BTreeSet;
 
 /// Programs that are one agent a process, and the variable in which they name their session to what they run.
 const PROGRAMS: &[(&str, Option<&str>)] = &[
@@ -37,12 +34,6 @@ const SERVES_MANY: (&str, &str) = ("openclaw", "gateway");
 /// Programs whose first argument that is no flag is the program that people mean.
 const INTERPRETERS: &[&str] = &["node", "nodejs", "bun", "deno", "python", "python3"];
 
-/// Programs that run the text behind `-c`.
-const SHELLS: &[&str] = &["sh", "bash", "dash", "zsh", "ksh", "ash", "busybox"];
-
-/// By which a shell runs a text in it.
-const EVAL: &str = "eval";
-
 /// Names the agent, whatever else says who it is.
 const NAME: &str = "FLOCKD_AGENT";
 
@@ -55,148 +46,11 @@ pub(crate) fn surrounding() -> Option<Agent> {
     named_by(&process::ancestors(), variable, boot)
 }
 
-/// Who really acts where the environment names this agent: a sub-agent of it, if this runs in its thread or in a
-/// command that it was noted to run. Its program may have told all its shells the same. What somebody has said by
-/// `$FLOCKD_AGENT` for a command, where its program was not given that, is meant as it is.
-///
-/// # Errors
-/// When several agents may be meant, or the notes cannot be read: a guess would take one for the other.
-pub(crate) fn acting(home: &Home, named: Agent, is_said: bool) -> Result<Agent, Invalid> {
-    if is_said && let Some(agent) = in_its_thread(&named) {
-        return Ok(agent);
-    }
-    let say = "say who acts, by --agent NAME or by FLOCKD_AGENT=NAME before the command";
-    let cannot = |error| Invalid(format!("{error}; {say}"));
-    let commands = Commands::of(home, &named).map_err(cannot)?;
-    let notes = commands.read().map_err(cannot)?;
-    let Some(notes) = notes.filter(|notes| notes.is_given() || !is_said) else { return Ok(named) };
-    let Some(chain) = chain() else { return Ok(named) };
-    let mut agents = notes.run_by(&chain, first_shells);
-    if agents.len() > 1 && chain.origin == Origin::Left {
-        // What its command has left is noted when that is over, which is about now.
-        let is_told = |notes: &Notes| notes.run_by(&chain, first_shells).len() < 2;
-        let notes = commands.read_until(limits::COMMAND_ENDS_WITHIN, is_told).map_err(cannot)?;
-        agents = notes.map(|notes| notes.run_by(&chain, first_shells)).unwrap_or_default();
-    }
-    match agents.len() {
-        0 => Ok(named),
-        1 => Ok(agents.first().expect("there is one").clone()),
-        _ => {
-            let all: Vec<&str> = agents.iter().map(Agent::as_str).collect();
-            let text = format!("this may be part of a command of any of {}: {say}", all.join(", "));
-            Err(Invalid(text))
-        }
-    }
-}
-
-/// The sub-agent whose thread this is, where its program itself was given the agent's name. What was named for a
-/// command in the thread is that command's.
-fn in_its_thread(named: &Agent) -> Option<Agent> {
-    let (program, process) = nearest().filter(|(program, _)| program == THREADS.0)?;
-    let is_the_programs = process::variable_of(process, NAME)? == named.as_str();
-    let thread = variable(THREADS.1).filter(|_| is_the_programs)?;
-    thread_below(named, session_variable(&program).and_then(variable).as_deref(), Some(&thread))
-}
-
-/// The sessions of processes that a command of this session of a program, begun then, has left or goes on in: their
-/// first process is gone or has left the program, or it is the command's own shell.
-pub(crate) fn left_by(program: &str, session: &str, since: u64, command: &Command) -> BTreeSet<u32> {
-    let Some(name) = session_variable(program) else { return BTreeSet::new() };
-    let all = process::all();
-    let is_its = |member: &&process::Member| {
-        let leader = all.iter().find(|leader| leader.process.pid == member.session);
-        let may_be = leader.is_none_or(|leader| leader.process.start >= since && is_left(leader, command));
-        may_be && process::variable_of(member.process, name).as_deref() == Some(session)
-    };
-    let begun = all.iter().filter(|member| member.session != 0 && member.process.start >= since);
-    begun.filter(is_its).map(|member| member.session).collect()
-}
-
-/// Whether the first process of a session runs this command, or has left its program.
-fn is_left(leader: &process::Member, command: &Command) -> bool {
-    let is_agent = is_agent();
-    let is_below = process::ancestor(leader.parent).is_some_and(|above| is_agent(&above));
-    match process::ancestor(leader.process.pid) {
-        Some(shell) if is_below => Shell::new(shell.process, shell.session, &told(&shell.args)).may_run(command),
-        _ => !is_below,
-    }
-}
-
 /// The sub-agent that this thread of a session is; none for its first.
 pub(crate) fn thread_below(agent: &Agent, session: Option<&str>, thread: Option<&str>) -> Option<Agent> {
     let is_word = |word: &&str| !word.is_empty();
     let thread = thread.filter(is_word).filter(|thread| session.filter(is_word).is_some_and(|it| it != *thread))?;
     below(agent, thread)
-}
-
-/// This process and those above it, as far as the nearest agent program. None where nothing says that this has to do
-/// with one that names its session.
-fn chain() -> Option<Chain> {
-    let mut found: Vec<Ancestor> = process::own().into_iter().chain(process::ancestors()).collect();
-    if let Some(place) = found.iter().position(is_agent()) {
-        found.truncate(place);
-        return Some(chain_of(&found, false));
-    }
-    let in_session = |name: &str| variable(name).is_some_and(|value| !value.is_empty());
-    PROGRAMS.iter().filter_map(|(_, name)| *name).any(in_session).then(|| {
-        // The first shell of a command begins a session of processes, and may live though it is no parent any more.
-        let leader = found.first().and_then(|own| process::ancestor(own.session));
-        found.extend(leader);
-        chain_of(&found, true)
-    })
-}
-
-fn is_agent() -> impl Fn(&Ancestor) -> bool {
-    let programs = programs(variable(LIST).as_deref());
-    move |above| programs.iter().any(|program| is_program(above, program))
-}
-
-/// Nearest first.
-fn chain_of(found: &[Ancestor], is_left: bool) -> Chain {
-    let mut texts: Vec<Vec<String>> = found.iter().rev().map(|process| told(&process.args)).collect();
-    let origin = match texts.first_mut() {
-        _ if is_left => Origin::Left,
-        Some(texts) if texts.is_empty() => {
-            texts.push(EXEC.to_owned());
-            Origin::Below
-        }
-        // It has more to say than what is all of it.
-        Some(texts) if texts.len() > 1 => Origin::Command,
-        _ => Origin::Below,
-    };
-    let shells = found.iter().rev().zip(&texts);
-    Chain { shells: shells.map(|(it, texts)| Shell::new(it.process, it.session, texts)).collect(), origin }
-}
-
-/// The first shells of all commands that run now.
-fn first_shells() -> Vec<Shell> {
-    let leaders = process::all().into_iter().filter(|member| member.process.pid == member.session);
-    let leaders = leaders.filter_map(|leader| process::ancestor(leader.process.pid));
-    let told = leaders.map(|leader| (leader.process, leader.session, told(&leader.args)));
-    told.filter(|(.., texts)| !texts.is_empty()).map(|(it, session, texts)| Shell::new(it, session, &texts)).collect()
-}
-
-/// What a shell was told to run by `-c`: all of it, and of what is around that in the program's own words the parts
-/// that are to be evaluated.
-fn told(args: &[String]) -> Vec<String> {
-    let is_c = |arg: &&String| arg.starts_with('-') && !arg.starts_with("--") && arg.ends_with('c');
-    if !args.first().is_some_and(|name| SHELLS.contains(&base_name(name).trim_start_matches('-'))) {
-        return Vec::new();
-    }
-    let Some(text) = args.iter().skip_while(|arg| !is_c(arg)).find(|arg| !arg.starts_with('-')) else {
-        return Vec::new();
-    };
-    let evaluated = |text: &str| -> Vec<String> {
-        let words = shlex::split(text).unwrap_or_default();
-        words.windows(2).filter(|pair| pair[0] == EVAL).map(|pair| pair[1].clone()).collect()
-    };
-    let mut texts = vec![text.clone()];
-    texts.extend(evaluated(text));
-    // What a person has put before it may be no words.
-    if let Some(place) = text.rfind(&format!(" {EVAL} '")) {
-        texts.extend(evaluated(&text[place..]));
-    }
-    texts
 }
 
 /// The agent that works in this session of a program, where somebody who knows says both: the name that the program's
@@ -230,6 +84,27 @@ pub(crate) fn program() -> Option<String> {
     nearest().map(|(program, _)| program)
 }
 
+/// Whether a process is an agent program.
+pub(super) fn is_program_of_one() -> impl Fn(&Ancestor) -> bool {
+    let programs = programs(variable(LIST).as_deref());
+    move |above| programs.iter().any(|program| is_program(above, program))
+}
+
+/// Whether this runs in a session that a program has named to it.
+pub(super) fn is_in_session() -> bool {
+    let is_named = |name: &str| variable(name).is_some_and(|value| !value.is_empty());
+    PROGRAMS.iter().filter_map(|(_, name)| *name).any(is_named)
+}
+
+/// The sub-agent whose thread this is, where its program itself was given the agent's name. What was named for a
+/// command in the thread is that command's.
+pub(super) fn in_own_thread(named: &Agent) -> Option<Agent> {
+    let (program, process) = nearest().filter(|(program, _)| program == THREADS.0)?;
+    let is_the_programs = process::variable_of(process, NAME)? == named.as_str();
+    let thread = variable(THREADS.1).filter(|_| is_the_programs)?;
+    thread_below(named, session_variable(&program).and_then(variable).as_deref(), Some(&thread))
+}
+
 fn nearest() -> Option<(String, Process)> {
     let programs = programs(variable(LIST).as_deref());
     let runs = |above: &Ancestor| programs.iter().find(|program| is_program(above, program)).cloned();
@@ -238,7 +113,7 @@ fn nearest() -> Option<(String, Process)> {
     above.find_map(|above| Some((runs(above)?, above.process)))
 }
 
-fn session_variable(program: &str) -> Option<&'static str> {
+pub(super) fn session_variable(program: &str) -> Option<&'static str> {
     PROGRAMS.iter().find(|(known, _)| *known == program)?.1
 }
 
@@ -338,7 +213,7 @@ fn is_program(process: &Ancestor, program: &str) -> bool {
     process.title == program || first == program || is_interpreted && script.is_some_and(|script| named(stem(script)))
 }
 
-fn base_name(path: &str) -> &str {
+pub(super) fn base_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 

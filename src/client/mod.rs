@@ -10,6 +10,8 @@
 //! daemon does not take the holder of a lock for gone.
 
 #[cfg(feature = "cli")]
+pub(crate) mod acting;
+#[cfg(feature = "cli")]
 pub(crate) mod agent;
 pub(crate) mod config;
 mod events;

@@ -6,7 +6,7 @@
 use super::event::Shell;
 use super::locks::Ending;
 use super::shell;
-use crate::client::agent;
+use crate::client::acting;
 use crate::model::Agent;
 use crate::os::commands::{Command, Commands, EXEC, Of};
 use crate::os::home::Home;
@@ -52,7 +52,7 @@ impl Noted<'_> {
         let Some(notes) = commands.read().map_err(|error| self.unnoted(&error))? else { return Ok(()) };
         let since = notes.since(self.agent, &command);
         let mut left =
-            since.map(|since| agent::left_by(self.program, self.session, since, &command)).unwrap_or_default();
+            since.map(|since| acting::left_by(self.program, self.session, since, &command)).unwrap_or_default();
         left.retain(|session| !notes.knows(*session));
         commands.ended(self.agent, &command, &left).map_err(|error| self.unnoted(&error))
     }
