@@ -203,18 +203,22 @@ impl Common {
 
     /// The same, or that of the sub-agent in whose shell this runs.
     fn known_agent(&self) -> Result<Option<Agent>, Invalid> {
+        self.agent_in_shell(true)
+    }
+
+    fn agent_in_shell(&self, waits: bool) -> Result<Option<Agent>, Invalid> {
         let agent = self.agent_around()?;
         if self.agent.is_some() {
             return Ok(agent);
         }
         let is_said = self.around.as_ref().is_some_and(|name| !name.is_empty());
-        agent.map(|agent| acting::acting(&Home::from_env()?, agent, is_said)).transpose()
+        agent.map(|agent| acting::acting(&Home::from_env()?, agent, is_said, waits)).transpose()
     }
 
-    /// For whoever only looks: where sub-agents cannot be told apart, the agent above them.
+    /// For whoever only looks: where sub-agents cannot be told apart at once, the agent above them.
     fn agent_or_above(&self) -> Result<Option<Agent>, Invalid> {
         let above = self.agent_around()?;
-        Ok(self.known_agent().unwrap_or(above))
+        Ok(self.agent_in_shell(false).unwrap_or(above))
     }
 
     /// The name in which something is held: given, that of the agent around us, or that of a person at a terminal.

@@ -2,12 +2,13 @@
 //! what its hooks have noted, held against the processes above.
 
 use super::agent;
+use crate::clock;
 use crate::limits;
 use crate::model::{Agent, Invalid};
-use crate::os::commands::{Chain, Command, Commands, EXEC, Notes, Origin, Shell};
+use crate::os::commands::{Certainty, Chain, Command, Commands, EXEC, Notes, Origin, Shell};
 use crate::os::home::Home;
 use crate::os::process::{self, Ancestor};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 /// Programs that run the text behind `-c`.
 const SHELLS: &[&str] = &["sh", "bash", "dash", "zsh", "ksh", "ash", "busybox"];
@@ -17,11 +18,12 @@ const EVAL: &str = "eval";
 
 /// Who really acts where the environment names this agent: a sub-agent of it, if this runs in its thread or in a
 /// command that it was noted to run. Its program may have told all its shells the same. What somebody has said by
-/// `$FLOCKD_AGENT` for a command, where its program was not given that, is meant as it is.
+/// `$FLOCKD_AGENT` for a command, where its program was not given that, is meant as it is. Where several may be meant,
+/// and whoever asks `waits`, more may be known within [`limits::COMMAND_ENDS_WITHIN`].
 ///
 /// # Errors
 /// When several agents may be meant, or the notes cannot be read: a guess would take one for the other.
-pub(crate) fn acting(home: &Home, named: Agent, is_said: bool) -> Result<Agent, Invalid> {
+pub(crate) fn acting(home: &Home, named: Agent, is_said: bool, waits: bool) -> Result<Agent, Invalid> {
     if is_said && let Some(agent) = agent::in_own_thread(&named) {
         return Ok(agent);
     }
@@ -32,8 +34,7 @@ pub(crate) fn acting(home: &Home, named: Agent, is_said: bool) -> Result<Agent, 
     let Some(notes) = notes.filter(|notes| notes.is_given() || !is_said) else { return Ok(named) };
     let Some(chain) = chain() else { return Ok(named) };
     let mut agents = notes.run_by(&chain, first_shells);
-    if agents.len() > 1 && chain.origin == Origin::Left {
-        // What its command has left is noted when that is over, which is about now.
+    if agents.len() > 1 && waits && chain.may_be_noted() {
         let is_told = |notes: &Notes| notes.run_by(&chain, first_shells).len() < 2;
         let notes = commands.read_until(limits::COMMAND_ENDS_WITHIN, is_told).map_err(cannot)?;
         agents = notes.map(|notes| notes.run_by(&chain, first_shells)).unwrap_or_default();
@@ -49,28 +50,47 @@ pub(crate) fn acting(home: &Home, named: Agent, is_said: bool) -> Result<Agent, 
     }
 }
 
-/// The sessions of processes that a command of this session of a program, begun then, has left or goes on in: their
-/// first process is gone or has left the program, or it is the command's own shell.
-pub(crate) fn left_by(program: &str, session: &str, since: u64, command: &Command) -> BTreeSet<u32> {
-    let Some(name) = agent::session_variable(program) else { return BTreeSet::new() };
-    let all = process::all();
-    let is_its = |member: &&process::Member| {
+/// The sessions of processes that an agent's command has left or goes on in, where that is not noted yet: their first
+/// process is gone or has left the program, or it is the command's own shell.
+pub(crate) fn left_by(
+    program: &str,
+    session: &str,
+    agent: &Agent,
+    command: &Command,
+    notes: &Notes,
+) -> BTreeMap<u32, Certainty> {
+    let (Some(name), Some(since)) = (agent::session_variable(program), notes.since(agent, command)) else {
+        return BTreeMap::new();
+    };
+    let (all, others, now) = (process::all(), first_shells(), clock::boot_ticks());
+    let certainty = |member: &process::Member| {
         let leader = all.iter().find(|leader| leader.process.pid == member.session);
-        let may_be = leader.is_none_or(|leader| leader.process.start >= since && is_left(leader, command));
-        may_be && process::variable_of(member.process, name).as_deref() == Some(session)
+        let is_noted = notes.whose(member.session, leader.map(|leader| leader.process.start)).is_some();
+        let may_be = match leader {
+            Some(leader) if leader.process.start < since => None,
+            Some(leader) => has_left(leader, &all, command),
+            None => Some(false),
+        };
+        let is_known = may_be.filter(|_| !is_noted)?;
+        (process::variable_of(member.process, name).as_deref() == Some(session)).then_some(())?;
+        let certainty = || notes.certainty(agent, member.session, member.process.start, now, &others);
+        Some(if is_known { Certainty::Known } else { certainty() })
     };
     let begun = all.iter().filter(|member| member.session != 0 && member.process.start >= since);
-    begun.filter(is_its).map(|member| member.session).collect()
+    begun.filter_map(|member| Some((member.session, certainty(member)?))).collect()
 }
 
-/// Whether the first process of a session runs this command, or has left its program.
-fn is_left(leader: &process::Member, command: &Command) -> bool {
+/// Whether the first process of a session is the shell of this command (true) or below its program no more (false);
+/// what else is below that is of a command that still runs.
+fn has_left(leader: &process::Member, all: &[process::Member], command: &Command) -> Option<bool> {
     let is_agent = agent::is_program_of_one();
-    let is_below = process::ancestor(leader.parent).is_some_and(|above| is_agent(&above));
-    match process::ancestor(leader.process.pid) {
-        Some(shell) if is_below => Shell::new(shell.process, shell.session, &told(&shell.args)).may_run(command),
-        _ => !is_below,
+    let parent = |pid: &u32| all.iter().find(|member| member.process.pid == *pid).map(|member| member.parent);
+    let mut above = std::iter::successors(Some(leader.parent), parent).take(process::ANCESTORS_MAX);
+    if !above.any(|pid| process::ancestor(pid).is_some_and(|above| is_agent(&above))) {
+        return Some(false);
     }
+    let shell = process::ancestor(leader.process.pid)?;
+    Shell::new(shell.process, shell.session, &told(&shell.args)).may_run(command).then_some(true)
 }
 
 /// This process and those above it, as far as the nearest agent program. None where nothing says that this has to do

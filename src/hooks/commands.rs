@@ -8,7 +8,7 @@ use super::locks::Ending;
 use super::shell;
 use crate::client::acting;
 use crate::model::Agent;
-use crate::os::commands::{Command, Commands, EXEC, Of};
+use crate::os::commands::{Command, Commands, EXEC, Whose};
 use crate::os::home::Home;
 use crate::planted::{Bug, planted};
 
@@ -39,8 +39,7 @@ impl Noted<'_> {
             self.make()?;
         }
         let noted = self.commands()?.begins(self.agent, &command.noted(), self.is_given);
-        // Its shells have its name anyway.
-        if self.agent == self.head { Ok(()) } else { noted.map_err(|error| self.unnoted(&error)) }
+        noted.map_err(|error| self.unnoted(&error))
     }
 
     /// It has run, or will not. Where that cannot be noted, somebody who runs the same may be asked who they are.
@@ -50,17 +49,14 @@ impl Noted<'_> {
         }
         let (commands, command) = (self.commands()?, command.noted());
         let Some(notes) = commands.read().map_err(|error| self.unnoted(&error))? else { return Ok(()) };
-        let since = notes.since(self.agent, &command);
-        let mut left =
-            since.map(|since| acting::left_by(self.program, self.session, since, &command)).unwrap_or_default();
-        left.retain(|session| !notes.knows(*session));
+        let left = acting::left_by(self.program, self.session, self.agent, &command, &notes);
         commands.ended(self.agent, &command, &left).map_err(|error| self.unnoted(&error))
     }
 
     /// What has not begun to run until this ends does not.
     pub(super) fn all_ended(&self, ending: Ending) -> Result<(), String> {
-        let of = if ending == Ending::Turn { Of::Agent } else { Of::Family };
-        self.commands()?.all_ended(self.agent, of).map_err(|error| self.unnoted(&error))
+        let whose = if ending == Ending::Turn { Whose::Agent } else { Whose::Family };
+        self.commands()?.all_ended(self.agent, whose).map_err(|error| self.unnoted(&error))
     }
 
     fn commands(&self) -> Result<Commands, String> {

@@ -417,8 +417,10 @@ impl Caller<'_> {
     /// edits, an agent has its own name.
     fn command_begins(&self) {
         let Some(command) = self.event.command.as_ref().filter(|_| !planted(Bug::CommandIsParents)) else { return };
-        if let Err(why) = self.noted(|noted| noted.begins(command)) {
-            let _ = self.tell.send(Progress::Unnoted(why));
+        match self.noted(|noted| noted.begins(command)) {
+            // The shells of the session's own agent have its name anyway.
+            Err(why) if self.event.subagent.is_some() => drop(self.tell.send(Progress::Unnoted(why))),
+            _ => {}
         }
     }
 

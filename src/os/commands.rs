@@ -29,8 +29,8 @@ pub struct Commands {
     boot: String,
 }
 
-/// Stands for the text of a shell that has put another program in its place, and has none any more.
-pub const EXEC: &str = "exec";
+/// Stands for the text of a shell that has put another program in its place, and has none any more. No text is that.
+pub const EXEC: &str = "\0exec";
 
 /// A command, as hooks hear of it before and after.
 pub struct Command {
@@ -76,6 +76,11 @@ impl Shell {
         self.digests.iter().any(|digest| command.digests.contains(digest))
     }
 
+    /// Whether its session of processes has a number here: in a namespace of its own what is outside has none.
+    fn is_in_sight(&self) -> bool {
+        self.session != 0
+    }
+
     fn runs(&self, span: &Span) -> bool {
         self.digests.contains(&span.digest) && span.has(self.process.start)
     }
@@ -101,9 +106,25 @@ pub enum Origin {
     Left,
 }
 
+impl Chain {
+    /// Whether more may be known soon: what its command has left is noted when that is over, which is about now.
+    pub fn may_be_noted(&self) -> bool {
+        self.origin == Origin::Left && self.shells.last().is_some_and(Shell::is_in_sight)
+    }
+}
+
+/// How certain it is which command has left a session of processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Certainty {
+    /// No other has.
+    Known,
+    /// Another's may have, which has ended and whose hook comes yet.
+    Possible,
+}
+
 /// Whose commands end at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Of {
+pub enum Whose {
     /// An agent's own.
     Agent,
     /// Also those of all below it.
@@ -153,18 +174,22 @@ impl Commands {
     ///
     /// # Errors
     /// What the file system says, as a sentence.
-    pub fn ended(&self, agent: &Agent, command: &Command, left: &BTreeSet<u32>) -> io::Result<()> {
+    pub fn ended(&self, agent: &Agent, command: &Command, left: &BTreeMap<u32, Certainty>) -> io::Result<()> {
         let Command { digests, id } = command;
         let ends = digests.iter().map(|digest| What::Ends { digest: digest.clone(), id: id.clone() });
-        self.note(agent, left.iter().map(|session| What::Left(*session)).chain(ends))
+        let left = left.iter().map(|(session, certainty)| match certainty {
+            Certainty::Known => What::Left(*session),
+            Certainty::Possible => What::MayBeLeft(*session),
+        });
+        self.note(agent, left.chain(ends))
     }
 
     /// None of them begins any more: those that were never heard of again did not run.
     ///
     /// # Errors
     /// What the file system says, as a sentence.
-    pub fn all_ended(&self, agent: &Agent, of: Of) -> io::Result<()> {
-        self.note(agent, std::iter::once(What::AllEnd(of)))
+    pub fn all_ended(&self, agent: &Agent, whose: Whose) -> io::Result<()> {
+        self.note(agent, std::iter::once(What::AllEnd(whose)))
     }
 
     /// Adds them by one write, so that notes do not mix.
@@ -226,16 +251,17 @@ impl Commands {
         Ok(Some(Notes::of(&bytes)))
     }
 
-    /// Reads the notes again each time that something is noted, until they say what is wanted or this time, in
-    /// milliseconds, is over.
+    /// Reads the notes again each time that something is noted, until they say what is wanted, nothing is noted at all
+    /// or this time, in milliseconds, is over. Where the system can tell nobody of changes, it reads them once.
     ///
     /// # Errors
     /// What the file system says, as a sentence.
     pub fn read_until(&self, within: u64, is_wanted: impl Fn(&Notes) -> bool) -> io::Result<Option<Notes>> {
         let until = clock::monotonic_ns() + within * 1_000_000;
-        let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
         let what = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_FROM;
-        inotify::add_watch(&watch, &self.dir, what).map_err(|errno| self.failed(errno.into()))?;
+        let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK);
+        let watch = watch.and_then(|watch| inotify::add_watch(&watch, &self.dir, what).map(|_| watch));
+        let Ok(watch) = watch else { return self.read() };
         loop {
             // After it is watched, so that nothing is noted unseen.
             let notes = self.read()?;
@@ -306,10 +332,19 @@ struct Note {
 }
 
 enum What {
-    Begins { digest: String, id: String, is_given: bool },
-    Ends { digest: String, id: String },
-    AllEnd(Of),
+    Begins {
+        digest: String,
+        id: String,
+        is_given: bool,
+    },
+    Ends {
+        digest: String,
+        id: String,
+    },
+    AllEnd(Whose),
     Left(u32),
+    /// This or another command.
+    MayBeLeft(u32),
 }
 
 impl Note {
@@ -320,9 +355,10 @@ impl Note {
             What::Begins { digest, id, is_given: false } => format!("\nbegins {at} {agent} {digest} {id}\n"),
             What::Begins { digest, id, is_given: true } => format!("\nbegins {at} {agent} {digest} {id} given\n"),
             What::Ends { digest, id } => format!("\nends {at} {agent} {digest} {id}\n"),
-            What::AllEnd(Of::Agent) => format!("\nend {at} {agent}\n"),
-            What::AllEnd(Of::Family) => format!("\nend-family {at} {agent}\n"),
+            What::AllEnd(Whose::Agent) => format!("\nend {at} {agent}\n"),
+            What::AllEnd(Whose::Family) => format!("\nend-family {at} {agent}\n"),
             What::Left(session) => format!("\nleft {at} {agent} {session}\n"),
+            What::MayBeLeft(session) => format!("\nmaybe-left {at} {agent} {session}\n"),
         }
     }
 
@@ -334,9 +370,10 @@ impl Note {
             ["begins", at, agent, digest, id] => (begins(digest, id, false), at, agent),
             ["begins", at, agent, digest, id, "given"] => (begins(digest, id, true), at, agent),
             ["ends", at, agent, digest, id] => (What::Ends { digest: digest.into(), id: id.into() }, at, agent),
-            ["end", at, agent] => (What::AllEnd(Of::Agent), at, agent),
-            ["end-family", at, agent] => (What::AllEnd(Of::Family), at, agent),
+            ["end", at, agent] => (What::AllEnd(Whose::Agent), at, agent),
+            ["end-family", at, agent] => (What::AllEnd(Whose::Family), at, agent),
             ["left", at, agent, session] => (What::Left(session.parse().ok()?), at, agent),
+            ["maybe-left", at, agent, session] => (What::MayBeLeft(session.parse().ok()?), at, agent),
             _ => return None,
         };
         Some(Note { what, at: at.parse().ok()?, agent: Agent::new(agent).ok()? })
@@ -364,8 +401,10 @@ impl Span {
 #[derive(Debug, Default)]
 pub struct Notes {
     spans: Vec<Span>,
-    /// Whose is what commands have left in a session of processes.
-    left: BTreeMap<u32, Agent>,
+    /// Whose is what commands have left in a session of processes, and when that was noted.
+    left: BTreeMap<u32, (u64, Agent)>,
+    /// By whom a session may have been left of which that is not certain.
+    may_be_left: BTreeMap<u32, BTreeSet<Agent>>,
     is_given: bool,
 }
 
@@ -393,12 +432,16 @@ impl Notes {
                 let command = Command { digests: vec![digest], id };
                 open.filter(|span| span.agent == agent && command.is(span)).for_each(|span| span.to = Some(at));
             }
-            What::AllEnd(of) => {
-                let is_meant = |other: &Agent| *other == agent || of == Of::Family && agent.is_above(other);
+            What::AllEnd(whose) => {
+                let is_meant = |other: &Agent| *other == agent || whose == Whose::Family && agent.is_above(other);
                 open.filter(|span| is_meant(&span.agent)).for_each(|span| span.to = Some(at));
             }
             What::Left(session) => {
-                self.left.entry(session).or_insert(agent);
+                // One that is noted again is another with the same number.
+                self.left.insert(session, (at, agent));
+            }
+            What::MayBeLeft(session) => {
+                self.may_be_left.entry(session).or_default().insert(agent);
             }
         }
     }
@@ -408,30 +451,55 @@ impl Notes {
         self.is_given
     }
 
-    /// When a command of this agent was going to begin that was not heard of again.
+    /// When this agent was going to begin a command.
     pub fn since(&self, agent: &Agent, command: &Command) -> Option<u64> {
-        let open = self.spans.iter().filter(|span| span.to.is_none() && span.agent == *agent);
-        open.filter(|span| command.is(span)).map(|span| span.from).min()
+        let its = self.spans.iter().filter(|span| span.agent == *agent && command.is(span));
+        its.map(|span| span.from).max()
     }
 
-    /// Whether it is known whose that session of processes is.
-    pub fn knows(&self, session: u32) -> bool {
-        self.left.contains_key(&session)
+    /// How certain it is that this agent's command has left a session whose process began then.
+    pub fn certainty(&self, agent: &Agent, session: u32, start: u64, now: u64, others: &[Shell]) -> Certainty {
+        let is_just_over = |span: &&Span| span.agent != *agent && self.is_young(span, now) && !runs_now(span, others);
+        let may_be_anothers = self.spans.iter().filter(is_just_over).any(|span| span.has(start));
+        let is_claimed = self.may_be_left.get(&session).is_some_and(|agents| agents.iter().any(|other| other != agent));
+        if may_be_anothers || is_claimed { Certainty::Possible } else { Certainty::Known }
+    }
+
+    /// A command that is not heard of again for longer is seen to run, or was not allowed to.
+    fn is_young(&self, span: &Span, now: u64) -> bool {
+        span.to.is_none() && now.saturating_sub(span.from) <= limits::COMMAND_BEGINS_WITHIN
+    }
+
+    /// Whose a session of processes is, if that is noted; `leader` is when its first process began, if that is there.
+    pub fn whose(&self, session: u32, leader: Option<u64>) -> Option<&Agent> {
+        let (at, agent) = self.left.get(&session)?;
+        // One that began later has only the same number.
+        leader.is_none_or(|start| start <= *at).then_some(agent)
     }
 
     /// Who runs the command that a process is part of; none if none is that was noted, several if they may all be
     /// meant. `others` are the first shells of the commands that run now.
     pub fn run_by(&self, chain: &Chain, others: impl FnOnce() -> Vec<Shell>) -> BTreeSet<Agent> {
-        let left = |shell: &Shell| self.left.get(&shell.session).filter(|_| !planted(Bug::LeftIsForgotten));
-        if let Some(agent) = chain.shells.iter().find_map(left) {
-            return BTreeSet::from([agent.clone()]);
+        let left = || {
+            let leader = |shell: &Shell| (shell.process.pid == shell.session).then_some(shell.process.start);
+            let of = |shell: &Shell| self.whose(shell.session, leader(shell));
+            let agent = chain.shells.iter().find_map(of).filter(|_| !planted(Bug::LeftIsForgotten));
+            agent.map(|agent| BTreeSet::from([agent.clone()]))
+        };
+        if chain.origin == Origin::Left
+            && let Some(agent) = left()
+        {
+            return agent;
         }
         // Two agents may run the same text one after the other: then the start tells. What was left behind may run a
         // text that another's shell was told as well, unless it is itself the first shell.
-        let is_first = |shell: &Shell| chain.origin != Origin::Left || shell.process.pid == shell.session;
+        let is_first = |it: &Shell| chain.origin != Origin::Left || it.process.pid == it.session || !it.is_in_sight();
         let found = self.agents(&chain.shells, &|span, shell| is_first(shell) && shell.runs(span));
         if !found.is_empty() {
             return found;
+        }
+        if let Some(agent) = left() {
+            return agent;
         }
         // No text tells, and it was not yet noted what its command has left. So that command is not heard of again
         // yet, and no other shell is seen to run it. A shell begins soon after its hook, whatever it leaves later.
@@ -440,13 +508,18 @@ impl Notes {
             Origin::Command => (&chain.shells[..chain.shells.len().min(1)], limits::COMMAND_BEGINS_WITHIN),
             Origin::Left => (&chain.shells[..], u64::MAX),
         };
-        let others = others();
-        let counts = |span: &Span| !others.iter().any(|other| other.runs(span)) || planted(Bug::OthersCommandCounts);
+        let (others, now) = (others(), clock::boot_ticks());
+        let possible: BTreeSet<Agent> =
+            shells.iter().filter_map(|shell| self.may_be_left.get(&shell.session)).flatten().cloned().collect();
+        let counts = |span: &Span| {
+            let is_known = possible.is_empty() || self.is_young(span, now);
+            is_known && (!runs_now(span, &others) || planted(Bug::OthersCommandCounts))
+        };
         let may_be = |span: &Span, shell: &Shell| {
             let start = shell.process.start;
-            span.to.is_none() && span.has(start) && start - span.from <= within && counts(span)
+            span.to.is_none() && span.has(start) && start.saturating_sub(span.from) <= within && counts(span)
         };
-        self.agents(shells, &may_be)
+        possible.union(&self.agents(shells, &may_be)).cloned().collect()
     }
 
     /// Whose span it is that belongs to the outermost of these to which any does.
@@ -456,6 +529,10 @@ impl Notes {
         };
         shells.iter().map(of).find(|agents| !agents.is_empty()).unwrap_or_default()
     }
+}
+
+fn runs_now(span: &Span, others: &[Shell]) -> bool {
+    others.iter().any(|other| other.runs(span))
 }
 
 #[cfg(test)]
@@ -523,9 +600,34 @@ mod tests {
         let mut notes = notes(&spans);
         notes.add(Note { what: What::Left(8), at: 12, agent: agent("a/y") });
         notes.add(Note { what: What::Left(8), at: 14, agent: agent("a/z") });
-        assert_eq!(told(&notes, Origin::Left, &[shell(0, "init"), part(8, 50, "make")], &[]), ["a/y"]);
-        assert_eq!(told(&notes, Origin::Below, &[part(8, 11, "make"), part(9, 12, "x")], &[]), ["a/y"]);
+        assert_eq!(told(&notes, Origin::Left, &[shell(0, "init"), part(8, 50, "make")], &[]), ["a/z"]);
+        assert_eq!(told(&notes, Origin::Below, &[part(8, 11, "none"), part(9, 12, "x")], &[]), ["a/z"]);
+        assert_eq!(
+            told(&notes, Origin::Below, &[part(9, 11, "make"), part(8, 12, "x")], &[]),
+            ["a", "a/x"],
+            "in sight"
+        );
+        let leader = |start| Shell::new(Process { pid: 8, start }, 8, &["none".to_owned()]);
+        assert_eq!(told(&notes, Origin::Below, &[leader(14)], &[]), ["a/z"]);
+        assert_eq!(told(&notes, Origin::Below, &[leader(15)], &[]), [""; 0], "another with its number");
         assert_eq!(told(&notes, Origin::Left, &[shell(0, "init"), part(6, 50, "make")], &[]), ["a/x"], "by the time");
+    }
+
+    #[test]
+    fn what_may_have_been_left_by_several_is_of_all_of_them_until_one_is_struck_out() {
+        let (now, spans) = (clock::boot_ticks(), [span("a/x", "x", 10, Some(20)), span("a/y", "y", 5, None)]);
+        let mut notes = notes(&spans);
+        let (x, y) = (agent("a/x"), agent("a/y"));
+        assert_eq!(notes.certainty(&x, 8, 11, 30, &[]), Certainty::Possible, "the other's hook may come yet");
+        assert_eq!(notes.certainty(&x, 8, 11, 30, &[shell(6, "y")]), Certainty::Known, "it is seen to run");
+        assert_eq!(notes.certainty(&x, 8, 11, now, &[]), Certainty::Known, "it would have come");
+        assert_eq!(notes.certainty(&y, 8, 11, 30, &[]), Certainty::Known);
+        notes.add(Note { what: What::MayBeLeft(8), at: 21, agent: x });
+        assert_eq!(notes.certainty(&y, 8, 11, 30, &[]), Certainty::Possible);
+        let told = |notes: &Notes| told(notes, Origin::Left, &[part(8, 11, "x")], &[]);
+        assert_eq!(told(&notes), ["a/x"], "who has said nothing for so long has left nothing");
+        notes.add(Note { what: What::MayBeLeft(8), at: 22, agent: y });
+        assert_eq!(told(&notes), ["a/x", "a/y"]);
     }
 
     #[test]
@@ -584,7 +686,7 @@ mod tests {
         let home = Home::at(&dir.path().join("home"));
         let commands = Commands::of(&home, &agent("a")).unwrap();
         let command = |text: &str| Command::new(&[text], None);
-        let nothing = BTreeSet::new();
+        let nothing = BTreeMap::new();
         commands.begins(&agent("a"), &command("never made"), false).unwrap();
         assert!(commands.read().unwrap().is_none());
         commands.make(&home).unwrap();
@@ -608,12 +710,18 @@ mod tests {
         };
         assert_eq!([by("open"), by("exec"), by("own")], ["a/x", "a/x", "a"].map(|name| [agent(name)].into()));
         assert!(commands.read().unwrap().unwrap().is_given());
-        commands.ended(&agent("a"), &command("own"), &BTreeSet::from([70, 80])).unwrap();
-        commands.all_ended(&agent("a"), Of::Family).unwrap();
+        commands
+            .ended(
+                &agent("a"),
+                &command("own"),
+                &BTreeMap::from([(70, Certainty::Known), (80, Certainty::Known), (90, Certainty::Possible)]),
+            )
+            .unwrap();
+        commands.all_ended(&agent("a"), Whose::Family).unwrap();
         // Whoever puts aside may be killed at any point.
         std::fs::rename(&commands.path, &commands.older).unwrap();
         let notes = commands.read().unwrap().unwrap();
-        assert!(notes.knows(70) && notes.knows(80) && !notes.knows(7));
+        assert_eq!([70, 80, 90, 7].map(|session| notes.whose(session, None).is_some()), [true, true, false, false]);
         assert!(notes.spans.iter().all(|span| span.to.is_some()), "{notes:?}");
         let last: Vec<&str> = notes.spans[notes.spans.len() - 4..].iter().map(|span| span.digest.as_str()).collect();
         assert_eq!(last, ["make 2999", "open", "exec", "own"].map(digest));

@@ -381,7 +381,7 @@ pub struct Ancestor {
 }
 
 /// Deepest nesting of processes that is looked through.
-const ANCESTORS_MAX: usize = 64;
+pub(crate) const ANCESTORS_MAX: usize = 64;
 /// Most bytes of arguments that are read: what a shell is told to run is one of them, and the kernel takes 128 KiB.
 const ARGS_MAX: u64 = 256 * 1024;
 

@@ -232,17 +232,16 @@ fn two_who_run_the_same_text_at_once_are_asked_to_say_who_they_are() {
     let refused = claude.runs(lock).gives(2);
     refused.says(&["a command of any of claude-5e55/a1, claude-5e55/b2:", "--agent", "FLOCKD_AGENT=NAME before"]);
     assert_eq!(claude.ground.held(), []);
+    claude.after(Some("b2"), lock);
+    next_tick();
+    claude.runs(lock).gives(0);
+    let held = ("claude-5e55/a1".to_owned(), "data.json".to_owned());
+    assert_eq!(claude.ground.held(), [held], "it is the only one that still may run it");
     claude.before(Some("b2"), "flockd ls");
     claude.calls(Some("a1"), "flockd ls").gives(0);
     claude.calls(Some("a1"), "flockd lock data.json --agent claude-5e55/a1").gives(0);
     let said = claude.calls(None, "FLOCKD_AGENT=claude-5e55 flockd lock x --json").gives(0).json();
     assert_eq!(said["agent"], HEAD, "what is said for a command is meant");
-    claude.after(Some("b2"), lock);
-    next_tick();
-    claude.runs(lock).gives(0);
-    let held = [("claude-5e55", "x"), ("claude-5e55/a1", "data.json")];
-    let held = held.map(|(agent, file)| (agent.to_owned(), file.to_owned()));
-    assert_eq!(claude.ground.held(), held, "a1 is the only one that still may run it");
 }
 
 #[test]
@@ -294,7 +293,7 @@ fn what_a_command_leaves_behind_is_its_agents_though_others_run_something() {
 fn what_a_command_has_left_stays_its_agents_whatever_others_run() {
     let claude = Claude::new();
     let dir = |name: &str| claude.ground.work.join(name);
-    let text = "(mkdir here; read word < gate; exec flockd lock data.json --json > out.new 2>&1) &";
+    let text = "mkdir here; read word < gate";
     for (name, command) in [
         ("job", "nohup ./job.sh > /dev/null 2>&1 &"),
         ("own", "nohup setsid ./job.sh > /dev/null 2>&1 &"),
@@ -306,9 +305,17 @@ fn what_a_command_has_left_stays_its_agents_whatever_others_run() {
             &dir(name).join("job.sh"),
             "mkdir here$1; read word < gate$1; exec flockd lock data.json --json > out$1",
         );
+        let others = dir(&format!("{name}.others"));
+        let others_goes = with_gate(&others);
         next_tick();
         assert_eq!(claude.before(Some("b2"), text), Outcome::Runs);
-        assert_eq!(claude.before(Some("b2"), "./job.sh; true"), Outcome::Runs);
+        let other = Waiting::of(claude.shell(&others, "bash", text));
+        until("the other runs", || others.join("here").exists().then_some(()));
+        let end_other = || {
+            others_goes();
+            other.done().gives(0);
+            claude.after(Some("b2"), text);
+        };
         assert_eq!(claude.before(Some("a1"), command), Outcome::Runs);
         let shell = Waiting::of(claude.shell(&dir(name), "bash", command));
         until("its job is there", || dir(name).join("here").exists().then_some(()));
@@ -321,13 +328,12 @@ fn what_a_command_has_left_stays_its_agents_whatever_others_run() {
             goes();
             shell.done().gives(0);
             until("its second job is there", || dir(name).join("heretwo").exists().then_some(()));
+            end_other();
         } else {
             shell.done().gives(0);
             claude.after(Some("a1"), command);
+            end_other();
             goes();
-        }
-        for ended in [text, "./job.sh; true"] {
-            claude.after(Some("b2"), ended);
         }
         if let Some(gate) = &mut second {
             gate.write_all(b"go\n").unwrap();
@@ -337,6 +343,53 @@ fn what_a_command_has_left_stays_its_agents_whatever_others_run() {
         let held: Value = serde_json::from_str(&until("it is done", done)).unwrap();
         assert_eq!(held["agent"], "claude-5e55/a1", "{name}");
     }
+}
+
+/// Hooks come in any order, and each sees all that was left: where two may have left it, nobody guesses. What a running
+/// command has started is not left at all.
+#[test]
+fn a_hook_does_not_take_what_another_command_has_left_or_still_runs() {
+    let claude = Claude::new();
+    for (name, command) in [("left", "./job.sh > /dev/null 2>&1 &"), ("runs", "setsid -w ./job.sh; true")] {
+        let dir = claude.ground.work.join(name);
+        let goes = with_gate(&dir);
+        script(&dir.join("job.sh"), "mkdir here; read word < gate; flockd lock data.json --json > out 2>&1");
+        next_tick();
+        assert_eq!(claude.before(Some("b2"), "true"), Outcome::Runs);
+        Done::of(claude.shell(&dir, "bash", "true")).gives(0);
+        assert_eq!(claude.before(Some("a1"), command), Outcome::Runs);
+        let shell = Waiting::of(claude.shell(&dir, "bash", command));
+        until("its job is there", || dir.join("here").exists().then_some(()));
+        claude.after(Some("b2"), "true");
+        if name == "left" {
+            shell.done().gives(0);
+            claude.after(Some("a1"), command);
+            goes();
+        } else {
+            goes();
+            shell.done().gives(0);
+            claude.after(Some("a1"), command);
+        }
+        let out = || fs::read_to_string(dir.join("out")).ok().filter(|said| said.ends_with('\n'));
+        let said = until("it is done", out);
+        match name {
+            "left" => assert!(said.contains("a command of any of claude-5e55/a1, claude-5e55/b2:"), "{said}"),
+            _ => assert_eq!(serde_json::from_str::<Value>(&said).unwrap()["agent"], "claude-5e55/a1", "{said}"),
+        }
+    }
+}
+
+#[test]
+fn whoever_runs_no_sub_agents_hears_nothing_of_a_home_that_is_not_there() {
+    let claude = Claude::new();
+    let input = payload("claude-code", "before_edit", &claude.ground.work, SESSION);
+    let mut input: Value = serde_json::from_str(&input).unwrap();
+    (input["tool_name"], input["tool_input"]) = ("Bash".into(), json!({ "command": "ls" }));
+    fs::write(claude.ground.work.join(".flockd.toml"), "strict = true").unwrap();
+    let mut hook = claude.ground.hook_command("claude-code", "");
+    hook.env_remove("FLOCKD_HOME").env_remove("XDG_STATE_HOME").env_remove("HOME");
+    let done = crate::client::fed(hook, &input.to_string());
+    assert_eq!(Outcome::of("claude-code", &done), Outcome::Runs);
 }
 
 /// Its job is there before the hook of its end, and another's command that a person has forbidden may be meant as well.
