@@ -274,9 +274,6 @@ bugs! {
     CommandIsParents => "hooks" "commands::a_command_of_a_sub_agent_is_its_own_however_it_calls_us",
     /// Who runs a command is told by its text alone.
     TextTellsAll => "hooks" "commands::of_two_who_run_the_same_text_the_start_of_the_shell_tells_which",
-    /// What is left behind may be of a command that another shell still runs.
-    OthersCommandCounts =>
-        "hooks" "commands::what_a_command_leaves_behind_is_its_agents_though_others_run_something",
     /// Whose processes a command has left is not remembered.
     LeftIsForgotten => "hooks" "commands::what_a_command_has_left_stays_its_agents_whatever_others_run",
     /// A command is never heard to have ended.

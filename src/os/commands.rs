@@ -515,7 +515,7 @@ impl Notes {
             shells.iter().filter_map(|shell| self.may_be_left.get(&shell.session)).flatten().cloned().collect();
         let counts = |span: &Span| {
             let is_known = possible.is_empty() || self.is_young(span, now);
-            is_known && (!runs_now(span, &others) || planted(Bug::OthersCommandCounts))
+            is_known && !runs_now(span, &others)
         };
         let may_be = |span: &Span, shell: &Shell| {
             let start = shell.process.start;
