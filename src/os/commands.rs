@@ -237,8 +237,8 @@ impl Commands {
     pub fn read(&self) -> io::Result<Option<Notes>> {
         let open = |path| match OpenOptions::new().read(true).custom_flags(FLAGS).open(path).and_then(regular) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            // What is wrong with a home that is none is said by whoever needs it.
-            Err(_) if self.dir.parent().is_none_or(|home| !home.is_dir()) => Ok(None),
+            // What is wrong with a home is said by whoever needs it.
+            Err(_) if self.dir.parent().is_none_or(|home| Home::at(home).check().is_err()) => Ok(None),
             file => file.map(Some).map_err(|error| self.failed(error)),
         };
         // In this order, what is put aside meanwhile is read once or twice, and what is read twice changes nothing.

@@ -107,6 +107,15 @@ impl Home {
         }
     }
 
+    /// Makes sure that it is there and private.
+    ///
+    /// # Errors
+    /// As of [`Home::ensure`], and where it is missing.
+    #[cfg(feature = "cli")]
+    pub(crate) fn check(&self) -> io::Result<()> {
+        self.open().map(drop)
+    }
+
     fn create(&self) -> io::Result<OwnedFd> {
         let failed = |error: io::Error| told(error, format!("cannot create the home {}", self.dir.display()));
         if let Some(parent) = self.dir.parent() {
